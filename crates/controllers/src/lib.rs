@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What kube-controller-manager and the scheduler do, for the one-machine cluster.

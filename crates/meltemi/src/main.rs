@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line of Meltemi.
+
+fn main() {}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Authorization policies as parsed, validated values.
+//!
+//! One shape serves both layers. A policy is an OR over rules; a rule is an AND over clauses; a clause is an
+//! OR over matches; a match is an AND over predicates; a predicate is "one of the values matches and none of
+//! the not-values does". `istio.security.Authorization` has the same shape (groups, rules, matches), and the
+//! `from`, `to` and `when` parts of an AuthorizationPolicy rule become one clause each.
+//!
+//! Empty parts: no rules → never matches; a rule without clauses → matches everything; a clause without
+//! matches → true; a match without predicates → true.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::names::NamespacedName;
+
+/// Where a policy applies (`istio.security.Scope`, extended by the attachments of a waypoint).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The whole mesh.
+    Global,
+    /// Every workload of the policy's namespace.
+    Namespace,
+    /// The workloads (or, at a waypoint, the targets) that name it.
+    WorkloadSelector,
+}
+
+/// What a match leads to (`AuthorizationPolicy.spec.action`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Allow what matches; what no ALLOW policy matches is denied.
+    Allow,
+    /// Deny what matches.
+    Deny,
+    /// Only record what matches.
+    Audit,
+    /// Ask the named extension provider about what matches.
+    Custom {
+        /// `spec.provider.name`.
+        provider: Arc<str>,
+    },
+}
+
+/// A validated policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Namespace and name: its key, and its name in every verdict.
+    pub name: NamespacedName,
+    /// Where it applies.
+    pub scope: Scope,
+    /// What a match leads to.
+    pub action: Action,
+    /// Only reported, never enforced (`istio.io/dry-run`).
+    pub dry_run: bool,
+    /// ORed.
+    pub rules: Vec<Rule>,
+}
+
+/// ANDed clauses; none matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// ANDed.
+    pub clauses: Vec<Clause>,
+}
+
+/// Which part of a rule a clause was written in: what an explanation points at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ClauseOrigin {
+    /// `from`.
+    From,
+    /// `to`.
+    To,
+    /// `when`, by index.
+    When(u16),
+    /// Received on the wire, where the origin is not told.
+    #[default]
+    Unknown,
+}
+
+/// ORed matches; none is true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clause {
+    /// Where it was written.
+    pub origin: ClauseOrigin,
+    /// ORed.
+    pub matches: Vec<Match>,
+}
+
+/// ANDed predicates; none is true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// ANDed; at most one for each attribute.
+    pub predicates: Vec<Predicate>,
+}
+
+/// One attribute: some value matches (when there are values) and no not-value does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predicate {
+    /// What is looked at.
+    pub attribute: Attribute,
+    /// ORed; empty means no positive condition.
+    pub values: Vec<ValueMatch>,
+    /// None may match.
+    pub not_values: Vec<ValueMatch>,
+}
+
+/// What a predicate looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    /// The peer's principal, `<td>/ns/<ns>/sa/<sa>`.
+    SourcePrincipal,
+    /// The peer's namespace, from its identity.
+    SourceNamespace,
+    /// The peer's service account, whatever its trust domain.
+    SourceServiceAccount,
+    /// The peer's trust domain.
+    SourceTrustDomain,
+    /// Address of the direct peer.
+    SourceIp,
+    /// Address of the original client (`remoteIpBlocks`, `remote.ip`). Layer 7.
+    RemoteIp,
+    /// `<iss>/<sub>` of the verified token. Layer 7.
+    RequestPrincipal,
+    /// Address the connection was made to.
+    DestinationIp,
+    /// Port: the workload's at a node proxy, the Service's at a waypoint.
+    DestinationPort,
+    /// Server name of TLS. Layer 7.
+    ConnectionSni,
+    /// Host of the request, compared without case. Layer 7.
+    Host,
+    /// Method of the request, compared with case. Layer 7.
+    Method,
+    /// Normalised path of the request, without query. Layer 7.
+    Path,
+    /// A header, by lower-case name. Layer 7.
+    Header(Arc<str>),
+    /// `aud` of the verified token. Layer 7.
+    RequestAuthAudiences,
+    /// `azp` of the verified token. Layer 7.
+    RequestAuthPresenter,
+    /// A claim of the verified token, by its path. Layer 7.
+    RequestAuthClaim(Arc<[Arc<str>]>),
+    /// A key that no proxy of ours can evaluate (`experimental.envoy.filters.…`): an ALLOW never matches by
+    /// it, a DENY always does.
+    Unsupported(Arc<str>),
+}
+
+impl Attribute {
+    /// Whether only a proxy that parses HTTP (or verifies tokens, or reads SNI) can evaluate it.
+    pub fn needs_l7(&self) -> bool {
+        !matches!(
+            self,
+            Self::SourcePrincipal
+                | Self::SourceNamespace
+                | Self::SourceServiceAccount
+                | Self::SourceTrustDomain
+                | Self::SourceIp
+                | Self::DestinationIp
+                | Self::DestinationPort
+        )
+    }
+}
+
+/// One value of a predicate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ValueMatch {
+    /// A text in one of the four forms.
+    String(StringMatch),
+    /// An address range; a bare address is a /32 or /128.
+    Cidr(IpNet),
+    /// A port.
+    Port(u16),
+    /// A service account of a namespace, whatever the trust domain.
+    ServiceAccount {
+        /// Namespace, exact.
+        namespace: Arc<str>,
+        /// Service account, exact.
+        name: Arc<str>,
+    },
+    /// A path template (`{*}`, `{**}`).
+    PathTemplate(PathTemplate),
+}
+
+/// The four forms of a text match.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StringMatch {
+    /// `abc`
+    Exact(Arc<str>),
+    /// `abc*`
+    Prefix(Arc<str>),
+    /// `*abc`
+    Suffix(Arc<str>),
+    /// `*`: present and not empty.
+    Presence,
+}
+
+impl StringMatch {
+    /// Reads the form as it is written in a policy.
+    pub fn parse(text: &str) -> Self {
+        if text == "*" {
+            Self::Presence
+        } else if let Some(prefix) = text.strip_suffix('*') {
+            Self::Prefix(prefix.into())
+        } else if let Some(suffix) = text.strip_prefix('*') {
+            Self::Suffix(suffix.into())
+        } else {
+            Self::Exact(text.into())
+        }
+    }
+
+    /// Whether `value` matches; compared byte by byte.
+    pub fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Exact(text) => value == &**text,
+            Self::Prefix(text) => value.starts_with(&**text),
+            Self::Suffix(text) => value.ends_with(&**text),
+            Self::Presence => !value.is_empty(),
+        }
+    }
+}
+
+impl std::fmt::Display for StringMatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Prefix(text) => write!(f, "{text}*"),
+            Self::Suffix(text) => write!(f, "*{text}"),
+            Self::Presence => f.write_str("*"),
+        }
+    }
+}
+
+/// A path template, e.g. `/store/{**}/cart`: `{*}` is one segment, `{**}` any number of characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathTemplate(pub Arc<str>);
+
+/// A bare address as the range that holds only it.
+pub fn host_range(ip: IpAddr) -> IpNet {
+    IpNet::from(ip)
+}

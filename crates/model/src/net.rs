@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Addresses and the fixed ports of the mesh.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Ports that clients and Istio's tools rely on (`reference/ambient.md` §3.1).
+pub mod ports {
+    /// Captured outbound TCP, in each enrolled Pod.
+    pub const OUTBOUND: u16 = 15001;
+    /// Captured inbound plaintext, in each enrolled Pod.
+    pub const INBOUND_PLAINTEXT: u16 = 15006;
+    /// HBONE: mutual TLS with HTTP/2 CONNECT.
+    pub const HBONE: u16 = 15008;
+    /// The DNS proxy in each enrolled Pod.
+    pub const DNS: u16 = 15053;
+    /// Admin endpoint of a proxy, loopback only.
+    pub const ADMIN: u16 = 15000;
+    /// Prometheus metrics of a proxy.
+    pub const STATS: u16 = 15020;
+    /// Readiness of a proxy.
+    pub const READY: u16 = 15021;
+    /// xDS and CA of the control plane, over TLS.
+    pub const XDS: u16 = 15012;
+    /// The control plane's admission webhook.
+    pub const WEBHOOK: u16 = 15017;
+    /// The control plane's metrics and debug endpoint.
+    pub const MONITORING: u16 = 15014;
+}
+
+/// An address on a network; the empty network is the only one of a single-network mesh
+/// (`istio.workload.NetworkAddress`).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkAddress {
+    /// The network's name, often empty.
+    pub network: Arc<str>,
+    /// The address.
+    pub ip: IpAddr,
+}
+
+impl NetworkAddress {
+    /// An address of the given network.
+    pub fn new(network: impl Into<Arc<str>>, ip: IpAddr) -> Self {
+        Self { network: network.into(), ip }
+    }
+
+    /// An address of the unnamed network.
+    pub fn local(ip: IpAddr) -> Self {
+        Self { network: "".into(), ip }
+    }
+}
+
+impl fmt::Display for NetworkAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.ip)
+    }
+}
+
+impl fmt::Debug for NetworkAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kubelet's part: Pods as sandboxed processes, probes, logs, exec, image table, Service addresses.

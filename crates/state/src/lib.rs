@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The immutable mesh snapshot: delta apply, resolution of destinations, load balancing.

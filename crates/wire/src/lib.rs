@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Protobuf from and to the model; delta xDS client and server generic over the resource; CA and ZDS messages.
