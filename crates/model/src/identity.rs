@@ -24,7 +24,9 @@ pub enum InvalidIdentity {
     #[error("trust domain {0:?} is not valid: expected one or more of [a-z0-9.-_]")]
     TrustDomain(String),
     /// The path is not `/ns/<namespace>/sa/<service account>`.
-    #[error("SPIFFE id {0:?} does not have the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+    #[error(
+        "SPIFFE id {0:?} does not have the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+    )]
     Path(String),
 }
 
@@ -216,10 +218,7 @@ mod tests {
     #[test]
     fn segments_are_read_back() {
         let id = SpiffeId::parse("spiffe://td.example/ns/a-ns/sa/b.sa").unwrap();
-        assert_eq!(
-            (id.trust_domain(), id.namespace(), id.service_account()),
-            ("td.example", "a-ns", "b.sa")
-        );
+        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("td.example", "a-ns", "b.sa"));
         assert_eq!(id.principal(), "td.example/ns/a-ns/sa/b.sa");
     }
 

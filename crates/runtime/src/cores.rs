@@ -55,7 +55,8 @@ where
 pub fn worker_count(requested: Option<&str>) -> Result<usize, String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let Some(text) = requested else { return Ok(cores) };
-    let wrong = || format!("worker threads: expected a positive number or a percentage such as 50%, got {text:?}");
+    let wrong =
+        || format!("worker threads: expected a positive number or a percentage such as 50%, got {text:?}");
     if let Some(percent) = text.strip_suffix('%') {
         let percent: usize = percent.parse().map_err(|_| wrong())?;
         if !(1..=100).contains(&percent) {
