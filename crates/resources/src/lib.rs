@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
 //! API types of the mesh (security, networking, telemetry), their CRDs and validation, from YAML to model.
+
+pub mod crds;
