@@ -1,8 +1,44 @@
-# The front door: README.md says what each word does.
-.PHONY: check test
-check:
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo xtask deps
+# SPDX-License-Identifier: Apache-2.0
+# The front door. Every target does its own set-up, asks nothing and can be repeated.
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin
+TOOLS := target/tools
+
+.PHONY: demo test check bench fuzz-smoke build
+
+# The walkthrough on a mesh of this machine; KEEP=1 leaves it running.
+demo:
+	@scripts/setup.sh demo
+	cargo build --release --quiet --package meltemi
+	target/release/meltemi demo $(if $(KEEP),--keep)
+
+build:
+	@scripts/setup.sh build
+	cargo build --release --package meltemi
+
+# Unit, property and in-process tests, then the whole system with both kubectls.
 test:
+	@scripts/setup.sh test
+	@scripts/kubectls.sh
 	cargo test --workspace
+
+# Format, lints, dependency table, licences.
+check: $(TOOLS)/bin/cargo-deny
+	@scripts/setup.sh build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo xtask deps
+	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
+
+$(TOOLS)/bin/cargo-deny:
+	@scripts/setup.sh build
+	cargo install --quiet --locked cargo-deny --root $(TOOLS) --target-dir target/tools-build
+	rm -rf target/tools-build
+
+bench:
+	@scripts/setup.sh build
+	cargo bench --package meltemi-policy
+
+fuzz-smoke:
+	@scripts/setup.sh build
+	cargo test --package meltemi-policy --release -- fuzz

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The words of the command line and where each goes.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cmd::{self, Global};
+use crate::{sample, serve};
+
+/// An ambient service mesh: identities, mutual TLS and authorization policies without sidecars.
+#[derive(Parser, Debug)]
+#[command(
+    name = "meltemi",
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Example: a mesh on this machine, in one command\n  \
+        meltemi up --detach && export KUBECONFIG=$(meltemi kubeconfig)\n  \
+        kubectl apply -f samples/bookinfo/bookinfo.yaml"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start a mesh on this machine
+    Up(cmd::up::Args),
+    /// Stop the mesh of this machine; nothing of it remains on the host but its data
+    Down(cmd::down::Args),
+    /// Show what runs on this machine and how
+    Status(cmd::status::Args),
+    /// Say what is in the way of a mesh on this machine, and its fix
+    Doctor(cmd::status::DoctorArgs),
+    /// Print the path of the kubeconfig of this machine's mesh
+    Kubeconfig(cmd::status::KubeconfigArgs),
+    /// The image table: what a Pod's image runs on this machine
+    Image(cmd::image::Args),
+    /// Walk through Istio's authorization task, each command shown and its result checked
+    Demo(cmd::demo::Args),
+    /// Run one role, as the images do
+    #[command(subcommand)]
+    Serve(serve::Role),
+    /// Run one of the sample programs, as the images of the samples do
+    Sample(sample::Args),
+    /// Internal: the first process of the machine's private namespaces
+    #[command(hide = true)]
+    Supervise(crate::machine::supervisor::Args),
+    /// Internal: the first process of a Pod
+    #[command(hide = true, name = "pod-init")]
+    PodInit(serve::PodInitArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let global = self.global;
+        match self.command {
+            Command::Up(args) => cmd::up::run(&args),
+            Command::Down(args) => cmd::down::run(&args),
+            Command::Status(args) => block_on(cmd::status::run(&args)),
+            Command::Doctor(args) => cmd::status::doctor(&args),
+            Command::Kubeconfig(args) => cmd::status::kubeconfig(&args),
+            Command::Image(args) => cmd::image::run(&args),
+            Command::Demo(args) => cmd::demo::run(&args),
+            Command::Serve(role) => serve::run(role, &global),
+            Command::Sample(args) => block_on(sample::run(args)),
+            Command::Supervise(args) => crate::machine::supervisor::run(&args),
+            Command::PodInit(args) => serve::pod_init(&args),
+        }
+    }
+}
+
+/// Runs an interactive command on a small runtime of its own.
+fn block_on(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}

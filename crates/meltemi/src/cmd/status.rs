@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meltemi status`, `doctor` and `kubeconfig`: what runs on this machine, and what is in the way.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, ListParams};
+use serde::Serialize;
+
+use super::Global;
+use crate::machine::paths::Paths;
+use crate::machine::report::Running;
+
+/// Show what runs on this machine and how.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Name of the mesh
+    #[arg(long, value_name = "N")]
+    name: Option<String>,
+    /// Data directory of the mesh
+    #[arg(long, value_name = "D")]
+    data_dir: Option<PathBuf>,
+    /// Output form
+    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
+    output: String,
+}
+
+/// Say what is in the way of a mesh on this machine, and its fix.
+#[derive(clap::Args, Debug)]
+pub struct DoctorArgs {
+    /// Output form
+    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
+    output: String,
+}
+
+/// Print the path of the kubeconfig of this machine's mesh.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  export KUBECONFIG=$(meltemi kubeconfig)")]
+pub struct KubeconfigArgs {
+    /// Name of the mesh
+    #[arg(long, value_name = "N")]
+    name: Option<String>,
+    /// Data directory of the mesh
+    #[arg(long, value_name = "D")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    running: Option<Running>,
+    data_dir: PathBuf,
+    nodes: Vec<Line>,
+    pods: Vec<Line>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    ready: bool,
+    detail: String,
+}
+
+/// `meltemi kubeconfig`.
+pub fn kubeconfig(args: &KubeconfigArgs) -> anyhow::Result<ExitCode> {
+    let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
+    let file = paths.kubeconfig();
+    if !file.exists() {
+        bail!("{} does not exist: start the mesh first with `meltemi up --detach`", file.display());
+    }
+    println!("{}", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `meltemi status`: exit code 0 when everything is ready, 1 otherwise.
+pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
+    let running = Running::read(&paths)?;
+    let mut status = Status { running, data_dir: paths.data.clone(), nodes: Vec::new(), pods: Vec::new() };
+    if status.running.is_some() {
+        let global = Global { kubeconfig: Some(paths.kubeconfig()), ..Global::default() };
+        let client = global.client().await?;
+        let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
+        status.nodes = nodes.items.iter().map(node_line).collect();
+        let pods = Api::<Pod>::namespaced(client, "istio-system").list(&ListParams::default()).await?;
+        status.pods = pods.items.iter().map(pod_line).collect();
+    }
+    let well = status.running.is_some() && status.nodes.iter().chain(&status.pods).all(|l| l.ready);
+    if args.output == "json" {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print(&paths, &status);
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(paths: &Paths, status: &Status) {
+    let Some(running) = &status.running else {
+        println!("mesh {:?} is not running; start it with `meltemi up --detach`", paths.name);
+        return;
+    };
+    println!("mesh {:?}: version {}, since {}", running.name, running.version, running.started);
+    println!("API https://127.0.0.1:{}   data {}   supervisor pid {}", running.port, paths.data.display(), running.pid);
+    for (title, lines) in [("NODE", &status.nodes), ("POD (istio-system)", &status.pods)] {
+        println!("\n{title:<40} READY  DETAIL");
+        for line in lines {
+            println!("{:<40} {:<6} {}", line.name, if line.ready { "yes" } else { "no" }, line.detail);
+        }
+    }
+}
+
+fn node_line(node: &Node) -> Line {
+    let status = node.status.as_ref();
+    let ready = status
+        .and_then(|s| s.conditions.as_ref())
+        .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let address = status
+        .and_then(|s| s.addresses.as_ref())
+        .and_then(|a| a.iter().find(|a| a.type_ == "InternalIP"))
+        .map_or_else(String::new, |a| a.address.clone());
+    Line { name: node.metadata.name.clone().unwrap_or_default(), ready, detail: address }
+}
+
+fn pod_line(pod: &Pod) -> Line {
+    let status = pod.status.as_ref();
+    let ready = status
+        .and_then(|s| s.conditions.as_ref())
+        .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let phase = status.and_then(|s| s.phase.clone()).unwrap_or_default();
+    Line { name: pod.metadata.name.clone().unwrap_or_default(), ready, detail: format!("{phase} on {node}") }
+}
+
+/// One thing that a mesh on this machine needs.
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    fix: String,
+}
+
+/// `meltemi doctor`: exit code 0 when nothing is in the way.
+pub fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let checks = checks();
+    if args.output == "json" {
+        println!("{}", serde_json::to_string_pretty(&checks)?);
+    } else {
+        for check in &checks {
+            let mark = if check.ok { "ok  " } else { "FAIL" };
+            println!("{mark}  {}{}", check.name, if check.ok { String::new() } else { format!("\n      {}", check.fix) });
+        }
+    }
+    Ok(if checks.iter().all(|c| c.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn checks() -> Vec<Check> {
+    let root = nix::unistd::geteuid().is_root();
+    let limit = |file: &str| std::fs::read_to_string(format!("/proc/sys/{file}")).ok();
+    let userns = limit("user/max_user_namespaces").is_none_or(|v| v.trim() != "0")
+        && limit("kernel/unprivileged_userns_clone").is_none_or(|v| v.trim() != "0")
+        && limit("kernel/apparmor_restrict_unprivileged_userns").is_none_or(|v| v.trim() != "1");
+    let namespaces = ["net", "mnt", "pid", "uts", "ipc", "user"]
+        .iter()
+        .all(|ns| std::path::Path::new("/proc/self/ns").join(ns).exists());
+    vec![
+        Check {
+            name: "namespaces: net, mnt, pid, uts, ipc, user",
+            ok: namespaces,
+            fix: "this kernel lacks a kind of namespace; use a stock kernel of your distribution".into(),
+        },
+        Check {
+            name: "permission to create namespaces",
+            ok: root || userns,
+            fix: "run as root, or allow user namespaces: sysctl -w user.max_user_namespaces=15000 \
+                  kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
+                .into(),
+        },
+        Check {
+            name: "nf_tables",
+            ok: nf_tables(),
+            fix: "load the modules once as root: modprobe -a nf_tables nft_chain_nat nft_redir nft_ct nft_numgen".into(),
+        },
+        Check {
+            name: "kubectl in $PATH",
+            ok: in_path("kubectl"),
+            fix: "apt-get install kubernetes-client, or put a kubectl of yours into $PATH".into(),
+        },
+        Check { name: "curl in $PATH (sample clients run the host's)", ok: in_path("curl"), fix: "apt-get install curl".into() },
+    ]
+}
+
+/// Whether the kernel has nf_tables, built in or as a module that is loaded or can be.
+fn nf_tables() -> bool {
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let modules = |file: &str| {
+        std::fs::read_to_string(format!("/lib/modules/{release}/{file}")).is_ok_and(|t| t.contains("nf_tables.ko"))
+    };
+    std::path::Path::new("/sys/module/nf_tables").exists()
+        || std::path::Path::new("/proc/net/netfilter").exists()
+        || modules("modules.builtin")
+        || modules("modules.dep")
+}
+
+fn in_path(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meltemi up`: starts a mesh on this machine and says how to use it.
+
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::machine::launch::{self, Launched};
+use crate::machine::paths::Paths;
+use crate::machine::report::{Progress, Running};
+
+/// The API's port when it is free and nothing else is asked for.
+const DEFAULT_PORT: u16 = 6443;
+
+/// Start a mesh on this machine: API, controllers, nodes, control plane and proxies, in private namespaces.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi up --detach\n  export KUBECONFIG=$(meltemi kubeconfig)\n  kubectl get nodes")]
+pub struct Args {
+    /// Name of the mesh; several run side by side
+    #[arg(long, value_name = "N")]
+    name: Option<String>,
+    /// Data directory; else $MELTEMI_HOME, else /var/lib/meltemi as root and $XDG_STATE_HOME/meltemi otherwise
+    #[arg(long, value_name = "D")]
+    data_dir: Option<PathBuf>,
+    /// Number of nodes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    nodes: u16,
+    /// Port of the API on 127.0.0.1; else the one of last time, else 6443 or any free one
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Return when everything is ready, leaving the mesh running
+    #[arg(long)]
+    detach: bool,
+}
+
+/// What a mesh is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of nodes, 1..=16.
+    pub nodes: u16,
+    /// Port of the API; chosen when none.
+    pub port: Option<u16>,
+    /// Whether the mesh outlives this process.
+    pub detach: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
+    if let Some(running) = Running::read(&paths)? {
+        if running.nodes != args.nodes && args.nodes != 1 {
+            bail!(
+                "mesh {:?} is already running with {} node(s); stop it with `meltemi down` before changing that",
+                running.name,
+                running.nodes
+            );
+        }
+        eprintln!("mesh {:?} is already running", running.name);
+        println!("export KUBECONFIG={}", paths.kubeconfig().display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options { nodes: args.nodes, port: args.port, detach: args.detach };
+    let launched = start(&paths, &options)?;
+    if args.detach {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("press Ctrl-C to stop the mesh");
+    launch::wait_until_stopped(launched)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts a mesh, shows its progress, and returns when it is ready.
+pub fn start(paths: &Paths, options: &Options) -> anyhow::Result<Launched> {
+    let begun = Instant::now();
+    paths.create()?;
+    let listener = listen(paths, options.port)?;
+    let mut launched = launch::launch(paths, options, listener)?;
+    let bar = progress_bar();
+    let outcome = follow(&mut launched, &bar);
+    bar.finish_and_clear();
+    if let Err(error) = outcome {
+        let _ = launch::kill(&launched);
+        return Err(error.context(format!(
+            "mesh {:?} could not be started; its logs are in {}, and `meltemi doctor` looks for what is in the way",
+            paths.name,
+            paths.logs().display()
+        )));
+    }
+    eprintln!(
+        "mesh {:?} is ready in {:.1} s: {} node(s); Pods reach only the mesh, there is no way out of its network",
+        paths.name,
+        begun.elapsed().as_secs_f32(),
+        options.nodes
+    );
+    println!("export KUBECONFIG={}", paths.kubeconfig().display());
+    Ok(launched)
+}
+
+fn follow(launched: &mut Launched, bar: &ProgressBar) -> anyhow::Result<()> {
+    let pipe = launched.progress.take().context("the progress of a mesh can be followed once")?;
+    for line in BufReader::new(pipe).lines() {
+        let line = line?;
+        match serde_json::from_str(&line).with_context(|| format!("progress line {line:?}"))? {
+            Progress::Step { text } if bar.is_hidden() => eprintln!("{text}"),
+            Progress::Step { text } => bar.set_message(text),
+            Progress::Ready => return Ok(()),
+            Progress::Failed { reason } => bail!("{reason}"),
+        }
+    }
+    bail!("the supervisor ended before the mesh was ready")
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// Opens the API's port on the host's loopback; the mesh itself lives in another network namespace.
+fn listen(paths: &Paths, port: Option<u16>) -> anyhow::Result<TcpListener> {
+    if let Some(port) = port {
+        return TcpListener::bind(("127.0.0.1", port)).with_context(|| format!("--port {port}"));
+    }
+    let last = Running::last(paths)?.map(|r| r.port);
+    [last, Some(DEFAULT_PORT), Some(0)]
+        .into_iter()
+        .flatten()
+        .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+        .context("no free port on 127.0.0.1")
+}

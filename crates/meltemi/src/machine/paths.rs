@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The data directory of a mesh on this machine and the files in it.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// The mesh that is meant when no name is given.
+pub const DEFAULT_NAME: &str = "default";
+
+/// Paths below the data directory; nothing else of a mesh is on the host.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Name of the mesh.
+    pub name: String,
+    /// The data directory, 0700.
+    pub data: PathBuf,
+}
+
+impl Paths {
+    /// `--data-dir`, else `$MELTEMI_HOME`, else `/var/lib/meltemi` as root and `$XDG_STATE_HOME/meltemi` otherwise;
+    /// a mesh with another name than `default` has a directory of its own below it (unless `--data-dir` is given).
+    pub fn find(name: Option<&str>, data_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let name = name.unwrap_or(DEFAULT_NAME).to_owned();
+        let valid = !name.is_empty()
+            && name.len() <= 32
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !valid {
+            bail!("--name {name:?}: expected 1 to 32 characters of [a-z0-9-]");
+        }
+        if let Some(dir) = data_dir {
+            return Ok(Self { name, data: std::path::absolute(dir)? });
+        }
+        let base = match std::env::var_os("MELTEMI_HOME") {
+            Some(home) if !home.is_empty() => PathBuf::from(home),
+            _ if nix::unistd::geteuid().is_root() => PathBuf::from("/var/lib/meltemi"),
+            _ => state_home()?.join("meltemi"),
+        };
+        let base = std::path::absolute(base)?;
+        let data = if name == DEFAULT_NAME { base } else { base.join("meshes").join(&name) };
+        Ok(Self { name, data })
+    }
+
+    /// Creates the data directory with mode 0700 where it is missing.
+    pub fn create(&self) -> anyhow::Result<()> {
+        for dir in [self.data.clone(), self.logs(), self.bin()] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .with_context(|| format!("creating {}", dir.display()))?;
+        }
+        fs::set_permissions(&self.data, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("setting the mode of {}", self.data.display()))
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data.join("kubeconfig")
+    }
+
+    /// Logs of the supervisor and of the processes it starts itself.
+    pub fn logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+
+    /// Links to the binary: `meltemi`, `istioctl`.
+    pub fn bin(&self) -> PathBuf {
+        self.data.join("bin")
+    }
+
+    /// Kubeconfigs and certificates of the components.
+    pub fn components(&self) -> PathBuf {
+        self.data.join("components")
+    }
+
+    /// The user's image table.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images.json")
+    }
+
+    /// Held with an exclusive lock as long as the supervisor lives.
+    pub fn lock(&self) -> PathBuf {
+        self.data.join("lock")
+    }
+
+    /// What runs: see [`super::report::Running`].
+    pub fn running(&self) -> PathBuf {
+        self.data.join("running.json")
+    }
+}
+
+fn state_home() -> anyhow::Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("XDG_STATE_HOME").filter(|d| !d.is_empty()) {
+        return Ok(PathBuf::from(dir));
+    }
+    let home = std::env::var_os("HOME")
+        .filter(|h| !h.is_empty())
+        .context("neither $XDG_STATE_HOME nor $HOME is set: name a directory with --data-dir")?;
+    Ok(PathBuf::from(home).join(".local/state"))
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs the Debian packages that a make target needs and that are missing; asks nothing.
+# usage: setup.sh build|demo|test
+set -euo pipefail
+
+case "${1:-build}" in
+  build) want=(gcc libc6-dev make) ;;
+  demo) want=(gcc libc6-dev make curl kubernetes-client) ;;
+  test) want=(gcc libc6-dev make curl nftables iproute2 openssl tcpdump python3 python3-pip chromium chromium-driver) ;;
+  *) echo "usage: $0 build|demo|test" >&2; exit 2 ;;
+esac
+
+# A program that is there serves as well as its package.
+declare -A program=([gcc]=cc [make]=make [curl]=curl [kubernetes-client]=kubectl [nftables]=/usr/sbin/nft [iproute2]=/usr/sbin/ip
+  [openssl]=openssl [tcpdump]=/usr/bin/tcpdump [python3]=python3 [python3-pip]=pip3 [chromium]=chromium [chromium-driver]=chromedriver)
+
+missing=()
+for package in "${want[@]}"; do
+  if [ -n "${program[$package]:-}" ]; then
+    command -v "${program[$package]}" >/dev/null 2>&1 || [ -x "/usr/sbin/$(basename "${program[$package]}")" ] || missing+=("$package")
+  else
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+  fi
+done
+
+if ! command -v cargo >/dev/null 2>&1 && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+  echo "setup: no Rust toolchain found; install one from https://rustup.rs (1.95 or later)" >&2
+  exit 1
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+install=(apt-get install -y --no-install-recommends "${missing[@]}")
+if [ "$(id -u)" = 0 ]; then
+  echo "setup: installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${install[@]}" -qq >/dev/null
+elif sudo -n true 2>/dev/null; then
+  echo "setup: installing ${missing[*]}"
+  sudo -n apt-get update -qq
+  sudo -n env DEBIAN_FRONTEND=noninteractive "${install[@]}" -qq >/dev/null
+else
+  echo "setup: these Debian packages are missing. Install them once, then repeat:" >&2
+  echo "  sudo ${install[*]}" >&2
+  exit 1
+fi
