@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Mounts, and a new root for the calling process.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+const ATTR_RDONLY: u64 = 0x1;
+const ATTR_NOSUID: u64 = 0x2;
+const ATTR_NODEV: u64 = 0x4;
+const ATTR_NOEXEC: u64 = 0x8;
+
+/// What a mount forbids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forbid {
+    /// Writing.
+    pub write: bool,
+    /// Device files.
+    pub devices: bool,
+    /// Executing.
+    pub execute: bool,
+}
+
+/// Cuts the calling process's mounts off from those of others: nothing done here is seen there.
+///
+/// # Errors
+/// Not in a mount namespace of its own, or no right to.
+pub fn make_private() -> io::Result<()> {
+    Ok(mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?)
+}
+
+/// Shows `source` (a file or a folder with everything mounted below it) at `target`.
+///
+/// # Errors
+/// Either does not exist, or no right to.
+pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    Ok(mount(Some(source), target, None::<&str>, flags, None::<&str>)?)
+}
+
+/// Tightens the mount at `target` and all below it; set-user-id bits are always ignored from then on.
+///
+/// # Errors
+/// Nothing is mounted there, or no right to.
+pub fn tighten(target: &Path, forbid: Forbid) -> io::Result<()> {
+    let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+    let set = ATTR_NOSUID
+        | flag(forbid.write, ATTR_RDONLY)
+        | flag(forbid.devices, ATTR_NODEV)
+        | flag(forbid.execute, ATTR_NOEXEC);
+    let attr = MountAttr { set, clear: 0, propagation: 0, userns: 0 };
+    let path = cstring(target)?;
+    // SAFETY: a NUL-terminated path and a struct of the size that is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            AT_RECURSIVE,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    crate::sys::check(result).map(drop)
+}
+
+/// [`bind`], then [`tighten`] against writing and devices.
+///
+/// # Errors
+/// As those two.
+pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
+    bind(source, target)?;
+    tighten(target, Forbid { write: true, devices: true, execute: false })
+}
+
+/// A tmpfs of at most `size` bytes, its root folder with this mode.
+///
+/// # Errors
+/// The target does not exist, or no right to.
+pub fn tmpfs(target: &Path, size: u64, mode: u32) -> io::Result<()> {
+    let options = format!("size={size},mode={mode:o}");
+    Ok(mount(
+        Some("tmpfs"),
+        target,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )?)
+}
+
+/// A `/proc` of the calling process's PID namespace.
+///
+/// # Errors
+/// The target does not exist, or (in a user namespace) the existing `/proc` is partly hidden.
+pub fn proc(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(Some("proc"), target, Some("proc"), flags, None::<&str>)?)
+}
+
+/// A set of pseudo-terminals of its own.
+///
+/// # Errors
+/// The target does not exist, or no right to.
+pub fn devpts(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    Ok(mount(Some("devpts"), target, Some("devpts"), flags, Some("newinstance,ptmxmode=0666,mode=0620"))?)
+}
+
+/// Makes `root`, which must be a mount, the root of the calling process; the old one is gone.
+///
+/// # Errors
+/// Not in a mount namespace of its own, or `root` is not a mount.
+pub fn pivot_root(root: &Path) -> io::Result<()> {
+    std::env::set_current_dir(root)?;
+    // Both the same folder: the old root ends up mounted over the new one and is taken away by its path.
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    std::env::set_current_dir("/")
+}
+
+/// Takes the mount at this path away, now or when nobody uses it any more.
+///
+/// # Errors
+/// Nothing is mounted there, or no right to.
+pub fn detach(target: &Path) -> io::Result<()> {
+    Ok(umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?)
+}
+
+/// Whether something is mounted exactly at this path.
+pub fn is_mounted(target: &Path) -> bool {
+    let wanted = target.as_os_str().as_bytes();
+    std::fs::read("/proc/self/mountinfo").is_ok_and(|text| {
+        text.split(|b| *b == b'\n').any(|line| line.split(|b| *b == b' ').nth(4) == Some(wanted))
+    })
+}
+
+fn cstring(path: &Path) -> io::Result<CString> {
+    Ok(CStr::to_owned(&CString::new(path.as_os_str().as_bytes())?))
+}

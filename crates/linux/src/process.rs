@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starting processes in namespaces, with chosen descriptors and restrictions, and waiting for their end.
+//!
+//! [`Spawn`] prepares everything before the fork; between fork and exec the child only makes system calls, so it
+//! is safe in a process with threads. What goes wrong in the child comes back as the error of [`Spawn::spawn`].
+
+pub(crate) mod exec;
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use tokio::io::Interest;
+
+use crate::caps::Restrict;
+use crate::netns::NetNs;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The code as shells and Kubernetes show it: 128 + signal for a killed process.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+
+    /// Whether it ended with code 0.
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+/// A process to start.
+#[derive(Debug)]
+pub struct Spawn {
+    pub(crate) programs: Vec<CString>,
+    pub(crate) args: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    pub(crate) cwd: Option<CString>,
+    pub(crate) fds: Vec<(OwnedFd, i32)>,
+    pub(crate) enter: Vec<(OwnedFd, CloneFlags)>,
+    pub(crate) fresh: CloneFlags,
+    pub(crate) join_pid: Option<OwnedFd>,
+    pub(crate) session: bool,
+    pub(crate) terminal: bool,
+    pub(crate) die_with_parent: bool,
+    pub(crate) restrict: Restrict,
+}
+
+impl Spawn {
+    /// A process that runs this program with an empty environment, no arguments and no descriptors.
+    ///
+    /// # Errors
+    /// The path contains a NUL byte.
+    pub fn new(program: &Path) -> io::Result<Self> {
+        let program = cstring(program.as_os_str())?;
+        Ok(Self {
+            args: vec![program.clone()],
+            programs: vec![program],
+            env: Vec::new(),
+            cwd: None,
+            fds: Vec::new(),
+            enter: Vec::new(),
+            fresh: CloneFlags::empty(),
+            join_pid: None,
+            session: false,
+            terminal: false,
+            die_with_parent: false,
+            restrict: Restrict::Nothing,
+        })
+    }
+
+    /// Instead of one program: the first of these paths that can be executed, looked up in the child's own root.
+    ///
+    /// # Errors
+    /// A path contains a NUL byte, or there is none.
+    pub fn candidates<S: AsRef<OsStr>>(mut self, programs: impl IntoIterator<Item = S>) -> io::Result<Self> {
+        self.programs = programs.into_iter().map(|p| cstring(p.as_ref())).collect::<io::Result<_>>()?;
+        if self.programs.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        Ok(self)
+    }
+
+    /// The name the program sees as its own (`argv[0]`).
+    ///
+    /// # Errors
+    /// It contains a NUL byte.
+    pub fn arg0(mut self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+        self.args[0] = cstring(name.as_ref())?;
+        Ok(self)
+    }
+
+    /// Adds an argument.
+    ///
+    /// # Errors
+    /// It contains a NUL byte.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> io::Result<Self> {
+        self.args.push(cstring(arg.as_ref())?);
+        Ok(self)
+    }
+
+    /// Adds a variable to the environment.
+    ///
+    /// # Errors
+    /// It contains a NUL byte.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> io::Result<Self> {
+        let mut text = name.as_bytes().to_vec();
+        text.push(b'=');
+        text.extend_from_slice(value.as_ref().as_bytes());
+        self.env.push(CString::new(text)?);
+        Ok(self)
+    }
+
+    /// The folder the program starts in, in the child's own root.
+    ///
+    /// # Errors
+    /// It contains a NUL byte.
+    pub fn cwd(mut self, path: &Path) -> io::Result<Self> {
+        self.cwd = Some(cstring(path.as_os_str())?);
+        Ok(self)
+    }
+
+    /// Gives the child a descriptor under this number; everything not given is closed.
+    pub fn fd(mut self, number: i32, fd: impl Into<OwnedFd>) -> Self {
+        self.fds.push((fd.into(), number));
+        self
+    }
+
+    /// Enters existing namespaces: `of` is a namespace or a pidfd, `kinds` which of its namespaces.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn enter(mut self, of: BorrowedFd<'_>, kinds: CloneFlags) -> io::Result<Self> {
+        self.enter.push((of.try_clone_to_owned()?, kinds));
+        Ok(self)
+    }
+
+    /// Starts in this network namespace.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn in_netns(self, netns: &NetNs) -> io::Result<Self> {
+        self.enter(netns.as_fd(), CloneFlags::CLONE_NEWNET)
+    }
+
+    /// Becomes a member of the PID namespace of the process behind this pidfd.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn join_pid_namespace(mut self, of: BorrowedFd<'_>) -> io::Result<Self> {
+        self.join_pid = Some(of.try_clone_to_owned()?);
+        Ok(self)
+    }
+
+    /// Makes new namespaces of these kinds.
+    pub fn fresh(mut self, kinds: CloneFlags) -> Self {
+        self.fresh = kinds;
+        self
+    }
+
+    /// Makes the child the leader of a new session.
+    pub fn session(mut self) -> Self {
+        self.session = true;
+        self
+    }
+
+    /// Makes descriptor 0 the controlling terminal of the new session.
+    pub fn terminal(mut self) -> Self {
+        self.session = true;
+        self.terminal = true;
+        self
+    }
+
+    /// Kills the child when the *thread* that spawned it ends; only for a thread that lives as long as the process.
+    pub fn die_with_parent(mut self) -> Self {
+        self.die_with_parent = true;
+        self
+    }
+
+    /// Takes rights away before the program starts.
+    pub fn restrict(mut self, restrict: Restrict) -> Self {
+        self.restrict = restrict;
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The fork failed, or a step in the child did; the message names the step.
+    pub fn spawn(self) -> io::Result<Child> {
+        match self.join_pid.as_ref() {
+            None => exec::start(&self),
+            Some(of) => crate::netns::on_thread(|| {
+                nix::sched::setns(of, CloneFlags::CLONE_NEWPID)?;
+                exec::start(&self)
+            }),
+        }
+    }
+}
+
+/// A started process; dropping it neither kills nor reaps it.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Child {
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd }
+    }
+
+    /// Its process id, in this process's PID namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends it a signal; a process that has ended is not an error.
+    ///
+    /// # Errors
+    /// No right to, or no such signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        signal_pidfd(self.pidfd.as_fd(), signal)
+    }
+
+    /// Waits for its end, blocking the thread.
+    ///
+    /// # Errors
+    /// Somebody else has reaped it.
+    pub fn wait(&self) -> io::Result<Exit> {
+        loop {
+            if let Some(exit) = wait_pidfd(self.pidfd.as_fd(), false)? {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// Somebody else has reaped it.
+    pub fn try_wait(&self) -> io::Result<Option<Exit>> {
+        wait_pidfd(self.pidfd.as_fd(), true)
+    }
+
+    /// Waits for its end on tokio; safe to drop and call again.
+    ///
+    /// # Errors
+    /// Somebody else has reaped it.
+    pub async fn ended(&self) -> io::Result<Exit> {
+        let fd = crate::sys::watched(self.pidfd.try_clone()?, Interest::READABLE)?;
+        loop {
+            let mut guard = fd.readable().await?;
+            if let Some(exit) = self.try_wait()? {
+                return Ok(exit);
+            }
+            guard.clear_ready();
+        }
+    }
+}
+
+impl AsFd for Child {
+    /// Its pidfd.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// A pidfd of a process that this one did not start.
+///
+/// # Errors
+/// No such process.
+pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers in, a new descriptor out.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    crate::sys::check(fd).map(crate::sys::owned)
+}
+
+/// Sends a signal through a pidfd; a process that has ended is not an error.
+///
+/// # Errors
+/// No right to, or no such signal.
+pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo asks the kernel to fill in what kill(2) would.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
+    match crate::sys::check(result) {
+        Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Every child that has ended since, reaped: for a PID 1, which also inherits orphans.
+///
+/// Not to be mixed with [`Child::wait`] on the same children.
+pub fn reap_all() -> Vec<(i32, Exit)> {
+    let mut ended = Vec::new();
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place for the status.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        if pid <= 0 {
+            return ended;
+        }
+        if libc::WIFEXITED(status) {
+            ended.push((pid, Exit::Code(libc::WEXITSTATUS(status))));
+        } else if libc::WIFSIGNALED(status) {
+            ended.push((pid, Exit::Signal(libc::WTERMSIG(status))));
+        }
+    }
+}
+
+fn wait_pidfd(pidfd: BorrowedFd<'_>, poll: bool) -> io::Result<Option<Exit>> {
+    let id = libc::id_t::try_from(pidfd.as_raw_fd()).expect("descriptors are not negative");
+    let flags = libc::WEXITED | if poll { libc::WNOHANG } else { 0 };
+    // SAFETY: an all-zero siginfo_t is valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a valid place for the answer.
+    let result = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, flags) };
+    match crate::sys::check(result.into()) {
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(None),
+        other => other?,
+    };
+    // SAFETY: waitid fills the fields of SIGCHLD, or leaves all zero with WNOHANG and nothing to report.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok(match (pid, info.si_code) {
+        (0, _) => None,
+        (_, libc::CLD_EXITED) => Some(Exit::Code(status)),
+        _ => Some(Exit::Signal(status)),
+    })
+}
+
+/// A pipe: what is written to the second comes out of the first; both close on exec.
+///
+/// # Errors
+/// No descriptors left.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: room for two descriptors.
+    let result = unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) };
+    crate::sys::check(result.into())?;
+    // SAFETY: both are new and nobody else's.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Takes over a descriptor that this process inherited under a known number.
+///
+/// # Errors
+/// There is no such descriptor.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: only asks whether the number is open, and marks it close-on-exec.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    crate::sys::check(result.into())?;
+    // SAFETY: open, and by this function's contract nobody else in this process uses the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Ignores ended children: the kernel reaps them at once. For a process that never waits.
+pub fn ignore_children() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Replaces this process by the first of the candidates that can be executed.
+///
+/// Gives the error of the most telling attempt; returns only on failure.
+pub fn exec(candidates: &[CString], args: &[CString], env: &[CString]) -> io::Error {
+    let mut failure = io::Error::from_raw_os_error(libc::ENOENT);
+    for program in candidates {
+        let Err(errno) = nix::unistd::execve(program, args, env);
+        if errno != nix::errno::Errno::ENOENT && errno != nix::errno::Errno::ENOTDIR {
+            failure = errno.into();
+        }
+    }
+    failure
+}
+
+pub(crate) fn cstring(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
+}
