@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Gateways: their classes, the objects that stand behind them, and their status.
+
+pub mod classes;
+pub mod deployment;
+pub mod status;

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The status of a Gateway, from what is deployed for it.
+
+use std::collections::BTreeMap;
+
+use gateway_api::gateways::{Gateway, GatewayListeners};
+use meltemi_model::net::ports;
+
+use super::classes::{self, Class};
+use super::deployment::managed_name;
+use crate::condition::Condition;
+use crate::mesh::MeshConfig;
+
+/// What was seen of the objects behind a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Cluster addresses of its Service; none when the Service does not exist.
+    pub cluster_ips: Vec<String>,
+    /// Type of its Service.
+    pub load_balancer: bool,
+    /// Addresses that its load balancer was given: (`IPAddress` or `Hostname`, value).
+    pub external: Vec<(String, String)>,
+    /// Proxies that are ready.
+    pub ready: u32,
+    /// Its status already has addresses: they stay while its Service does, so that traffic that is meant for a
+    /// waypoint never goes around one that restarts.
+    pub had_addresses: bool,
+}
+
+/// Status of one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerReport {
+    /// Its name.
+    pub name: String,
+    /// Kinds of routes it takes: (group, kind).
+    pub supported: Vec<&'static str>,
+    /// Routes attached to it.
+    pub attached: u32,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// Status of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// (`IPAddress` or `Hostname`, value).
+    pub addresses: Vec<(String, String)>,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+    /// Its listeners.
+    pub listeners: Vec<ListenerReport>,
+}
+
+/// What a listener of that class and protocol serves; an error names what it cannot.
+pub fn listener_error(
+    class: Class,
+    listener: &GatewayListeners,
+    count: usize,
+) -> Option<(&'static str, String)> {
+    match class {
+        Class::Waypoint => {
+            let right =
+                count == 1 && listener.protocol == "HBONE" && listener.port == i32::from(ports::HBONE);
+            (!right).then(|| {
+                let text = "Expected a single listener on port 15008 with protocol \"HBONE\"";
+                ("UnsupportedProtocol", text.to_owned())
+            })
+        }
+        Class::Remote => None,
+        Class::Ingress => match listener.protocol.as_str() {
+            "HTTP" | "HTTPS" => None,
+            other => Some(("UnsupportedProtocol", format!("protocol \"{other}\" is not supported"))),
+        },
+    }
+}
+
+/// The status of a Gateway; none when its class is another controller's.
+pub fn report(
+    gateway: &Gateway,
+    observed: &Observed,
+    attached: &BTreeMap<String, u32>,
+    unresolved: &BTreeMap<String, (&'static str, String)>,
+    mesh: &MeshConfig,
+) -> Option<Report> {
+    let class = classes::of(&gateway.spec.gateway_class_name)?;
+    let count = gateway.spec.listeners.len();
+    let errors: Vec<_> = gateway.spec.listeners.iter().map(|l| listener_error(class, l, count)).collect();
+    let listeners: Vec<ListenerReport> = gateway
+        .spec
+        .listeners
+        .iter()
+        .zip(&errors)
+        .map(|(listener, error)| {
+            let attached = attached.get(&listener.name).copied().unwrap_or(0);
+            listener_report(class, listener, error.as_ref(), unresolved.get(&listener.name), attached)
+        })
+        .collect();
+    let accepted = if errors.iter().all(Option::is_some) {
+        Condition::no("Accepted", "ListenersNotValid", "No listener is valid")
+    } else if errors.iter().any(Option::is_some) {
+        Condition::yes("Accepted", "ListenersNotValid", "Some listeners are not valid")
+    } else {
+        Condition::yes("Accepted", "Accepted", "Resource accepted")
+    };
+    let (addresses, programmed) = programmed(gateway, class, observed, accepted.status, mesh);
+    Some(Report { addresses, conditions: vec![accepted, programmed], listeners })
+}
+
+fn listener_report(
+    class: Class,
+    listener: &GatewayListeners,
+    error: Option<&(&'static str, String)>,
+    unresolved: Option<&(&'static str, String)>,
+    attached: u32,
+) -> ListenerReport {
+    let accepted = match error {
+        None => Condition::yes("Accepted", "Accepted", "No errors found"),
+        Some((reason, message)) => Condition::no("Accepted", reason, message.clone()),
+    };
+    let resolved = match unresolved {
+        None => Condition::yes("ResolvedRefs", "ResolvedRefs", "No errors found"),
+        Some((reason, message)) => Condition::no("ResolvedRefs", reason, message.clone()),
+    };
+    let programmed = if error.is_none() && unresolved.is_none() {
+        Condition::yes("Programmed", "Programmed", "No errors found")
+    } else {
+        Condition::no("Programmed", "Invalid", "Bad configuration")
+    };
+    let supported = match (class, listener.protocol.as_str()) {
+        (Class::Waypoint, _) | (Class::Ingress, "HTTP" | "HTTPS") => vec!["HTTPRoute", "GRPCRoute"],
+        _ => Vec::new(),
+    };
+    let conflicted = Condition::no("Conflicted", "NoConflicts", "No errors found");
+    let conditions = vec![accepted, conflicted, programmed, resolved];
+    ListenerReport { name: listener.name.clone(), supported, attached, conditions }
+}
+
+fn programmed(
+    gateway: &Gateway,
+    class: Class,
+    observed: &Observed,
+    accepted: bool,
+    mesh: &MeshConfig,
+) -> (Vec<(String, String)>, Condition) {
+    if class == Class::Remote {
+        return remote(gateway);
+    }
+    let Some(name) = managed_name(gateway) else { return (Vec::new(), not_assigned("nothing is deployed")) };
+    let host = mesh.hostname(&name.namespace, &name.name);
+    if !accepted {
+        return (Vec::new(), Condition::no("Programmed", "Invalid", "No listener is valid"));
+    }
+    if observed.cluster_ips.is_empty() {
+        return (Vec::new(), not_usable(&format!("hostname \"{host}\" not found")));
+    }
+    let internal = || {
+        let ips = observed.cluster_ips.iter().map(|ip| ("IPAddress".to_owned(), ip.clone()));
+        ips.chain([("Hostname".to_owned(), host.clone())]).collect::<Vec<_>>()
+    };
+    let addresses = if observed.load_balancer && !observed.external.is_empty() {
+        observed.external.clone()
+    } else if observed.ready > 0 || observed.had_addresses {
+        internal()
+    } else {
+        Vec::new()
+    };
+    if observed.ready == 0 {
+        let why = format!("no ready instances for hostname \"{host}\"");
+        return (addresses, not_usable(&why));
+    }
+    let endpoints: Vec<String> = {
+        let mut seen = Vec::new();
+        for listener in &gateway.spec.listeners {
+            let text = format!("{host}:{}", listener.port);
+            if !seen.contains(&text) {
+                seen.push(text);
+            }
+        }
+        seen
+    };
+    let assigned = format!("assigned to service(s) {}", endpoints.join(" and "));
+    if observed.load_balancer && observed.external.is_empty() {
+        let message = format!(
+            "A{}, but failed to assign to all requested addresses: address pending for hostname \"{host}\"",
+            &assigned[1..]
+        );
+        return (addresses, Condition::no("Programmed", "AddressNotAssigned", message));
+    }
+    let message = format!("Resource programmed, {assigned}");
+    (addresses, Condition::yes("Programmed", "Programmed", message))
+}
+
+fn remote(gateway: &Gateway) -> (Vec<(String, String)>, Condition) {
+    let addresses: Vec<_> = gateway
+        .spec
+        .addresses
+        .iter()
+        .flatten()
+        .filter_map(|a| Some((a.r#type.clone().unwrap_or_else(|| "IPAddress".to_owned()), a.value.clone()?)))
+        .collect();
+    if addresses.is_empty() {
+        return (addresses, not_assigned("a remote gateway needs spec.addresses"));
+    }
+    (addresses, Condition::yes("Programmed", "Programmed", "Resource programmed"))
+}
+
+fn not_usable(why: &str) -> Condition {
+    let message = format!("Failed to assign to any requested addresses: {why}");
+    Condition::no("Programmed", "AddressNotUsable", message)
+}
+
+fn not_assigned(why: &str) -> Condition {
+    Condition::no("Programmed", "AddressNotAssigned", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(class: &str, protocol: &str, port: u16) -> Gateway {
+        let yaml = format!(
+            "
+metadata: {{name: waypoint, namespace: default}}
+spec:
+  gatewayClassName: {class}
+  listeners: [{{name: mesh, port: {port}, protocol: {protocol}}}]
+"
+        );
+        serde_yaml_ng::from_str(&yaml).unwrap()
+    }
+
+    fn status(gateway: &Gateway, observed: &Observed) -> Report {
+        report(gateway, observed, &BTreeMap::new(), &BTreeMap::new(), &MeshConfig::default()).unwrap()
+    }
+
+    fn find<'a>(report: &'a Report, kind: &str) -> &'a Condition {
+        report.conditions.iter().find(|c| c.kind == kind).unwrap()
+    }
+
+    #[test]
+    fn a_ready_waypoint_is_programmed_with_both_addresses() {
+        let observed = Observed { cluster_ips: vec!["10.96.58.95".into()], ready: 1, ..Observed::default() };
+        let report = status(&gateway("istio-waypoint", "HBONE", 15008), &observed);
+        assert_eq!(report.addresses[0], ("IPAddress".into(), "10.96.58.95".into()));
+        assert_eq!(report.addresses[1], ("Hostname".into(), "waypoint.default.svc.cluster.local".into()));
+        let programmed = find(&report, "Programmed");
+        assert!(programmed.status);
+        assert_eq!(
+            programmed.message,
+            "Resource programmed, assigned to service(s) waypoint.default.svc.cluster.local:15008"
+        );
+    }
+
+    #[test]
+    fn addresses_appear_with_the_first_ready_proxy_and_stay() {
+        let gateway = gateway("istio-waypoint", "HBONE", 15008);
+        let mut observed = Observed { cluster_ips: vec!["10.96.58.95".into()], ..Observed::default() };
+        assert!(status(&gateway, &observed).addresses.is_empty());
+        observed.had_addresses = true;
+        let report = status(&gateway, &observed);
+        assert_eq!(report.addresses.len(), 2);
+        assert!(!find(&report, "Programmed").status);
+    }
+
+    #[test]
+    fn no_service_yet() {
+        let report = status(&gateway("istio-waypoint", "HBONE", 15008), &Observed::default());
+        assert_eq!(
+            find(&report, "Programmed").message,
+            "Failed to assign to any requested addresses: hostname \"waypoint.default.svc.cluster.local\" not found"
+        );
+    }
+
+    #[test]
+    fn a_waypoint_needs_its_one_listener() {
+        let report = status(&gateway("istio-waypoint", "HTTP", 80), &Observed::default());
+        assert!(!find(&report, "Accepted").status);
+        let accepted = &report.listeners[0].conditions[0];
+        assert_eq!(accepted.message, "Expected a single listener on port 15008 with protocol \"HBONE\"");
+    }
+
+    #[test]
+    fn an_ingress_gateway_waits_for_its_load_balancer() {
+        let mut observed = Observed {
+            cluster_ips: vec!["10.96.1.1".into()],
+            load_balancer: true,
+            ready: 1,
+            ..Observed::default()
+        };
+        let gateway = gateway("istio", "HTTP", 80);
+        assert_eq!(find(&status(&gateway, &observed), "Programmed").reason, "AddressNotAssigned");
+        observed.external.push(("IPAddress".into(), "172.30.1.1".into()));
+        let report = status(&gateway, &observed);
+        assert!(find(&report, "Programmed").status);
+        assert_eq!(report.addresses, observed.external);
+    }
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a Kubernetes Service to a service of the mesh.
+
+use meltemi_model::service::{IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping};
+use meltemi_model::{NetworkAddress, Service};
+
+use crate::condition::Condition;
+use crate::facts::{NamespaceFacts, ServiceFacts, TargetPort};
+use crate::labels;
+use crate::mesh::MeshConfig;
+use crate::waypoints::{Binding, WaypointFacts, bound_condition};
+
+/// A service of the mesh and what its status says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// The service.
+    pub service: Service,
+    /// `istio.io/WaypointBound`; none when no waypoint was asked for.
+    pub condition: Option<Condition>,
+}
+
+/// Translates a Service; none when it is an alias in DNS.
+///
+/// `guarded` says that an AuthorizationPolicy targets it: while its waypoint is not ready, its traffic is then
+/// refused (it is sent to the waypoint that is not there) instead of going around the policy.
+pub fn translate(
+    facts: &ServiceFacts,
+    namespace: &NamespaceFacts,
+    binding: &Binding,
+    guarded: bool,
+    mesh: &MeshConfig,
+) -> Option<Translated> {
+    if facts.external_name {
+        return None;
+    }
+    let key = mesh.service_key(&facts.name.namespace, &facts.name.name);
+    let mut service = Service::empty(key, facts.name.name.clone());
+    service.addresses =
+        facts.addresses.iter().map(|ip| NetworkAddress::new(mesh.network.clone(), *ip)).collect();
+    service.ports = facts
+        .ports
+        .iter()
+        .map(|p| PortMapping {
+            service_port: p.port,
+            target_port: match p.target {
+                TargetPort::Number(port) => port,
+                TargetPort::Named(_) => 0,
+            },
+            app_protocol: p.app_protocol,
+        })
+        .collect();
+    service.load_balancing = load_balancing(facts, namespace);
+    service.ip_families = families(facts);
+    service.ingress_use_waypoint = uses_waypoint_for_ingress(facts, namespace);
+    let condition = match binding {
+        Binding::NotWanted => None,
+        Binding::Bound { waypoint, address } => {
+            service.waypoint = Some(address.clone());
+            Some(bound_condition(waypoint, service.ingress_use_waypoint))
+        }
+        Binding::Refused { waypoint, condition, not_ready } => {
+            if *not_ready && guarded {
+                service.waypoint = Some(WaypointFacts::expected_address(waypoint, mesh));
+            }
+            condition.clone()
+        }
+    };
+    Some(Translated { service, condition })
+}
+
+/// The label of the Service beats that of its namespace.
+fn uses_waypoint_for_ingress(facts: &ServiceFacts, namespace: &NamespaceFacts) -> bool {
+    facts
+        .labels
+        .get(labels::INGRESS_USE_WAYPOINT)
+        .or_else(|| namespace.labels.get(labels::INGRESS_USE_WAYPOINT))
+        .is_some_and(|v| v == "true")
+}
+
+fn families(facts: &ServiceFacts) -> IpFamilies {
+    let v4 = facts.addresses.iter().any(std::net::IpAddr::is_ipv4);
+    let v6 = facts.addresses.iter().any(std::net::IpAddr::is_ipv6);
+    match (v4, v6) {
+        (true, true) => IpFamilies::Dual,
+        (true, false) => IpFamilies::V4Only,
+        (false, true) => IpFamilies::V6Only,
+        (false, false) => IpFamilies::Automatic,
+    }
+}
+
+fn load_balancing(facts: &ServiceFacts, namespace: &NamespaceFacts) -> LoadBalancing {
+    use LocalityScope::{Network, Node, Region, Subzone, Zone};
+    let preference = facts
+        .traffic_distribution
+        .as_ref()
+        .or_else(|| namespace.annotations.get(labels::TRAFFIC_DISTRIBUTION));
+    let (routing_preference, mode) = if facts.local_only {
+        (vec![Node], LoadBalancingMode::Strict)
+    } else {
+        match preference.map(String::as_str) {
+            Some("PreferClose" | "PreferSameZone") => {
+                (vec![Network, Region, Zone], LoadBalancingMode::Failover)
+            }
+            Some("PreferSameNode") => {
+                (vec![Network, Region, Zone, Subzone, Node], LoadBalancingMode::Failover)
+            }
+            _ => (Vec::new(), LoadBalancingMode::Unspecified),
+        }
+    };
+    LoadBalancing { routing_preference, mode, allow_unhealthy: facts.publish_unready }
+}
