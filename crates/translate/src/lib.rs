@@ -8,6 +8,7 @@
 pub mod condition;
 pub mod facts;
 pub mod gateways;
+pub mod index;
 
 pub mod labels;
 pub mod mesh;
@@ -15,4 +16,5 @@ pub mod services;
 pub mod waypoints;
 pub mod workloads;
 
+pub use index::{Change, Delta, Index};
 pub use mesh::MeshConfig;

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Computes again what a change has marked.
+
+use std::sync::Arc;
+
+use meltemi_model::names::WorkloadUid;
+use meltemi_model::workload::GatewayAddress;
+use meltemi_model::{NamespacedName, Workload};
+
+use super::{Delta, Index, User};
+use crate::facts::{Labels, NamespaceFacts, PodFacts};
+use crate::labels;
+use crate::waypoints::{self, Binding, Traffic, Wish};
+use crate::{services, workloads};
+
+impl Index {
+    /// Computes what was marked and returns what is different from before.
+    pub fn flush(&mut self) -> Delta {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut delta = Delta::default();
+        for name in dirty.policies {
+            self.flush_policy(name, &mut delta);
+        }
+        for name in dirty.services {
+            self.flush_service(&name, &mut delta);
+        }
+        for name in dirty.pods {
+            self.flush_pod(&name, &mut delta);
+        }
+        for name in dirty.slices {
+            self.flush_slice(&name, &mut delta);
+        }
+        delta
+    }
+
+    fn flush_policy(&mut self, name: NamespacedName, delta: &mut Delta) {
+        match self.policies.get(&name) {
+            Some(facts) => {
+                if self.out.policies.get(&name) != Some(&facts.policy) {
+                    self.out.policies.insert(name, facts.policy.clone());
+                    delta.policies.push(facts.policy.clone());
+                }
+            }
+            None => {
+                if self.out.policies.remove(&name).is_some() {
+                    delta.removed_policies.push(name);
+                }
+            }
+        }
+    }
+
+    fn flush_service(&mut self, name: &NamespacedName, delta: &mut Delta) {
+        let wish = self.wish_of_service(name);
+        self.remember_wish(User::Service(name.clone()), &wish);
+        let binding = self.bind(&name.namespace, &wish, Traffic::Service);
+        let guarded = self.guards.get(name).is_some_and(|g| !g.is_empty());
+        let nothing = NamespaceFacts::default();
+        let namespace = self.namespace(&name.namespace).unwrap_or(&nothing);
+        let translated = self
+            .service(name)
+            .and_then(|facts| services::translate(facts, namespace, &binding, guarded, &self.mesh));
+        let key = self.mesh.service_key(&name.namespace, &name.name);
+        let condition = translated.as_ref().and_then(|t| t.condition.clone());
+        match translated {
+            Some(translated) => {
+                if self.out.services.get(&key).is_none_or(|old| **old != translated.service) {
+                    let service = Arc::new(translated.service);
+                    self.out.services.insert(key, service.clone());
+                    delta.services.push(service);
+                }
+            }
+            None => {
+                if self.out.services.remove(&key).is_some() {
+                    delta.removed_services.push(key);
+                }
+            }
+        }
+        if self.out.conditions.get(name) != condition.as_ref() {
+            match &condition {
+                Some(condition) => self.out.conditions.insert(name.clone(), condition.clone()),
+                None => self.out.conditions.remove(name),
+            };
+            delta.service_conditions.push((name.clone(), condition));
+        }
+    }
+
+    fn wish_of_service(&self, name: &NamespacedName) -> Wish {
+        let Some(facts) = self.service(name) else { return Wish::Nothing };
+        if is_waypoint(&facts.labels) {
+            return Wish::Nothing;
+        }
+        self.wish(&name.namespace, &facts.labels)
+    }
+
+    fn wish(&self, namespace: &str, own: &Labels) -> Wish {
+        let nothing = Labels::new();
+        let of_namespace = self.namespace(namespace).map_or(&nothing, |n| &n.labels);
+        waypoints::wish(namespace, own, of_namespace)
+    }
+
+    fn bind(&self, namespace: &str, wish: &Wish, traffic: Traffic) -> Binding {
+        let nothing = Labels::new();
+        let of_namespace = self.namespace(namespace).map_or(&nothing, |n| &n.labels);
+        waypoints::bind(wish, traffic, (namespace, of_namespace), |name| self.waypoints.get(name))
+    }
+
+    fn remember_wish(&mut self, user: User, wish: &Wish) {
+        let wanted = match wish {
+            Wish::Nothing => None,
+            Wish::Waypoint { name, .. } => Some(name),
+        };
+        if self.wishes.get(&user) == wanted {
+            return;
+        }
+        if let Some(old) = self.wishes.remove(&user)
+            && let Some(users) = self.users.get_mut(&old)
+        {
+            users.remove(&user);
+        }
+        if let Some(name) = wanted {
+            self.users.entry(name.clone()).or_default().insert(user.clone());
+            self.wishes.insert(user, name.clone());
+        }
+    }
+
+    fn flush_pod(&mut self, name: &NamespacedName, delta: &mut Delta) {
+        let wish = match self.pod(name) {
+            Some(pod) if !is_waypoint(&pod.labels) => self.wish(&name.namespace, &pod.labels),
+            _ => Wish::Nothing,
+        };
+        self.remember_wish(User::Pod(name.clone()), &wish);
+        let uid = WorkloadUid::pod(&self.mesh.cluster_id, &name.namespace, &name.name);
+        let workload = self.pod(name).filter(|pod| workloads::is_workload(pod)).map(|pod| {
+            let waypoint = match self.bind(&name.namespace, &wish, Traffic::Workload) {
+                Binding::Bound { address, .. } => Some(address),
+                _ => None,
+            };
+            self.workload(pod, waypoint)
+        });
+        self.put_workload(uid, workload, delta);
+    }
+
+    fn workload(&self, pod: &PodFacts, waypoint: Option<GatewayAddress>) -> Workload {
+        let scope = self.namespaces.get(&pod.name.namespace);
+        let services = scope.map(|s| s.services_selecting(pod)).unwrap_or_default();
+        let mut policies: Vec<NamespacedName> = Vec::new();
+        let root = self.mesh.root_namespace.clone();
+        let mut add = |namespace: &Arc<str>| {
+            if let Some(scope) = self.namespaces.get(namespace) {
+                let names = scope.policies_selecting(&pod.labels);
+                policies.extend(names.into_iter().map(|n| NamespacedName::new(namespace.clone(), n)));
+            }
+        };
+        add(&pod.name.namespace);
+        if pod.name.namespace != root {
+            add(&root);
+        }
+        policies.sort();
+        let application_tunnel = pod.labels.get(labels::GATEWAY_NAME).and_then(|gateway| {
+            let name = NamespacedName::new(pod.name.namespace.clone(), gateway.as_str());
+            self.waypoints.get(&name)?.inbound_binding
+        });
+        let locality = self.nodes.get(&pod.node).cloned().unwrap_or_default();
+        let around = workloads::Surroundings { services, policies, waypoint, application_tunnel, locality };
+        workloads::from_pod(pod, around, &self.mesh)
+    }
+
+    fn put_workload(&mut self, uid: WorkloadUid, workload: Option<Workload>, delta: &mut Delta) {
+        match workload {
+            Some(workload) => {
+                if self.out.workloads.get(&uid).is_none_or(|old| **old != workload) {
+                    let workload = Arc::new(workload);
+                    self.out.workloads.insert(uid, workload.clone());
+                    delta.workloads.push(workload);
+                }
+            }
+            None => {
+                if self.out.workloads.remove(&uid).is_some() {
+                    delta.removed_workloads.push(uid);
+                }
+            }
+        }
+    }
+
+    fn flush_slice(&mut self, name: &NamespacedName, delta: &mut Delta) {
+        let found = self.namespaces.get(&name.namespace).and_then(|scope| {
+            let slice = scope.slices.get(&name.name)?;
+            let service = scope.services.get(&slice.service)?;
+            Some(workloads::from_slice(slice, service, &self.mesh))
+        });
+        let now = found.unwrap_or_default();
+        let before = self.out.slices.remove(name).unwrap_or_default();
+        for uid in before {
+            if now.iter().all(|w| w.uid != uid) {
+                self.put_workload(uid, None, delta);
+            }
+        }
+        if !now.is_empty() {
+            self.out.slices.insert(name.clone(), now.iter().map(|w| w.uid.clone()).collect());
+        }
+        for workload in now {
+            self.put_workload(workload.uid.clone(), Some(workload), delta);
+        }
+    }
+}
+
+/// Whether an object stands behind a waypoint: it uses none itself.
+fn is_waypoint(of: &Labels) -> bool {
+    of.get(labels::MANAGED).is_some_and(|v| v == "istio.io-mesh-controller")
+}

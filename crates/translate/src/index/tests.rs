@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes in, differences out.
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service as KubeService};
+use meltemi_model::authz::{Action, Scope as PolicyScope};
+use meltemi_model::workload::{Health, TunnelProtocol};
+
+use super::*;
+use crate::facts::name_of;
+use crate::waypoints;
+
+fn pod(yaml: &str) -> Change {
+    let pod: Pod = serde_yaml_ng::from_str(yaml).unwrap();
+    Change::Pod(name_of(&pod.metadata), Some(Box::new(PodFacts::read(&pod))))
+}
+
+fn service(yaml: &str) -> Change {
+    let service: KubeService = serde_yaml_ng::from_str(yaml).unwrap();
+    Change::Service(name_of(&service.metadata), Some(Box::new(ServiceFacts::read(&service))))
+}
+
+fn namespace(labels: &str) -> Change {
+    let yaml = format!("metadata: {{name: default, labels: {labels}}}");
+    let namespace: Namespace = serde_yaml_ng::from_str(&yaml).unwrap();
+    Change::Namespace("default".into(), Some(NamespaceFacts::read(&namespace)))
+}
+
+fn productpage(enrolled: bool) -> Change {
+    pod(&format!(
+        "
+metadata:
+  name: productpage-v1-abc-1
+  namespace: default
+  labels: {{app: productpage, version: v1, pod-template-hash: abc}}
+  annotations: {{ambient.istio.io/redirection: {}}}
+  ownerReferences: [{{apiVersion: apps/v1, kind: ReplicaSet, name: productpage-v1-abc, uid: r, controller: true}}]
+spec:
+  serviceAccountName: bookinfo-productpage
+  nodeName: node-1
+  containers: [{{name: c, ports: [{{name: web, containerPort: 9080}}]}}]
+status: {{phase: Running, podIP: 10.244.1.5, conditions: [{{type: Ready, status: 'True'}}]}}
+",
+        if enrolled { "enabled" } else { "pending" }
+    ))
+}
+
+const SERVICE: &str = "
+metadata: {name: productpage, namespace: default}
+spec:
+  clusterIP: 10.96.4.4
+  selector: {app: productpage}
+  ports: [{name: http, port: 80, targetPort: web}, {name: dns, port: 53, protocol: UDP}]
+";
+
+fn waypoint(ready: bool) -> Change {
+    let name = NamespacedName::new("default", "waypoint");
+    let address = ready.then(|| WaypointFacts::expected_address(&name, &MeshConfig::default()));
+    let facts = WaypointFacts {
+        name: name.clone(),
+        takes: waypoints::WaypointFor::Service,
+        allowed: waypoints::AllowedNamespaces::Same,
+        address,
+        inbound_binding: None,
+    };
+    Change::Waypoint(name, Some(facts))
+}
+
+fn policy(namespace: &str, name: &str, selector: Option<&[(&str, &str)]>) -> Change {
+    let name = NamespacedName::new(namespace, name);
+    let policy = Policy {
+        name: name.clone(),
+        scope: if selector.is_some() { PolicyScope::WorkloadSelector } else { PolicyScope::Namespace },
+        action: Action::Allow,
+        dry_run: false,
+        rules: Vec::new(),
+    };
+    let selector = selector.map(|s| s.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+    Change::Policy(name, Some(PolicyFacts { policy: Arc::new(policy), selector }))
+}
+
+fn index(changes: Vec<Change>) -> (Index, Delta) {
+    let mut index = Index::new(MeshConfig::default());
+    for change in changes {
+        index.apply(change);
+    }
+    let delta = index.flush();
+    (index, delta)
+}
+
+#[test]
+fn a_pod_becomes_a_workload_of_its_services() {
+    let (_, delta) = index(vec![productpage(true), service(SERVICE)]);
+    let [workload] = delta.workloads.as_slice() else { panic!("{delta:?}") };
+    assert_eq!(workload.uid.as_str(), "Kubernetes//Pod/default/productpage-v1-abc-1");
+    assert_eq!(&*workload.workload_name, "productpage-v1");
+    assert_eq!(&*workload.canonical_name, "productpage");
+    assert_eq!(&*workload.canonical_revision, "v1");
+    assert_eq!(workload.tunnel_protocol, TunnelProtocol::Hbone);
+    assert_eq!(workload.health, Health::Healthy);
+    let (key, ports) = workload.services.first_key_value().unwrap();
+    assert_eq!(key.to_string(), "default/productpage.default.svc.cluster.local");
+    let ports: Vec<_> = ports.iter().map(|p| (p.service_port, p.target_port)).collect();
+    assert_eq!(ports, [(80, 9080)]);
+    assert_eq!(delta.services[0].ports[0].target_port, 0, "a named port is resolved by each workload");
+    assert_eq!(delta.services[0].ports.len(), 1, "UDP is no port of the mesh");
+}
+
+#[test]
+fn nothing_changes_twice() {
+    let (mut index, _) = index(vec![productpage(true), service(SERVICE), namespace("{}")]);
+    index.apply(productpage(true));
+    index.apply(service(SERVICE));
+    assert!(index.flush().is_empty());
+}
+
+#[test]
+fn a_change_touches_its_dependents_only() {
+    let other = "
+metadata: {name: curl, namespace: default, labels: {app: curl}}
+spec: {nodeName: node-2, containers: []}
+status: {phase: Running, podIP: 10.244.2.5}
+";
+    let (mut index, _) = index(vec![productpage(true), pod(other), service(SERVICE), namespace("{}")]);
+    index.apply(policy("default", "productpage-ztunnel", Some(&[("app", "productpage")])));
+    let delta = index.flush();
+    assert_eq!(delta.policies.len(), 1);
+    assert_eq!(delta.workloads.len(), 1);
+    assert_eq!(delta.workloads[0].authorization_policies[0].to_string(), "default/productpage-ztunnel");
+    // A namespace policy is named by no workload.
+    index.apply(policy("default", "all", None));
+    let delta = index.flush();
+    assert_eq!((delta.policies.len(), delta.workloads.len()), (1, 0));
+    // One of the root namespace selects everywhere.
+    index.apply(policy("istio-system", "mesh-curl", Some(&[("app", "curl")])));
+    assert_eq!(index.flush().workloads[0].authorization_policies[0].to_string(), "istio-system/mesh-curl");
+    // One of another namespace does not.
+    index.apply(policy("other", "curl", Some(&[("app", "curl")])));
+    assert!(index.flush().workloads.is_empty());
+}
+
+#[test]
+fn removal_takes_the_name_from_the_workload_too() {
+    let (mut index, _) =
+        index(vec![productpage(true), policy("default", "p", Some(&[("app", "productpage")]))]);
+    index.apply(Change::Policy(NamespacedName::new("default", "p"), None));
+    let delta = index.flush();
+    assert_eq!(delta.removed_policies.len(), 1);
+    assert!(delta.workloads[0].authorization_policies.is_empty());
+    index.apply(Change::Pod(NamespacedName::new("default", "productpage-v1-abc-1"), None));
+    assert_eq!(index.flush().removed_workloads.len(), 1);
+}
+
+#[test]
+fn a_namespace_enrols_its_services_in_a_waypoint_once_it_is_ready() {
+    let (mut index, _) = index(vec![service(SERVICE), namespace("{istio.io/use-waypoint: waypoint}")]);
+    let condition = |delta: &Delta| delta.service_conditions[0].1.clone().unwrap();
+    index.apply(waypoint(false));
+    index.apply(namespace("{istio.io/use-waypoint: waypoint, a: b}"));
+    assert!(index.flush().services.is_empty(), "not ready: nothing but the first condition");
+    index.apply(waypoint(true));
+    let delta = index.flush();
+    assert!(delta.services[0].waypoint.is_some());
+    assert!(
+        condition(&delta).message.starts_with("Successfully attached to waypoint default/waypoint. Ingress")
+    );
+    index.apply(Change::Waypoint(NamespacedName::new("default", "waypoint"), None));
+    let delta = index.flush();
+    assert!(delta.services[0].waypoint.is_none());
+    assert_eq!(condition(&delta).message, "waypoint \"default/waypoint\" is not ready");
+}
+
+#[test]
+fn a_targeted_service_stays_bound_to_a_waypoint_that_is_gone() {
+    let (mut index, _) = index(vec![
+        service(SERVICE),
+        namespace("{istio.io/use-waypoint: waypoint}"),
+        waypoint(true),
+        Change::Targets(
+            NamespacedName::new("default", "productpage-waypoint"),
+            vec![NamespacedName::new("default", "productpage")],
+        ),
+    ]);
+    index.apply(Change::Waypoint(NamespacedName::new("default", "waypoint"), None));
+    let delta = index.flush();
+    assert!(delta.services.is_empty(), "traffic still goes to the waypoint, and is refused: {delta:?}");
+    index.apply(Change::Targets(NamespacedName::new("default", "productpage-waypoint"), Vec::new()));
+    assert!(index.flush().services[0].waypoint.is_none(), "given back when no policy is left");
+}
+
+#[test]
+fn endpoints_without_a_pod_are_workloads_in_the_clear() {
+    let slice = SliceFacts {
+        name: NamespacedName::new("default", "kubernetes"),
+        service: "kubernetes".into(),
+        endpoints: vec![("172.30.0.1".parse().unwrap(), true)],
+        ports: [("https".to_owned(), 6443)].into(),
+    };
+    let kubernetes = service(
+        "
+metadata: {name: kubernetes, namespace: default}
+spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]}
+",
+    );
+    let (mut index, delta) = index(vec![kubernetes, Change::Slice(slice.name.clone(), Some(slice.clone()))]);
+    let [workload] = delta.workloads.as_slice() else { panic!("{delta:?}") };
+    assert_eq!(workload.tunnel_protocol, TunnelProtocol::None);
+    assert_eq!(workload.services.first_key_value().unwrap().1[0].target_port, 6443);
+    index.apply(Change::Slice(slice.name, None));
+    assert_eq!(index.flush().removed_workloads.len(), 1);
+}
