@@ -1,2 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The control plane: watches objects, translates them, publishes xDS, signs certificates, keeps status, runs gateways.
+
+pub mod auth;
+pub mod error;
+pub mod leader;
+pub mod pods;
+pub mod source;
+
+pub use error::Error;

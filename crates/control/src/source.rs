@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Watches the objects that the mesh is made of and hands each change on, once.
+//!
+//! A watcher re-lists after a break; what is no longer there is handed on as gone. An object that cannot be
+//! read is named in the log and changes nothing: what was known of it stays in force.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use gateway_api::gateways::Gateway;
+use gateway_api::httproutes::HttpRoute;
+use gateway_api::referencegrants::ReferenceGrant;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource};
+use meltemi_model::NamespacedName;
+use meltemi_model::workload::Locality;
+use meltemi_runtime::Tasks;
+use meltemi_translate::facts::{NamespaceFacts, PodFacts, ServiceFacts, SliceFacts, name_of, node_locality};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+/// The kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Pods.
+    Pod,
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    Slice,
+    /// Namespaces.
+    Namespace,
+    /// Nodes.
+    Node,
+    /// Gateways.
+    Gateway,
+    /// HTTPRoutes.
+    HttpRoute,
+    /// ReferenceGrants.
+    ReferenceGrant,
+    /// AuthorizationPolicies.
+    AuthorizationPolicy,
+    /// PeerAuthentications.
+    PeerAuthentication,
+    /// RequestAuthentications.
+    RequestAuthentication,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::Pod,
+        Self::Service,
+        Self::Slice,
+        Self::Namespace,
+        Self::Node,
+        Self::Gateway,
+        Self::HttpRoute,
+        Self::ReferenceGrant,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+        Self::RequestAuthentication,
+    ];
+}
+
+/// An object, read as far as the mesh needs it.
+#[derive(Clone, Debug)]
+pub enum Object {
+    /// A Pod.
+    Pod(Box<PodFacts>),
+    /// A Service.
+    Service(Box<ServiceFacts>),
+    /// An EndpointSlice; none when it belongs to no Service.
+    Slice(Option<SliceFacts>),
+    /// A Namespace.
+    Namespace(NamespaceFacts),
+    /// Where a Node is.
+    Node(Locality),
+    /// A Gateway.
+    Gateway(Arc<Gateway>),
+    /// An HTTPRoute.
+    HttpRoute(Arc<HttpRoute>),
+    /// A ReferenceGrant.
+    ReferenceGrant(Arc<ReferenceGrant>),
+    /// An object of `security.istio.io`, as it was received.
+    Security(Arc<DynamicObject>),
+}
+
+/// What a watcher saw.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An object is new or changed.
+    Changed(Kind, NamespacedName, Object),
+    /// An object is gone.
+    Gone(Kind, NamespacedName),
+    /// Every object of the kind has been handed on.
+    Synced(Kind),
+}
+
+/// Starts the watchers.
+#[derive(Clone)]
+pub struct Source {
+    client: Client,
+    tasks: Tasks,
+    events: mpsc::Sender<Event>,
+}
+
+impl Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// Watchers that hand on to `events`.
+    pub fn new(client: Client, tasks: Tasks, events: mpsc::Sender<Event>) -> Self {
+        Self { client, tasks, events }
+    }
+
+    /// Starts one watcher for each kind.
+    pub fn start(&self) {
+        let client = || self.client.clone();
+        self.watch(Kind::Pod, Api::<Pod>::all(client()), |o| Ok(Object::Pod(Box::new(PodFacts::read(o)))));
+        self.watch(Kind::Service, Api::<Service>::all(client()), |o| {
+            Ok(Object::Service(Box::new(ServiceFacts::read(o))))
+        });
+        self.watch(Kind::Slice, Api::<EndpointSlice>::all(client()), |o| {
+            Ok(Object::Slice(SliceFacts::read(o)))
+        });
+        self.watch(Kind::Namespace, Api::<Namespace>::all(client()), |o| {
+            Ok(Object::Namespace(NamespaceFacts::read(o)))
+        });
+        self.watch(Kind::Node, Api::<Node>::all(client()), |o| Ok(Object::Node(node_locality(o))));
+        self.watch_custom(Kind::Gateway, &ApiResource::erase::<Gateway>(&()), |o| {
+            Ok(Object::Gateway(parse(o)?))
+        });
+        self.watch_custom(Kind::HttpRoute, &ApiResource::erase::<HttpRoute>(&()), |o| {
+            Ok(Object::HttpRoute(parse(o)?))
+        });
+        self.watch_custom(Kind::ReferenceGrant, &ApiResource::erase::<ReferenceGrant>(&()), |o| {
+            Ok(Object::ReferenceGrant(parse(o)?))
+        });
+        for (kind, name, plural) in [
+            (Kind::AuthorizationPolicy, "AuthorizationPolicy", "authorizationpolicies"),
+            (Kind::PeerAuthentication, "PeerAuthentication", "peerauthentications"),
+            (Kind::RequestAuthentication, "RequestAuthentication", "requestauthentications"),
+        ] {
+            let gvk = kube::api::GroupVersionKind::gvk("security.istio.io", "v1", name);
+            let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
+            self.watch_custom(kind, &resource, |o| Ok(Object::Security(Arc::new(o.clone()))));
+        }
+    }
+
+    fn watch_custom(
+        &self,
+        kind: Kind,
+        resource: &ApiResource,
+        read: fn(&DynamicObject) -> Result<Object, String>,
+    ) {
+        self.watch(kind, Api::<DynamicObject>::all_with(self.client.clone(), resource), read);
+    }
+
+    fn watch<K>(&self, kind: Kind, api: Api<K>, read: fn(&K) -> Result<Object, String>)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let events = self.events.clone();
+        let mut drain = self.tasks.drain();
+        self.tasks.spawn(&format!("watch {kind:?}"), async move {
+            let mut watched = Watched { kind, known: HashSet::new(), listed: None, events };
+            let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+            loop {
+                let event = tokio::select! {
+                    () = drain.started() => return Ok::<(), Infallible>(()),
+                    event = stream.next() => event,
+                };
+                match event {
+                    Some(Ok(event)) => {
+                        if watched.take(event, read).await.is_err() {
+                            // The engine is gone: so is everything.
+                            return Ok(());
+                        }
+                    }
+                    Some(Err(error)) => tracing::warn!(?kind, %error, "watching failed, trying again"),
+                    None => return Ok(()),
+                }
+            }
+        });
+    }
+}
+
+/// The memory of one watcher: what it has handed on.
+struct Watched {
+    kind: Kind,
+    known: HashSet<NamespacedName>,
+    listed: Option<HashSet<NamespacedName>>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Watched {
+    async fn take<K: Resource + Sync>(
+        &mut self,
+        event: watcher::Event<K>,
+        read: fn(&K) -> Result<Object, String>,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        match event {
+            watcher::Event::Init => self.listed = Some(HashSet::new()),
+            watcher::Event::InitApply(object) => {
+                let name = name_of(object.meta());
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(name.clone());
+                }
+                self.changed(name, &object, read).await?;
+            }
+            watcher::Event::Apply(object) => self.changed(name_of(object.meta()), &object, read).await?,
+            watcher::Event::Delete(object) => self.gone(name_of(object.meta())).await?,
+            watcher::Event::InitDone => {
+                let listed = self.listed.take().unwrap_or_default();
+                let gone: Vec<_> = self.known.difference(&listed).cloned().collect();
+                for name in gone {
+                    self.gone(name).await?;
+                }
+                self.events.send(Event::Synced(self.kind)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn changed<K: Resource + Sync>(
+        &mut self,
+        name: NamespacedName,
+        object: &K,
+        read: fn(&K) -> Result<Object, String>,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        match read(object) {
+            Ok(object) => {
+                self.known.insert(name.clone());
+                self.events.send(Event::Changed(self.kind, name, object)).await
+            }
+            Err(reason) => {
+                tracing::error!(kind = ?self.kind, %name, %reason, "object cannot be read; what was known of it stays");
+                Ok(())
+            }
+        }
+    }
+
+    async fn gone(&mut self, name: NamespacedName) -> Result<(), mpsc::error::SendError<Event>> {
+        self.known.remove(&name);
+        self.events.send(Event::Gone(self.kind, name)).await
+    }
+}
+
+/// Reads a custom object as its type.
+fn parse<T: DeserializeOwned>(object: &DynamicObject) -> Result<Arc<T>, String> {
+    let value = serde_json::to_value(object).map_err(|e| e.to_string())?;
+    serde_json::from_value(value).map(Arc::new).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str) -> Pod {
+        let mut pod = Pod::default();
+        pod.metadata.name = Some(name.to_owned());
+        pod.metadata.namespace = Some("default".to_owned());
+        pod
+    }
+
+    #[tokio::test]
+    async fn what_a_new_list_lacks_is_gone() {
+        let (tx, mut rx) = mpsc::channel(16);
+        let mut watched = Watched { kind: Kind::Pod, known: HashSet::new(), listed: None, events: tx };
+        let read: fn(&Pod) -> Result<Object, String> = |p| Ok(Object::Pod(Box::new(PodFacts::read(p))));
+        for event in [
+            watcher::Event::Init,
+            watcher::Event::InitApply(pod("a")),
+            watcher::Event::InitApply(pod("b")),
+            watcher::Event::InitDone,
+            watcher::Event::Init,
+            watcher::Event::InitApply(pod("b")),
+            watcher::Event::InitDone,
+        ] {
+            watched.take(event, read).await.unwrap();
+        }
+        drop(watched);
+        let mut seen = Vec::new();
+        while let Some(event) = rx.recv().await {
+            seen.push(match event {
+                Event::Changed(_, name, _) => format!("+{}", name.name),
+                Event::Gone(_, name) => format!("-{}", name.name),
+                Event::Synced(_) => "synced".to_owned(),
+            });
+        }
+        assert_eq!(seen, ["+a", "+b", "synced", "+b", "-a", "synced"]);
+    }
+}
