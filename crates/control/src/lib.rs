@@ -3,8 +3,11 @@
 
 pub mod auth;
 pub mod error;
+pub mod gateways;
 pub mod leader;
+pub mod namespaces;
 pub mod pods;
 pub mod source;
+pub mod status;
 
 pub use error::Error;
