@@ -39,7 +39,9 @@ pub(super) fn start(spawn: &Spawn) -> io::Result<Child> {
     let floor = spawn.fds.iter().map(|(_, target)| target + 1).max().unwrap_or(0).max(3);
     // All sources out of the way of all targets, so that no dup2 overwrites a source of a later one.
     let moved = spawn.fds.iter().map(|(fd, _)| above(fd, floor)).collect::<io::Result<Vec<OwnedFd>>>()?;
-    let write = above(&write, floor)?;
+    let report = above(&write, floor)?;
+    // Only the child may hold the writing end, or its exec would never be seen as the end of the report.
+    drop(write);
     let prepared = Prepared {
         programs: pointers(&spawn.programs),
         args: pointers(&spawn.args),
@@ -48,18 +50,18 @@ pub(super) fn start(spawn: &Spawn) -> io::Result<Child> {
         enter: spawn.enter.iter().map(|(fd, kinds)| (fd.as_raw_fd(), kinds.bits())).collect(),
         fds: moved.iter().zip(&spawn.fds).map(|(fd, (_, target))| (fd.as_raw_fd(), *target)).collect(),
         first_closed: floor,
-        report: write.as_raw_fd(),
+        report: report.as_raw_fd(),
     };
     let flags = u64::try_from(spawn.fresh.bits()).expect("namespace flags are positive");
     let (pid, pidfd) = match fork(flags)? {
         Some(parent) => parent,
         None => child(spawn, &prepared),
     };
-    drop(write);
+    drop(report);
     let process = Child::new(pid, pidfd);
-    let mut report = Vec::new();
-    std::fs::File::from(read).read_to_end(&mut report)?;
-    if let [step, errno @ ..] = report.as_slice()
+    let mut said = Vec::new();
+    std::fs::File::from(read).read_to_end(&mut said)?;
+    if let [step, errno @ ..] = said.as_slice()
         && let Ok(errno) = <[u8; 4]>::try_from(errno)
     {
         let _ = process.wait();
