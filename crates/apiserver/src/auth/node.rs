@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a node may do: read what is needed to run the Pods bound to it, write its own Node, Lease and their status.
+
+use serde_json::Value;
+
+use super::rbac::text;
+use super::{Attributes, Objects, ResourceTarget, Target, User, Verdict};
+
+/// Namespace of the nodes' leases.
+const LEASES: &str = "kube-node-lease";
+
+/// The node's name, from `system:node:<name>`.
+fn node_name(user: &User) -> Option<&str> {
+    user.name.strip_prefix("system:node:").filter(|name| !name.is_empty())
+}
+
+/// Judges a request of a node.
+pub(super) fn judge(objects: &dyn Objects, user: &User, attributes: &Attributes<'_>) -> Verdict {
+    let Some(node) = node_name(user) else {
+        return Verdict::Denied("the user's name does not name a node".into());
+    };
+    let Target::Resource(target) = attributes.target else { return Verdict::Denied(String::new()) };
+    match judge_resource(objects, node, attributes.verb, &target) {
+        Ok(true) => Verdict::Allowed(format!("node {node:?} may do this for its Pods")),
+        Ok(false) => Verdict::Denied(String::new()),
+        Err(reason) => Verdict::Denied(reason),
+    }
+}
+
+fn judge_resource(
+    objects: &dyn Objects,
+    node: &str,
+    verb: &str,
+    t: &ResourceTarget<'_>,
+) -> Result<bool, String> {
+    let reading = matches!(verb, "get" | "list" | "watch");
+    let writing = matches!(verb, "update" | "patch");
+    Ok(match (t.group, t.resource, t.subresource) {
+        ("", "services" | "namespaces" | "nodes", "") if reading => true,
+        ("discovery.k8s.io", "endpointslices", "") if reading => true,
+        ("", "nodes", "") if verb == "create" => t.name.is_empty() || own(node, t.name)?,
+        ("", "nodes", "") if writing => own(node, t.name)?,
+        ("", "nodes", "status") if reading || writing => own(node, t.name)?,
+        ("", "pods", "") if verb == "get" || verb == "delete" => bound(objects, node, t)?,
+        ("", "pods", "") if writing => bound(objects, node, t)?,
+        ("", "pods", "") if reading => selects(t, "spec.nodeName", node)?,
+        ("", "pods", "status") if reading || writing => bound(objects, node, t)?,
+        ("", "secrets" | "configmaps", "") if reading => referenced(objects, node, verb, t)?,
+        ("", "serviceaccounts", "") if verb == "get" => uses_account(objects, node, t)?,
+        ("", "serviceaccounts", "token") if verb == "create" => uses_account(objects, node, t)?,
+        ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
+        ("coordination.k8s.io", "leases", "") if t.namespace == LEASES => {
+            verb == "create" || (matches!(verb, "get" | "update" | "patch" | "delete") && own(node, t.name)?)
+        }
+        ("authentication.k8s.io", "tokenreviews", "")
+        | ("authorization.k8s.io", "subjectaccessreviews", "") => verb == "create",
+        _ => false,
+    })
+}
+
+/// Judges what a node writes by the object itself.
+pub(super) fn admit(user: &User, attributes: &Attributes<'_>, object: &Value) -> Result<(), String> {
+    let Some(node) = node_name(user) else { return Ok(()) };
+    let Target::Resource(target) = attributes.target else { return Ok(()) };
+    let name = text(object, "/metadata/name");
+    match (target.group, target.resource, target.subresource, attributes.verb) {
+        ("", "nodes", "", "create") | ("coordination.k8s.io", "leases", "", "create") => {
+            own(node, &name).map(drop)
+        }
+        ("", "serviceaccounts", "token", "create") => {
+            let reference = &object["spec"]["boundObjectRef"];
+            if text(reference, "/kind") == "Pod" && !text(reference, "/uid").is_empty() {
+                Ok(())
+            } else {
+                Err("node requested token not bound to a pod".into())
+            }
+        }
+        ("", "pods", "", "create") => Err("a node may not create pods".into()),
+        _ => Ok(()),
+    }
+}
+
+fn own(node: &str, name: &str) -> Result<bool, String> {
+    if name == node { Ok(true) } else { Err(format!("node {node:?} cannot modify node {name:?}")) }
+}
+
+/// Whether the Pod is bound to the node.
+fn bound(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
+    match objects.get("", "pods", t.namespace, t.name) {
+        Some(pod) if text(&pod, "/spec/nodeName") == node => Ok(true),
+        // A Pod that is gone is no secret: the node shall read 404 and clean up.
+        None => Ok(true),
+        Some(_) => Err(format!("no relationship found between node {node:?} and this object")),
+    }
+}
+
+fn selects(t: &ResourceTarget<'_>, field: &str, value: &str) -> Result<bool, String> {
+    let wanted = |term: &str| {
+        let (key, rest) = term.split_once('=')?;
+        (key.trim() == field).then(|| rest.trim_start_matches('=').trim() == value)
+    };
+    if t.field_selector.split(',').filter_map(wanted).any(|equal| equal) {
+        Ok(true)
+    } else {
+        Err(format!("can only list/watch {} with {field}={value} as a field selector", t.resource))
+    }
+}
+
+fn pods_of(objects: &dyn Objects, node: &str, namespace: &str) -> Vec<std::sync::Arc<Value>> {
+    let mut pods = objects.list("", "pods", Some(namespace));
+    pods.retain(|pod| text(pod, "/spec/nodeName") == node);
+    pods
+}
+
+/// Whether a Pod of the node mounts or reads the Secret or ConfigMap.
+fn referenced(objects: &dyn Objects, node: &str, verb: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
+    let named = |term: &'_ str| {
+        term.trim().strip_prefix("metadata.name=").map(|n| n.trim_start_matches('=').to_owned())
+    };
+    let name =
+        if t.name.is_empty() { t.field_selector.split(',').find_map(named) } else { Some(t.name.to_owned()) };
+    let Some(name) = name else {
+        return Err(format!(
+            "can only {verb} {} one by one or with metadata.name as a field selector",
+            t.resource
+        ));
+    };
+    if pods_of(objects, node, t.namespace).iter().any(|pod| names_source(pod, t.resource, &name)) {
+        Ok(true)
+    } else {
+        Err(format!("no relationship found between node {node:?} and this object"))
+    }
+}
+
+fn names_source(pod: &Value, resource: &str, name: &str) -> bool {
+    let spec = &pod["spec"];
+    let is = |value: &Value| value.as_str() == Some(name);
+    let each = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
+    let (volume_key, name_key, env_from, env_ref) = match resource {
+        "secrets" => ("secret", "secretName", "secretRef", "secretKeyRef"),
+        _ => ("configMap", "name", "configMapRef", "configMapKeyRef"),
+    };
+    let volumes = each(&spec["volumes"]).iter().any(|volume| {
+        let projected = each(&volume["projected"]["sources"]);
+        is(&volume[volume_key][name_key]) || projected.iter().any(|source| is(&source[volume_key]["name"]))
+    });
+    let containers = ["containers", "initContainers"].iter().flat_map(|key| each(&spec[*key]));
+    let mut env = containers.map(|container| {
+        each(&container["envFrom"]).iter().any(|from| is(&from[env_from]["name"]))
+            || each(&container["env"]).iter().any(|var| is(&var["valueFrom"][env_ref]["name"]))
+    });
+    let pull = resource == "secrets" && each(&spec["imagePullSecrets"]).iter().any(|s| is(&s["name"]));
+    volumes || pull || env.any(|used| used)
+}
+
+fn uses_account(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
+    let uses = |pod: &Value| text(pod, "/spec/serviceAccountName") == t.name;
+    if pods_of(objects, node, t.namespace).iter().any(|pod| uses(pod)) {
+        Ok(true)
+    } else {
+        Err(format!("no relationship found between node {node:?} and this object"))
+    }
+}
