@@ -9,5 +9,7 @@ pub mod namespaces;
 pub mod pods;
 pub mod source;
 pub mod status;
+pub mod tls;
+pub mod webhook;
 
 pub use error::Error;
