@@ -247,3 +247,16 @@ pub fn replace_here(tables: &[Table], remove: &[(Family, &str)]) -> io::Result<(
         }
     }
 }
+
+/// Whether a table of this name is there.
+///
+/// # Errors
+/// The namespace cannot be entered or asked.
+pub fn table_exists(netns: &NetNs, family: Family, name: &str) -> io::Result<bool> {
+    let socket = netns.run(|| Socket::open(libc::NETLINK_NETFILTER))?;
+    match socket.request(&encode::get_table(family, name)) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}

@@ -6,12 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::{Action, Base, Chain, Family, Hook, Is, Kind, L4, Match, Rule, Table};
-use crate::netlink::{Buffer, F_APPEND, F_CREATE};
+use crate::netlink::{Buffer, F_ACK, F_APPEND, F_CREATE};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEWTABLE: u16 = SUBSYSTEM << 8;
+const GETTABLE: u16 = NEWTABLE | 1;
 const DELTABLE: u16 = NEWTABLE | 2;
 const NEWCHAIN: u16 = NEWTABLE | 3;
 const NEWRULE: u16 = NEWTABLE | 6;
@@ -80,6 +81,14 @@ pub(super) fn batch(tables: &[Table], remove: &[(Family, &str)]) -> Batch {
     }
     batch.border(BATCH_END);
     batch
+}
+
+pub(super) fn get_table(family: Family, name: &str) -> Buffer {
+    let mut buffer = Buffer::default();
+    buffer.begin(GETTABLE, F_ACK, &[number(family), 0, 0, 0]);
+    buffer.text(1, name);
+    buffer.end();
+    buffer
 }
 
 fn number(family: Family) -> u8 {

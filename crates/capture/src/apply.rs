@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A plan into a network namespace, and out of it.
+
+use std::io;
+
+use meltemi_linux::netns::NetNs;
+use meltemi_linux::nft::{self, Family};
+use meltemi_linux::rtnl::{Route, Rtnl};
+
+use crate::plan::{Options, Plan, TABLES};
+
+/// Why a plan could not be applied or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A routing rule or route.
+    #[error("capture routes: {0}")]
+    Routes(#[source] io::Error),
+    /// The nf_tables transaction; nothing of it is in force.
+    #[error("capture rules: {0}")]
+    Rules(#[source] io::Error),
+}
+
+/// Puts the plan in force; what was there before of an earlier plan is replaced. Idempotent.
+///
+/// The routes come first (without marks they do nothing), then all rules in one transaction.
+///
+/// # Errors
+/// No right over the namespace. The rules are then as they were.
+pub fn apply(netns: &NetNs, plan: &Plan) -> Result<(), Error> {
+    route(netns, |rtnl, lo| {
+        for family in &plan.rules {
+            rtnl.add_rule(*family)?;
+        }
+        plan.routes.iter().try_for_each(|r| rtnl.set_route(&Route { interface: Some(lo), ..r.clone() }))
+    })?;
+    let planned =
+        |(family, name): &(Family, &str)| plan.tables.iter().any(|t| t.family == *family && t.name == *name);
+    let gone: Vec<_> = TABLES.iter().copied().filter(|t| !planned(t)).collect();
+    nft::replace(netns, &plan.tables, &gone).map_err(Error::Rules)
+}
+
+/// Takes everything away that any plan can have put there. Idempotent.
+///
+/// # Errors
+/// No right over the namespace.
+pub fn remove(netns: &NetNs) -> Result<(), Error> {
+    nft::replace(netns, &[], &TABLES).map_err(Error::Rules)?;
+    let all = Plan::for_pod(&Options::default());
+    route(netns, |rtnl, lo| {
+        for rule in &all.rules {
+            rtnl.delete_rule(*rule)?;
+        }
+        all.routes.iter().try_for_each(|r| rtnl.delete_route(&Route { interface: Some(lo), ..r.clone() }))
+    })
+}
+
+/// Whether a plan is in force in a namespace.
+///
+/// # Errors
+/// The namespace cannot be entered or asked.
+pub fn is_applied(netns: &NetNs) -> Result<bool, Error> {
+    nft::table_exists(netns, TABLES[2].0, TABLES[2].1).map_err(Error::Rules)
+}
+
+fn route(netns: &NetNs, work: impl FnOnce(&mut Rtnl, u32) -> io::Result<()>) -> Result<(), Error> {
+    let all = || {
+        let mut rtnl = Rtnl::open_in(netns)?;
+        let lo = rtnl.link_index("lo")?;
+        work(&mut rtnl, lo)
+    };
+    all().map_err(Error::Routes)
+}
