@@ -101,6 +101,12 @@ fn tcp() -> Rule {
     Rule::new().when(Match::Protocol(L4::Tcp))
 }
 
+/// The beginning of a connection. Where nothing was tracked before, the kernel takes the next packet of an open
+/// connection for a new one; only a SYN is one.
+fn tcp_opening() -> Rule {
+    tcp().when(Match::TcpSyn)
+}
+
 fn udp() -> Rule {
     Rule::new().when(Match::Protocol(L4::Udp))
 }
@@ -170,7 +176,7 @@ fn nat(options: &Options) -> Table {
     if !options.bypass_inbound {
         for &v6 in families {
             prerouting.push(
-                not_loopback(tcp(), v6)
+                not_loopback(tcp_opening(), v6)
                     .when(Match::DestinationPort(INBOUND_HBONE_PORT, Is::Not))
                     .when(foreign.clone())
                     .then(Action::Redirect(INBOUND_PLAINTEXT_PORT)),
@@ -187,7 +193,7 @@ fn nat(options: &Options) -> Table {
         );
         for &v6 in families {
             output.push(
-                not_loopback(tcp(), v6)
+                not_loopback(tcp_opening(), v6)
                     .when(Match::DestinationPort(53, Is::Equal))
                     .when(foreign.clone())
                     .then(Action::Redirect(DNS_PORT)),
@@ -202,7 +208,9 @@ fn nat(options: &Options) -> Table {
         );
     }
     for &v6 in families {
-        output.push(not_loopback(tcp(), v6).when(foreign.clone()).then(Action::Redirect(OUTBOUND_PORT)));
+        output.push(
+            not_loopback(tcp_opening(), v6).when(foreign.clone()).then(Action::Redirect(OUTBOUND_PORT)),
+        );
     }
     table(
         TABLES[2].1,

@@ -58,15 +58,15 @@ table inet istio-ambient-nat {
 chain prerouting {
 type nat hook prerouting priority -100; policy accept;
 meta l4proto 6 ip saddr 169.254.7.127 accept
-ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0x00000fff != 0x00000539 redirect to :15006
+tcp flags 0x2 / 0x1,0x2,0x4,0x10 ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0x00000fff != 0x00000539 redirect to :15006
 chain output {
 type nat hook output priority -100; policy accept;
 meta l4proto 6 ip daddr 169.254.7.127 accept
 oifname != "lo" meta mark & 0x00000fff != 0x00000539 udp dport 53 redirect to :15053
-ip daddr != 127.0.0.1 tcp dport 53 meta mark & 0x00000fff != 0x00000539 redirect to :15053
+tcp flags 0x2 / 0x1,0x2,0x4,0x10 ip daddr != 127.0.0.1 tcp dport 53 meta mark & 0x00000fff != 0x00000539 redirect to :15053
 meta l4proto 6 meta mark & 0x00000fff == 0x00000111 accept
 oifname "lo" ip daddr != 127.0.0.1 accept
-meta l4proto 6 ip daddr != 127.0.0.1 meta mark & 0x00000fff != 0x00000539 redirect to :15001"#;
+tcp flags 0x2 / 0x1,0x2,0x4,0x10 ip daddr != 127.0.0.1 meta mark & 0x00000fff != 0x00000539 redirect to :15001"#;
 
 fn golden() {
     let here = NetNs::current().unwrap();

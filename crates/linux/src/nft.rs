@@ -134,6 +134,8 @@ pub enum Match {
     },
     /// The protocol; has to come before a port.
     Protocol(L4),
+    /// The first packet of a TCP connection: SYN alone among SYN, ACK, RST and FIN. Has to come after the protocol.
+    TcpSyn,
     /// The source address.
     Source(IpNet, Is),
     /// The destination address.

@@ -230,6 +230,11 @@ fn matching(b: &mut Buffer, family: Family, condition: &Match) {
             load_meta(b, 16);
             compare(b, Is::Equal, &[if *l4 == L4::Tcp { 6 } else { 17 }]);
         }
+        Match::TcpSyn => {
+            load_payload(b, 2, 13, 1);
+            bitwise(b, &[0x17], &[0]);
+            compare(b, Is::Equal, &[0x02]);
+        }
         Match::Source(net, is) => address(b, family, *net, *is, true),
         Match::Destination(net, is) => address(b, family, *net, *is, false),
         Match::SourcePort(port, is) => {
