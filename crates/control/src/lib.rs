@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The control plane: watches objects, translates them, publishes xDS, signs certificates, keeps status, runs gateways.
 
+pub mod access;
 pub mod auth;
 pub mod error;
 pub mod gateways;

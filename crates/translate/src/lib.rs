@@ -12,6 +12,7 @@ pub mod index;
 
 pub mod labels;
 pub mod mesh;
+pub mod routes;
 pub mod services;
 pub mod waypoints;
 pub mod workloads;
