@@ -200,7 +200,8 @@ impl Auth {
         object: &Value,
     ) -> Result<(), Refusal> {
         if user.is_in("system:nodes") && !user.is_in("system:masters") {
-            node::admit(user, attributes, object).map_err(|reason| forbidden(user, attributes, &reason))?;
+            node::admit(&*self.objects, user, attributes, object)
+                .map_err(|reason| forbidden(user, attributes, &reason))?;
         }
         Ok(())
     }

@@ -59,7 +59,12 @@ fn judge_resource(
 }
 
 /// Judges what a node writes by the object itself.
-pub(super) fn admit(user: &User, attributes: &Attributes<'_>, object: &Value) -> Result<(), String> {
+pub(super) fn admit(
+    objects: &dyn Objects,
+    user: &User,
+    attributes: &Attributes<'_>,
+    object: &Value,
+) -> Result<(), String> {
     let Some(node) = node_name(user) else { return Ok(()) };
     let Target::Resource(target) = attributes.target else { return Ok(()) };
     let name = text(object, "/metadata/name");
@@ -69,10 +74,14 @@ pub(super) fn admit(user: &User, attributes: &Attributes<'_>, object: &Value) ->
         }
         ("", "serviceaccounts", "token", "create") => {
             let reference = &object["spec"]["boundObjectRef"];
-            if text(reference, "/kind") == "Pod" && !text(reference, "/uid").is_empty() {
+            if text(reference, "/kind") != "Pod" || text(reference, "/uid").is_empty() {
+                return Err("node requested token not bound to a pod".into());
+            }
+            let pod = objects.get("", "pods", target.namespace, &text(reference, "/name"));
+            if pod.is_none_or(|pod| text(&pod, "/spec/nodeName") == node) {
                 Ok(())
             } else {
-                Err("node requested token not bound to a pod".into())
+                Err("node requested token bound to a pod scheduled on a different node".into())
             }
         }
         ("", "pods", "", "create") => Err("a node may not create pods".into()),

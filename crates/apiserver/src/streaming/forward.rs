@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `pods/portforward`: pairs of SPDY streams (data and error, by request id), each to one connection in the Pod.
+
+use std::collections::HashMap;
+use std::io;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use http::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::kubelet::{Kubelet, NodeIo, Place};
+use super::spdy::{self, Stream};
+use super::{Streaming, Upgrade, listed, switching, wanted_upgrade, websocket};
+use crate::status::Refusal;
+
+const PROTOCOL: &str = "portforward.k8s.io";
+const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
+const INNER: &str = "meltemi-raw/1";
+/// Streams whose other half has not come yet.
+const MAX_UNPAIRED: usize = 64;
+
+pub(super) fn serve(
+    streaming: &Streaming,
+    place: Place,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let kubelet = streaming.kubelet.clone();
+    match wanted_upgrade(request.headers())? {
+        Upgrade::WebSocket => {
+            let (response, on_upgrade, _) = websocket::accept(&mut request, &[TUNNELLED])?;
+            streaming.tasks.spawn_job("port-forward over WebSocket", async move {
+                let (io, pump) = websocket::tunnel(websocket::open(on_upgrade).await?);
+                let (forwarded, pumped) = tokio::join!(forward(kubelet, place, io), pump);
+                forwarded.and(pumped)
+            });
+            Ok(response)
+        }
+        Upgrade::Spdy => {
+            let offered = listed(request.headers(), spdy::PROTOCOL_HEADER);
+            if !offered.contains(&PROTOCOL) {
+                let message = format!("unable to upgrade: none of {offered:?} is supported, only {PROTOCOL}");
+                return Err(Refusal::forbidden(message));
+            }
+            let headers = [("upgrade", "SPDY/3.1"), (spdy::PROTOCOL_HEADER, PROTOCOL)];
+            let (response, on_upgrade) = switching(&mut request, &headers)?;
+            streaming.tasks.spawn_job("port-forward over SPDY", async move {
+                let io = TokioIo::new(on_upgrade.await.map_err(io::Error::other)?);
+                forward(kubelet, place, io).await
+            });
+            Ok(response)
+        }
+    }
+}
+
+/// Serves the connections of one client until it closes.
+async fn forward<T>(kubelet: Kubelet, place: Place, io: T) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (mut session, driver) = spdy::session(io);
+    let mut connections = FuturesUnordered::new();
+    let mut unpaired: HashMap<String, Stream> = HashMap::new();
+    tokio::pin!(driver);
+    loop {
+        tokio::select! {
+            ended = &mut driver => return ended,
+            Some(()) = connections.next() => {}
+            stream = session.accept() => {
+                let Some(stream) = stream else { return driver.await };
+                let id = stream.header("requestid").unwrap_or_default().to_owned();
+                match unpaired.remove(&id) {
+                    Some(other) => match pair(stream, other) {
+                        Some(pair) => connections.push(connect(&kubelet, &place, pair)),
+                        None => tracing::debug!(%id, "port-forward streams do not make a pair"),
+                    },
+                    // A stream that is dropped is reset.
+                    None if unpaired.len() >= MAX_UNPAIRED => tracing::debug!("too many unpaired streams"),
+                    None => drop(unpaired.insert(id, stream)),
+                }
+            }
+        }
+    }
+}
+
+struct Pair {
+    port: String,
+    data: Stream,
+    error: Stream,
+}
+
+fn pair(a: Stream, b: Stream) -> Option<Pair> {
+    let is = |stream: &Stream, kind| stream.header("streamtype") == Some(kind);
+    let (data, error) = match () {
+        () if is(&a, "data") && is(&b, "error") => (a, b),
+        () if is(&a, "error") && is(&b, "data") => (b, a),
+        () => return None,
+    };
+    let port = data.header("port")?.to_owned();
+    (error.header("port") == Some(port.as_str())).then_some(Pair { port, data, error })
+}
+
+async fn connect(kubelet: &Kubelet, place: &Place, pair: Pair) {
+    let Pair { port, data, error } = pair;
+    let outcome = match port.parse::<u16>() {
+        Ok(port) if port != 0 => {
+            let path = format!("/portForward/{}?port={port}", place.pod);
+            match kubelet.upgrade(place, &path, INNER).await {
+                Ok(node) => copy(node, data).await.map_err(|e| e.to_string()),
+                Err(refusal) => Err(refusal.message),
+            }
+        }
+        _ => Err(format!("{port:?} is not a port")),
+    };
+    // The client reads the error stream to its end: nothing there means success.
+    if let Err(reason) = outcome {
+        let text = format!("error forwarding port {port} to pod {}: {reason}", place.pod);
+        let _ = error.write(Bytes::from(text)).await;
+    }
+    let _ = error.finish().await;
+}
+
+/// Both directions until both have ended; each end is passed on as a half-close.
+async fn copy(node: NodeIo, mut data: Stream) -> io::Result<()> {
+    let (mut node_read, mut node_write) = tokio::io::split(node);
+    let writer = data.writer();
+    let up = async {
+        while let Some(bytes) = data.read().await {
+            node_write.write_all(&bytes).await?;
+            node_write.flush().await?;
+        }
+        node_write.shutdown().await
+    };
+    let down = async {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let n = node_read.read(&mut buffer).await?;
+            if n == 0 {
+                return writer.finish().await;
+            }
+            writer.write(Bytes::copy_from_slice(&buffer[..n])).await?;
+        }
+    };
+    // The Pod's end is what counts: a client that only half-closes still wants the answer, one whose answer has
+    // ended has nothing left to send.
+    tokio::pin!(up, down);
+    tokio::select! {
+        done = &mut down => done,
+        sent = &mut up => match sent {
+            Ok(()) => down.await,
+            Err(e) => Err(e),
+        },
+    }
+}
