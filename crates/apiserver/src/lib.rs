@@ -5,6 +5,26 @@
 //! (TLS, client certificate) → authentication → authorization → decoding and field validation → admission → the
 //! store, whose single writer gives every change the next revision and hands it to the watches.
 
+pub mod admission;
+pub mod api;
+pub mod apply;
 pub mod auth;
+mod bootstrap;
+pub mod defaults;
+pub mod discovery;
+pub mod events;
+pub mod openapi;
+pub mod patch;
+pub mod path;
 pub mod pki;
+pub mod registry;
+pub mod rest;
+pub mod schema;
+pub mod selector;
+pub mod server;
 pub mod status;
+pub mod store;
+pub mod streaming;
+pub mod table;
+
+pub use server::{Config, ServerError, start};

@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use super::{
-    Attributes, Auth, ISSUER, Objects, ResourceTarget, Target, User, Verdict, bootstrap_objects, token_request,
+    Attributes, Auth, ISSUER, Objects, ResourceTarget, Target, User, Verdict, bootstrap_objects,
+    token_request,
 };
 use crate::pki::{self, Layout};
 use crate::status::Refusal;
@@ -19,7 +20,8 @@ struct Fixture(BTreeMap<(String, String, String, String), Arc<Value>>);
 impl Fixture {
     fn with(mut self, group: &str, resource: &str, object: Value) -> Self {
         let text = |p: &str| object.pointer(p).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let key = (group.to_owned(), resource.to_owned(), text("/metadata/namespace"), text("/metadata/name"));
+        let key =
+            (group.to_owned(), resource.to_owned(), text("/metadata/namespace"), text("/metadata/name"));
         self.0.insert(key, Arc::new(object));
         self
     }
@@ -119,7 +121,14 @@ fn attributes(text: &str) -> Attributes<'_> {
     let field_selector = words.next().unwrap_or_default();
     Attributes {
         verb,
-        target: Target::Resource(ResourceTarget { group, resource, subresource, namespace, name, field_selector }),
+        target: Target::Resource(ResourceTarget {
+            group,
+            resource,
+            subresource,
+            namespace,
+            name,
+            field_selector,
+        }),
     }
 }
 
@@ -281,7 +290,8 @@ fn a_token_is_judged_against_the_live_objects() {
     let other = token(&first, json!({"audiences": ["istio-ca"]})).unwrap();
     assert_eq!(first.authenticate(&bearer(&other), None).unwrap_err().code, 401, "for another audience");
     assert_eq!(first.authenticate(&bearer(&good), None).unwrap_err().code, 401, "signed by another key");
-    let early = token_request::create(&first, "default", "curl", &json!({"spec": {}}), super::now() - 7200).unwrap();
+    let early =
+        token_request::create(&first, "default", "curl", &json!({"spec": {}}), super::now() - 7200).unwrap();
     let early = early["status"]["token"].as_str().unwrap();
     assert_eq!(first.authenticate(&bearer(early), None).unwrap_err().code, 401, "expired");
     let cut = &good[..good.len() - 3];
@@ -336,8 +346,14 @@ fn reviews_answer_what_is_true() {
             ["allowed"]
             .clone()
     };
-    assert_eq!(can(&account("reader"), json!({"verb": "list", "resource": "pods", "namespace": "default"})), true);
-    assert_eq!(can(&account("curl"), json!({"verb": "list", "resource": "pods", "namespace": "default"})), false);
+    assert_eq!(
+        can(&account("reader"), json!({"verb": "list", "resource": "pods", "namespace": "default"})),
+        true
+    );
+    assert_eq!(
+        can(&account("curl"), json!({"verb": "list", "resource": "pods", "namespace": "default"})),
+        false
+    );
     assert!(auth.review(&account("curl"), "", "pods", "", &json!({})).is_none());
 }
 
@@ -363,9 +379,7 @@ fn nobody_grants_what_they_lack() {
     let error = auth.admit_rbac(&reader, "roles", &pods("delete")).unwrap_err();
     assert!(error.message.contains(r#"{APIGroups:[""], Resources:["pods"], Verbs:["delete"]}"#), "{error}");
     assert!(auth.admit_rbac(&reader, "roles", &pods("*")).is_err());
-    let bind = |kind: &str, name: &str| {
-        json!({"metadata": {"name": "b", "namespace": "default"}, "roleRef": {"kind": kind, "name": name}})
-    };
+    let bind = |kind: &str, name: &str| json!({"metadata": {"name": "b", "namespace": "default"}, "roleRef": {"kind": kind, "name": name}});
     auth.admit_rbac(&reader, "rolebindings", &bind("Role", "logs")).unwrap();
     assert!(auth.admit_rbac(&reader, "rolebindings", &bind("ClusterRole", "cluster-admin")).is_err());
     assert!(auth.admit_rbac(&reader, "rolebindings", &bind("Role", "missing")).is_err());

@@ -37,7 +37,11 @@ pub(super) async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Opt
 }
 
 /// Writes a frame; a payload that is too large goes out in several.
-pub(super) async fn write<W: AsyncWrite + Unpin>(writer: &mut W, channel: u8, payload: &[u8]) -> io::Result<()> {
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    channel: u8,
+    payload: &[u8],
+) -> io::Result<()> {
     let mut rest = payload;
     loop {
         let (part, after) = rest.split_at(rest.len().min(MAX_PAYLOAD));

@@ -78,7 +78,8 @@ pub(super) async fn serve(
     }
     let container = container(pod, query, &["containers", "initContainers", "ephemeralContainers"])?;
     let Wanted { stdin, stdout, stderr, tty } = wanted;
-    let mut path = format!("/{verb}/{}/{container}?stdin={stdin}&stdout={stdout}&stderr={stderr}&tty={tty}", place.pod);
+    let mut path =
+        format!("/{verb}/{}/{container}?stdin={stdin}&stdout={stdout}&stderr={stderr}&tty={tty}", place.pod);
     for command in query.all("command") {
         path.push_str(&format!("&command={}", encoded(command)));
     }
@@ -92,7 +93,8 @@ pub(super) async fn serve(
         Upgrade::Spdy => {
             let offered = listed(request.headers(), spdy::PROTOCOL_HEADER);
             if !offered.contains(&V4) {
-                let message = format!("unable to upgrade: none of the protocols {offered:?} is supported, only {V4}");
+                let message =
+                    format!("unable to upgrade: none of the protocols {offered:?} is supported, only {V4}");
                 return Err(Refusal::forbidden(message));
             }
             let headers = [("upgrade", "SPDY/3.1"), (spdy::PROTOCOL_HEADER, V4)];
@@ -136,7 +138,10 @@ async fn over_websocket(on_upgrade: OnUpgrade, node: NodeIo) -> io::Result<()> {
     Ok(())
 }
 
-async fn to_websocket(node: &mut ReadHalf<NodeIo>, sink: &mut SplitSink<ClientSocket, Message>) -> io::Result<()> {
+async fn to_websocket(
+    node: &mut ReadHalf<NodeIo>,
+    sink: &mut SplitSink<ClientSocket, Message>,
+) -> io::Result<()> {
     let mut ended = false;
     while !ended {
         let (channel, payload) = next(node).await;
@@ -266,4 +271,3 @@ async fn to_spdy(
     }
     Ok(())
 }
-

@@ -85,7 +85,10 @@ impl Kubelet {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refusal(response).await);
         }
-        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(|e| Refusal::internal(format!("upgrade: {e}")))
+        hyper::upgrade::on(response)
+            .await
+            .map(TokioIo::new)
+            .map_err(|e| Refusal::internal(format!("upgrade: {e}")))
     }
 
     async fn send(
@@ -107,11 +110,11 @@ impl Kubelet {
             .await
             .map_err(|_| failed(&"timed out"))?
             .map_err(|e| failed(&e))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| failed(&e))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
         self.tasks.spawn_job("kubelet connection", connection.with_upgrades());
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, place.address.to_string());
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::HOST, place.address.to_string());
         if let Some(protocol) = upgrade {
             request = request.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, protocol);
         }

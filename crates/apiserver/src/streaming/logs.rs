@@ -73,7 +73,10 @@ mod tests {
     fn parameters_are_checked_and_forwarded() {
         let cases = [
             ("follow=true&tailLines=10&container=c", Ok("follow=true&tailLines=10")),
-            ("sinceSeconds=5&timestamps=true&previous=false", Ok("sinceSeconds=5&timestamps=true&previous=false")),
+            (
+                "sinceSeconds=5&timestamps=true&previous=false",
+                Ok("sinceSeconds=5&timestamps=true&previous=false"),
+            ),
             (
                 "sinceTime=2026-01-01T00%3A00%3A00Z&limitBytes=9",
                 Ok("sinceTime=2026%2D01%2D01T00%3A00%3A00Z&limitBytes=9"),

@@ -42,8 +42,11 @@ pub(super) fn accept(
             "websocket: none of the protocols {offered:?} is supported here, only {protocols:?}"
         )));
     };
-    let headers =
-        [("upgrade", "websocket"), ("sec-websocket-accept", accept.as_str()), ("sec-websocket-protocol", protocol)];
+    let headers = [
+        ("upgrade", "websocket"),
+        ("sec-websocket-accept", accept.as_str()),
+        ("sec-websocket-protocol", protocol),
+    ];
     let (response, on_upgrade) = switching(request, &headers)?;
     Ok((response, on_upgrade, protocol))
 }
@@ -51,7 +54,8 @@ pub(super) fn accept(
 /// The WebSocket on an upgraded connection.
 pub(super) async fn open(on_upgrade: OnUpgrade) -> io::Result<ClientSocket> {
     let upgraded = on_upgrade.await.map_err(io::Error::other)?;
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await)
 }
 

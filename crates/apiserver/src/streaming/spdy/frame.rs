@@ -38,16 +38,35 @@ pub(super) enum Reset {
 /// What a peer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    SynStream { stream: u32, fin: bool, headers: Headers },
-    SynReply { stream: u32, fin: bool },
-    Headers { stream: u32, fin: bool },
-    Data { stream: u32, fin: bool, bytes: Bytes },
-    Reset { stream: u32 },
+    SynStream {
+        stream: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    SynReply {
+        stream: u32,
+        fin: bool,
+    },
+    Headers {
+        stream: u32,
+        fin: bool,
+    },
+    Data {
+        stream: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
+    Reset {
+        stream: u32,
+    },
     /// With the initial window, if given.
     Settings(Option<u32>),
     Ping(u32),
     GoAway,
-    WindowUpdate { stream: u32, delta: u32 },
+    WindowUpdate {
+        stream: u32,
+        delta: u32,
+    },
     /// A type that is unknown is skipped.
     Unknown(u16),
 }
@@ -175,13 +194,15 @@ fn unpack(inflate: &mut Decompress, block: &[u8]) -> io::Result<Headers> {
 
 fn parse(mut block: &[u8]) -> io::Result<Headers> {
     fn number(block: &mut &[u8]) -> io::Result<usize> {
-        let (head, rest) = block.split_first_chunk::<4>().ok_or_else(|| invalid("header block is too short"))?;
+        let (head, rest) =
+            block.split_first_chunk::<4>().ok_or_else(|| invalid("header block is too short"))?;
         *block = rest;
         Ok(u32::from_be_bytes(*head) as usize)
     }
     fn string(block: &mut &[u8]) -> io::Result<String> {
         let length = number(block)?;
-        let (text, rest) = block.split_at_checked(length).ok_or_else(|| invalid("header block is too short"))?;
+        let (text, rest) =
+            block.split_at_checked(length).ok_or_else(|| invalid("header block is too short"))?;
         *block = rest;
         String::from_utf8(text.to_vec()).map_err(|_| invalid("header is not UTF-8"))
     }

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Server-side apply: who owns which field (`metadata.managedFields`), conflicts, and removal of what an applier no
+//! longer names. Pure.
+
+mod fields;
+
+use serde_json::{Value, json};
+
+pub use self::fields::{FieldSet, Step};
+use crate::status::Refusal;
+
+/// Who changes an object, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manager<'a> {
+    /// `fieldManager` of the request.
+    pub name: &'a str,
+    /// `Apply` or `Update`.
+    pub operation: &'static str,
+    /// `apiVersion` of the request.
+    pub api_version: &'a str,
+    /// Subresource, empty for the main one.
+    pub subresource: &'a str,
+    /// Now, RFC 3339.
+    pub time: &'a str,
+}
+
+/// Applies a configuration to an object (or to nothing, creating it).
+///
+/// # Errors
+/// 409 when a field with another value belongs to another manager and `force` is not set.
+pub fn apply(
+    live: Option<&Value>,
+    config: &Value,
+    manager: &Manager<'_>,
+    force: bool,
+) -> Result<Value, Refusal> {
+    let mut wanted = config.clone();
+    if let Some(metadata) = wanted.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        metadata.remove("resourceVersion");
+    }
+    let mine = FieldSet::of(&wanted);
+    let mut object = live.cloned().unwrap_or_else(|| json!({}));
+    let mut managers = managed(&object);
+    if !force {
+        conflicts(&object, &wanted, &mine, &managers, manager)?;
+    }
+    let previous = managers
+        .iter()
+        .position(|entry| same(entry, manager))
+        .map(|at| managers.remove(at))
+        .map(|entry| FieldSet::from_v1(&entry["fieldsV1"]))
+        .unwrap_or_default();
+    // What was applied before and is not any more goes, unless somebody else owns it too.
+    for path in previous.leaves() {
+        let shared = managers.iter().any(|entry| FieldSet::from_v1(&entry["fieldsV1"]).has(&path));
+        if !mine.has(&path) && !shared {
+            fields::remove(&mut object, &path);
+        }
+    }
+    fields::merge(&mut object, &wanted, "");
+    // What is forced belongs to the applier alone.
+    for entry in &mut managers {
+        let theirs = FieldSet::from_v1(&entry["fieldsV1"]);
+        let rest = theirs.without(|path| {
+            mine.has(path) && live.is_some_and(|l| fields::value(l, path) != fields::value(&wanted, path))
+        });
+        entry["fieldsV1"] = rest.to_v1();
+    }
+    managers.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
+    managers.push(entry(manager, &mine));
+    set_managed(&mut object, managers);
+    Ok(object)
+}
+
+/// Notes an update (PUT, POST or another patch): fields that changed belong to the updater now.
+pub fn note_update(before: Option<&Value>, object: &mut Value, manager: &Manager<'_>) {
+    let mut plain = object.clone();
+    if let Some(metadata) = plain.get_mut("metadata").and_then(Value::as_object_mut) {
+        for key in ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"]
+        {
+            metadata.remove(key);
+        }
+    }
+    let all = FieldSet::of(&plain);
+    let changed = all.without(|path| {
+        before.is_some_and(|before| fields::value(before, path) == fields::value(&plain, path))
+    });
+    let mut managers = before.map(managed).unwrap_or_default();
+    let previous = managers
+        .iter()
+        .position(|entry| same(entry, manager))
+        .map(|at| managers.remove(at))
+        .map(|entry| FieldSet::from_v1(&entry["fieldsV1"]))
+        .unwrap_or_default();
+    for entry in &mut managers {
+        let rest = FieldSet::from_v1(&entry["fieldsV1"]).without(|path| changed.has(path) || !all.has(path));
+        entry["fieldsV1"] = rest.to_v1();
+    }
+    managers.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
+    let mine = previous.without(|path| !all.has(path)).union(&changed);
+    if !mine.is_empty() {
+        managers.push(entry(manager, &mine));
+    }
+    set_managed(object, managers);
+}
+
+fn conflicts(
+    object: &Value,
+    wanted: &Value,
+    mine: &FieldSet,
+    managers: &[Value],
+    manager: &Manager<'_>,
+) -> Result<(), Refusal> {
+    let mut causes = Vec::new();
+    let mut texts = Vec::new();
+    for other in managers.iter().filter(|entry| !same(entry, manager)) {
+        let theirs = FieldSet::from_v1(&other["fieldsV1"]);
+        for path in mine.leaves() {
+            if theirs.has(&path) && fields::value(object, &path) != fields::value(wanted, &path) {
+                let name = other["manager"].as_str().unwrap_or_default();
+                let field = fields::display(&path);
+                texts.push(format!("conflict with \"{name}\": {field}"));
+                causes.push(json!({"reason": "FieldManagerConflict", "message": format!("conflict with \"{name}\""), "field": field}));
+            }
+        }
+    }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    let plural = if causes.len() == 1 { "conflict" } else { "conflicts" };
+    let message = format!("Apply failed with {} {plural}: {}", causes.len(), texts.join("\n"));
+    Err(Refusal::apply_conflict(message, causes))
+}
+
+fn managed(object: &Value) -> Vec<Value> {
+    object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default()
+}
+
+fn set_managed(object: &mut Value, managers: Vec<Value>) {
+    object["metadata"]["managedFields"] = Value::Array(managers);
+}
+
+fn same(entry: &Value, manager: &Manager<'_>) -> bool {
+    entry["manager"] == manager.name
+        && entry["operation"] == manager.operation
+        && entry["subresource"].as_str().unwrap_or_default() == manager.subresource
+}
+
+fn entry(manager: &Manager<'_>, fields: &FieldSet) -> Value {
+    let mut entry = json!({
+        "manager": manager.name, "operation": manager.operation, "apiVersion": manager.api_version,
+        "time": manager.time, "fieldsType": "FieldsV1", "fieldsV1": fields.to_v1(),
+    });
+    if !manager.subresource.is_empty() {
+        entry["subresource"] = manager.subresource.into();
+    }
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manager(name: &str) -> Manager<'_> {
+        Manager { name, operation: "Apply", api_version: "v1", subresource: "", time: "2026-01-01T00:00:00Z" }
+    }
+
+    fn config(data: Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data})
+    }
+
+    #[test]
+    fn what_is_no_longer_applied_goes() {
+        let one = apply(None, &config(json!({"a": "1", "b": "2"})), &manager("x"), false).unwrap();
+        let two = apply(Some(&one), &config(json!({"a": "1"})), &manager("x"), false).unwrap();
+        assert_eq!(two["data"], json!({"a": "1"}));
+    }
+
+    #[test]
+    fn another_managers_field_is_a_conflict_unless_forced() {
+        let one = apply(None, &config(json!({"a": "1"})), &manager("x"), false).unwrap();
+        let refusal = apply(Some(&one), &config(json!({"a": "2"})), &manager("y"), false).unwrap_err();
+        assert_eq!(refusal.message, "Apply failed with 1 conflict: conflict with \"x\": .data.a");
+        let forced = apply(Some(&one), &config(json!({"a": "2"})), &manager("y"), true).unwrap();
+        assert_eq!(forced["data"]["a"], "2");
+        // x owns nothing of it any more, and may drop it without effect.
+        let again = apply(Some(&forced), &config(json!({})), &manager("x"), false).unwrap();
+        assert_eq!(again["data"]["a"], "2");
+        // Same value is no conflict; both own it, and it stays when one drops it.
+        let shared = apply(Some(&one), &config(json!({"a": "1"})), &manager("y"), false).unwrap();
+        let kept = apply(Some(&shared), &config(json!({})), &manager("x"), false).unwrap();
+        assert_eq!(kept["data"]["a"], "1");
+    }
+
+    #[test]
+    fn keyed_lists_are_owned_element_by_element() {
+        let of = |list: Value| json!({"kind": "Gateway", "metadata": {"name": "g"}, "status": {"conditions": list}});
+        let one = apply(None, &of(json!([{"type": "A", "status": "True"}])), &manager("x"), false).unwrap();
+        let two =
+            apply(Some(&one), &of(json!([{"type": "B", "status": "True"}])), &manager("y"), false).unwrap();
+        assert_eq!(two["status"]["conditions"].as_array().unwrap().len(), 2);
+        let three = apply(Some(&two), &of(json!([])), &manager("x"), false).unwrap();
+        assert_eq!(three["status"]["conditions"], json!([{"type": "B", "status": "True"}]));
+    }
+
+    #[test]
+    fn an_update_takes_over_what_it_changes() {
+        let one = apply(None, &config(json!({"a": "1", "b": "1"})), &manager("x"), false).unwrap();
+        let mut two = one.clone();
+        two["data"]["a"] = "2".into();
+        let updater = Manager { name: "edit", operation: "Update", ..manager("edit") };
+        note_update(Some(&one), &mut two, &updater);
+        let refusal =
+            apply(Some(&two), &config(json!({"a": "1", "b": "1"})), &manager("x"), false).unwrap_err();
+        assert!(refusal.message.contains("conflict with \"edit\": .data.a"), "{}", refusal.message);
+    }
+}

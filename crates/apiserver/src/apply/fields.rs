@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sets of fields in the form `fieldsV1`: `f:<field>`, `k:{<keys>}` and `v:<value>` for elements of lists.
+
+use serde_json::{Map, Value, json};
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A field of a map.
+    Field(String),
+    /// The element of a list that has these keys.
+    Key(Map<String, Value>),
+    /// An element of a set.
+    Value(Value),
+}
+
+/// A path from the root of an object.
+pub(super) type Path = Vec<Step>;
+
+/// A set of fields, as the tree that `fieldsV1` writes down.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FieldSet(Map<String, Value>);
+
+/// Lists merged by keys under server-side apply (`x-kubernetes-list-map-keys`), by field name.
+fn list_keys(field: &str, elements: &[Value]) -> Option<&'static [&'static str]> {
+    let keys: Option<&'static [&'static str]> = match field {
+        "ports" if elements.iter().any(|e| e.get("containerPort").is_some()) => {
+            Some(&["containerPort", "protocol"])
+        }
+        "ports" if elements.iter().all(|e| e.get("port").is_some()) => Some(&["port", "protocol"]),
+        "listeners" => Some(&["name"]),
+        _ => crate::patch::merge_keys(field, elements),
+    };
+    keys.filter(|_| !elements.is_empty() && elements.iter().all(Value::is_object))
+}
+
+const SETS: &[&str] = &["finalizers"];
+
+/// Never owned: identity of the object and what the server writes.
+const UNOWNED: &[&str] = &["apiVersion", "kind"];
+const UNOWNED_METADATA: &[&str] = &[
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "managedFields",
+    "selfLink",
+];
+
+impl FieldSet {
+    /// The fields that an applied configuration names.
+    pub fn of(object: &Value) -> Self {
+        let mut tree = Map::new();
+        for (key, value) in object.as_object().into_iter().flatten() {
+            if UNOWNED.contains(&key.as_str()) {
+                continue;
+            }
+            if key == "metadata" {
+                let kept: Map<String, Value> = value
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .filter(|(k, _)| !UNOWNED_METADATA.contains(&k.as_str()))
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect();
+                if !kept.is_empty() {
+                    tree.insert("f:metadata".into(), subtree(key, &Value::Object(kept)));
+                }
+                continue;
+            }
+            tree.insert(format!("f:{key}"), subtree(key, value));
+        }
+        Self(tree)
+    }
+
+    /// From `fieldsV1`.
+    pub fn from_v1(value: &Value) -> Self {
+        Self(value.as_object().cloned().unwrap_or_default())
+    }
+
+    /// As `fieldsV1`.
+    pub fn to_v1(&self) -> Value {
+        Value::Object(self.0.clone())
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The paths of its leaves.
+    pub fn leaves(&self) -> Vec<Path> {
+        let mut all = Vec::new();
+        collect(&self.0, &mut Vec::new(), &mut all);
+        all
+    }
+
+    /// Whether a leaf (or what is above it) is in the set.
+    pub fn has(&self, path: &[Step]) -> bool {
+        let mut tree = &self.0;
+        for step in path {
+            match tree.get(&name(step)).and_then(Value::as_object) {
+                Some(next) => tree = next,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The set without the leaves for which `gone` says so.
+    pub fn without(&self, gone: impl Fn(&[Step]) -> bool) -> Self {
+        let mut rest = Map::new();
+        for path in self.leaves() {
+            if !gone(&path) {
+                insert(&mut rest, &path);
+            }
+        }
+        Self(rest)
+    }
+
+    /// Both sets together.
+    pub fn union(&self, other: &Self) -> Self {
+        let mut all = self.0.clone();
+        for path in other.leaves() {
+            insert(&mut all, &path);
+        }
+        Self(all)
+    }
+}
+
+fn subtree(field: &str, value: &Value) -> Value {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            Value::Object(map.iter().map(|(k, v)| (format!("f:{k}"), subtree(k, v))).collect())
+        }
+        Value::Array(list) if SETS.contains(&field) => {
+            Value::Object(list.iter().map(|item| (format!("v:{item}"), json!({}))).collect())
+        }
+        Value::Array(list) => match list_keys(field, list) {
+            Some(keys) => Value::Object(
+                list.iter()
+                    .map(|item| {
+                        let mut inner = subtree("", item);
+                        inner["."] = json!({});
+                        (name(&Step::Key(key_of(item, keys))), inner)
+                    })
+                    .collect(),
+            ),
+            None => json!({}),
+        },
+        _ => json!({}),
+    }
+}
+
+fn key_of(item: &Value, keys: &[&str]) -> Map<String, Value> {
+    keys.iter()
+        .map(|key| {
+            let default = if *key == "protocol" { json!("TCP") } else { Value::Null };
+            ((*key).to_owned(), item.get(*key).cloned().unwrap_or(default))
+        })
+        .collect()
+}
+
+fn name(step: &Step) -> String {
+    match step {
+        Step::Field(field) => format!("f:{field}"),
+        Step::Key(keys) => format!("k:{}", Value::Object(keys.clone())),
+        Step::Value(value) => format!("v:{value}"),
+    }
+}
+
+fn step(name: &str) -> Option<Step> {
+    if let Some(field) = name.strip_prefix("f:") {
+        return Some(Step::Field(field.to_owned()));
+    }
+    if let Some(keys) = name.strip_prefix("k:") {
+        return serde_json::from_str(keys).ok().map(Step::Key);
+    }
+    serde_json::from_str(name.strip_prefix("v:")?).ok().map(Step::Value)
+}
+
+fn collect(tree: &Map<String, Value>, at: &mut Path, all: &mut Vec<Path>) {
+    let steps: Vec<(Step, &Map<String, Value>)> =
+        tree.iter().filter_map(|(key, inner)| Some((step(key)?, inner.as_object()?))).collect();
+    if steps.is_empty() {
+        if !at.is_empty() {
+            all.push(at.clone());
+        }
+        return;
+    }
+    for (step, inner) in steps {
+        at.push(step);
+        collect(inner, at, all);
+        at.pop();
+    }
+}
+
+fn insert(tree: &mut Map<String, Value>, path: &[Step]) {
+    let mut at = tree;
+    for step in path {
+        let inner = at
+            .entry(name(step))
+            .or_insert_with(|| if matches!(step, Step::Key(_)) { json!({".": {}}) } else { json!({}) });
+        match inner.as_object_mut() {
+            Some(next) => at = next,
+            None => return,
+        }
+    }
+}
+
+/// The value at a path.
+pub(super) fn value<'a>(object: &'a Value, path: &[Step]) -> Option<&'a Value> {
+    path.iter().try_fold(object, |value, step| match step {
+        Step::Field(field) => value.get(field),
+        Step::Key(keys) => value.as_array()?.iter().find(|item| has_keys(item, keys)),
+        Step::Value(wanted) => value.as_array()?.iter().find(|item| *item == wanted),
+    })
+}
+
+fn has_keys(item: &Value, keys: &Map<String, Value>) -> bool {
+    keys.iter().all(|(key, wanted)| {
+        let default = if key == "protocol" { json!("TCP") } else { Value::Null };
+        item.get(key).unwrap_or(&default) == wanted
+    })
+}
+
+/// Removes the value at a path, and what is left empty above it by that.
+pub(super) fn remove(object: &mut Value, path: &[Step]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    match first {
+        Step::Field(field) => {
+            let Some(map) = object.as_object_mut() else { return };
+            let Some(inner) = map.get_mut(field) else { return };
+            if rest.is_empty() {
+                map.remove(field);
+                return;
+            }
+            remove(inner, rest);
+            let empty =
+                inner.as_object().is_some_and(Map::is_empty) || inner.as_array().is_some_and(Vec::is_empty);
+            if empty {
+                map.remove(field);
+            }
+        }
+        Step::Key(keys) => {
+            let Some(list) = object.as_array_mut() else { return };
+            let Some(at) = list.iter().position(|item| has_keys(item, keys)) else { return };
+            remove(&mut list[at], rest);
+            // Nothing but the keys is left: the element itself was owned.
+            let bare = list[at].as_object().is_some_and(|item| item.keys().all(|k| keys.contains_key(k)));
+            if rest.is_empty() || bare {
+                list.remove(at);
+            }
+        }
+        Step::Value(wanted) => {
+            if let Some(list) = object.as_array_mut() {
+                list.retain(|item| item != wanted);
+            }
+        }
+    }
+}
+
+/// Merges an applied configuration into an object: maps by field, keyed lists by element, all else replaced.
+pub(super) fn merge(object: &mut Value, wanted: &Value, field: &str) {
+    match (&mut *object, wanted) {
+        (Value::Object(target), Value::Object(wanted)) => {
+            for (key, value) in wanted {
+                match target.get_mut(key) {
+                    Some(inner) => merge(inner, value, key),
+                    None => {
+                        target.insert(key.clone(), value.clone());
+                    }
+                }
+            }
+        }
+        (Value::Array(list), Value::Array(items)) => {
+            let both: Vec<Value> = list.iter().chain(items).cloned().collect();
+            if SETS.contains(&field) {
+                list.extend(items.iter().filter(|i| !both[..both.len() - items.len()].contains(i)).cloned());
+            } else if let Some(keys) = list_keys(field, &both) {
+                for item in items {
+                    let wanted = key_of(item, keys);
+                    match list.iter_mut().find(|i| has_keys(i, &wanted)) {
+                        Some(found) => merge(found, item, ""),
+                        None => list.push(item.clone()),
+                    }
+                }
+            } else {
+                list.clone_from(items);
+            }
+        }
+        _ => *object = wanted.clone(),
+    }
+}
+
+/// A path as Kubernetes writes it in messages.
+pub(super) fn display(path: &[Step]) -> String {
+    path.iter()
+        .map(|step| match step {
+            Step::Field(field) => format!(".{field}"),
+            Step::Key(keys) => {
+                let pairs: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                format!("[{}]", pairs.join(","))
+            }
+            Step::Value(value) => format!("[={value}]"),
+        })
+        .collect()
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every cluster has from its first moment: namespaces, roles, the Service of the API itself.
+
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::status::Refusal;
+use crate::store::StoreError;
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Creates what is missing.
+///
+/// # Errors
+/// The store refuses.
+pub(crate) fn ensure(api: &Api) -> Result<(), Refusal> {
+    for name in NAMESPACES {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        put(api, "/namespaces", object)?;
+    }
+    for object in crate::auth::bootstrap_objects() {
+        let plural = match object["kind"].as_str() {
+            Some("ClusterRole") => "clusterroles",
+            Some("ClusterRoleBinding") => "clusterrolebindings",
+            Some("Role") => "roles",
+            _ => "rolebindings",
+        };
+        put(api, &format!("rbac.authorization.k8s.io/{plural}"), object)?;
+    }
+    let address = api.advertise.to_string();
+    let port = json!({"name": "https", "port": 443, "protocol": "TCP"});
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let mut service_port = port.clone();
+    service_port["targetPort"] = 443.into();
+    put(
+        api,
+        "/services",
+        json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": [service_port],
+                 "sessionAffinity": "None", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+                 "internalTrafficPolicy": "Cluster"},
+        "status": {"loadBalancer": {}}}),
+    )?;
+    put(
+        api,
+        "/endpoints",
+        json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default"},
+        "subsets": [{"addresses": [{"ip": address}], "ports": [port]}]}),
+    )?;
+    put(
+        api,
+        "discovery.k8s.io/endpointslices",
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4", "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": [port]}),
+    )
+}
+
+fn put(api: &Api, resource: &str, mut object: Value) -> Result<(), Refusal> {
+    let metadata = &mut object["metadata"];
+    metadata["uid"] = uuid::Uuid::new_v4().to_string().into();
+    metadata["creationTimestamp"] = api.now().into();
+    let text = |key: &str| metadata[key].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text("namespace"), text("name"));
+    match api.store.create(resource, &namespace, &name, object) {
+        Ok(_) | Err(StoreError::AlreadyExists) => Ok(()),
+        Err(error) => Err(Refusal::internal(error)),
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The patches that change one object at a time: JSON Patch (RFC 6902), JSON Merge Patch (RFC 7386) and Kubernetes'
+//! strategic merge patch. Pure.
+
+mod strategic;
+
+use serde_json::Value;
+
+use crate::status::Refusal;
+
+pub use self::strategic::{merge_keys, strategic};
+
+/// Kinds of patches, by content type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchKind {
+    /// `application/json-patch+json`
+    Json,
+    /// `application/merge-patch+json`
+    Merge,
+    /// `application/strategic-merge-patch+json`
+    Strategic,
+    /// `application/apply-patch+yaml`
+    Apply,
+}
+
+impl PatchKind {
+    /// From a Content-Type.
+    ///
+    /// # Errors
+    /// 415 for any other.
+    pub fn of(content_type: &str) -> Result<Self, Refusal> {
+        match content_type.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Ok(Self::Json),
+            "application/merge-patch+json" => Ok(Self::Merge),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic),
+            "application/apply-patch+yaml" | "application/apply-patch+json" => Ok(Self::Apply),
+            other => Err(Refusal::unsupported_media_type(format!(
+                "the body of the request was in an unknown format ({other:?}) - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, \
+                 application/strategic-merge-patch+json"
+            ))),
+        }
+    }
+}
+
+/// Applies a JSON Patch.
+///
+/// # Errors
+/// 400 when it is not one, 422 when an operation cannot be applied.
+pub fn json(object: &mut Value, patch: Value) -> Result<(), Refusal> {
+    let patch: json_patch::Patch =
+        serde_json::from_value(patch).map_err(|e| Refusal::bad_request(format!("not a JSON patch: {e}")))?;
+    json_patch::patch(object, &patch).map_err(|e| {
+        let mut refusal = Refusal::bad_request(format!(
+            "the server rejected our request due to an error in our request: {e}"
+        ));
+        refusal.code = 422;
+        refusal.reason = "Invalid";
+        refusal
+    })
+}
+
+/// Applies a JSON Merge Patch.
+pub fn merge(object: &mut Value, patch: &Value) {
+    json_patch::merge(object, patch);
+}

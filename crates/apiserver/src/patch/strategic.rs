@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Strategic merge patch: maps are merged, lists of objects are merged by their key where the API declares one, with
+//! the directives `$patch`, `$deleteFromPrimitiveList`, `$setElementOrder` and `$retainKeys`.
+
+use serde_json::{Map, Value};
+
+/// The keys by which a list under this field name is merged; none when it is replaced as a whole.
+///
+/// The API declares them field by field; the names are unambiguous but for `ports`, whose key follows its owner.
+pub fn merge_keys(field: &str, elements: &[Value]) -> Option<&'static [&'static str]> {
+    Some(match field {
+        "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "imagePullSecrets" | "env" => {
+            &["name"]
+        }
+        "volumeMounts" => &["mountPath"],
+        "volumeDevices" => &["devicePath"],
+        "ports" if elements.iter().any(|e| e.get("containerPort").is_some()) => &["containerPort"],
+        "ports" => &["port"],
+        "hostAliases" | "podIPs" | "hostIPs" => &["ip"],
+        "conditions" | "addresses" => &["type"],
+        "ownerReferences" => &["uid"],
+        "topologySpreadConstraints" => &["topologyKey"],
+        "taints" => &["key"],
+        "secrets" => &["name"],
+        "webhooks" => &["name"],
+        _ => return None,
+    })
+}
+
+/// Lists of plain values that are merged as sets.
+const SETS: &[&str] = &["finalizers"];
+
+/// Applies a strategic merge patch.
+pub fn strategic(object: &mut Value, patch: &Value) {
+    match (object, patch) {
+        (Value::Object(target), Value::Object(patch)) => merge_maps(target, patch),
+        (target, patch) => *target = without_directives(patch),
+    }
+}
+
+fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    match patch.get("$patch").and_then(Value::as_str) {
+        Some("replace") => {
+            *target =
+                patch.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect();
+            return;
+        }
+        Some("delete") => {
+            target.clear();
+            return;
+        }
+        _ => {}
+    }
+    if let Some(keep) = patch.get("$retainKeys").and_then(Value::as_array) {
+        target.retain(|key, _| keep.iter().any(|k| k == key));
+    }
+    for (key, change) in patch {
+        if let Some(field) = key.strip_prefix("$deleteFromPrimitiveList/") {
+            if let (Some(Value::Array(list)), Some(gone)) = (target.get_mut(field), change.as_array()) {
+                list.retain(|item| !gone.contains(item));
+            }
+        } else if key.starts_with('$') {
+            // $setElementOrder is honoured after the merge, below.
+        } else if change.is_null() {
+            target.remove(key);
+        } else {
+            merge_field(target, key, change);
+        }
+    }
+    for (key, order) in patch {
+        if let (Some(field), Some(order)) = (key.strip_prefix("$setElementOrder/"), order.as_array())
+            && let Some(Value::Array(list)) = target.get_mut(field)
+        {
+            reorder(field, list, order);
+        }
+    }
+}
+
+fn merge_field(target: &mut Map<String, Value>, key: &str, change: &Value) {
+    match (target.get_mut(key), change) {
+        (Some(Value::Object(target)), Value::Object(change)) => merge_maps(target, change),
+        (Some(Value::Array(list)), Value::Array(changes)) => merge_lists(key, list, changes),
+        (_, change) => {
+            target.insert(key.to_owned(), without_directives(change));
+        }
+    }
+}
+
+fn merge_lists(field: &str, list: &mut Vec<Value>, changes: &[Value]) {
+    if SETS.contains(&field) {
+        list.extend(changes.iter().filter(|c| !list.contains(c)).cloned().collect::<Vec<_>>());
+        return;
+    }
+    let elements: Vec<Value> = list.iter().chain(changes).cloned().collect();
+    let replaces = changes.iter().any(|c| c.get("$patch").and_then(Value::as_str) == Some("replace"));
+    let keys = merge_keys(field, &elements).filter(|_| elements.iter().all(Value::is_object));
+    let Some(keys) = keys.filter(|_| !replaces) else {
+        *list = changes.iter().filter(|c| c.get("$patch").is_none()).map(without_directives).collect();
+        return;
+    };
+    for change in changes {
+        let same = |item: &Value| keys.iter().all(|key| item.get(key) == change.get(key));
+        if change.get("$patch").and_then(Value::as_str) == Some("delete") {
+            list.retain(|item| !same(item));
+        } else if let Some(item) = list.iter_mut().find(|item| same(item)) {
+            strategic(item, change);
+        } else {
+            list.push(without_directives(change));
+        }
+    }
+}
+
+fn reorder(field: &str, list: &mut [Value], order: &[Value]) {
+    let keys = merge_keys(field, list);
+    let rank = |item: &Value| {
+        let same = |wanted: &Value| match keys {
+            Some(keys) if item.is_object() => keys.iter().all(|key| item.get(key) == wanted.get(key)),
+            _ => item == wanted,
+        };
+        order.iter().position(same).unwrap_or(order.len())
+    };
+    list.sort_by_key(rank);
+}
+
+fn without_directives(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .filter(|(key, value)| !key.starts_with('$') && !value.is_null())
+                .map(|(key, value)| (key.clone(), without_directives(value)))
+                .collect(),
+        ),
+        Value::Array(list) => Value::Array(list.iter().map(without_directives).collect()),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lists_merge_by_key_and_maps_by_field() {
+        let cases = [
+            (
+                json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}}),
+                json!({"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "c"}]}}),
+                json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c"}]}}),
+            ),
+            (
+                json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}),
+                json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}]}}),
+                json!({"spec": {"containers": [{"name": "b"}]}}),
+            ),
+            (
+                json!({"args": ["1", "2"], "metadata": {"labels": {"a": "1", "b": "2"}}}),
+                json!({"args": ["3"], "metadata": {"labels": {"a": null, "c": "3"}}}),
+                json!({"args": ["3"], "metadata": {"labels": {"b": "2", "c": "3"}}}),
+            ),
+            (
+                json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}),
+                json!({"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}),
+                json!({"strategy": {"type": "Recreate"}}),
+            ),
+            (
+                json!({"metadata": {"finalizers": ["a"]}}),
+                json!({"metadata": {"finalizers": ["b"], "$deleteFromPrimitiveList/finalizers": ["a"]}}),
+                json!({"metadata": {"finalizers": ["b"]}}),
+            ),
+            (
+                json!({"env": [{"name": "a"}, {"name": "b"}]}),
+                json!({"$setElementOrder/env": [{"name": "b"}, {"name": "a"}], "env": [{"name": "b", "value": "1"}]}),
+                json!({"env": [{"name": "b", "value": "1"}, {"name": "a"}]}),
+            ),
+            (
+                json!({"ports": [{"port": 80, "targetPort": 1}]}),
+                json!({"ports": [{"port": 80, "targetPort": 2}, {"port": 81}]}),
+                json!({"ports": [{"port": 80, "targetPort": 2}, {"port": 81}]}),
+            ),
+        ];
+        for (object, patch, expected) in cases {
+            let mut result = object.clone();
+            strategic(&mut result, &patch);
+            assert_eq!(result, expected, "{object} + {patch}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a request asks for, read from its method and path: verb, resource, namespace, name, subresource.
+
+use axum::http::Method;
+
+use crate::status::Refusal;
+
+/// A request for a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// Plural name of the resource.
+    pub resource: String,
+    /// Namespace, when the path names one.
+    pub namespace: Option<String>,
+    /// Object, when the path names one.
+    pub name: Option<String>,
+    /// Subresource, when the path names one.
+    pub subresource: Option<String>,
+}
+
+/// Reads `/api/v1/...` and `/apis/<group>/<version>/...`; none for other paths.
+pub fn target(path: &str) -> Option<Target> {
+    let mut parts = path.strip_prefix('/')?.trim_end_matches('/').split('/');
+    let (group, version) = match parts.next()? {
+        "api" => (String::new(), parts.next()?.to_owned()),
+        "apis" => (parts.next()?.to_owned(), parts.next()?.to_owned()),
+        _ => return None,
+    };
+    let rest: Vec<String> = parts
+        .map(|part| {
+            percent_encoding::percent_decode_str(part).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+        })
+        .collect::<Option<_>>()?;
+    let build =
+        |namespace: Option<&String>, resource: &str, name: Option<&String>, sub: Option<&String>| Target {
+            group: group.clone(),
+            version: version.clone(),
+            resource: resource.to_owned(),
+            namespace: namespace.cloned(),
+            name: name.cloned(),
+            subresource: sub.cloned(),
+        };
+    // Namespaces are themselves a resource: /namespaces/x and /namespaces/x/status|finalize name a Namespace.
+    match rest.as_slice() {
+        [resource] => Some(build(None, resource, None, None)),
+        [ns, name] if ns == "namespaces" => Some(build(Some(name), "namespaces", Some(name), None)),
+        [ns, name, sub] if ns == "namespaces" && (sub == "status" || sub == "finalize") => {
+            Some(build(Some(name), "namespaces", Some(name), Some(sub)))
+        }
+        [ns, namespace, resource, tail @ ..] if ns == "namespaces" && tail.len() <= 2 => {
+            Some(build(Some(namespace), resource, tail.first(), tail.get(1)))
+        }
+        [resource, name] => Some(build(None, resource, Some(name), None)),
+        [resource, name, sub] => Some(build(None, resource, Some(name), Some(sub))),
+        _ => None,
+    }
+}
+
+/// The verb that RBAC judges.
+///
+/// # Errors
+/// 405 for a method that no resource has.
+pub fn verb(method: &Method, target: &Target, watch: bool) -> Result<&'static str, Refusal> {
+    // Subresources that open a stream are "create" whatever the method (exec is a GET in a WebSocket handshake).
+    let streams = matches!(target.subresource.as_deref(), Some("exec" | "attach" | "portforward"));
+    let named = target.name.is_some();
+    match *method {
+        Method::GET | Method::HEAD if streams => Ok("create"),
+        Method::GET | Method::HEAD if watch => Ok("watch"),
+        Method::GET | Method::HEAD if named => Ok("get"),
+        Method::GET | Method::HEAD => Ok("list"),
+        Method::POST => Ok("create"),
+        Method::PUT => Ok("update"),
+        Method::PATCH => Ok("patch"),
+        Method::DELETE if named => Ok("delete"),
+        Method::DELETE => Ok("deletecollection"),
+        _ => Err(Refusal::method_not_allowed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read() {
+        type Row = (
+            &'static str,
+            Option<(
+                &'static str,
+                &'static str,
+                Option<&'static str>,
+                Option<&'static str>,
+                Option<&'static str>,
+            )>,
+        );
+        let cases: &[Row] = &[
+            ("/api/v1/pods", Some(("", "pods", None, None, None))),
+            ("/api/v1/namespaces", Some(("", "namespaces", None, None, None))),
+            ("/api/v1/namespaces/a", Some(("", "namespaces", Some("a"), Some("a"), None))),
+            ("/api/v1/namespaces/a/pods", Some(("", "pods", Some("a"), None, None))),
+            ("/api/v1/namespaces/a/pods/b/log", Some(("", "pods", Some("a"), Some("b"), Some("log")))),
+            (
+                "/api/v1/namespaces/a/finalize",
+                Some(("", "namespaces", Some("a"), Some("a"), Some("finalize"))),
+            ),
+            (
+                "/apis/apps/v1/namespaces/a/deployments/b",
+                Some(("apps", "deployments", Some("a"), Some("b"), None)),
+            ),
+            ("/api/v1/nodes/n/status", Some(("", "nodes", None, Some("n"), Some("status")))),
+            ("/api/v1/namespaces/a/pods/b/c/d", None),
+            ("/healthz", None),
+        ];
+        for (path, expected) in cases {
+            let found = target(path);
+            let seen = found.as_ref().map(|t| {
+                (&*t.group, &*t.resource, t.namespace.as_deref(), t.name.as_deref(), t.subresource.as_deref())
+            });
+            assert_eq!(seen, *expected, "{path}");
+        }
+    }
+}

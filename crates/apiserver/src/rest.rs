@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From an HTTP request to its answer: authenticate, authorize, find the resource, and hand over to the verb's room.
+
+mod body;
+mod collection;
+mod delete;
+mod options;
+mod read;
+mod sub;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+pub use self::options::Options;
+use crate::api::Api;
+use crate::auth::{self, Attributes, ResourceTarget, User};
+use crate::path::{self, Target};
+use crate::registry::ResourceInfo;
+use crate::status::Refusal;
+use crate::{discovery, openapi};
+
+/// The version of Kubernetes whose API this is.
+pub const VERSION: (&str, &str) = ("1", "35");
+
+/// Everything that is known of a request for a resource.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The API.
+    pub api: Api,
+    /// Who asks.
+    pub user: Arc<User>,
+    /// What for.
+    pub target: Target,
+    /// The resource.
+    pub info: Arc<ResourceInfo>,
+    /// Query parameters.
+    pub options: Options,
+    /// Headers.
+    pub headers: HeaderMap,
+}
+
+impl Call {
+    /// The namespace, empty for cluster-scoped resources.
+    pub fn namespace(&self) -> &str {
+        if self.info.namespaced { self.target.namespace.as_deref().unwrap_or_default() } else { "" }
+    }
+
+    /// The object's name, when the path names one.
+    pub fn name(&self) -> &str {
+        self.target.name.as_deref().unwrap_or_default()
+    }
+
+    /// The subresource, empty for the main one.
+    pub fn subresource(&self) -> &str {
+        self.target.subresource.as_deref().unwrap_or_default()
+    }
+
+    /// Authorization attributes with the given verb.
+    pub fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
+        Attributes { verb, target: auth::Target::Resource(resource_target(&self.target, &self.options)) }
+    }
+
+    /// 404 for the object of the path.
+    pub fn not_found(&self) -> Refusal {
+        Refusal::not_found(&self.info.qualified(), self.name())
+    }
+
+    /// Who is noted as the manager of fields: `fieldManager`, else the program of the User-Agent.
+    pub fn manager(&self) -> String {
+        if let Some(manager) = &self.options.field_manager {
+            return manager.clone();
+        }
+        let agent = self.headers.get(header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("unknown");
+        agent.split('/').next().unwrap_or("unknown").chars().take(128).collect()
+    }
+}
+
+fn resource_target<'a>(target: &'a Target, options: &'a Options) -> ResourceTarget<'a> {
+    ResourceTarget {
+        group: &target.group,
+        resource: &target.resource,
+        subresource: target.subresource.as_deref().unwrap_or_default(),
+        namespace: target.namespace.as_deref().unwrap_or_default(),
+        name: target.name.as_deref().unwrap_or_default(),
+        field_selector: options.field_selector_text.as_deref().unwrap_or_default(),
+    }
+}
+
+/// Answers a request.
+pub async fn handle(api: Api, peer: Option<Arc<User>>, request: Request<Body>) -> Response<Body> {
+    match answer(api, peer, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn answer(
+    api: Api,
+    peer: Option<Arc<User>>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let user = Arc::new(api.auth.authenticate(request.headers(), peer.as_deref())?);
+    let path = request.uri().path().to_owned();
+    let options = Options::parse(request.uri().query().unwrap_or_default())?;
+    let resource = path::target(&path).filter(|_| !path.ends_with('/') || path.len() > 1);
+    let Some(target) = resource else {
+        return other(&api, &user, &path, &request);
+    };
+    let verb = path::verb(request.method(), &target, options.watch)?;
+    let attributes = Attributes { verb, target: auth::Target::Resource(resource_target(&target, &options)) };
+    api.auth.authorize(&user, &attributes)?;
+    let info = api
+        .registry
+        .find(&target.group, &target.version, &target.resource)
+        .ok_or_else(Refusal::no_such_path)?;
+    let served = match (info.namespaced, target.namespace.is_some(), target.name.is_some()) {
+        (true, false, true) => false,
+        (false, true, _) => info.kind == "Namespace",
+        _ => true,
+    };
+    if !served {
+        return Err(Refusal::no_such_path());
+    }
+    let headers = request.headers().clone();
+    let call = Call { api, user, target, info, options, headers };
+    dispatch(call, verb, request).await
+}
+
+async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    if call.info.virtual_only {
+        let body = body::read(request).await?;
+        let answer = call
+            .api
+            .auth
+            .review(&call.user, &call.target.group, &call.target.resource, call.namespace(), &body)
+            .ok_or_else(Refusal::no_such_path)??;
+        return Ok(json_response(StatusCode::CREATED, &answer));
+    }
+    if !call.subresource().is_empty() && call.subresource() != "status" {
+        return sub::dispatch(call, verb, request).await;
+    }
+    if call.subresource() == "status" && !call.info.status {
+        return Err(Refusal::no_such_path());
+    }
+    match verb {
+        "get" => read::get(&call),
+        "list" => collection::list(&call),
+        "watch" => watch::watch(call),
+        "create" => {
+            let body = body::read(request).await?;
+            write::create(&call, body).await
+        }
+        "update" => {
+            let body = body::read(request).await?;
+            write::update(&call, body).await
+        }
+        "patch" => {
+            let (kind, patch) = body::patch(request).await?;
+            write::patch(&call, kind, patch).await
+        }
+        "delete" | "deletecollection" => {
+            let body = body::read_optional(request).await?;
+            let options = delete::DeleteOptions::new(&call.options, body.as_ref());
+            if verb == "delete" {
+                delete::delete(&call, &options).await
+            } else {
+                delete::collection(&call, &options).await
+            }
+        }
+        _ => Err(Refusal::method_not_allowed()),
+    }
+}
+
+/// Paths that are no resource: health, version, discovery, OpenAPI, keys.
+fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<Response<Body>, Refusal> {
+    let verb = request.method().as_str().to_lowercase();
+    let attributes = Attributes { verb: &verb, target: auth::Target::Path(path) };
+    api.auth.authorize(user, &attributes)?;
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Refusal::method_not_allowed());
+    }
+    let accept = request.headers().get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match parts.as_slice() {
+        ["healthz" | "readyz" | "livez", ..] => Ok("ok".into_response()),
+        ["version"] => Ok(json_response(StatusCode::OK, &version())),
+        ["api"] if aggregated => Ok(aggregated_response(&discovery::aggregated(&api.registry, true))),
+        ["apis"] if aggregated => Ok(aggregated_response(&discovery::aggregated(&api.registry, false))),
+        ["api"] => Ok(json_response(StatusCode::OK, &discovery::core_versions())),
+        ["apis"] => Ok(json_response(StatusCode::OK, &discovery::groups(&api.registry))),
+        ["api", version] => found(discovery::resources(&api.registry, "", version)),
+        ["apis", group] => found(discovery::group(&api.registry, group)),
+        ["apis", group, version] => found(discovery::resources(&api.registry, group, version)),
+        ["openapi", "v2"] => Ok(openapi::v2(&api.registry, accept)),
+        ["openapi", "v3"] => Ok(json_response(StatusCode::OK, &openapi::v3_index(&api.registry))),
+        ["openapi", "v3", "api", version] => found(openapi::v3(&api.registry, "", version)),
+        ["openapi", "v3", "apis", group, version] => found(openapi::v3(&api.registry, group, version)),
+        [".well-known", "openid-configuration"] => {
+            Ok(json_response(StatusCode::OK, &api.auth.openid_configuration()))
+        }
+        ["openid", "v1", "jwks"] => Ok(json_response(StatusCode::OK, &api.auth.openid_keys())),
+        [""] => Ok(json_response(
+            StatusCode::OK,
+            &json!({"paths": ["/api", "/apis", "/healthz", "/openapi/v2", "/openapi/v3", "/version"]}),
+        )),
+        _ => Err(Refusal::no_such_path()),
+    }
+}
+
+fn version() -> Value {
+    let (major, minor) = VERSION;
+    json!({
+        "major": major, "minor": minor, "gitVersion": format!("v{major}.{minor}.0+meltemi.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+        "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+    })
+}
+
+fn found(value: Option<Value>) -> Result<Response<Body>, Refusal> {
+    value.map(|value| json_response(StatusCode::OK, &value)).ok_or_else(Refusal::no_such_path)
+}
+
+/// A JSON answer.
+pub fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn aggregated_response(value: &Value) -> Response<Body> {
+    let mut response = json_response(StatusCode::OK, value);
+
+    let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Deletion: at once, after a Pod's grace, or when the last finalizer is gone.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::read::respond;
+use super::{Call, Options, json_response};
+use crate::admission::{self, Operation};
+use crate::registry::ResourceInfo;
+use crate::status::Refusal;
+use crate::store::{StoreError, Stored};
+
+/// How often a deletion is tried again when the object changes meanwhile.
+const ATTEMPTS: usize = 16;
+
+/// `metav1.DeleteOptions`, from the body and the query.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DeleteOptions {
+    grace: Option<i64>,
+    propagation: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    dry_run: bool,
+}
+
+impl DeleteOptions {
+    pub(super) fn new(query: &Options, body: Option<&Value>) -> Self {
+        let empty = Value::Null;
+        let body = body.unwrap_or(&empty);
+        let orphan =
+            body["orphanDependents"].as_bool().map(|orphan| if orphan { "Orphan" } else { "Background" });
+        Self {
+            grace: body["gracePeriodSeconds"].as_i64().or(query.grace_period),
+            propagation: body["propagationPolicy"]
+                .as_str()
+                .or(orphan)
+                .map(str::to_owned)
+                .or_else(|| query.propagation.clone()),
+            uid: body["preconditions"]["uid"].as_str().map(str::to_owned),
+            resource_version: body["preconditions"]["resourceVersion"].as_str().map(str::to_owned),
+            dry_run: query.dry_run || body["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
+        }
+    }
+}
+
+pub(super) async fn delete(call: &Call, options: &DeleteOptions) -> Result<Response<Body>, Refusal> {
+    if !call.subresource().is_empty() {
+        return Err(Refusal::method_not_allowed());
+    }
+    let (value, removed) = delete_one(call, call.name(), options).await?;
+    if !removed {
+        return Ok(respond(call, StatusCode::OK, &value));
+    }
+    let details = json!({"name": call.name(), "group": call.info.group, "kind": call.info.plural,
+                         "uid": value["metadata"]["uid"]});
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+    Ok(json_response(StatusCode::OK, &status))
+}
+
+pub(super) async fn collection(call: &Call, options: &DeleteOptions) -> Result<Response<Body>, Refusal> {
+    let namespace = if call.info.namespaced { call.target.namespace.as_deref() } else { None };
+    let (stored, _) = call.api.store.list(&call.info.key, namespace, None);
+    let mut items = Vec::new();
+    for item in stored {
+        if !call.options.labels.matches(&item.value) || !call.options.fields.matches(&item.value) {
+            continue;
+        }
+        let text = |key: &str| item.value["metadata"][key].as_str().unwrap_or_default().to_owned();
+        let mut one = call.clone();
+        one.target.namespace = call.info.namespaced.then(|| text("namespace"));
+        one.target.name = Some(text("name"));
+        match delete_one(&one, one.name(), options).await {
+            Ok((value, _)) => items.push((*value).clone()),
+            Err(refusal) if refusal.code == 404 => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    let list = json!({"kind": call.info.list_kind(), "apiVersion": call.info.api_version(),
+                      "metadata": {"resourceVersion": call.api.store.revision().to_string()}, "items": items});
+    Ok(json_response(StatusCode::OK, &list))
+}
+
+/// Deletes or marks an object; says whether it is gone.
+async fn delete_one(call: &Call, name: &str, options: &DeleteOptions) -> Result<(Arc<Value>, bool), Refusal> {
+    for _ in 0..ATTEMPTS {
+        let live =
+            call.api.store.get(&call.info.key, call.namespace(), name).ok_or_else(|| call.not_found())?;
+        preconditions(call, name, &live, options)?;
+        admission::validate(call, Operation::Delete, None, Some(&live.value)).await?;
+        let marked = mark(call, &live.value, options);
+        if options.dry_run {
+            return Ok((live.value, true));
+        }
+        let result = if is_finished(&call.info, &marked) {
+            call.api.store.remove(&call.info.key, call.namespace(), name, live.revision).map(|stored| {
+                after_removal(call, &stored.value);
+                (stored.value, true)
+            })
+        } else {
+            call.api
+                .store
+                .replace(&call.info.key, call.namespace(), name, live.revision, marked)
+                .map(|stored| (stored.value, false))
+        };
+        match result {
+            Ok(done) => return Ok(done),
+            Err(StoreError::Conflict) => {}
+            Err(error) => return Err(super::write::refusal(call, name, error)),
+        }
+    }
+    Err(Refusal::conflict(&call.info.qualified(), name, "the object keeps changing; please try again"))
+}
+
+fn preconditions(call: &Call, name: &str, live: &Stored, options: &DeleteOptions) -> Result<(), Refusal> {
+    let uid = live.value["metadata"]["uid"].as_str().unwrap_or_default();
+    if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        return Err(Refusal::conflict(&call.info.qualified(), name, &why));
+    }
+    if options.resource_version.as_deref().is_some_and(|wanted| wanted != live.revision.to_string()) {
+        return Err(Refusal::conflict(&call.info.qualified(), name, "Precondition failed: resourceVersion"));
+    }
+    Ok(())
+}
+
+/// The object with its deletion under way: time, grace, finalizers of the propagation policy.
+fn mark(call: &Call, live: &Value, options: &DeleteOptions) -> Value {
+    let mut object = live.clone();
+    let finalizer = match options.propagation.as_deref() {
+        Some("Foreground") => Some("foregroundDeletion"),
+        Some("Orphan") => Some("orphan"),
+        _ => None,
+    };
+    if let Some(finalizer) = finalizer {
+        let mut list = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        if list.iter().all(|f| f != finalizer) {
+            list.push(finalizer.into());
+        }
+        object["metadata"]["finalizers"] = list.into();
+    }
+    let grace = grace(call, live, options);
+    let earlier = live["metadata"]["deletionGracePeriodSeconds"].as_i64();
+    if live["metadata"]["deletionTimestamp"].is_string() && earlier.is_none_or(|earlier| grace >= earlier) {
+        return object;
+    }
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(grace);
+    object["metadata"]["deletionTimestamp"] = end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+    object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+    if call.info.kind == "Namespace" && call.info.group.is_empty() {
+        object["status"]["phase"] = "Terminating".into();
+    }
+    if let Some(generation) = object["metadata"]["generation"].as_i64() {
+        object["metadata"]["generation"] = (generation + 1).into();
+    }
+    object
+}
+
+/// A Pod that runs somewhere gets time to end; everything else goes at once.
+fn grace(call: &Call, live: &Value, options: &DeleteOptions) -> i64 {
+    let is_pod = call.info.kind == "Pod" && call.info.group.is_empty();
+    let over = matches!(live["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    if !is_pod || over || live["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+        return 0;
+    }
+    options.grace.or_else(|| live["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30).max(0)
+}
+
+/// Whether an object whose deletion is under way has nothing left to wait for.
+pub(super) fn is_finished(info: &ResourceInfo, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let waits = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+    let namespace = info.kind == "Namespace" && info.group.is_empty();
+    metadata["deletionTimestamp"].is_string()
+        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && !waits(&metadata["finalizers"])
+        && !(namespace && waits(&object["spec"]["finalizers"]))
+}
+
+pub(super) fn after_removal(call: &Call, object: &Value) {
+    if call.info.kind == "CustomResourceDefinition"
+        && let Some(name) = object["metadata"]["name"].as_str()
+    {
+        call.api.registry.remove_definition(name);
+        // What it defined goes with it.
+        let key = format!(
+            "{}/{}",
+            object["spec"]["group"].as_str().unwrap_or_default(),
+            object["spec"]["names"]["plural"].as_str().unwrap_or_default()
+        );
+        for stored in call.api.store.list(&key, None, None).0 {
+            let text = |field: &str| stored.value["metadata"][field].as_str().unwrap_or_default().to_owned();
+            let _ = call.api.store.remove(&key, &text("namespace"), &text("name"), stored.revision);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Query parameters of a request.
+
+use std::collections::HashMap;
+
+use crate::selector::{Fields, Labels};
+use crate::status::Refusal;
+
+/// How unknown fields of built-in kinds are treated (`fieldValidation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// Refused.
+    Strict,
+    /// Dropped with a warning; the default.
+    #[default]
+    Warn,
+    /// Dropped.
+    Ignore,
+}
+
+/// The parameters that the API knows; others are ignored, as in Kubernetes.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `labelSelector`
+    pub labels: Labels,
+    /// `fieldSelector`
+    pub fields: Fields,
+    /// `fieldSelector` as it was written.
+    pub field_selector_text: Option<String>,
+    /// `watch`
+    pub watch: bool,
+    /// `resourceVersion`
+    pub resource_version: Option<String>,
+    /// `limit`, 0 for none.
+    pub limit: usize,
+    /// `continue`
+    pub continue_token: Option<String>,
+    /// `timeoutSeconds`
+    pub timeout_seconds: Option<u64>,
+    /// `allowWatchBookmarks`
+    pub bookmarks: bool,
+    /// `sendInitialEvents`
+    pub send_initial_events: bool,
+    /// `dryRun=All`
+    pub dry_run: bool,
+    /// `fieldManager`
+    pub field_manager: Option<String>,
+    /// `fieldValidation`
+    pub field_validation: FieldValidation,
+    /// `force`
+    pub force: bool,
+    /// `gracePeriodSeconds`
+    pub grace_period: Option<i64>,
+    /// `propagationPolicy`
+    pub propagation: Option<String>,
+    /// Every parameter as written, in order, for streams.
+    pub raw: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Parses a query.
+    ///
+    /// # Errors
+    /// 400 naming the parameter that cannot be read.
+    pub fn parse(query: &str) -> Result<Self, Refusal> {
+        let raw: Vec<(String, String)> = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                Ok((decode(key)?, decode(value)?))
+            })
+            .collect::<Result<_, Refusal>>()?;
+        let map: HashMap<&str, &str> = raw.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let text = |key: &str| map.get(key).filter(|v| !v.is_empty()).map(|v| (*v).to_owned());
+        let flag = |key: &str| map.get(key).is_some_and(|v| matches!(*v, "true" | "1" | ""));
+        let dry_run = match text("dryRun").as_deref() {
+            None => false,
+            Some("All") => true,
+            Some(other) => {
+                return Err(Refusal::bad_request(format!(
+                    "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
+                )));
+            }
+        };
+        let field_validation = match text("fieldValidation").as_deref() {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Strict") => FieldValidation::Strict,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some(other) => {
+                return Err(Refusal::bad_request(format!(
+                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Warn\", \"Strict\""
+                )));
+            }
+        };
+        Ok(Self {
+            labels: Labels::parse(map.get("labelSelector").copied().unwrap_or_default())?,
+            fields: Fields::parse(map.get("fieldSelector").copied().unwrap_or_default())?,
+            field_selector_text: text("fieldSelector"),
+            watch: flag("watch"),
+            resource_version: text("resourceVersion"),
+            limit: number(&map, "limit")?.unwrap_or(0),
+            continue_token: text("continue"),
+            timeout_seconds: number(&map, "timeoutSeconds")?,
+            bookmarks: flag("allowWatchBookmarks"),
+            send_initial_events: flag("sendInitialEvents"),
+            dry_run,
+            field_manager: text("fieldManager"),
+            field_validation,
+            force: flag("force"),
+            grace_period: number(&map, "gracePeriodSeconds")?,
+            propagation: text("propagationPolicy"),
+            raw,
+        })
+    }
+}
+
+fn number<N: std::str::FromStr>(map: &HashMap<&str, &str>, key: &str) -> Result<Option<N>, Refusal> {
+    match map.get(key).filter(|v| !v.is_empty()) {
+        None => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Refusal::bad_request(format!("{key}: Invalid value: \"{text}\": not a number"))),
+    }
+}
+
+fn decode(text: &str) -> Result<String, Refusal> {
+    let text = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&text)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| Refusal::bad_request("the query is not UTF-8"))
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Create, update and patch: decode, check, default, admit, store.
+
+mod identity;
+mod rules;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::Call;
+use super::options::FieldValidation;
+use super::read::respond;
+use crate::admission::{self, Operation};
+use crate::apply::{self, Manager};
+use crate::patch::{self, PatchKind};
+use crate::status::Refusal;
+use crate::store::{Store, StoreError, Stored};
+use crate::{defaults, events, schema};
+
+/// How often a write is tried again when somebody else was faster and the client named no revision.
+const ATTEMPTS: usize = 16;
+
+/// Warnings for the client.
+type Warnings = Vec<String>;
+
+pub(super) async fn create(call: &Call, body: Value) -> Result<Response<Body>, Refusal> {
+    if !call.subresource().is_empty() {
+        return Err(Refusal::method_not_allowed());
+    }
+    let (stored, warnings) = create_object(call, body, None).await?;
+    Ok(with_warnings(respond(call, StatusCode::CREATED, &stored), &warnings))
+}
+
+/// Creates an object; `applied` when it comes from a server-side apply, whose fields are noted already.
+async fn create_object(
+    call: &Call,
+    mut object: Value,
+    applied: Option<()>,
+) -> Result<(Arc<Value>, Warnings), Refusal> {
+    identity::for_create(call, &mut object)?;
+    let warnings = decode(call, &mut object, None)?;
+    if call.info.status && !rules::keeps_status_on_create(&call.info) {
+        object.as_object_mut().map(|o| o.remove("status"));
+    }
+    defaults::fill_in(&call.info, &mut object);
+    // The choice of an address and its storing must not interleave with another's.
+    let allocation = call.api.allocation.lock().await;
+    rules::on_create(call, &mut object)?;
+    if applied.is_none() {
+        note(call, None, &mut object, "");
+    }
+    call.api.auth.admit_node(&call.user, &call.attributes("create"), &object)?;
+    rbac(call, &object)?;
+    drop_if_unneeded(&call.info.kind, allocation, async {
+        admission::validate(call, Operation::Create, Some(&object), None).await?;
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if call.options.dry_run {
+            if call.api.store.get(&call.info.key, call.namespace(), &name).is_some() {
+                return Err(Refusal::already_exists(&call.info.qualified(), &name));
+            }
+            return Ok(Arc::new(object));
+        }
+        let stored = call
+            .api
+            .store
+            .create(&call.info.key, call.namespace(), &name, object)
+            .map_err(|error| refusal(call, &name, error))?;
+        rules::after_write(call, &stored.value);
+        Ok(stored.value)
+    })
+    .await
+    .map(|value| (value, warnings))
+}
+
+/// Holds the allocation lock over `work` for Services only; everybody else need not wait for a webhook of theirs.
+async fn drop_if_unneeded<T>(
+    kind: &str,
+    lock: tokio::sync::MutexGuard<'_, ()>,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let lock = (kind == "Service").then_some(lock);
+    let result = work.await;
+    drop(lock);
+    result
+}
+
+pub(super) async fn update(call: &Call, body: Value) -> Result<Response<Body>, Refusal> {
+    let expected = body["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()).map(str::to_owned);
+    let (value, warnings) = change(call, expected.as_deref(), "Update", |_| Ok(body.clone())).await?;
+    Ok(with_warnings(respond(call, StatusCode::OK, &value), &warnings))
+}
+
+pub(super) async fn patch(call: &Call, kind: PatchKind, patch: Value) -> Result<Response<Body>, Refusal> {
+    if kind == PatchKind::Apply {
+        return apply_patch(call, patch).await;
+    }
+    let expected = patch["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    let (value, warnings) = change(call, expected.as_deref(), "Update", |live| {
+        let mut object = live.clone();
+        match kind {
+            PatchKind::Json => patch::json(&mut object, patch.clone())?,
+            // A custom resource has no merge keys: as in Kubernetes, no strategic merge either.
+            PatchKind::Strategic if call.info.custom.is_some() => {
+                return Err(Refusal::unsupported_media_type(
+                    "the body of the request was in an unknown format - accepted media types include: \
+                     application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+                ));
+            }
+            PatchKind::Strategic => patch::strategic(&mut object, &patch),
+            PatchKind::Merge | PatchKind::Apply => patch::merge(&mut object, &patch),
+        }
+        Ok(object)
+    })
+    .await?;
+    Ok(with_warnings(respond(call, StatusCode::OK, &value), &warnings))
+}
+
+async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refusal> {
+    if call.options.field_manager.is_none() {
+        return Err(Refusal::bad_request("fieldManager is required for apply patch"));
+    }
+    if config["kind"] != call.info.kind.as_str() || config["apiVersion"] != call.info.api_version().as_str() {
+        let (want, kind) = (call.info.api_version(), &call.info.kind);
+        return Err(Refusal::bad_request(format!("apply: the object must be {want} {kind}")));
+    }
+    let mut config = config;
+    let mut warnings = decode(call, &mut config, None)?;
+    if config["metadata"]["name"].as_str().is_some_and(|name| name != call.name()) {
+        return Err(Refusal::bad_request("metadata.name does not match the name on the URL"));
+    }
+    config["metadata"]["name"] = call.name().into();
+    let (name, time) = (call.manager(), call.api.now());
+    let api_version = call.info.api_version();
+    let manager = Manager {
+        name: &name,
+        operation: "Apply",
+        api_version: &api_version,
+        subresource: call.subresource(),
+        time: &time,
+    };
+    let exists = call.api.store.get(&call.info.key, call.namespace(), call.name()).is_some();
+    if !exists && call.subresource().is_empty() {
+        let object = apply::apply(None, &config, &manager, true)?;
+        return match create_object(call, object, Some(())).await {
+            Ok((value, _)) => Ok(with_warnings(respond(call, StatusCode::CREATED, &value), &warnings)),
+            Err(refusal) => Err(refusal),
+        };
+    }
+    let expected = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    let (value, more) = change(call, expected.as_deref(), "Apply", |live| {
+        apply::apply(Some(live), &config, &manager, call.options.force)
+    })
+    .await?;
+    warnings.extend(more);
+    Ok(with_warnings(respond(call, StatusCode::OK, &value), &warnings))
+}
+
+/// Reads, changes, checks, admits and stores; tried again when somebody else was faster and no revision is expected.
+async fn change(
+    call: &Call,
+    expected: Option<&str>,
+    operation: &'static str,
+    work: impl Fn(&Value) -> Result<Value, Refusal>,
+) -> Result<(Arc<Value>, Warnings), Refusal> {
+    for _ in 0..ATTEMPTS {
+        let live = call
+            .api
+            .store
+            .get(&call.info.key, call.namespace(), call.name())
+            .ok_or_else(|| call.not_found())?;
+        if expected.is_some_and(|wanted| wanted != live.revision.to_string()) {
+            return Err(modified(call));
+        }
+        let mut object = work(&live.value)?;
+        let warnings = prepare(call, &live, &mut object, operation)?;
+        admission::validate(call, Operation::Update, Some(&object), Some(&live.value)).await?;
+        if call.options.dry_run {
+            return Ok((Arc::new(object), warnings));
+        }
+        match store(call, &live, object) {
+            Ok(value) => return Ok((value, warnings)),
+            Err(StoreError::Conflict) if expected.is_none() => {}
+            Err(error) => return Err(refusal(call, call.name(), error)),
+        }
+    }
+    Err(modified(call))
+}
+
+/// Everything between the wanted object and the one that may be stored.
+fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str) -> Result<Warnings, Refusal> {
+    identity::for_update(call, &live.value, object)?;
+    let warnings = decode(call, object, Some(&live.value))?;
+    if call.subresource() == "status" {
+        rules::only_status(&call.info, &live.value, object);
+    } else if call.info.status {
+        // The status is changed through its subresource only.
+        match live.value.get("status") {
+            Some(status) => object["status"] = status.clone(),
+            None => drop(object.as_object_mut().map(|o| o.remove("status"))),
+        }
+    }
+    defaults::fill_in(&call.info, object);
+    rules::on_update(call, &live.value, object)?;
+    if operation == "Update" {
+        note(call, Some(&live.value), object, call.subresource());
+    }
+    call.api.auth.admit_node(&call.user, &call.attributes("update"), object)?;
+    rbac(call, object)?;
+    Ok(warnings)
+}
+
+fn store(call: &Call, live: &Stored, object: Value) -> Result<Arc<Value>, StoreError> {
+    let store: &Store = &call.api.store;
+    let (namespace, name) = (call.namespace(), call.name());
+    if super::delete::is_finished(&call.info, &object) {
+        let removed = store.remove(&call.info.key, namespace, name, live.revision)?;
+        super::delete::after_removal(call, &removed.value);
+        return Ok(Arc::new(object));
+    }
+    let stored = store.replace(&call.info.key, namespace, name, live.revision, object)?;
+    rules::after_write(call, &stored.value);
+    Ok(stored.value)
+}
+
+/// Unknown fields, types, bounds and rules; nulls are dropped and a CRD's defaults are set.
+fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<Warnings, Refusal> {
+    drop_nulls(object);
+    if call.info.group == "events.k8s.io" {
+        let found = schema::check(&call.info, object, old);
+        reject(call, object, &found)?;
+        *object = events::to_core(object);
+        return Ok(Warnings::new());
+    }
+    schema::default_fields(&call.info, object);
+    let found = schema::check(&call.info, object, old);
+    // For a custom resource a typo is an error even when the client asks for no validation: it could weaken a policy.
+    let strict = call.info.custom.is_some() || call.options.field_validation == FieldValidation::Strict;
+    if !found.unknown.is_empty() && strict {
+        let list: Vec<String> =
+            found.unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
+        let (kind, list) = (&call.info.kind, list.join(", "));
+        return Err(Refusal::bad_request(format!(
+            "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {list}",
+            call.info.version
+        )));
+    }
+    reject(call, object, &found)?;
+    let mut warnings = Warnings::new();
+    if !found.unknown.is_empty() {
+        schema::prune(&call.info, object);
+        if call.options.field_validation == FieldValidation::Warn {
+            warnings.extend(found.unknown.iter().map(|field| format!("unknown field \"{field}\"")));
+        }
+    }
+    Ok(warnings)
+}
+
+fn reject(call: &Call, object: &Value, found: &schema::Found) -> Result<(), Refusal> {
+    if found.causes.is_empty() {
+        return Ok(());
+    }
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    Err(Refusal::invalid(&call.info.kind, &call.info.group, name, &found.causes))
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+fn note(call: &Call, before: Option<&Value>, object: &mut Value, subresource: &str) {
+    let (name, time, api_version) = (call.manager(), call.api.now(), call.info.api_version());
+    let manager =
+        Manager { name: &name, operation: "Update", api_version: &api_version, subresource, time: &time };
+    apply::note_update(before, object, &manager);
+}
+
+fn rbac(call: &Call, object: &Value) -> Result<(), Refusal> {
+    if call.info.group == "rbac.authorization.k8s.io" {
+        return call.api.auth.admit_rbac(&call.user, &call.info.plural, object);
+    }
+    Ok(())
+}
+
+fn modified(call: &Call) -> Refusal {
+    Refusal::conflict(
+        &call.info.qualified(),
+        call.name(),
+        "the object has been modified; please apply your changes to the latest version and try again",
+    )
+}
+
+/// A store's error as the client sees it.
+pub(super) fn refusal(call: &Call, name: &str, error: StoreError) -> Refusal {
+    match error {
+        StoreError::AlreadyExists => Refusal::already_exists(&call.info.qualified(), name),
+        StoreError::NotFound => Refusal::not_found(&call.info.qualified(), name),
+        StoreError::Conflict => modified(call),
+        error @ (StoreError::Disk(_) | StoreError::Corrupt(_)) => Refusal::internal(error),
+    }
+}
+
+fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    for warning in warnings {
+        let text: String = warning.chars().filter(|c| c.is_ascii() && !c.is_control()).collect();
+        let quoted = json!(text).to_string();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - {quoted}")) {
+            response.headers_mut().append("Warning", value);
+        }
+    }
+    response
+}

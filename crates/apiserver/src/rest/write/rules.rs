@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rules of single kinds: namespaces that end, addresses of Services, tokens of Pods, immutable fields, generations.
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use super::super::Call;
+use crate::registry::ResourceInfo;
+use crate::status::{Cause, Refusal};
+
+/// A node registers itself with its status; of everything else the status belongs to its controllers.
+pub(super) fn keeps_status_on_create(info: &ResourceInfo) -> bool {
+    info.custom.is_none() && info.kind == "Node"
+}
+
+pub(super) fn on_create(call: &Call, object: &mut Value) -> Result<(), Refusal> {
+    namespace_is_open(call, object)?;
+    match (call.info.group.as_str(), call.info.kind.as_str()) {
+        ("", "Service") => service_address(call, object, None),
+        ("", "Pod") => pod_account(call, object),
+        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => selector_fits(call, object),
+        ("batch", "Job") => {
+            job_selector(object);
+            Ok(())
+        }
+        ("apiextensions.k8s.io", _) => {
+            establish(call, object);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn on_update(call: &Call, live: &Value, object: &mut Value) -> Result<(), Refusal> {
+    let main = call.subresource().is_empty();
+    if main {
+        match (call.info.group.as_str(), call.info.kind.as_str()) {
+            ("", "Service") => service_address(call, object, Some(live))?,
+            ("", "Pod") => pod_is_immutable(call, live, object)?,
+            ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => {
+                immutable(call, live, object, &["spec", "selector"])?;
+                selector_fits(call, object)?;
+            }
+            ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+                immutable(call, live, object, &["roleRef"])?;
+            }
+            ("apiextensions.k8s.io", _) => establish(call, object),
+            _ => {}
+        }
+    }
+    let without = |value: &Value| {
+        let mut value = value.clone();
+        value.as_object_mut().map(|v| ["metadata", "status"].map(|key| v.remove(key)));
+        value
+    };
+    if main && without(live) != without(object) {
+        let generation = live["metadata"]["generation"].as_i64().unwrap_or(1);
+        object["metadata"]["generation"] = (generation + 1).into();
+    }
+    Ok(())
+}
+
+/// A write to the status changes nothing else (of built-in kinds also labels and annotations, as in Kubernetes).
+pub(super) fn only_status(info: &ResourceInfo, live: &Value, object: &mut Value) {
+    let status = object.get("status").cloned();
+    let managed = object["metadata"].get("managedFields").cloned();
+    let metadata = object["metadata"].clone();
+    *object = live.clone();
+    match status {
+        Some(status) => object["status"] = status,
+        None => drop(object.as_object_mut().map(|o| o.remove("status"))),
+    }
+    if let Some(managed) = managed {
+        object["metadata"]["managedFields"] = managed;
+    }
+    if info.custom.is_none() {
+        for key in ["annotations", "labels"] {
+            if let Some(value) = metadata.get(key) {
+                object["metadata"][key] = value.clone();
+            }
+        }
+    }
+}
+
+pub(super) fn after_write(call: &Call, object: &Value) {
+    if call.info.kind == "CustomResourceDefinition" {
+        call.api.registry.add_definition(object);
+    }
+}
+
+fn fault(call: &Call, object: &Value, cause: Cause) -> Refusal {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    Refusal::invalid(&call.info.kind, &call.info.group, name, &[cause])
+}
+
+fn namespace_is_open(call: &Call, object: &Value) -> Result<(), Refusal> {
+    if !call.info.namespaced {
+        return Ok(());
+    }
+    let namespace = call.namespace();
+    let Some(found) = call.api.get("", "namespaces", "", namespace) else {
+        return Err(Refusal::not_found("namespaces", namespace));
+    };
+    if found["metadata"]["deletionTimestamp"].is_string() && call.info.kind != "Event" {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(Refusal::forbidden(format!(
+            "{} \"{name}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated",
+            call.info.qualified()
+        )));
+    }
+    Ok(())
+}
+
+fn immutable(call: &Call, live: &Value, object: &Value, path: &[&str]) -> Result<(), Refusal> {
+    let at = |value: &Value| path.iter().fold(value.clone(), |value, key| value[*key].clone());
+    if at(live) == at(object) {
+        return Ok(());
+    }
+    Err(fault(call, object, Cause::invalid(path.join("."), &at(object), "field is immutable")))
+}
+
+fn selector_fits(call: &Call, object: &Value) -> Result<(), Refusal> {
+    let selector = &object["spec"]["selector"];
+    if !selector.is_object() {
+        return Err(fault(call, object, Cause::required("spec.selector")));
+    }
+    let labels = crate::selector::Labels::from_object(selector);
+    let template = &object["spec"]["template"];
+    if labels.is_empty() || !labels.matches(template) {
+        let found = &template["metadata"]["labels"];
+        let why = "`selector` does not match template `labels`";
+        return Err(fault(call, object, Cause::invalid("spec.template.metadata.labels", found, why)));
+    }
+    Ok(())
+}
+
+fn job_selector(object: &mut Value) {
+    let uid = object["metadata"]["uid"].clone();
+    let name = object["metadata"]["name"].clone();
+    if object["spec"]["selector"].is_null() {
+        object["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+        let labels = &mut object["spec"]["template"]["metadata"]["labels"];
+        if !labels.is_object() {
+            *labels = json!({});
+        }
+        for (key, value) in [
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &name),
+            ("job-name", &name),
+        ] {
+            labels[key] = value.clone();
+        }
+    }
+}
+
+fn service_address(call: &Call, object: &mut Value, live: Option<&Value>) -> Result<(), Refusal> {
+    if object["spec"]["type"] == "ExternalName" {
+        return Ok(());
+    }
+    for port in object["spec"]["ports"].as_array().into_iter().flatten() {
+        let number = port["port"].as_i64().unwrap_or(0);
+        if !(1..=65535).contains(&number) {
+            let why = "must be between 1 and 65535, inclusive";
+            return Err(fault(call, object, Cause::invalid("spec.ports[0].port", &port["port"], why)));
+        }
+    }
+    let old = live.and_then(|l| l["spec"]["clusterIP"].as_str()).map(str::to_owned);
+    let wanted = object["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty()).map(str::to_owned);
+    let address = match (old, wanted) {
+        (Some(old), Some(wanted)) if old != wanted => {
+            return Err(fault(
+                call,
+                object,
+                Cause::invalid("spec.clusterIPs[0]", &wanted.into(), "may not change once set"),
+            ));
+        }
+        (Some(old), _) => old,
+        (None, Some(wanted)) if wanted == "None" => wanted,
+        (None, Some(wanted)) => free_or_refused(call, object, &wanted)?,
+        (None, None) => call
+            .api
+            .free_cluster_ip()
+            .ok_or_else(|| Refusal::internal("failed to allocate a serviceIP: range is full"))?
+            .to_string(),
+    };
+    object["spec"]["clusterIPs"] = json!([address]);
+    object["spec"]["clusterIP"] = address.into();
+    Ok(())
+}
+
+fn free_or_refused(call: &Call, object: &Value, wanted: &str) -> Result<String, Refusal> {
+    let inside = wanted.parse::<Ipv4Addr>().is_ok_and(|ip| ip.octets()[..2] == [10, 96]);
+    if !inside {
+        let why = "failed to allocate IP: the provided network does not match the current range 10.96.0.0/16";
+        return Err(fault(call, object, Cause::invalid("spec.clusterIPs", &json!([wanted]), why)));
+    }
+    let taken =
+        call.api.store.list("/services", None, None).0.iter().any(|s| s.value["spec"]["clusterIP"] == wanted);
+    if taken {
+        let why = "failed to allocate IP: provided IP is already allocated";
+        return Err(fault(call, object, Cause::invalid("spec.clusterIPs", &json!([wanted]), why)));
+    }
+    Ok(wanted.to_owned())
+}
+
+/// A Pod runs as a ServiceAccount that exists, and gets its token unless it or the account declines.
+fn pod_account(call: &Call, object: &mut Value) -> Result<(), Refusal> {
+    let spec = &mut object["spec"];
+    let name = spec["serviceAccountName"].as_str().filter(|n| !n.is_empty()).unwrap_or("default").to_owned();
+    spec["serviceAccountName"] = name.as_str().into();
+    spec["serviceAccount"] = name.as_str().into();
+    let Some(account) = call.api.get("", "serviceaccounts", call.namespace(), &name) else {
+        let pod = object["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(Refusal::forbidden(format!(
+            "pods \"{pod}\" is forbidden: error looking up service account {}/{name}: serviceaccount \"{name}\" not found",
+            call.namespace()
+        )));
+    };
+    let declined = spec["automountServiceAccountToken"] == false
+        || (spec["automountServiceAccountToken"].is_null()
+            && account["automountServiceAccountToken"] == false);
+    if declined {
+        return Ok(());
+    }
+    const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let volume = "kube-api-access";
+    for list in ["containers", "initContainers"] {
+        for container in spec[list].as_array_mut().into_iter().flatten() {
+            let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+            if mounts.iter().all(|mount| mount["mountPath"] != MOUNT) {
+                let mount = json!({"name": volume, "readOnly": true, "mountPath": MOUNT});
+                container["volumeMounts"] = mounts.into_iter().chain([mount]).collect();
+            }
+        }
+    }
+    let volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
+    if volumes.iter().all(|v| v["name"] != volume) {
+        let projected = json!({"name": volume, "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}}]}});
+        spec["volumes"] = volumes.into_iter().chain([projected]).collect();
+    }
+    Ok(())
+}
+
+fn pod_is_immutable(call: &Call, live: &Value, object: &Value) -> Result<(), Refusal> {
+    let frozen = |value: &Value| {
+        let mut spec = value["spec"].clone();
+        if let Some(spec) = spec.as_object_mut() {
+            for key in
+                ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"]
+            {
+                spec.remove(key);
+            }
+            for list in ["containers", "initContainers"] {
+                for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                    container.as_object_mut().map(|c| ["image", "imagePullPolicy"].map(|key| c.remove(key)));
+                }
+            }
+        }
+        spec
+    };
+    if frozen(live) == frozen(object) {
+        return Ok(());
+    }
+    let message = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,\
+                   `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
+                   existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+                   previously negative)";
+    Err(fault(
+        call,
+        object,
+        Cause { field: "spec".into(), reason: "FieldValueForbidden", message: message.into() },
+    ))
+}
+
+/// A definition is served as soon as it is stored; its conditions say so.
+fn establish(call: &Call, object: &mut Value) {
+    let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": call.api.now()});
+    if object["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
+        object["status"]["conditions"] = json!([
+            condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+            condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        ]);
+    }
+}

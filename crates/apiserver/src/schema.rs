@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What objects must look like: schemas of the built-in kinds and of CustomResourceDefinitions, and the check of an
+//! object against them (unknown fields, types, required fields, bounds, CEL rules, defaults).
+
+mod builtin;
+mod check;
+
+use std::sync::OnceLock;
+
+use kube_cel::Validator;
+use serde_json::{Value, json};
+
+use crate::registry::ResourceInfo;
+use crate::status::Cause;
+
+pub use self::check::Found;
+
+/// Definitions of all built-in kinds, by name (`io.k8s.api.core.v1.Pod`), as JSON schema with `#/$defs/` references.
+pub fn definitions() -> &'static serde_json::Map<String, Value> {
+    static DEFINITIONS: OnceLock<serde_json::Map<String, Value>> = OnceLock::new();
+    DEFINITIONS.get_or_init(builtin::definitions)
+}
+
+/// Name of the definition of a built-in kind.
+pub fn definition_name(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    static NAMES: OnceLock<std::collections::HashMap<(String, String, String), String>> = OnceLock::new();
+    let names = NAMES.get_or_init(builtin::names);
+    names.get(&(group.to_owned(), version.to_owned(), kind.to_owned())).map(String::as_str)
+}
+
+/// Checks an object against the schema of its resource.
+pub fn check(info: &ResourceInfo, object: &Value, old: Option<&Value>) -> Found {
+    let mut found = Found::default();
+    match &info.custom {
+        Some(custom) => {
+            custom_object(&custom.schema, object, &mut found);
+            if found.causes.is_empty() && found.unknown.is_empty() {
+                found.causes.extend(rules(&custom.schema, object, old));
+            }
+        }
+        None => {
+            if let Some(name) = definition_name(&info.group, &info.version, &info.kind) {
+                check::object(&json!({"$ref": format!("#/$defs/{name}")}), object, &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// The top of a custom resource: the schema declares spec and status; identity and metadata are the server's.
+fn custom_object(schema: &Value, object: &Value, found: &mut Found) {
+    let metadata = json!({"$ref": "#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"});
+    check::field(&metadata, &object["metadata"], "metadata", found);
+    let mut rest = object.clone();
+    if let Some(rest) = rest.as_object_mut() {
+        for key in ["apiVersion", "kind", "metadata"] {
+            rest.remove(key);
+        }
+    }
+    let mut schema = schema.clone();
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|r| r != "apiVersion" && r != "kind" && r != "metadata");
+    }
+    check::object(&schema, &rest, found);
+}
+
+fn rules(schema: &Value, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let Err(errors) = Validator::new().validate(schema, object, old) else { return Vec::new() };
+    errors
+        .into_iter()
+        .map(|error| Cause {
+            field: error.field_path.clone(),
+            reason: "FieldValueInvalid",
+            message: format!("Invalid value: {}", error.message),
+        })
+        .collect()
+}
+
+/// Removes the fields that [`check`] found unknown, as Kubernetes does for built-in kinds unless asked to be strict.
+pub fn prune(info: &ResourceInfo, object: &mut Value) {
+    if info.custom.is_none()
+        && let Some(name) = definition_name(&info.group, &info.version, &info.kind)
+    {
+        check::prune(&json!({"$ref": format!("#/$defs/{name}")}), object);
+    }
+}
+
+/// Sets the defaults that a CustomResourceDefinition declares.
+pub fn default_fields(info: &ResourceInfo, object: &mut Value) {
+    if let Some(custom) = &info.custom {
+        check::defaults(&custom.schema, object);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The walk over a schema and a value: structural schemas of CRDs and the schemas of built-in kinds.
+
+use serde_json::{Map, Value};
+
+use crate::status::Cause;
+
+/// What is wrong with an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Paths of fields that the schema does not know.
+    pub unknown: Vec<String>,
+    /// Everything else.
+    pub causes: Vec<Cause>,
+}
+
+/// Deepest nesting that is looked at; what lies deeper is refused.
+const MAX_DEPTH: usize = 64;
+
+/// Checks a whole object.
+pub(super) fn object(schema: &Value, value: &Value, found: &mut Found) {
+    walk(schema, value, "", 0, found);
+}
+
+/// Checks one field.
+pub(super) fn field(schema: &Value, value: &Value, path: &str, found: &mut Found) {
+    walk(schema, value, path, 0, found);
+}
+
+/// Follows `$ref` and `allOf` of one element (schemars wraps references so to add a description).
+fn resolve(schema: &Value) -> &Value {
+    let reference = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
+    match reference.and_then(|r| r.strip_prefix("#/$defs/")) {
+        Some(name) => super::definitions().get(name).map_or(schema, |s| s),
+        None => schema,
+    }
+}
+
+fn preserves(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"] == true || schema["x-kubernetes-embedded-resource"] == true
+}
+
+fn int_or_string(schema: &Value) -> bool {
+    schema["x-kubernetes-int-or-string"] == true
+}
+
+/// `format: byte` and date-times are texts; a schema without type and properties takes anything.
+fn type_of(schema: &Value) -> Option<&str> {
+    schema["type"].as_str()
+}
+
+fn walk(schema: &Value, value: &Value, path: &str, depth: usize, found: &mut Found) {
+    if depth > MAX_DEPTH {
+        found.causes.push(Cause::invalid(path, &Value::Null, "nested too deeply"));
+        return;
+    }
+    let schema = resolve(schema);
+    if value.is_null() {
+        return;
+    }
+    if int_or_string(schema) {
+        if !value.is_string() && !value.is_number() {
+            found.causes.push(type_fault(path, value, "integer or string"));
+        }
+        return bounds(schema, value, path, found);
+    }
+    match (type_of(schema), value) {
+        (Some("object") | None, Value::Object(map)) => walk_object(schema, map, path, depth, found),
+        (Some("array") | None, Value::Array(list)) => walk_array(schema, list, path, depth, found),
+        (None, _) => {}
+        (Some("string"), Value::String(_))
+        | (Some("boolean"), Value::Bool(_))
+        | (Some("number"), Value::Number(_)) => {}
+        (Some("integer"), Value::Number(n))
+            if n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0) => {}
+        (Some(expected), _) => {
+            found.causes.push(type_fault(path, value, expected));
+            return;
+        }
+    }
+    bounds(schema, value, path, found);
+}
+
+fn type_fault(path: &str, value: &Value, expected: &str) -> Cause {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let message = format!("Invalid value: \"{kind}\": {path} in body must be of type {expected}: \"{kind}\"");
+    Cause { field: path.to_owned(), reason: "FieldValueTypeInvalid", message }
+}
+
+fn child(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn walk_object(schema: &Value, map: &Map<String, Value>, path: &str, depth: usize, found: &mut Found) {
+    let properties = schema["properties"].as_object();
+    let additional = &schema["additionalProperties"];
+    for (key, value) in map {
+        let at = child(path, key);
+        match properties.and_then(|p| p.get(key)) {
+            Some(inner) => walk(inner, value, &at, depth + 1, found),
+            None if additional.is_object() => {
+                walk(additional, value, &format!("{path}[{key}]"), depth + 1, found)
+            }
+            None if additional == true || preserves(schema) => {}
+            // A schema that says nothing about its fields takes any (RawExtension and the like).
+            None if properties.is_none() && !path.is_empty() => {}
+            None => found.unknown.push(at),
+        }
+    }
+    for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if map.get(required).is_none_or(Value::is_null) {
+            found.causes.push(Cause::required(child(path, required)));
+        }
+    }
+    let count = map.len() as u64;
+    if schema["maxProperties"].as_u64().is_some_and(|max| count > max) {
+        found.causes.push(Cause::invalid(path, &count.into(), "has too many properties"));
+    }
+    if schema["minProperties"].as_u64().is_some_and(|min| count < min) {
+        found.causes.push(Cause::invalid(path, &count.into(), "has too few properties"));
+    }
+}
+
+fn walk_array(schema: &Value, list: &[Value], path: &str, depth: usize, found: &mut Found) {
+    if schema["items"].is_object() {
+        for (index, item) in list.iter().enumerate() {
+            walk(&schema["items"], item, &format!("{path}[{index}]"), depth + 1, found);
+        }
+    }
+    let count = list.len() as u64;
+    if let Some(max) = schema["maxItems"].as_u64().filter(|max| count > *max) {
+        let message = format!("Too many: {count}: must have at most {max} items");
+        found.causes.push(Cause { field: path.to_owned(), reason: "FieldValueTooMany", message });
+    }
+    if let Some(min) = schema["minItems"].as_u64().filter(|min| count < *min) {
+        found.causes.push(Cause::invalid(
+            path,
+            &count.into(),
+            format!("{path} in body should have at least {min} items"),
+        ));
+    }
+    let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let set = schema["x-kubernetes-list-type"] == "set";
+    for (index, item) in list.iter().enumerate() {
+        let same = |other: &&Value| {
+            (set && *other == item)
+                || (!keys.is_empty() && keys.iter().all(|k| other.get(*k) == item.get(*k)))
+        };
+        if list[..index].iter().any(|other| same(&other)) {
+            let message = format!("Duplicate value: {item}");
+            found.causes.push(Cause {
+                field: format!("{path}[{index}]"),
+                reason: "FieldValueDuplicate",
+                message,
+            });
+        }
+    }
+}
+
+fn bounds(schema: &Value, value: &Value, path: &str, found: &mut Found) {
+    if let Some(allowed) = schema["enum"].as_array()
+        && !allowed.contains(value)
+    {
+        let texts: Vec<String> =
+            allowed.iter().map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned)).collect();
+        found.causes.push(Cause::unsupported(path, value, &texts));
+    }
+    if let Some(text) = value.as_str() {
+        text_bounds(schema, text, path, found);
+    }
+    if let Some(number) = value.as_f64() {
+        if let Some(min) = schema["minimum"].as_f64().filter(|min| number < *min) {
+            found.causes.push(Cause::invalid(
+                path,
+                value,
+                format!("{path} in body should be greater than or equal to {min}"),
+            ));
+        }
+        if let Some(max) = schema["maximum"].as_f64().filter(|max| number > *max) {
+            found.causes.push(Cause::invalid(
+                path,
+                value,
+                format!("{path} in body should be less than or equal to {max}"),
+            ));
+        }
+    }
+    combinations(schema, value, path, found);
+}
+
+fn text_bounds(schema: &Value, text: &str, path: &str, found: &mut Found) {
+    let length = text.chars().count() as u64;
+    if let Some(max) = schema["maxLength"].as_u64().filter(|max| length > *max) {
+        let message = format!("Too long: may not be more than {max} bytes");
+        found.causes.push(Cause { field: path.to_owned(), reason: "FieldValueTooLong", message });
+    }
+    if let Some(min) = schema["minLength"].as_u64().filter(|min| length < *min) {
+        let why = format!("{path} in body should be at least {min} chars long");
+        found.causes.push(Cause::invalid(path, &text.into(), why));
+    }
+    if let Some(pattern) = schema["pattern"].as_str() {
+        // Linear-time; a pattern that cannot be compiled matches nothing rather than everything.
+        let matches = regex_automata::meta::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
+        if !matches {
+            found.causes.push(Cause::invalid(
+                path,
+                &text.into(),
+                format!("{path} in body should match '{pattern}'"),
+            ));
+        }
+    }
+}
+
+fn combinations(schema: &Value, value: &Value, path: &str, found: &mut Found) {
+    let holds = |inner: &Value| {
+        let mut faults = Found::default();
+        partial(inner, value, path, &mut faults);
+        faults.causes.is_empty()
+    };
+    let list = |key: &str| schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !list("anyOf").is_empty() && !list("anyOf").iter().any(holds) {
+        found.causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body must validate at least one schema (anyOf)"),
+        ));
+    }
+    if !list("oneOf").is_empty() && list("oneOf").iter().filter(|s| holds(s)).count() != 1 {
+        found.causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body must validate one and only one schema (oneOf)"),
+        ));
+    }
+    if list("allOf").iter().any(|inner| inner.get("$ref").is_none() && !holds(inner)) {
+        found.causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body must validate all the schemas (allOf)"),
+        ));
+    }
+    if schema["not"].is_object() && holds(&schema["not"]) {
+        found.causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body must not validate the schema (not)"),
+        ));
+    }
+}
+
+/// A schema inside `anyOf` and the like: only what it says counts, unknown fields are the outer schema's business.
+fn partial(schema: &Value, value: &Value, path: &str, found: &mut Found) {
+    if let Some(map) = value.as_object() {
+        for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
+            if let Some(value) = map.get(key) {
+                partial(inner, value, &child(path, key), found);
+            }
+        }
+        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if map.get(required).is_none_or(Value::is_null) {
+                found.causes.push(Cause::required(child(path, required)));
+            }
+        }
+    }
+    if let (Some(kind), false) = (type_of(schema), value.is_object() || value.is_array()) {
+        let fits = match kind {
+            "string" => value.is_string(),
+            "integer" | "number" => value.is_number(),
+            "boolean" => value.is_boolean(),
+            _ => false,
+        };
+        if !fits {
+            found.causes.push(type_fault(path, value, kind));
+        }
+    }
+    bounds(schema, value, path, found);
+}
+
+/// Removes what the schema does not know.
+pub(super) fn prune(schema: &Value, value: &mut Value) {
+    let schema = resolve(schema);
+    match value {
+        Value::Object(map) => {
+            let Some(properties) = schema["properties"].as_object() else {
+                let additional = &schema["additionalProperties"];
+                map.values_mut().filter(|_| additional.is_object()).for_each(|v| prune(additional, v));
+                return;
+            };
+            if !preserves(schema) && !schema["additionalProperties"].is_object() {
+                map.retain(|key, _| properties.contains_key(key));
+            }
+            for (key, inner) in map {
+                if let Some(schema) = properties.get(key) {
+                    prune(schema, inner);
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|item| prune(&schema["items"], item)),
+        _ => {}
+    }
+}
+
+/// Sets declared defaults where a field is missing.
+pub(super) fn defaults(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
+                if let Some(default) = inner.get("default")
+                    && map.get(key).is_none_or(Value::is_null)
+                {
+                    map.insert(key.clone(), default.clone());
+                }
+                if let Some(value) = map.get_mut(key) {
+                    defaults(inner, value);
+                }
+            }
+            let additional = &schema["additionalProperties"];
+            if additional.is_object() {
+                map.values_mut().for_each(|value| defaults(additional, value));
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|item| defaults(&schema["items"], item)),
+        _ => {}
+    }
+}

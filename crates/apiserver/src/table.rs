@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meta.k8s.io/v1 Table`: the columns that kubectl prints.
+
+mod cells;
+mod custom;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::registry::ResourceInfo;
+
+/// A column: name, type (`string`, `integer`, `date`), shown only with `-o wide`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Column {
+    name: String,
+    kind: &'static str,
+    wide: bool,
+}
+
+fn column(name: &str, kind: &'static str) -> Column {
+    Column { name: name.into(), kind, wide: false }
+}
+
+fn wide(name: &str) -> Column {
+    Column { name: name.into(), kind: "string", wide: true }
+}
+
+/// Renders objects as a table, at the clock's time now.
+pub fn render(info: &ResourceInfo, items: &[Arc<Value>], revision: Option<&str>) -> Value {
+    render_at(info, items, revision, jiff::Timestamp::now())
+}
+
+fn render_at(
+    info: &ResourceInfo,
+    items: &[Arc<Value>],
+    revision: Option<&str>,
+    now: jiff::Timestamp,
+) -> Value {
+    let columns = match &info.custom {
+        Some(custom) => custom::columns(&custom.columns),
+        None => cells::columns(&info.group, &info.kind),
+    };
+    let definitions: Vec<Value> = columns
+        .iter()
+        .map(|c| {
+            let format = if c.name == "Name" { "name" } else { "" };
+            json!({"name": c.name, "type": c.kind, "format": format, "description": "", "priority": i32::from(c.wide)})
+        })
+        .collect();
+    let rows: Vec<Value> = items
+        .iter()
+        .map(|item| {
+            let cells = match &info.custom {
+                Some(custom) => custom::cells(&custom.columns, item, now),
+                None => cells::cells(&info.group, &info.kind, item, now),
+            };
+            let object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": item["metadata"]});
+            json!({"cells": cells, "object": object})
+        })
+        .collect();
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": revision.unwrap_or_default()},
+        "columnDefinitions": definitions, "rows": rows,
+    })
+}
+
+/// A duration as kubectl writes it: `42s`, `5m12s`, `3h`, `2d4h`.
+fn age(since: &Value, now: jiff::Timestamp) -> String {
+    let Some(then) = since.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok()) else {
+        return "<unknown>".into();
+    };
+    human(now.as_second() - then.as_second())
+}
+
+fn human(seconds: i64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    let pair = |big: i64, unit: char, small: i64, small_unit: char| {
+        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
+    };
+    match seconds {
+        ..0 => "0s".into(),
+        0..=119 => format!("{seconds}s"),
+        120..=599 => pair(minutes, 'm', seconds % 60, 's'),
+        600..=10_799 => format!("{minutes}m"),
+        10_800..=28_799 => pair(hours, 'h', minutes % 60, 'm'),
+        28_800..=172_799 => format!("{hours}h"),
+        172_800..=691_199 => pair(days, 'd', hours % 24, 'h'),
+        691_200..=63_071_999 => format!("{days}d"),
+        _ => pair(days / 365, 'y', days % 365, 'd'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Registry;
+
+    fn row(group: &str, version: &str, plural: &str, object: Value) -> Vec<String> {
+        let info = Registry::new().find(group, version, plural).unwrap();
+        let now = "2026-01-01T00:10:00Z".parse().unwrap();
+        let table = render_at(&info, &[Arc::new(object)], None, now);
+        assert_eq!(
+            table["columnDefinitions"].as_array().unwrap().len(),
+            table["rows"][0]["cells"].as_array().unwrap().len()
+        );
+        let cells = table["rows"][0]["cells"].as_array().unwrap();
+        cells.iter().map(|c| c.as_str().map_or_else(|| c.to_string(), str::to_owned)).collect()
+    }
+
+    #[test]
+    fn pods_as_kubectl_shows_them() {
+        let pod = |status: Value, deleted: bool| {
+            let mut pod = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"nodeName": "node-1", "containers": [{"name": "c"}]}, "status": status});
+            if deleted {
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            pod
+        };
+        let waiting = json!({"phase": "Pending", "containerStatuses": [{"ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": "ErrImagePull"}}}]});
+        let running = json!({"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [{"ready": true, "restartCount": 2,
+            "state": {"running": {}}}]});
+        let cases = [
+            (pod(waiting, false), ["a", "0/1", "ErrImagePull", "0", "10m"]),
+            (pod(running.clone(), false), ["a", "1/1", "Running", "2", "10m"]),
+            (pod(running, true), ["a", "1/1", "Terminating", "2", "10m"]),
+            (pod(json!({"phase": "Pending"}), false), ["a", "0/1", "Pending", "0", "10m"]),
+        ];
+        for (object, expected) in cases {
+            assert_eq!(row("", "v1", "pods", object)[..5], expected);
+        }
+    }
+
+    #[test]
+    fn ages() {
+        let cases = [
+            (0, "0s"),
+            (119, "119s"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (10_860, "3h1m"),
+            (30_000, "8h"),
+            (172_800, "2d"),
+            (900_000, "10d"),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(human(seconds), expected);
+        }
+    }
+}
