@@ -3,3 +3,4 @@
 
 pub mod convert;
 pub mod proto;
+pub mod xds;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `istio.workload.Address` from and to [`Workload`] and [`Service`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -129,7 +129,7 @@ fn workload(m: pb::Workload) -> Result<Workload, Invalid> {
 }
 
 fn services(
-    all: HashMap<String, pb::PortList>,
+    all: BTreeMap<String, pb::PortList>,
 ) -> Result<BTreeMap<NamespacedHostname, Vec<PortMapping>>, Invalid> {
     all.into_iter()
         .map(|(key, list)| {
