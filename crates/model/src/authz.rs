@@ -13,11 +13,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::names::NamespacedName;
 
 /// Where a policy applies (`istio.security.Scope`, extended by the attachments of a waypoint).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// The whole mesh.
     Global,
@@ -28,7 +29,7 @@ pub enum Scope {
 }
 
 /// What a match leads to (`AuthorizationPolicy.spec.action`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Action {
     /// Allow what matches; what no ALLOW policy matches is denied.
     Allow,
@@ -44,7 +45,8 @@ pub enum Action {
 }
 
 /// A validated policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Namespace and name: its key, and its name in every verdict.
     pub name: NamespacedName,
@@ -59,14 +61,15 @@ pub struct Policy {
 }
 
 /// ANDed clauses; none matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// ANDed.
     pub clauses: Vec<Clause>,
 }
 
 /// Which part of a rule a clause was written in: what an explanation points at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ClauseOrigin {
     /// `from`.
     From,
@@ -80,7 +83,8 @@ pub enum ClauseOrigin {
 }
 
 /// ORed matches; none is true.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Clause {
     /// Where it was written.
     pub origin: ClauseOrigin,
@@ -89,14 +93,16 @@ pub struct Clause {
 }
 
 /// ANDed predicates; none is true.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Match {
     /// ANDed; at most one for each attribute.
     pub predicates: Vec<Predicate>,
 }
 
 /// One attribute: some value matches (when there are values) and no not-value does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Predicate {
     /// What is looked at.
     pub attribute: Attribute,
@@ -107,7 +113,7 @@ pub struct Predicate {
 }
 
 /// What a predicate looks at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Attribute {
     /// The peer's principal, `<td>/ns/<ns>/sa/<sa>`.
     SourcePrincipal,
@@ -165,7 +171,7 @@ impl Attribute {
 }
 
 /// One value of a predicate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ValueMatch {
     /// A text in one of the four forms.
     String(StringMatch),
@@ -185,7 +191,7 @@ pub enum ValueMatch {
 }
 
 /// The four forms of a text match.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StringMatch {
     /// `abc`
     Exact(Arc<str>),
@@ -234,7 +240,7 @@ impl std::fmt::Display for StringMatch {
 }
 
 /// A path template, e.g. `/store/{**}/cart`: `{*}` is one segment, `{**}` any number of characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PathTemplate(pub Arc<str>);
 
 /// A bare address as the range that holds only it.

@@ -6,6 +6,7 @@
 
 pub mod authz;
 pub mod identity;
+pub mod l7;
 pub mod names;
 pub mod net;
 pub mod service;

@@ -5,8 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// `<namespace>/<name>`: the name of a Kubernetes object, and of a policy on the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NamespacedName {
     /// The namespace.
     pub namespace: Arc<str>,
@@ -43,7 +46,8 @@ impl FromStr for NamespacedName {
 }
 
 /// `<namespace>/<hostname>`: the xDS name of a service (`istio.workload.Service`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NamespacedHostname {
     /// The namespace of the Service.
     pub namespace: Arc<str>,

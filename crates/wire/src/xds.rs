@@ -1,10 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Delta xDS: a server that keeps every client's view in step with a store, and a client that applies what it
-//! is sent.
+//! Delta xDS, knowing no resource: names, versions, acknowledgements and reconnects.
 
-
+pub mod client;
 pub mod server;
-pub mod store;
 
-/// Largest message either side accepts: the first answer holds the whole mesh.
-pub const MAX_MESSAGE: usize = 200 << 20;
+/// Type URLs.
+pub mod types {
+    /// Workloads and services.
+    pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+    /// Layer 4 policies.
+    pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+    /// Policies of a layer 7 proxy.
+    pub const HTTP_POLICY: &str = "type.googleapis.com/meltemi.v1.HttpPolicy";
+    /// Routes.
+    pub const ROUTE: &str = "type.googleapis.com/meltemi.v1.Route";
+    /// Listeners.
+    pub const LISTENER: &str = "type.googleapis.com/meltemi.v1.Listener";
+    /// Token rules.
+    pub const JWT: &str = "type.googleapis.com/meltemi.v1.Jwt";
+    /// Certificates with keys.
+    pub const TLS_SECRET: &str = "type.googleapis.com/meltemi.v1.TlsSecret";
+}
+
+pub use crate::proto::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+pub use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+
+#[cfg(test)]
+mod tests;

@@ -1,73 +1,206 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `istio.security.Authorization` from and to [`authz::Policy`].
-//!
-//! On the wire every match is a flat list of attributes. An empty match is what Istio's node proxy skips, so
-//! one that matches everything is never sent: its clause is left out instead.
+//! `istio.security.Authorization`.
 
 use ipnet::IpNet;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch, ValueMatch,
 };
+use prost::Message;
 
-use super::{Invalid, decode_strict, ip, ip_bytes, port};
-use crate::proto::security as pb;
+use super::{Invalid, ip, ip_bytes, port};
+use crate::proto::security as proto;
+use crate::proto::security::string_match::MatchType;
 
-/// Type URL of policies.
-pub const TYPE_URL: &str = "type.googleapis.com/istio.security.Authorization";
-
-/// Name of a policy on the wire.
-pub fn name(policy: &Policy) -> String {
-    policy.name.to_string()
-}
-
-/// Decodes and checks a policy.
+/// The message of a policy that has been projected to layer 4.
 ///
 /// # Errors
-/// Whatever is not understood: see [`Invalid`].
-pub fn decode(bytes: &[u8]) -> Result<Policy, Invalid> {
-    from_proto(decode_strict(bytes)?)
-}
-
-/// Checks a policy.
-///
-/// # Errors
-/// Whatever is not understood: see [`Invalid`].
-pub fn from_proto(message: pb::Authorization) -> Result<Policy, Invalid> {
-    let pb::Authorization { name, namespace, scope, action, groups, dry_run, extensions } = message;
-    if !extensions.is_empty() {
-        return Err(Invalid::UnknownField);
+/// The policy has what a node proxy cannot evaluate.
+pub fn authorization(policy: &Policy) -> Result<Vec<u8>, Invalid> {
+    let action = match policy.action {
+        Action::Allow => proto::Action::Allow,
+        Action::Deny => proto::Action::Deny,
+        Action::Audit | Action::Custom { .. } => {
+            return Err(Invalid::new("action", "only ALLOW and DENY reach a node proxy"));
+        }
+    };
+    let scope = match policy.scope {
+        Scope::Global => proto::Scope::Global,
+        Scope::Namespace => proto::Scope::Namespace,
+        Scope::WorkloadSelector => proto::Scope::WorkloadSelector,
+    };
+    Ok(proto::Authorization {
+        name: policy.name.name.to_string(),
+        namespace: policy.name.namespace.to_string(),
+        scope: scope.into(),
+        action: action.into(),
+        groups: policy.rules.iter().map(group).collect::<Result<_, _>>()?,
+        dry_run: policy.dry_run,
+        extensions: Vec::new(),
     }
+    .encode_to_vec())
+}
+
+fn group(rule: &Rule) -> Result<proto::Group, Invalid> {
+    let rules = rule.clauses.iter().map(|clause| {
+        Ok(proto::Rules {
+            matches: clause.matches.iter().map(match_to_proto).collect::<Result<_, Invalid>>()?,
+        })
+    });
+    Ok(proto::Group { rules: rules.collect::<Result<_, Invalid>>()? })
+}
+
+fn match_to_proto(wanted: &Match) -> Result<proto::Match, Invalid> {
+    let mut message = proto::Match::default();
+    for Predicate { attribute, values, not_values } in &wanted.predicates {
+        match attribute {
+            Attribute::SourceNamespace => {
+                message.namespaces = strings(values)?;
+                message.not_namespaces = strings(not_values)?;
+            }
+            Attribute::SourcePrincipal => {
+                message.principals = strings(values)?;
+                message.not_principals = strings(not_values)?;
+            }
+            Attribute::SourceIp => {
+                message.source_ips = ranges(values)?;
+                message.not_source_ips = ranges(not_values)?;
+            }
+            Attribute::DestinationIp => {
+                message.destination_ips = ranges(values)?;
+                message.not_destination_ips = ranges(not_values)?;
+            }
+            Attribute::DestinationPort => {
+                message.destination_ports = ports(values)?;
+                message.not_destination_ports = ports(not_values)?;
+            }
+            Attribute::SourceServiceAccount => {
+                message.service_accounts = accounts(values)?;
+                message.not_service_accounts = accounts(not_values)?;
+            }
+            other => return Err(Invalid::new("match", format!("{other:?} cannot be told to a node proxy"))),
+        }
+    }
+    Ok(message)
+}
+
+fn wrong(value: &ValueMatch) -> Invalid {
+    Invalid::new("match", format!("{value:?} does not fit its attribute"))
+}
+
+fn strings(values: &[ValueMatch]) -> Result<Vec<proto::StringMatch>, Invalid> {
+    let one = |value: &ValueMatch| match value {
+        ValueMatch::String(text) => Ok(proto::StringMatch {
+            match_type: Some(match text {
+                StringMatch::Exact(text) => MatchType::Exact(text.to_string()),
+                StringMatch::Prefix(text) => MatchType::Prefix(text.to_string()),
+                StringMatch::Suffix(text) => MatchType::Suffix(text.to_string()),
+                StringMatch::Presence => MatchType::Presence(()),
+            }),
+        }),
+        other => Err(wrong(other)),
+    };
+    values.iter().map(one).collect()
+}
+
+fn ranges(values: &[ValueMatch]) -> Result<Vec<proto::Address>, Invalid> {
+    let one = |value: &ValueMatch| match value {
+        ValueMatch::Cidr(range) => {
+            Ok(proto::Address { address: ip_bytes(range.addr()), length: range.prefix_len().into() })
+        }
+        other => Err(wrong(other)),
+    };
+    values.iter().map(one).collect()
+}
+
+fn ports(values: &[ValueMatch]) -> Result<Vec<u32>, Invalid> {
+    let one = |value: &ValueMatch| match value {
+        ValueMatch::Port(port) => Ok(u32::from(*port)),
+        other => Err(wrong(other)),
+    };
+    values.iter().map(one).collect()
+}
+
+fn accounts(values: &[ValueMatch]) -> Result<Vec<proto::ServiceAccountMatch>, Invalid> {
+    let one = |value: &ValueMatch| match value {
+        ValueMatch::ServiceAccount { namespace, name } => Ok(proto::ServiceAccountMatch {
+            namespace: namespace.to_string(),
+            service_account: name.to_string(),
+        }),
+        other => Err(wrong(other)),
+    };
+    values.iter().map(one).collect()
+}
+
+/// The policy of a message.
+///
+/// # Errors
+/// The field that is not understood: the whole policy is refused, for a part of it could be wider.
+pub fn policy(bytes: &[u8]) -> Result<Policy, Invalid> {
+    let message = proto::Authorization::decode(bytes).map_err(|e| Invalid::new("authorization", e))?;
+    let proto::Authorization { name, namespace, scope, action, groups, dry_run, extensions } = message;
     if name.is_empty() {
-        return Err(Invalid::Missing("name"));
+        return Err(Invalid::new("name", "is empty"));
     }
-    let scope = match pb::Scope::try_from(scope) {
-        Ok(pb::Scope::Global) => Scope::Global,
-        Ok(pb::Scope::Namespace) => Scope::Namespace,
-        Ok(pb::Scope::WorkloadSelector) => Scope::WorkloadSelector,
-        Err(_) => return Err(Invalid::UnknownValue { field: "scope", value: scope }),
+    if let Some(extension) = extensions.first() {
+        return Err(Invalid::new("extensions", format!("{:?} is not known", extension.name)));
+    }
+    let unknown = |field: &str, value: i32| Invalid::new(field, format!("unknown value {value}"));
+    let deny = match proto::Action::try_from(action) {
+        Ok(proto::Action::Allow) => false,
+        Ok(proto::Action::Deny) => true,
+        Err(_) => return Err(unknown("action", action)),
     };
-    let action = match pb::Action::try_from(action) {
-        Ok(pb::Action::Allow) => Action::Allow,
-        Ok(pb::Action::Deny) => Action::Deny,
-        Err(_) => return Err(Invalid::UnknownValue { field: "action", value: action }),
-    };
-    let rules = groups.into_iter().map(rule).collect::<Result<_, _>>()?;
-    Ok(Policy { name: NamespacedName::new(namespace, name), scope, action, dry_run, rules })
+    Ok(Policy {
+        name: NamespacedName::new(namespace, name),
+        scope: match proto::Scope::try_from(scope) {
+            Ok(proto::Scope::Global) => Scope::Global,
+            Ok(proto::Scope::Namespace) => Scope::Namespace,
+            Ok(proto::Scope::WorkloadSelector) => Scope::WorkloadSelector,
+            Err(_) => return Err(unknown("scope", scope)),
+        },
+        action: if deny { Action::Deny } else { Action::Allow },
+        dry_run,
+        rules: groups
+            .iter()
+            .enumerate()
+            .map(|(g, group)| rule(group, &format!("groups[{g}]"), deny))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
-fn rule(group: pb::Group) -> Result<Rule, Invalid> {
-    let clauses = group.rules.into_iter().map(clause).collect::<Result<_, _>>()?;
-    Ok(Rule { clauses })
+fn rule(group: &proto::Group, at: &str, deny: bool) -> Result<Rule, Invalid> {
+    let clauses = group.rules.iter().enumerate().map(|(r, rules)| {
+        let at = format!("{at}.rules[{r}]");
+        let matches: Vec<Match> = rules
+            .matches
+            .iter()
+            .enumerate()
+            .map(|(m, one)| match_from_proto(one, &format!("{at}.matches[{m}]")))
+            .collect::<Result<_, _>>()?;
+        // An empty match is what is left of one whose fields a node proxy cannot see. In an ALLOW it must not
+        // widen: it never matches. In a DENY it matches all: more is denied, never less.
+        let matches = if deny {
+            matches
+        } else {
+            let some = !matches.is_empty();
+            let full: Vec<Match> = matches.into_iter().filter(|m| !m.predicates.is_empty()).collect();
+            if some && full.is_empty() { vec![never()] } else { full }
+        };
+        Ok(Clause { origin: ClauseOrigin::Unknown, matches })
+    });
+    Ok(Rule { clauses: clauses.collect::<Result<_, Invalid>>()? })
 }
 
-fn clause(rules: pb::Rules) -> Result<Clause, Invalid> {
-    let matches = rules.matches.into_iter().map(one).collect::<Result<_, _>>()?;
-    Ok(Clause { origin: ClauseOrigin::Unknown, matches })
+/// A match that nothing fulfils: no principal is exactly the empty text.
+fn never() -> Match {
+    let values = vec![ValueMatch::String(StringMatch::Exact("".into()))];
+    let not_values = vec![ValueMatch::String(StringMatch::Exact("".into()))];
+    Match { predicates: vec![Predicate { attribute: Attribute::SourcePrincipal, values, not_values }] }
 }
 
-fn one(message: pb::Match) -> Result<Match, Invalid> {
-    let pb::Match {
+fn match_from_proto(message: &proto::Match, at: &str) -> Result<Match, Invalid> {
+    let proto::Match {
         namespaces,
         not_namespaces,
         principals,
@@ -82,8 +215,8 @@ fn one(message: pb::Match) -> Result<Match, Invalid> {
         not_service_accounts,
         extensions,
     } = message;
-    if !extensions.is_empty() {
-        return Err(Invalid::UnknownField);
+    if let Some(extension) = extensions.first() {
+        return Err(Invalid::new(format!("{at}.extensions"), format!("{:?} is not known", extension.name)));
     }
     let mut predicates = Vec::new();
     let mut add = |attribute, values: Vec<ValueMatch>, not_values: Vec<ValueMatch>| {
@@ -91,276 +224,116 @@ fn one(message: pb::Match) -> Result<Match, Invalid> {
             predicates.push(Predicate { attribute, values, not_values });
         }
     };
-    add(
-        Attribute::SourcePrincipal,
-        strings("principals", principals)?,
-        strings("not_principals", not_principals)?,
+    let text = |list: &[proto::StringMatch], field: &str| read_strings(list, &format!("{at}.{field}"));
+    let range = |list: &[proto::Address], field: &str| read_ranges(list, &format!("{at}.{field}"));
+    let number = |list: &[u32], field: &str| {
+        let field = format!("{at}.{field}");
+        list.iter().map(|p| port(&field, *p).map(ValueMatch::Port)).collect::<Result<Vec<_>, _>>()
+    };
+    let account = |list: &[proto::ServiceAccountMatch]| {
+        list.iter()
+            .map(|a| ValueMatch::ServiceAccount {
+                namespace: a.namespace.as_str().into(),
+                name: a.service_account.as_str().into(),
+            })
+            .collect::<Vec<_>>()
+    };
+    add(Attribute::SourceNamespace, text(namespaces, "namespaces")?, text(not_namespaces, "not_namespaces")?);
+    add(Attribute::SourcePrincipal, text(principals, "principals")?, text(not_principals, "not_principals")?);
+    add(Attribute::SourceIp, range(source_ips, "source_ips")?, range(not_source_ips, "not_source_ips")?);
+    let (yes, no) =
+        (range(destination_ips, "destination_ips")?, range(not_destination_ips, "not_destination_ips")?);
+    add(Attribute::DestinationIp, yes, no);
+    let (yes, no) = (
+        number(destination_ports, "destination_ports")?,
+        number(not_destination_ports, "not_destination_ports")?,
     );
-    add(
-        Attribute::SourceNamespace,
-        strings("namespaces", namespaces)?,
-        strings("not_namespaces", not_namespaces)?,
-    );
-    add(Attribute::SourceServiceAccount, accounts(service_accounts), accounts(not_service_accounts));
-    add(Attribute::SourceIp, ranges("source_ips", source_ips)?, ranges("not_source_ips", not_source_ips)?);
-    add(
-        Attribute::DestinationIp,
-        ranges("destination_ips", destination_ips)?,
-        ranges("not_destination_ips", not_destination_ips)?,
-    );
-    add(
-        Attribute::DestinationPort,
-        ports("destination_ports", destination_ports)?,
-        ports("not_destination_ports", not_destination_ports)?,
-    );
+    add(Attribute::DestinationPort, yes, no);
+    add(Attribute::SourceServiceAccount, account(service_accounts), account(not_service_accounts));
     Ok(Match { predicates })
 }
 
-fn strings(field: &'static str, all: Vec<pb::StringMatch>) -> Result<Vec<ValueMatch>, Invalid> {
-    use pb::string_match::MatchType;
-    all.into_iter()
-        .map(|m| {
-            Ok(ValueMatch::String(match m.match_type {
-                Some(MatchType::Exact(text)) => StringMatch::Exact(text.into()),
-                Some(MatchType::Prefix(text)) => StringMatch::Prefix(text.into()),
-                Some(MatchType::Suffix(text)) => StringMatch::Suffix(text.into()),
-                Some(MatchType::Presence(())) => StringMatch::Presence,
-                None => return Err(Invalid::Missing(field)),
-            }))
-        })
-        .collect()
-}
-
-fn accounts(all: Vec<pb::ServiceAccountMatch>) -> Vec<ValueMatch> {
-    all.into_iter()
-        .map(|a| ValueMatch::ServiceAccount { namespace: a.namespace.into(), name: a.service_account.into() })
-        .collect()
-}
-
-fn ranges(field: &'static str, all: Vec<pb::Address>) -> Result<Vec<ValueMatch>, Invalid> {
-    all.into_iter()
-        .map(|a| {
-            let address = ip(field, &a.address)?;
-            let length = u8::try_from(a.length).unwrap_or(u8::MAX);
-            IpNet::new(address, length).map(ValueMatch::Cidr).map_err(|e| Invalid::value(field, e))
-        })
-        .collect()
-}
-
-fn ports(field: &'static str, all: Vec<u32>) -> Result<Vec<ValueMatch>, Invalid> {
-    all.into_iter().map(|p| port(field, p).map(ValueMatch::Port)).collect()
-}
-
-/// Encodes a policy of layer 4.
-///
-/// # Errors
-/// A policy that has an action or attribute which a node proxy cannot be told: it must be projected first.
-pub fn to_proto(policy: &Policy) -> Result<pb::Authorization, Invalid> {
-    let scope = match policy.scope {
-        Scope::Global => pb::Scope::Global,
-        Scope::Namespace => pb::Scope::Namespace,
-        Scope::WorkloadSelector => pb::Scope::WorkloadSelector,
+fn read_strings(list: &[proto::StringMatch], field: &str) -> Result<Vec<ValueMatch>, Invalid> {
+    let one = |message: &proto::StringMatch| match &message.match_type {
+        Some(MatchType::Exact(text)) => Ok(StringMatch::Exact(text.as_str().into())),
+        Some(MatchType::Prefix(text)) => Ok(StringMatch::Prefix(text.as_str().into())),
+        Some(MatchType::Suffix(text)) => Ok(StringMatch::Suffix(text.as_str().into())),
+        Some(MatchType::Presence(())) => Ok(StringMatch::Presence),
+        None => Err(Invalid::new(field, "match_type is not set or not known")),
     };
-    let action = match &policy.action {
-        Action::Allow => pb::Action::Allow,
-        Action::Deny => pb::Action::Deny,
-        other => return Err(Invalid::value("action", format!("{other:?} is not one of layer 4"))),
+    list.iter().map(|message| one(message).map(ValueMatch::String)).collect()
+}
+
+fn read_ranges(list: &[proto::Address], field: &str) -> Result<Vec<ValueMatch>, Invalid> {
+    let one = |message: &proto::Address| {
+        let length = u8::try_from(message.length).map_err(|_| Invalid::new(field, "length is too large"))?;
+        IpNet::new(ip(field, &message.address)?, length).map_err(|e| Invalid::new(field, e))
     };
-    Ok(pb::Authorization {
-        name: policy.name.name.to_string(),
-        namespace: policy.name.namespace.to_string(),
-        scope: scope.into(),
-        action: action.into(),
-        groups: policy.rules.iter().map(group).collect::<Result<_, _>>()?,
-        dry_run: policy.dry_run,
-        extensions: Vec::new(),
-    })
-}
-
-fn group(rule: &Rule) -> Result<pb::Group, Invalid> {
-    let mut rules = Vec::with_capacity(rule.clauses.len());
-    for clause in &rule.clauses {
-        if clause.matches.is_empty() || clause.matches.iter().any(|m| m.predicates.is_empty()) {
-            continue;
-        }
-        let matches = clause.matches.iter().map(encode_match).collect::<Result<_, _>>()?;
-        rules.push(pb::Rules { matches });
-    }
-    Ok(pb::Group { rules })
-}
-
-fn encode_match(m: &Match) -> Result<pb::Match, Invalid> {
-    let mut out = pb::Match::default();
-    for Predicate { attribute, values, not_values } in &m.predicates {
-        match attribute {
-            Attribute::SourcePrincipal => {
-                out.principals = encode_strings(values)?;
-                out.not_principals = encode_strings(not_values)?;
-            }
-            Attribute::SourceNamespace => {
-                out.namespaces = encode_strings(values)?;
-                out.not_namespaces = encode_strings(not_values)?;
-            }
-            Attribute::SourceServiceAccount => {
-                out.service_accounts = encode_accounts(values)?;
-                out.not_service_accounts = encode_accounts(not_values)?;
-            }
-            Attribute::SourceIp => {
-                out.source_ips = encode_ranges(values)?;
-                out.not_source_ips = encode_ranges(not_values)?;
-            }
-            Attribute::DestinationIp => {
-                out.destination_ips = encode_ranges(values)?;
-                out.not_destination_ips = encode_ranges(not_values)?;
-            }
-            Attribute::DestinationPort => {
-                out.destination_ports = encode_ports(values)?;
-                out.not_destination_ports = encode_ports(not_values)?;
-            }
-            other => return Err(Invalid::value("match", format!("{other:?} is not one of layer 4"))),
-        }
-    }
-    Ok(out)
-}
-
-fn wrong<T>(value: &ValueMatch) -> Result<T, Invalid> {
-    Err(Invalid::value("match", format!("{value:?} has the wrong form for its attribute")))
-}
-
-fn encode_strings(all: &[ValueMatch]) -> Result<Vec<pb::StringMatch>, Invalid> {
-    use pb::string_match::MatchType;
-    all.iter()
-        .map(|value| {
-            let ValueMatch::String(text) = value else { return wrong(value) };
-            let match_type = Some(match text {
-                StringMatch::Exact(text) => MatchType::Exact(text.to_string()),
-                StringMatch::Prefix(text) => MatchType::Prefix(text.to_string()),
-                StringMatch::Suffix(text) => MatchType::Suffix(text.to_string()),
-                StringMatch::Presence => MatchType::Presence(()),
-            });
-            Ok(pb::StringMatch { match_type })
-        })
-        .collect()
-}
-
-fn encode_accounts(all: &[ValueMatch]) -> Result<Vec<pb::ServiceAccountMatch>, Invalid> {
-    all.iter()
-        .map(|value| {
-            let ValueMatch::ServiceAccount { namespace, name } = value else { return wrong(value) };
-            Ok(pb::ServiceAccountMatch {
-                namespace: namespace.to_string(),
-                service_account: name.to_string(),
-            })
-        })
-        .collect()
-}
-
-fn encode_ranges(all: &[ValueMatch]) -> Result<Vec<pb::Address>, Invalid> {
-    all.iter()
-        .map(|value| {
-            let ValueMatch::Cidr(range) = value else { return wrong(value) };
-            Ok(pb::Address { address: ip_bytes(range.addr()), length: range.prefix_len().into() })
-        })
-        .collect()
-}
-
-fn encode_ports(all: &[ValueMatch]) -> Result<Vec<u32>, Invalid> {
-    all.iter()
-        .map(|value| {
-            let ValueMatch::Port(port) = value else { return wrong(value) };
-            Ok((*port).into())
-        })
-        .collect()
+    list.iter().map(|message| one(message).map(ValueMatch::Cidr)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
-
     use super::*;
 
-    fn policy() -> Policy {
-        let string = |text: &str| ValueMatch::String(StringMatch::parse(text));
-        let predicate = |attribute, values, not_values| Predicate { attribute, values, not_values };
-        let from = Clause {
-            origin: ClauseOrigin::Unknown,
-            matches: vec![Match {
-                predicates: vec![
-                    predicate(
-                        Attribute::SourcePrincipal,
-                        vec![string("a/ns/b/sa/c"), string("x*")],
-                        vec![string("*")],
-                    ),
-                    predicate(
-                        Attribute::SourceIp,
-                        vec![ValueMatch::Cidr("10.0.0.0/8".parse().unwrap())],
-                        vec![],
-                    ),
-                ],
-            }],
+    fn allow(matches: Vec<proto::Match>) -> Vec<u8> {
+        let groups = vec![proto::Group { rules: vec![proto::Rules { matches }] }];
+        proto::Authorization { name: "p".into(), namespace: "n".into(), groups, ..Default::default() }
+            .encode_to_vec()
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        let unset =
+            proto::Match { principals: vec![proto::StringMatch { match_type: None }], ..Default::default() };
+        let ip = proto::Match {
+            source_ips: vec![proto::Address { address: vec![1], length: 8 }],
+            ..Default::default()
         };
-        let to = Clause {
-            origin: ClauseOrigin::Unknown,
-            matches: vec![Match {
-                predicates: vec![predicate(Attribute::DestinationPort, vec![ValueMatch::Port(80)], vec![])],
-            }],
+        let long = proto::Match {
+            source_ips: vec![proto::Address { address: vec![1, 2, 3, 4], length: 33 }],
+            ..Default::default()
         };
-        Policy {
-            name: NamespacedName::new("default", "p"),
-            scope: Scope::WorkloadSelector,
-            action: Action::Deny,
-            dry_run: false,
-            rules: vec![Rule { clauses: vec![from, to] }, Rule::default()],
+        let port = proto::Match { destination_ports: vec![70_000], ..Default::default() };
+        for (one, field) in
+            [(unset, "principals"), (ip, "source_ips"), (long, "source_ips"), (port, "destination_ports")]
+        {
+            let error = policy(&allow(vec![one])).unwrap_err();
+            assert_eq!(error.field, format!("groups[0].rules[0].matches[0].{field}"));
         }
+        let scope = proto::Authorization { name: "p".into(), scope: 9, ..Default::default() }.encode_to_vec();
+        assert_eq!(policy(&scope).unwrap_err().field, "scope");
     }
 
     #[test]
-    fn a_policy_survives_the_wire() {
-        let bytes = to_proto(&policy()).unwrap().encode_to_vec();
-        assert_eq!(decode(&bytes).unwrap(), policy());
-    }
-
-    #[test]
-    fn what_is_not_known_is_refused() {
-        let good = to_proto(&policy()).unwrap();
-        let mut unknown_field = good.encode_to_vec();
-        // Field 100, varint 1.
-        unknown_field.extend([0xa0, 0x06, 0x01]);
-        assert_eq!(decode(&unknown_field), Err(Invalid::UnknownField));
-        let edit = |change: &dyn Fn(&mut pb::Authorization)| {
-            let mut message = good.clone();
-            change(&mut message);
-            decode(&message.encode_to_vec()).unwrap_err().to_string()
+    fn an_empty_match_never_widens() {
+        let read = policy(&allow(vec![proto::Match::default()])).unwrap();
+        assert_eq!(read.rules[0].clauses[0].matches, [never()]);
+        let deny = proto::Authorization {
+            name: "p".into(),
+            action: 1,
+            groups: vec![proto::Group {
+                rules: vec![proto::Rules { matches: vec![proto::Match::default()] }],
+            }],
+            ..Default::default()
         };
-        assert_eq!(edit(&|m| m.action = 7), "action: value 7 is not known");
-        assert_eq!(edit(&|m| m.scope = 9), "scope: value 9 is not known");
-        assert_eq!(edit(&|m| m.extensions.push(pb::Extension::default())), "has a field that is not known");
-        assert_eq!(
-            edit(&|m| m.groups[0].rules[0].matches[0].principals[0].match_type = None),
-            "principals is missing"
-        );
-        let cut = |m: &mut pb::Authorization| {
-            m.groups[0].rules[0].matches[0].source_ips[0].address =
-                prost::bytes::Bytes::from_static(&[1, 2, 3]);
-        };
-        assert_eq!(edit(&cut), "source_ips: 3 bytes are no IP address");
+        let read = policy(&deny.encode_to_vec()).unwrap();
+        assert_eq!(read.rules[0].clauses[0].matches, [Match::default()]);
     }
 
     #[test]
-    fn a_clause_that_matches_all_is_left_out() {
-        let mut policy = policy();
-        policy.rules[0].clauses[0].matches.push(Match::default());
-        let sent = to_proto(&policy).unwrap();
-        assert_eq!(sent.groups[0].rules.len(), 1, "Istio's node proxy would skip the empty match");
-    }
-
-    #[test]
-    fn layer_seven_is_not_sent_to_node_proxies() {
-        let mut policy = policy();
-        policy.rules[0].clauses[0].matches[0].predicates[0].attribute = Attribute::Method;
-        assert!(to_proto(&policy).is_err());
-        policy = self::policy();
-        policy.action = Action::Audit;
-        assert!(to_proto(&policy).is_err());
+    fn policies_round_trip() {
+        let bytes = allow(vec![proto::Match {
+            principals: vec![proto::StringMatch { match_type: Some(MatchType::Suffix("x".into())) }],
+            not_source_ips: vec![proto::Address { address: vec![10, 0, 0, 0], length: 8 }],
+            destination_ports: vec![80],
+            service_accounts: vec![proto::ServiceAccountMatch {
+                namespace: "a".into(),
+                service_account: "b".into(),
+            }],
+            ..Default::default()
+        }]);
+        let read = policy(&bytes).unwrap();
+        assert_eq!(authorization(&read).unwrap(), bytes);
     }
 }

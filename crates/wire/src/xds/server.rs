@@ -1,188 +1,432 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The delta xDS server: every connected client's view follows the store.
+//! The server's core: a published state that changes in steps, and one subscription for each stream.
 //!
-//! What a client may see is decided before its first request is read ([`Admission`]). Within one change, types
-//! are sent in the order of [`View::types`]; removals go in the reverse order, after everything new: a policy
-//! arrives before the workload that names it, and leaves after it.
+//! Order of a step on a stream: what came of every type but addresses, then addresses, then what went of the other types.
+//! So a policy arrives before the workload that names it, and leaves after it. A stream looks only at the names that
+//! changed since its last look, as long as the log of changes reaches back.
 
-mod session;
-mod subscription;
-
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::Stream;
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
 
-use super::store::{Store, TypeUrl};
-use crate::proto::discovery as pb;
-use crate::proto::discovery::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use meltemi_runtime::Tasks;
-use session::Session;
+use super::types;
+use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 
-/// What a client may see.
+/// Changes that are remembered for streams that lag.
+const LOG: usize = 65_536;
+/// Resources in one response.
+const BATCH: usize = 5_000;
+
+/// A resource as it is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// What kind of proxy it is, for people: `ztunnel`, `waypoint`, ...
-    pub kind: &'static str,
-    /// Its principal, for people.
-    pub who: String,
-    /// Types that it may subscribe to, in the order in which they are sent.
-    pub types: Vec<TypeUrl>,
-    /// Tags of the resources that it may see, beside those without tags.
-    pub tags: BTreeSet<Arc<str>>,
+pub struct Published {
+    /// Its message.
+    pub bytes: Bytes,
+    /// Other names under which it can be asked for.
+    pub aliases: Vec<String>,
+    /// Who may see it; everybody that may see the type when empty.
+    pub audience: Vec<Arc<str>>,
 }
 
-/// Decides who may see what, from the metadata of the request.
-pub trait Admission: Send + Sync + 'static {
-    /// The view of a caller.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED or PERMISSION_DENIED.
-    fn admit(
-        &self,
-        metadata: tonic::metadata::MetadataMap,
-    ) -> impl Future<Output = Result<View, Status>> + Send;
-}
-
-/// What a client has said of one type.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TypeState {
-    /// Nonce of the last response.
-    pub sent: u64,
-    /// Nonce of the last response that was acknowledged.
-    pub acked: u64,
-    /// The last rejection, until an acknowledgement follows it.
-    pub error: Option<String>,
-    /// Versions that it holds, as far as it has acknowledged them.
-    pub holds: HashMap<Arc<str>, Arc<str>>,
-}
-
-/// A connected client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// `id` of its node, e.g. `ztunnel~10.0.0.1~ztunnel-x.istio-system~istio-system.svc.cluster.local`.
-    pub node: String,
-    /// Its metadata that is text.
-    pub metadata: BTreeMap<String, String>,
-    /// What it may see.
-    pub view: View,
-    /// What it has said, by type.
-    pub types: BTreeMap<TypeUrl, TypeState>,
-}
-
-/// The connected clients; cheap to clone.
+/// A change of the published state.
 #[derive(Clone, Debug)]
-pub struct Clients {
-    inner: Arc<Mutex<BTreeMap<u64, Client>>>,
-    changed: Arc<watch::Sender<u64>>,
+pub struct Change {
+    /// Type.
+    pub type_url: &'static str,
+    /// Name.
+    pub name: String,
+    /// The resource; none when it is removed.
+    pub resource: Option<Published>,
 }
 
-impl Default for Clients {
-    fn default() -> Self {
-        Self { inner: Arc::default(), changed: Arc::new(watch::channel(0).0) }
-    }
+#[derive(Debug)]
+struct Entry {
+    version: String,
+    published: Published,
 }
 
-impl Clients {
-    /// Every client as it is now.
-    pub fn all(&self) -> Vec<Client> {
-        self.lock().values().cloned().collect()
-    }
-
-    /// Looks at every client without copying.
-    pub fn each(&self, mut look: impl FnMut(&Client)) {
-        self.lock().values().for_each(&mut look);
-    }
-
-    /// Follows changes: a client that came, went, acknowledged or rejected.
-    pub fn follow(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Client>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn update(&self, id: u64, change: impl FnOnce(&mut Client)) {
-        if let Some(client) = self.lock().get_mut(&id) {
-            change(client);
-        }
-        self.changed.send_modify(|v| *v += 1);
-    }
+#[derive(Debug, Default)]
+struct State {
+    generation: u64,
+    tables: HashMap<&'static str, BTreeMap<String, Entry>>,
+    /// What changed in which generation; generations up to `forgotten` are no longer told.
+    log: VecDeque<(u64, &'static str, String)>,
+    forgotten: u64,
 }
 
-/// Serves a store.
-pub struct Server<A> {
-    store: Store,
-    clients: Clients,
-    admission: Arc<A>,
-    tasks: Tasks,
-    next: std::sync::atomic::AtomicU64,
-    ready: watch::Receiver<bool>,
+/// The published state; clones share it.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    state: Arc<Mutex<State>>,
+    generation: watch::Sender<u64>,
 }
 
-impl<A> std::fmt::Debug for Server<A> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").finish_non_exhaustive()
-    }
-}
-
-impl<A: Admission> Server<A> {
-    /// A server; clients that come before `ready` is true wait for it: half a mesh is not an answer.
-    pub fn new(store: Store, clients: Clients, admission: A, tasks: Tasks, ready: watch::Receiver<bool>) -> Self {
-        Self { store, clients, admission: Arc::new(admission), tasks, next: 1.into(), ready }
+impl Publisher {
+    /// Nothing is published yet.
+    pub fn new() -> Self {
+        Self { state: Arc::default(), generation: watch::channel(0).0 }
     }
 
-    /// The tonic service.
-    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self)
-            .max_decoding_message_size(super::MAX_MESSAGE)
-            .max_encoding_message_size(super::MAX_MESSAGE)
-    }
-}
-
-type Responses = Pin<Box<dyn Stream<Item = Result<pb::DeltaDiscoveryResponse, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl<A: Admission> AggregatedDiscoveryService for Server<A> {
-    type DeltaAggregatedResourcesStream = Responses;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<pb::DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Responses>, Status> {
-        let view = self.admission.admit(request.metadata().clone()).await?;
-        let mut ready = self.ready.clone();
-        let _ = ready.wait_for(|r| *r).await;
-        let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        // One response under way: what changes meanwhile is joined into the next.
-        let (tx, rx) = mpsc::channel(1);
-        let session = Session::new(id, view, self.store.clone(), self.clients.clone(), tx);
-        let mut requests = request.into_inner();
-        let mut drain = self.tasks.drain();
-        self.tasks.spawn_job("xds client", async move {
-            tokio::select! {
-                () = drain.started() => Ok(()),
-                ended = session.run(async_stream_of(&mut requests)) => ended,
+    /// Publishes a step; returns its generation (the one before when nothing changed).
+    pub fn publish(&self, changes: Vec<Change>) -> u64 {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = state.generation + 1;
+        let mut changed = Vec::new();
+        for Change { type_url, name, resource } in changes {
+            let table = state.tables.entry(type_url).or_default();
+            let differs = match resource {
+                Some(published) => {
+                    let same = table.get(&name).is_some_and(|entry| entry.published == published);
+                    if !same {
+                        let version = version(&published.bytes);
+                        table.insert(name.clone(), Entry { version, published });
+                    }
+                    !same
+                }
+                None => table.remove(&name).is_some(),
+            };
+            if differs {
+                changed.push((next, type_url, name));
             }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        }
+        if changed.is_empty() {
+            return state.generation;
+        }
+        state.generation = next;
+        state.log.extend(changed);
+        while state.log.len() > LOG {
+            state.forgotten = state.log.pop_front().map_or(state.forgotten, |(g, _, _)| g);
+        }
+        drop(state);
+        self.generation.send_replace(next);
+        next
+    }
+
+    /// The generation reached.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Names of a type, sorted.
+    pub fn names(&self, type_url: &str) -> Vec<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tables.get(type_url).map(|table| table.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The published resource of a name.
+    pub fn get(&self, type_url: &str, name: &str) -> Option<Published> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tables.get(type_url)?.get(name).map(|entry| entry.published.clone())
     }
 }
 
-fn async_stream_of(
-    requests: &mut Streaming<pb::DeltaDiscoveryRequest>,
-) -> impl Stream<Item = Result<pb::DeltaDiscoveryRequest, Status>> + Unpin + Send + '_ {
-    requests.map(|r| r)
+impl Default for Publisher {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
-#[cfg(test)]
-mod tests;
+/// A content hash: the same resource has the same version, also after a restart of the server.
+fn version(bytes: &Bytes) -> String {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Who subscribes, and what it may see.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Unique name, for the observer.
+    pub id: String,
+    /// Types that it may subscribe to.
+    pub types: Vec<&'static str>,
+    /// The audience that it is, if any.
+    pub audience: Option<Arc<str>>,
+}
+
+/// An acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The subscriber's id.
+    pub subscriber: String,
+    /// The type.
+    pub type_url: &'static str,
+    /// Everything of this type up to this generation is in use there, but for what is refused.
+    pub generation: u64,
+    /// What the subscriber refuses, as it words it.
+    pub error: Option<String>,
+}
+
+/// Sees streams come and go, and what they acknowledge.
+pub trait Observer: Send + Sync {
+    /// A stream has begun.
+    fn connected(&self, subscriber: &Subscriber);
+    /// Something is in use.
+    fn acknowledged(&self, acknowledged: Acknowledged);
+    /// A stream has ended.
+    fn disconnected(&self, subscriber: &Subscriber);
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    wildcard: bool,
+    names: BTreeSet<String>,
+    /// Version held, by name.
+    held: HashMap<String, String>,
+    /// Generation looked at.
+    seen: u64,
+    /// Every name has been looked at since the subscription changed.
+    complete: bool,
+    answered: bool,
+}
+
+struct Conversation {
+    publisher: Publisher,
+    subscriber: Subscriber,
+    subscriptions: Vec<(&'static str, Subscription)>,
+    /// Sent and not acknowledged: nonce, type, generation.
+    sent: VecDeque<(String, &'static str, u64)>,
+    nonce: u64,
+    out: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    observer: Arc<dyn Observer>,
+}
+
+/// Serves one stream until either side ends it.
+pub async fn serve(
+    publisher: Publisher,
+    subscriber: Subscriber,
+    mut requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Unpin,
+    out: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    observer: Arc<dyn Observer>,
+) {
+    observer.connected(&subscriber);
+    let mut generation = publisher.generation.subscribe();
+    let mut conversation = Conversation {
+        publisher,
+        subscriber: subscriber.clone(),
+        subscriptions: Vec::new(),
+        sent: VecDeque::new(),
+        nonce: 0,
+        out,
+        observer: observer.clone(),
+    };
+    loop {
+        let result = tokio::select! {
+            request = requests.next() => match request {
+                Some(Ok(request)) => conversation.request(request).await,
+                Some(Err(_)) | None => break,
+            },
+            changed = generation.changed() => match changed {
+                Ok(()) => conversation.push().await,
+                Err(_) => break,
+            },
+        };
+        match result {
+            Ok(()) => {}
+            Err(Some(status)) => {
+                let _ = conversation.out.send(Err(status)).await;
+                break;
+            }
+            Err(None) => break,
+        }
+    }
+    observer.disconnected(&subscriber);
+}
+
+impl Conversation {
+    async fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Option<Status>> {
+        let DeltaDiscoveryRequest {
+            node: _,
+            type_url,
+            resource_names_subscribe,
+            resource_names_unsubscribe,
+            initial_resource_versions,
+            response_nonce,
+            error_detail,
+        } = request;
+        let Some(&kind) = self.subscriber.types.iter().find(|t| **t == type_url) else {
+            let id = &self.subscriber.id;
+            return Err(Some(Status::permission_denied(format!("{id} may not subscribe to {type_url:?}"))));
+        };
+        if !response_nonce.is_empty() {
+            self.acknowledge(&response_nonce, error_detail.map(|e| e.message));
+        }
+        let known = self.subscriptions.iter().any(|(t, _)| *t == kind);
+        if !known {
+            let held = initial_resource_versions;
+            let subscription = Subscription { held, ..Subscription::default() };
+            self.subscriptions.push((kind, subscription));
+        }
+        let subscription =
+            self.subscriptions.iter_mut().find(|(t, _)| *t == kind).map(|(_, s)| s).expect("pushed above");
+        let changes =
+            !known || !resource_names_subscribe.is_empty() || !resource_names_unsubscribe.is_empty();
+        if !known && resource_names_subscribe.is_empty() {
+            subscription.wildcard = true;
+        }
+        for name in resource_names_subscribe {
+            if name == "*" {
+                subscription.wildcard = true;
+            } else {
+                subscription.names.insert(name);
+            }
+        }
+        for name in resource_names_unsubscribe {
+            if name == "*" {
+                subscription.wildcard = false;
+            } else {
+                subscription.names.remove(&name);
+                subscription.held.remove(&name);
+            }
+        }
+        if changes {
+            subscription.complete = false;
+            subscription.answered = false;
+            return self.push().await;
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, nonce: &str, error: Option<String>) {
+        let Some(at) = self.sent.iter().position(|(sent, _, _)| sent == nonce) else { return };
+        let Some((_, type_url, generation)) = self.sent.remove(at) else { return };
+        let subscriber = self.subscriber.id.clone();
+        // Only when nothing older of the type is still on its way is the generation reached.
+        let open = self.sent.iter().any(|(_, t, g)| *t == type_url && *g <= generation);
+        if !open || error.is_some() {
+            self.observer.acknowledged(Acknowledged { subscriber, type_url, generation, error });
+        }
+    }
+
+    /// Sends every subscription what it lacks, in the order that keeps policies ahead of workloads.
+    async fn push(&mut self) -> Result<(), Option<Status>> {
+        let mut steps: Vec<(&'static str, Vec<Resource>, Vec<String>, u64, bool)> = Vec::new();
+        {
+            let state = self.publisher.state.lock().unwrap_or_else(PoisonError::into_inner);
+            for (kind, subscription) in &mut self.subscriptions {
+                let (came, went) = difference(&state, kind, subscription, self.subscriber.audience.as_ref());
+                let first = !subscription.answered;
+                subscription.answered = true;
+                steps.push((kind, came, went, state.generation, first));
+            }
+        }
+        let others = |kind: &str| kind != types::ADDRESS;
+        for (kind, came, _, generation, first) in steps.iter_mut().filter(|s| others(s.0)) {
+            let came = std::mem::take(came);
+            if !came.is_empty() || *first {
+                self.send(kind, came, Vec::new(), *generation).await?;
+            }
+        }
+        for (kind, came, went, generation, first) in steps.iter_mut().filter(|s| !others(s.0)) {
+            let (came, went) = (std::mem::take(came), std::mem::take(went));
+            if !came.is_empty() || !went.is_empty() || *first {
+                self.send(kind, came, went, *generation).await?;
+            }
+        }
+        for (kind, _, went, generation, _) in steps.into_iter().filter(|s| others(s.0)) {
+            if !went.is_empty() {
+                self.send(kind, Vec::new(), went, generation).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &mut self,
+        kind: &'static str,
+        mut came: Vec<Resource>,
+        mut went: Vec<String>,
+        generation: u64,
+    ) -> Result<(), Option<Status>> {
+        loop {
+            let rest = came.split_off(came.len().min(BATCH));
+            self.nonce += 1;
+            let nonce = self.nonce.to_string();
+            self.sent.push_back((nonce.clone(), kind, generation));
+            let response = DeltaDiscoveryResponse {
+                system_version_info: generation.to_string(),
+                resources: came,
+                type_url: kind.to_owned(),
+                nonce,
+                removed_resources: std::mem::take(&mut went),
+            };
+            self.out.send(Ok(response)).await.map_err(|_| None)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            came = rest;
+        }
+    }
+}
+
+/// What a subscription lacks, and what it has too much; notes it as held.
+fn difference(
+    state: &State,
+    kind: &'static str,
+    subscription: &mut Subscription,
+    audience: Option<&Arc<str>>,
+) -> (Vec<Resource>, Vec<String>) {
+    let empty = BTreeMap::new();
+    let table = state.tables.get(kind).unwrap_or(&empty);
+    let (mut came, mut went) = (Vec::new(), Vec::new());
+    let visible = |entry: &Entry| {
+        entry.published.audience.is_empty() || audience.is_some_and(|a| entry.published.audience.contains(a))
+    };
+    let wanted = |subscription: &Subscription, name: &str, entry: &Entry| {
+        subscription.wildcard
+            || subscription.names.contains(name)
+            || entry.published.aliases.iter().any(|alias| subscription.names.contains(alias))
+    };
+    let mut look = |subscription: &mut Subscription, name: &str| match table
+        .get(name)
+        .filter(|entry| visible(entry) && wanted(subscription, name, entry))
+    {
+        Some(entry) if subscription.held.get(name) != Some(&entry.version) => {
+            subscription.held.insert(name.to_owned(), entry.version.clone());
+            came.push(resource(kind, name, entry));
+        }
+        Some(_) => {}
+        None => {
+            if subscription.held.remove(name).is_some() {
+                went.push(name.to_owned());
+            }
+        }
+    };
+    if subscription.complete && subscription.seen >= state.forgotten {
+        let begin = state.log.partition_point(|(generation, _, _)| *generation <= subscription.seen);
+        for (_, changed, name) in state.log.range(begin..) {
+            if *changed == kind {
+                look(subscription, name);
+            }
+        }
+    } else {
+        let names: BTreeSet<String> = table.keys().chain(subscription.held.keys()).cloned().collect();
+        for name in names {
+            look(subscription, &name);
+        }
+        // A name that was asked for and does not exist is answered as removed.
+        for name in &subscription.names {
+            let exists = table.iter().any(|(n, e)| n == name || e.published.aliases.contains(name));
+            if !exists && !went.contains(name) {
+                went.push(name.clone());
+            }
+        }
+    }
+    subscription.seen = state.generation;
+    subscription.complete = true;
+    (came, went)
+}
+
+fn resource(kind: &str, name: &str, entry: &Entry) -> Resource {
+    Resource {
+        version: entry.version.clone(),
+        resource: Some(prost_types::Any { type_url: kind.to_owned(), value: entry.published.bytes.to_vec() }),
+        name: name.to_owned(),
+        aliases: entry.published.aliases.clone(),
+    }
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a layer 7 proxy is told: policies with their targets, routes, listeners, tokens and certificates.
+//!
+//! The serde form is the wire form (`meltemi.v1`): an unknown field is refused, so that a newer control plane is never
+//! half understood.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::authz::Policy;
+use crate::names::{NamespacedHostname, NamespacedName};
+
+/// What a policy or a route is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "name", deny_unknown_fields)]
+pub enum Target {
+    /// A service: what is addressed to it.
+    Service(NamespacedHostname),
+    /// A Gateway (or every Gateway of a class that this resource was sent for): all that passes through.
+    Gateway(NamespacedName),
+}
+
+/// An authorization policy at a waypoint or gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpPolicy {
+    /// The policy.
+    pub policy: Policy,
+    /// Where it applies; never empty.
+    pub targets: Vec<Target>,
+}
+
+/// How a path is matched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "value", deny_unknown_fields)]
+pub enum PathMatch {
+    /// Exactly this path.
+    Exact(String),
+    /// This path and what is below it, element by element.
+    Prefix(String),
+    /// A regular expression over the whole path, linear-time.
+    Regex(String),
+}
+
+/// How a header or query parameter is matched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedMatch {
+    /// Name; headers in lower case.
+    pub name: String,
+    /// Value.
+    pub value: String,
+    /// The value is a regular expression over the whole value.
+    #[serde(default)]
+    pub regex: bool,
+}
+
+/// ANDed conditions of a route rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteMatch {
+    /// Path; any when none.
+    #[serde(default)]
+    pub path: Option<PathMatch>,
+    /// Headers.
+    #[serde(default)]
+    pub headers: Vec<NamedMatch>,
+    /// Query parameters.
+    #[serde(default)]
+    pub query: Vec<NamedMatch>,
+    /// Method; any when none.
+    #[serde(default)]
+    pub method: Option<String>,
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderChanges {
+    /// Replaced or added.
+    #[serde(default)]
+    pub set: Vec<(String, String)>,
+    /// Added beside what is there.
+    #[serde(default)]
+    pub add: Vec<(String, String)>,
+    /// Removed.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+/// How a path is rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "value", deny_unknown_fields)]
+pub enum PathChange {
+    /// The whole path.
+    Full(String),
+    /// The prefix that the rule matched.
+    Prefix(String),
+}
+
+/// What a rule does to a request or answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum Filter {
+    /// Headers of the request.
+    RequestHeaders {
+        /// The changes.
+        changes: HeaderChanges,
+    },
+    /// Headers of the answer.
+    ResponseHeaders {
+        /// The changes.
+        changes: HeaderChanges,
+    },
+    /// Another host or path for the backend.
+    Rewrite {
+        /// Host.
+        host: Option<String>,
+        /// Path.
+        path: Option<PathChange>,
+    },
+    /// An answer that sends the client elsewhere.
+    Redirect {
+        /// Scheme; unchanged when none.
+        scheme: Option<String>,
+        /// Host; unchanged when none.
+        host: Option<String>,
+        /// Port; unchanged when none.
+        port: Option<u16>,
+        /// Path; unchanged when none.
+        path: Option<PathChange>,
+        /// Status code, 3xx.
+        code: u16,
+    },
+}
+
+/// Where requests of a rule go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// The service; none when the reference cannot be resolved or is not permitted: its share is answered with 500.
+    pub service: Option<NamespacedHostname>,
+    /// Port of the service.
+    pub port: u16,
+    /// Share, relative to the others; 0 gets nothing.
+    pub weight: u32,
+}
+
+/// A rule of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteRule {
+    /// ORed; none matches everything.
+    pub matches: Vec<RouteMatch>,
+    /// In order.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
+    /// Where to.
+    #[serde(default)]
+    pub backends: Vec<Backend>,
+    /// Longest time for the whole request, in milliseconds; none for no bound of its own.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+}
+
+/// Where a route is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// Service or Gateway.
+    pub target: Target,
+    /// Listener of the Gateway; all when none.
+    #[serde(default)]
+    pub section: Option<String>,
+    /// Port of the Service or listener; all when none.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+/// An HTTPRoute or GRPCRoute, resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Its name.
+    pub name: NamespacedName,
+    /// When it was made, RFC 3339: the older of two equal routes wins.
+    pub created: String,
+    /// Host names, `*.` for a suffix; none for all.
+    pub hostnames: Vec<String>,
+    /// Where it is attached.
+    pub parents: Vec<Parent>,
+    /// In order.
+    pub rules: Vec<RouteRule>,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// HTTP in the clear.
+    Http,
+    /// HTTP in TLS, terminated here.
+    Https,
+    /// HBONE: a waypoint's listener.
+    Hbone,
+}
+
+/// A listener of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// The Gateway.
+    pub gateway: NamespacedName,
+    /// Name of the listener.
+    pub name: String,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Host name that it is for; any when none.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Certificate, for HTTPS.
+    #[serde(default)]
+    pub secret: Option<NamespacedName>,
+}
+
+/// A certificate with its key, for the Gateway that names it only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSecret {
+    /// The Secret.
+    pub name: NamespacedName,
+    /// Chain, PEM.
+    pub certificate: String,
+    /// Private key, PEM.
+    pub key: String,
+}
+
+// By hand: a key must not reach a log.
+impl std::fmt::Debug for TlsSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsSecret").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A RequestAuthentication's rules at its targets. A proxy that cannot verify tokens refuses every request that carries
+/// one for them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// The RequestAuthentication.
+    pub name: NamespacedName,
+    /// Where it applies.
+    pub targets: Vec<Target>,
+    /// Its rules.
+    pub rules: Vec<JwtRule>,
+}
+
+/// One issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtRule {
+    /// `iss`; any when none.
+    pub issuer: Option<Arc<str>>,
+    /// `aud`: one of these; any when empty.
+    pub audiences: Vec<Arc<str>>,
+    /// Keys (a JWK set as JSON); none when they could not be had: every token of this issuer fails.
+    pub jwks: Option<Arc<str>>,
+    /// The token is passed on to the backend.
+    pub forward: bool,
+}
