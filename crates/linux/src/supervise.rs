@@ -95,3 +95,13 @@ pub fn map_only(uid: u32, gid: u32) -> io::Result<()> {
 fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
+
+/// Takes over a listening TCP socket that this process inherited under a known number.
+///
+/// # Errors
+/// There is no such descriptor, or it is not a socket.
+pub fn inherited_listener(number: i32) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::from(crate::process::inherited(number)?);
+    listener.local_addr()?;
+    Ok(listener)
+}

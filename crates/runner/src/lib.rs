@@ -1,2 +1,123 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kubelet's part: Pods as sandboxed processes, probes, logs, exec, image table, Service addresses.
+//!
+//! [`run`] registers the node and runs the Pods that are placed on it; [`pod_init::main`] is what the binary
+//! must call, with one thread, when its first argument is [`pod_init::WORD`].
+
+mod container;
+mod context;
+mod downward;
+mod enrol;
+mod env;
+mod events;
+mod expand;
+mod image;
+mod logs;
+mod names;
+mod net;
+mod node;
+mod pod;
+pub mod pod_init;
+mod probe;
+mod sandbox;
+mod server;
+mod services;
+mod state;
+mod vip;
+mod volumes;
+mod watches;
+mod zds;
+
+use std::io;
+
+use meltemi_runtime::{Readiness, Tasks};
+
+pub use context::{Config, ServingFiles};
+
+/// Why the runner could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file it needs.
+    #[error("{what} {path}: {reason}")]
+    File {
+        /// What it is.
+        what: &'static str,
+        /// Where it should be.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The API client could not be made.
+    #[error("API client: {0}")]
+    Client(String),
+    /// The node's network namespace could not be prepared.
+    #[error("node network: {0}")]
+    Network(#[source] io::Error),
+    /// The server of the kubelet's API.
+    #[error("kubelet API: {0}")]
+    Server(String),
+}
+
+/// Starts everything and returns; the tasks run until the drain. Ready when the node is registered and its Pods
+/// are known.
+///
+/// # Errors
+/// Something that cannot get better by waiting; an API server that is not there yet can.
+pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result<(), Error> {
+    let ready = readiness.register("node");
+    prepare_folders(&config)?;
+    let (client, ca) = client(&config).await?;
+    net::prepare_node(meltemi_capture::PROBE_SOURCE_V4).map_err(Error::Network)?;
+    net::hold_address(config.dns_address.into()).map_err(Error::Network)?;
+    let entries = image::load(&config.images).unwrap_or_else(|error| {
+        tracing::warn!(%error, "image table not read");
+        image::Entries::new()
+    });
+    let ctx = context::Context::new(config, client, ca, tasks.clone(), entries);
+    server::start(&ctx).await?;
+    let zds_path = ctx.config.host_root.join("var/run/ztunnel/ztunnel.sock");
+    let zds_ctx = ctx.clone();
+    tasks.spawn("zds", async move { zds::serve(zds_ctx, &zds_path).await });
+    watches::start(&ctx);
+    node::register(&ctx).await;
+    tasks.spawn("heartbeat", node::heartbeat(ctx.clone()));
+    ready.done();
+    Ok(())
+}
+
+fn prepare_folders(config: &Config) -> Result<(), Error> {
+    let failed = |path: &std::path::Path, e: io::Error| Error::File {
+        what: "folder",
+        path: path.display().to_string(),
+        reason: e.to_string(),
+    };
+    // Roots and volumes of Pods of an earlier life: their processes ended with it.
+    if config.pods_dir.exists() {
+        std::fs::remove_dir_all(&config.pods_dir).map_err(|e| failed(&config.pods_dir, e))?;
+    }
+    for folder in [&config.pods_dir, &config.logs_dir, &config.host_root] {
+        std::fs::create_dir_all(folder).map_err(|e| failed(folder, e))?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(folder, mode).map_err(|e| failed(folder, e))?;
+    }
+    Ok(())
+}
+
+async fn client(config: &Config) -> Result<(kube::Client, Vec<u8>), Error> {
+    let failed = |reason: String| Error::File {
+        what: "kubeconfig",
+        path: config.kubeconfig.display().to_string(),
+        reason,
+    };
+    let file = kube::config::Kubeconfig::read_from(&config.kubeconfig).map_err(|e| failed(e.to_string()))?;
+    let options = kube::config::KubeConfigOptions::default();
+    let settings =
+        kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| failed(e.to_string()))?;
+    let ca = std::fs::read(&config.serving.client_ca).map_err(|e| Error::File {
+        what: "CA",
+        path: config.serving.client_ca.display().to_string(),
+        reason: e.to_string(),
+    })?;
+    let client = kube::Client::try_from(settings).map_err(|e| Error::Client(e.to_string()))?;
+    Ok((client, ca))
+}

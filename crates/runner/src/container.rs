@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One instance of a container: made, started, logged, ended.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use meltemi_linux::process::{Child, Exit, pipe};
+use meltemi_linux::pty;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe as tokio_pipe;
+use tokio::sync::{broadcast, watch};
+
+use crate::context::{Context, PodEntry, lock};
+use crate::expand::expand;
+use crate::image::Image;
+use crate::logs::{Log, Stream};
+use crate::pod_init::{Bind, ContainerSpec};
+use crate::sandbox::{Exec, Sandbox, Stdio};
+use crate::{env, image, volumes};
+
+/// A running instance.
+pub(crate) struct Running {
+    pub child: Child,
+    pub env: Vec<(String, String)>,
+    pub cwd: PathBuf,
+    pub network_admin: bool,
+    pub output: broadcast::Sender<(Stream, Bytes)>,
+    pub stdin: Mutex<Option<tokio_pipe::Sender>>,
+    pub terminal: Option<Arc<pty::Master>>,
+    pub exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Running {
+    /// Waits for its end.
+    pub(crate) async fn ended(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(found) => found.unwrap_or(Exit::Code(255)),
+            Err(_) => Exit::Code(255),
+        }
+    }
+
+    /// A program to run beside it.
+    pub(crate) fn exec(&self, argv: Vec<String>) -> Exec {
+        Exec { argv, env: self.env.clone(), cwd: self.cwd.clone(), network_admin: self.network_admin }
+    }
+}
+
+/// Why an instance could not be started: the reason word and a message.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Folder of a container's logs.
+pub(crate) fn log_folder(ctx: &Context, entry: &PodEntry, container: &str) -> PathBuf {
+    let pod = format!("{}_{}_{}", entry.namespace, entry.name, entry.uid);
+    ctx.config.logs_dir.join(pod).join(container)
+}
+
+/// Whether a Pod keeps the network administrator's rights: only the mesh's own, on the node's network.
+fn network_admin(pod: &Pod, container: &Container) -> bool {
+    let system = pod.metadata.namespace.as_deref() == Some("istio-system");
+    let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+    let adds = container
+        .security_context
+        .as_ref()
+        .and_then(|s| s.capabilities.as_ref())
+        .and_then(|c| c.add.as_ref());
+    system && host && adds.is_some_and(|a| a.iter().any(|c| c == "NET_ADMIN" || c == "SYS_ADMIN"))
+}
+
+/// Looks the image up.
+pub(crate) fn image_of(ctx: &Context, container: &Container) -> Result<Image, image::ImageError> {
+    image::resolve(container.image.as_deref().unwrap_or_default(), &ctx.images())
+}
+
+/// Builds the spec of an instance.
+pub(crate) async fn spec(
+    ctx: &Context,
+    entry: &PodEntry,
+    container: &Container,
+    image: &Image,
+) -> Result<ContainerSpec, StartError> {
+    let config_error = |message: String| StartError { reason: "CreateContainerConfigError", message };
+    let pod = entry.pod();
+    let address = entry.state().address;
+    let variables = env::build(ctx, &pod, container, address).await.map_err(config_error)?;
+    let words = |list: &Option<Vec<String>>| -> Vec<String> {
+        list.iter().flatten().map(|w| expand(w, &variables)).collect()
+    };
+    let mut argv = match &container.command {
+        Some(command) if !command.is_empty() => words(&Some(command.clone())),
+        _ => image.entrypoint.clone(),
+    };
+    argv.extend(words(&container.args));
+    let dir = ctx.config.pods_dir.join(&entry.uid);
+    let root = dir.join("roots").join(&container.name);
+    fs::create_dir_all(&root).map_err(|e| config_error(e.to_string()))?;
+    let mut binds =
+        vec![Bind { source: ctx.config.binary.clone(), target: image::BINARY.into(), read_only: true }];
+    binds.extend(own_program(&argv));
+    binds.extend(volume_binds(ctx, &pod, container, &dir, &variables).map_err(config_error)?);
+    let termination = dir.join("termination").join(&container.name);
+    let written = fs::create_dir_all(dir.join("termination")).and_then(|()| fs::write(&termination, ""));
+    written.map_err(|e| config_error(e.to_string()))?;
+    let target =
+        container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".to_owned());
+    binds.push(Bind { source: termination, target: target.into(), read_only: false });
+    let security = container.security_context.as_ref();
+    let host = entry.host_network();
+    Ok(ContainerSpec {
+        root,
+        hostname: (!host).then(|| env::hostname(&pod, &ctx.config.node_name)),
+        binds,
+        files: etc(ctx, &pod, address),
+        env: variables.into_iter().collect(),
+        argv,
+        cwd: container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| "/".to_owned()).into(),
+        read_only_root: security.and_then(|s| s.read_only_root_filesystem) == Some(true),
+        network_admin: network_admin(&pod, container),
+        terminal: container.tty == Some(true),
+    })
+}
+
+/// A program outside of the folders that every container sees is shown at its own path.
+fn own_program(argv: &[String]) -> Option<Bind> {
+    let path = Path::new(argv.first()?);
+    let common = [
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib64",
+        "/opt/meltemi",
+        "/proc",
+        "/dev",
+        "/run",
+        "/var",
+        "/tmp",
+        "/etc",
+    ];
+    let shown = common.iter().any(|c| path.starts_with(c));
+    (path.is_absolute() && !shown && path.is_file()).then(|| Bind {
+        source: path.to_owned(),
+        target: path.to_owned(),
+        read_only: true,
+    })
+}
+
+fn volume_binds(
+    ctx: &Context,
+    pod: &Pod,
+    container: &Container,
+    dir: &Path,
+    variables: &BTreeMap<String, String>,
+) -> Result<Vec<Bind>, String> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let mut binds = Vec::new();
+    for mount in container.volume_mounts.iter().flatten() {
+        let volume = spec.volumes.iter().flatten().find(|v| v.name == mount.name);
+        let volume = volume.ok_or_else(|| format!("volume {:?} of a mount does not exist", mount.name))?;
+        let folder = match &volume.host_path {
+            Some(host) => volumes::host_path(ctx, &host.path)?,
+            None => volumes::folder(dir, &mount.name),
+        };
+        let sub =
+            mount.sub_path.clone().or_else(|| mount.sub_path_expr.as_ref().map(|e| expand(e, variables)));
+        let source = match sub.filter(|s| !s.is_empty()) {
+            None => folder,
+            Some(sub) => sub_path(&folder, &sub)?,
+        };
+        let contents = volume.config_map.is_some() || volume.secret.is_some();
+        let made = contents || volume.projected.is_some() || volume.downward_api.is_some();
+        let read_only = mount.read_only == Some(true) || made;
+        binds.push(Bind { source, target: mount.mount_path.clone().into(), read_only });
+    }
+    if volumes::automount(pod) {
+        let source = volumes::folder(dir, volumes::TOKEN_VOLUME);
+        binds.push(Bind { source, target: volumes::TOKEN_PATH.into(), read_only: true });
+    }
+    // A mount above another one has to come first.
+    binds.sort_by_key(|b| b.target.components().count());
+    Ok(binds)
+}
+
+/// A path below a volume that does not lead out of it, whatever links a Pod has made there.
+fn sub_path(folder: &Path, sub: &str) -> Result<PathBuf, String> {
+    if Path::new(sub).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
+        return Err(format!("subPath {sub:?} must be relative and without .."));
+    }
+    let path = folder.join(sub);
+    if fs::symlink_metadata(&path).is_err() {
+        fs::create_dir_all(&path).map_err(|e| format!("subPath {sub:?}: {e}"))?;
+    }
+    let real = path.canonicalize().map_err(|e| format!("subPath {sub:?}: {e}"))?;
+    let base = folder.canonicalize().map_err(|e| e.to_string())?;
+    if real.starts_with(base) { Ok(real) } else { Err(format!("subPath {sub:?} leads out of its volume")) }
+}
+
+/// The files of /etc that differ from Pod to Pod.
+fn etc(ctx: &Context, pod: &Pod, address: Option<std::net::IpAddr>) -> Vec<(PathBuf, String)> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let domain = &ctx.config.cluster_domain;
+    let name = env::hostname(pod, &ctx.config.node_name);
+    let mut resolv = format!(
+        "search {namespace}.svc.{domain} svc.{domain} {domain}\nnameserver {}\noptions ndots:5\n",
+        ctx.config.dns_address
+    );
+    if spec.dns_policy.as_deref() == Some("None") {
+        let dns = spec.dns_config.clone().unwrap_or_default();
+        resolv = dns.nameservers.iter().flatten().map(|n| format!("nameserver {n}\n")).collect();
+        if let Some(searches) = dns.searches.filter(|s| !s.is_empty()) {
+            resolv.push_str(&format!("search {}\n", searches.join(" ")));
+        }
+        for option in dns.options.into_iter().flatten() {
+            let value = option.value.map(|v| format!(":{v}")).unwrap_or_default();
+            resolv.push_str(&format!("options {}{value}\n", option.name.unwrap_or_default()));
+        }
+    }
+    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    if let Some(ip) = address {
+        hosts.push_str(&format!("{ip}\t{name}\n"));
+    }
+    for alias in spec.host_aliases.iter().flatten() {
+        hosts.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.clone().unwrap_or_default().join("\t")
+        ));
+    }
+    let passwd =
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+    [
+        ("/etc/resolv.conf", resolv),
+        ("/etc/hosts", hosts),
+        ("/etc/hostname", format!("{name}\n")),
+        ("/etc/passwd", passwd.to_owned()),
+        ("/etc/group", "root:x:0:\nnogroup:x:65534:\n".to_owned()),
+        ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+    ]
+    .map(|(path, text)| (PathBuf::from(path), text))
+    .into()
+}
+
+/// Starts an instance and its log.
+pub(crate) async fn start(
+    ctx: &Arc<Context>,
+    sandbox: Arc<Sandbox>,
+    spec: ContainerSpec,
+    log: Log,
+    container: &Container,
+) -> Result<Arc<Running>, StartError> {
+    let failed = |e: io::Error| StartError { reason: "RunContainerError", message: e.to_string() };
+    let (output, _) = broadcast::channel(256);
+    let wants_stdin = container.stdin == Some(true);
+    let ends = Ends::open(spec.terminal, wants_stdin).map_err(failed)?;
+    let (env, cwd, network_admin) = (spec.env.clone(), spec.cwd.clone(), spec.network_admin);
+    let stdio = ends.theirs;
+    let started = tokio::task::spawn_blocking(move || sandbox.start_container(&spec, stdio)).await;
+    let child = started.map_err(|e| failed(io::Error::other(e)))?.map_err(failed)?;
+    let mut pumps = Vec::new();
+    let mut stdin = None;
+    let mut terminal = None;
+    match ends.ours {
+        Ours::Terminal(master) => {
+            let master = Arc::new(pty::Master::new(master).map_err(failed)?);
+            terminal = Some(master.clone());
+            pumps.push(ctx.spawn_pump(Source::Terminal(master), Stream::Stdout, log, output.clone()));
+        }
+        Ours::Pipes { stdin: input, stdout, stderr } => {
+            stdin = input.map(tokio_pipe::Sender::from_owned_fd).transpose().map_err(failed)?;
+            for (fd, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+                let pipe = tokio_pipe::Receiver::from_owned_fd(fd).map_err(failed)?;
+                pumps.push(ctx.spawn_pump(Source::Pipe(pipe), stream, log.clone(), output.clone()));
+            }
+        }
+    }
+    let (exit_tx, exit) = watch::channel(None);
+    let running = Arc::new(Running {
+        child,
+        env,
+        cwd,
+        network_admin,
+        output,
+        stdin: Mutex::new(stdin),
+        terminal,
+        exit,
+    });
+    let waiting = running.clone();
+    ctx.tasks.spawn_job("container", async move {
+        let exit = waiting.child.ended().await.unwrap_or(Exit::Code(255));
+        // What it wrote last belongs to its log; a descendant that keeps the pipe open does not hold up the end.
+        let drained =
+            futures::future::join_all(pumps.into_iter().map(|mut p| async move { p.changed().await }));
+        let _ = tokio::time::timeout(Duration::from_millis(500), drained).await;
+        lock(&waiting.stdin).take();
+        exit_tx.send_replace(Some(exit));
+        Ok::<(), io::Error>(())
+    });
+    Ok(running)
+}
+
+/// Where an instance's output comes from.
+pub(crate) enum Source {
+    Pipe(tokio_pipe::Receiver),
+    Terminal(Arc<pty::Master>),
+}
+
+impl Context {
+    /// Copies output to the log and to whoever is attached; the receiver changes when it has ended.
+    fn spawn_pump(
+        &self,
+        mut source: Source,
+        stream: Stream,
+        log: Log,
+        output: broadcast::Sender<(Stream, Bytes)>,
+    ) -> watch::Receiver<()> {
+        let (done, ended) = watch::channel(());
+        self.tasks.spawn_job("container output", async move {
+            let mut writer = log.writer(stream);
+            let mut buffer = vec![0; 16 << 10];
+            let result = loop {
+                let got = match &mut source {
+                    Source::Pipe(pipe) => pipe.read(&mut buffer).await,
+                    Source::Terminal(master) => master.read(&mut buffer).await,
+                };
+                let got = match got {
+                    Ok(0) => break Ok(()),
+                    Ok(got) => got,
+                    Err(error) => break Err(error),
+                };
+                let _ = output.send((stream, Bytes::copy_from_slice(&buffer[..got])));
+                if let Err(error) = writer.write(&buffer[..got]) {
+                    tracing::warn!(%error, "a container's log");
+                }
+            };
+            let result = result.and(writer.finish());
+            drop(done);
+            result
+        });
+        ended
+    }
+}
+
+enum Ours {
+    Terminal(OwnedFd),
+    Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
+}
+
+struct Ends {
+    ours: Ours,
+    theirs: Stdio,
+}
+
+impl Ends {
+    fn open(terminal: bool, wants_stdin: bool) -> io::Result<Self> {
+        if terminal {
+            let pty = pty::open()?;
+            let theirs = Stdio {
+                stdin: pty.slave.try_clone()?,
+                stdout: pty.slave.try_clone()?,
+                stderr: pty.slave,
+                terminal: true,
+            };
+            return Ok(Self { ours: Ours::Terminal(pty.master), theirs });
+        }
+        let (stdout, out_end) = pipe()?;
+        let (stderr, err_end) = pipe()?;
+        let (stdin, in_end) = if wants_stdin {
+            let (read, write) = pipe()?;
+            (Some(write), read)
+        } else {
+            (None, File::open("/dev/null")?.into())
+        };
+        let theirs = Stdio { stdin: in_end, stdout: out_end, stderr: err_end, terminal: false };
+        Ok(Self { ours: Ours::Pipes { stdin, stdout, stderr }, theirs })
+    }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What all parts of the runner share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use meltemi_runtime::Tasks;
+use tokio::sync::{Notify, watch};
+
+use crate::container::Running;
+use crate::enrol::Enrolment;
+use crate::events::Events;
+use crate::image::Entries;
+use crate::net::Pool;
+use crate::sandbox::Sandbox;
+use crate::state::State;
+
+/// What the runner is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name.
+    pub node_name: String,
+    /// The node's address; the calling process is in the node's network namespace.
+    pub address: Ipv4Addr,
+    /// Addresses for Pods.
+    pub pod_cidr: Ipv4Net,
+    /// Kubeconfig with the node's client certificate.
+    pub kubeconfig: PathBuf,
+    /// The node's private root: what `hostPath` volumes show. ZDS listens below it.
+    pub host_root: PathBuf,
+    /// Where Pods' volumes and roots are made; short, in memory if possible, emptied at start.
+    pub pods_dir: PathBuf,
+    /// Where logs are kept.
+    pub logs_dir: PathBuf,
+    /// The user's image table.
+    pub images: PathBuf,
+    /// The binary shown in every Pod.
+    pub binary: PathBuf,
+    /// Certificate, key and client CA (PEM files) of the kubelet's API.
+    pub serving: ServingFiles,
+    /// Address of the cluster's DNS; held by this node.
+    pub dns_address: Ipv4Addr,
+    /// Address and port of the API server for Pods.
+    pub api_address: Ipv4Addr,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+}
+
+/// PEM files of the kubelet's API.
+#[derive(Clone, Debug)]
+pub struct ServingFiles {
+    /// Certificate chain.
+    pub certificate: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// CA that signs the API server's client certificate.
+    pub client_ca: PathBuf,
+}
+
+/// Tokens by Pod, audience and path, with the time from which they are renewed.
+pub(crate) type Tokens = HashMap<String, (Vec<u8>, Timestamp)>;
+
+/// Shared by all parts.
+pub(crate) struct Context {
+    pub config: Config,
+    pub client: kube::Client,
+    pub cluster_ca: Vec<u8>,
+    pub tasks: Tasks,
+    pub events: Events,
+    pub enrolment: Enrolment,
+    pub names: crate::names::View,
+    pool: Mutex<Pool>,
+    images: Mutex<Arc<Entries>>,
+    tokens: Mutex<Tokens>,
+    pods: Mutex<BTreeMap<String, Arc<PodEntry>>>,
+}
+
+/// A Pod that this node runs.
+pub(crate) struct PodEntry {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    /// The object as last seen.
+    pub object: watch::Sender<Arc<Pod>>,
+    /// Rung when the status may have changed.
+    pub changed: Notify,
+    state: Mutex<State>,
+    sandbox: Mutex<Option<Arc<Sandbox>>>,
+    running: Mutex<BTreeMap<String, Arc<Running>>>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        config: Config,
+        client: kube::Client,
+        cluster_ca: Vec<u8>,
+        tasks: Tasks,
+        entries: Entries,
+    ) -> Arc<Self> {
+        let pool = Mutex::new(Pool::new(config.pod_cidr));
+        let events = Events::new(client.clone(), &config.node_name, &tasks);
+        Arc::new(Self {
+            enrolment: Enrolment::default(),
+            names: crate::names::View::default(),
+            config,
+            client,
+            cluster_ca,
+            tasks,
+            events,
+            pool,
+            images: Mutex::new(Arc::new(entries)),
+            tokens: Mutex::default(),
+            pods: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {
+        lock(&self.pool)
+    }
+
+    pub(crate) fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        lock(&self.tokens)
+    }
+
+    pub(crate) fn images(&self) -> Arc<Entries> {
+        lock(&self.images).clone()
+    }
+
+    pub(crate) fn set_images(&self, entries: Entries) {
+        *lock(&self.images) = Arc::new(entries);
+    }
+
+    pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Arc<PodEntry>>> {
+        lock(&self.pods)
+    }
+
+    /// A Pod by its name.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<Arc<PodEntry>> {
+        self.pods().values().find(|p| p.namespace == namespace && p.name == name).cloned()
+    }
+}
+
+impl PodEntry {
+    pub(crate) fn new(pod: Arc<Pod>, state: State) -> Self {
+        Self {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            object: watch::channel(pod).0,
+            changed: Notify::new(),
+            state: Mutex::new(state),
+            sandbox: Mutex::new(None),
+            running: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn pod(&self) -> Arc<Pod> {
+        self.object.borrow().clone()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    /// Changes the state; the status follows.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.state);
+        let before = state.clone();
+        change(&mut state);
+        if *state != before {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn sandbox(&self) -> Option<Arc<Sandbox>> {
+        lock(&self.sandbox).clone()
+    }
+
+    pub(crate) fn set_sandbox(&self, sandbox: Option<Arc<Sandbox>>) {
+        *lock(&self.sandbox) = sandbox;
+    }
+
+    pub(crate) fn running(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Running>>> {
+        lock(&self.running)
+    }
+
+    /// `NAMESPACE/NAME`.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    pub(crate) fn host_network(&self) -> bool {
+        self.pod().spec.as_ref().and_then(|s| s.host_network) == Some(true)
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The environment of a container.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
+use kube::api::Api;
+
+use crate::context::Context;
+use crate::downward;
+use crate::expand::expand;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Builds it: defaults, then `envFrom`, then `env` in order, each seeing those before it.
+///
+/// # Errors
+/// A config map, secret or key is missing; the text is what Kubernetes shows.
+pub(crate) async fn build(
+    ctx: &Context,
+    pod: &Pod,
+    container: &Container,
+    address: Option<std::net::IpAddr>,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut all = defaults(ctx, pod, container);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    for source in container.env_from.iter().flatten() {
+        let prefix = source.prefix.as_deref().unwrap_or_default();
+        if let Some(r) = &source.config_map_ref {
+            let map = config_map(ctx, namespace, &r.name, r.optional == Some(true)).await?;
+            all.extend(map.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
+        }
+        if let Some(r) = &source.secret_ref {
+            let map = secret(ctx, namespace, &r.name, r.optional == Some(true)).await?;
+            all.extend(map.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
+        }
+    }
+    for var in container.env.iter().flatten() {
+        let value = match (&var.value, &var.value_from) {
+            (Some(text), _) => Some(expand(text, &all)),
+            (None, Some(source)) => from(ctx, pod, container, source, address).await?,
+            (None, None) => Some(String::new()),
+        };
+        if let Some(value) = value {
+            all.insert(var.name.clone(), value);
+        }
+    }
+    Ok(all)
+}
+
+fn defaults(ctx: &Context, pod: &Pod, container: &Container) -> BTreeMap<String, String> {
+    let hostname = hostname(pod, &ctx.config.node_name);
+    let api = ctx.config.api_address.to_string();
+    let mut all: BTreeMap<String, String> = [
+        ("PATH", PATH),
+        ("HOME", "/root"),
+        ("HOSTNAME", &hostname),
+        ("KUBERNETES_SERVICE_HOST", &api),
+        ("KUBERNETES_SERVICE_PORT", "443"),
+        ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
+        ("KUBERNETES_PORT_443_TCP_ADDR", &api),
+        ("KUBERNETES_PORT_443_TCP_PORT", "443"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    if container.tty == Some(true) {
+        all.insert("TERM".to_owned(), "xterm".to_owned());
+    }
+    all
+}
+
+/// The name a Pod's processes see as their host's.
+pub(crate) fn hostname(pod: &Pod, node: &str) -> String {
+    let spec = pod.spec.as_ref();
+    if spec.and_then(|s| s.host_network) == Some(true) {
+        return node.to_owned();
+    }
+    let name =
+        spec.and_then(|s| s.hostname.clone()).or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+async fn from(
+    ctx: &Context,
+    pod: &Pod,
+    container: &Container,
+    source: &EnvVarSource,
+    address: Option<std::net::IpAddr>,
+) -> Result<Option<String>, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    if let Some(field) = &source.field_ref {
+        // The API may not know the address yet that the Pod has here.
+        if field.field_path.starts_with("status.podIP") {
+            return Ok(Some(address.map(|ip| ip.to_string()).unwrap_or_default()));
+        }
+        return downward::field(pod, &field.field_path, ctx.config.address).map(Some);
+    }
+    if let Some(r) = &source.resource_field_ref {
+        let name = r.container_name.as_deref().unwrap_or(&container.name);
+        let divisor = r.divisor.as_ref().map(|d| d.0.as_str());
+        return downward::resource(pod, name, &r.resource, divisor).map(Some);
+    }
+    let (map, key, optional, what) = if let Some(r) = &source.config_map_key_ref {
+        let optional = r.optional == Some(true);
+        (
+            config_map(ctx, namespace, &r.name, optional).await?,
+            &r.key,
+            optional,
+            format!("ConfigMap {namespace}/{}", r.name),
+        )
+    } else if let Some(r) = &source.secret_key_ref {
+        let optional = r.optional == Some(true);
+        (
+            secret(ctx, namespace, &r.name, optional).await?,
+            &r.key,
+            optional,
+            format!("Secret {namespace}/{}", r.name),
+        )
+    } else {
+        return Ok(Some(String::new()));
+    };
+    match map.get(key) {
+        Some(value) => Ok(Some(value.clone())),
+        None if optional => Ok(None),
+        None => Err(format!("couldn't find key {key} in {what}")),
+    }
+}
+
+async fn config_map(
+    ctx: &Context,
+    ns: &str,
+    name: &str,
+    optional: bool,
+) -> Result<BTreeMap<String, String>, String> {
+    let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), ns);
+    match api.get_opt(name).await.map_err(|e| e.to_string())? {
+        Some(map) => Ok(map.data.unwrap_or_default()),
+        None if optional => Ok(BTreeMap::new()),
+        None => Err(format!("configmap {name:?} not found")),
+    }
+}
+
+async fn secret(
+    ctx: &Context,
+    ns: &str,
+    name: &str,
+    optional: bool,
+) -> Result<BTreeMap<String, String>, String> {
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), ns);
+    match api.get_opt(name).await.map_err(|e| e.to_string())? {
+        Some(secret) => Ok(secret
+            .data
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(k, ByteString(v))| (k, String::from_utf8_lossy(&v).into_owned()))
+            .collect()),
+        None if optional => Ok(BTreeMap::new()),
+        None => Err(format!("secret {name:?} not found")),
+    }
+}

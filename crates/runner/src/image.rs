@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The image table: which command of this machine an image reference stands for. Nothing is ever pulled.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where the running binary is found in every Pod.
+pub const BINARY: &str = "/opt/meltemi/bin/meltemi";
+
+/// A user's entries: reference (with `*` for any characters) to command.
+pub type Entries = BTreeMap<String, Vec<String>>;
+
+/// A reference as Docker normalises it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Registry and path: `docker.io/library/nginx`.
+    pub name: String,
+    /// `:tag` or `@digest`; `:latest` if not given.
+    pub version: String,
+}
+
+impl Reference {
+    /// Parses and normalises; `None` when it is no reference.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        if text.is_empty() || text.chars().any(char::is_whitespace) {
+            return None;
+        }
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest)),
+            None => (text, None),
+        };
+        let slash = rest.rfind('/').map_or(0, |i| i + 1);
+        let (path, tag) = match rest[slash..].rfind(':') {
+            Some(colon) => (&rest[..slash + colon], Some(&rest[slash + colon + 1..])),
+            None => (rest, None),
+        };
+        if path.is_empty() || path.starts_with('/') || path.ends_with('/') || tag == Some("") {
+            return None;
+        }
+        let name = match path.split_once('/') {
+            Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => path.to_owned(),
+            Some(_) => format!("docker.io/{path}"),
+            None => format!("docker.io/library/{path}"),
+        };
+        let version = match (digest, tag) {
+            (Some(digest), _) => format!("@{digest}"),
+            (None, tag) => format!(":{}", tag.unwrap_or("latest")),
+        };
+        Some(Self { name, version })
+    }
+
+    /// The whole reference.
+    pub fn full(&self) -> String {
+        format!("{}{}", self.name, self.version)
+    }
+}
+
+/// What a reference stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The normalised reference.
+    pub reference: String,
+    /// Its entrypoint.
+    pub entrypoint: Vec<String>,
+}
+
+/// Why an image cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// Not a reference.
+    #[error("couldn't parse image name {0:?}: invalid reference format")]
+    Invalid(String),
+    /// Not in the table.
+    #[error(
+        "image {reference:?} is not in the image table of this machine (no image is ever pulled); \
+         say what it stands for: meltemi image add {reference} -- COMMAND"
+    )]
+    Unknown {
+        /// The reference as the manifest has it.
+        reference: String,
+    },
+}
+
+/// Looks a reference up: the user's entries first, then the built-in ones.
+///
+/// # Errors
+/// No reference, or not in the table.
+pub fn resolve(text: &str, entries: &Entries) -> Result<Image, ImageError> {
+    let reference = Reference::parse(text).ok_or_else(|| ImageError::Invalid(text.to_owned()))?;
+    let full = reference.full();
+    let user = entries.iter().find(|(pattern, _)| {
+        let normal = Reference::parse(pattern).map(|r| r.full());
+        glob(pattern, text) || glob(pattern, &full) || normal.is_some_and(|p| glob(&p, &full))
+    });
+    let entrypoint = match user {
+        Some((_, command)) => Some(command.clone()),
+        None => built_in(&reference.name),
+    };
+    match entrypoint {
+        Some(entrypoint) => Ok(Image { reference: full, entrypoint }),
+        None => Err(ImageError::Unknown { reference: text.to_owned() }),
+    }
+}
+
+fn built_in(name: &str) -> Option<Vec<String>> {
+    let words = |text: &[&str]| Some(text.iter().map(|w| (*w).to_owned()).collect());
+    let (rest, last) = name.rsplit_once('/')?;
+    if let Some(part) = last.strip_prefix("examples-bookinfo-") {
+        return match part {
+            "productpage-v1" => words(&[BINARY, "sample", "productpage", "--version", "v1"]),
+            "details-v1" => words(&[BINARY, "sample", "details", "--version", "v1"]),
+            "ratings-v1" => words(&[BINARY, "sample", "ratings", "--version", "v1"]),
+            "reviews-v1" => words(&[BINARY, "sample", "reviews", "--version", "v1"]),
+            "reviews-v2" => words(&[BINARY, "sample", "reviews", "--version", "v2"]),
+            "reviews-v3" => words(&[BINARY, "sample", "reviews", "--version", "v3"]),
+            _ => None,
+        };
+    }
+    let group = rest.rsplit_once('/').map_or(rest, |(_, g)| g);
+    match (group, last) {
+        ("curlimages", "curl") => words(&["curl"]),
+        ("meltemi", "meltemi") => words(&[BINARY]),
+        _ => None,
+    }
+}
+
+/// `*` stands for any characters.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let pieces: Vec<&str> = pieces.collect();
+    let Some((last, middle)) = pieces.split_last() else { return rest.is_empty() };
+    for piece in middle {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    rest.ends_with(last)
+}
+
+/// Reads the user's entries; a file that is not there has none.
+///
+/// # Errors
+/// The file cannot be read or is no table; the message names it.
+pub fn load(path: &Path) -> Result<Entries, String> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Entries::new()),
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_normalised_as_docker_does() {
+        for (text, full) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("curlimages/curl", "docker.io/curlimages/curl:latest"),
+            ("curlimages/curl:8.1", "docker.io/curlimages/curl:8.1"),
+            ("ghcr.io/a/b/c:1", "ghcr.io/a/b/c:1"),
+            ("localhost/x", "localhost/x:latest"),
+            ("reg:5000/x:2", "reg:5000/x:2"),
+            ("reg:5000/x", "reg:5000/x:latest"),
+            ("a/b:1@sha256:00", "docker.io/a/b@sha256:00"),
+        ] {
+            assert_eq!(Reference::parse(text).unwrap().full(), full);
+        }
+        for text in ["", "a b", "/x", "x/", "x:"] {
+            assert_eq!(Reference::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_users_entries_come_first_and_unknown_ones_name_the_fix() {
+        let mut entries = Entries::new();
+        let known = |text: &str, entries: &Entries| resolve(text, entries).unwrap().entrypoint;
+        assert_eq!(
+            known("docker.io/istio/examples-bookinfo-reviews-v3:1.20.3", &entries)[2..],
+            ["reviews", "--version", "v3"]
+        );
+        assert_eq!(known("curlimages/curl", &entries), ["curl"]);
+        assert_eq!(known("ghcr.io/meltemi/meltemi:0.1.0", &entries), [BINARY]);
+        entries.insert("*/mlflow:*".into(), vec!["/bin/mlflow".into()]);
+        entries.insert("curlimages/curl".into(), vec!["/bin/true".into()]);
+        assert_eq!(known("ghcr.io/mlflow/mlflow:v2", &entries), ["/bin/mlflow"]);
+        assert_eq!(known("curlimages/curl", &entries), ["/bin/true"]);
+        assert_eq!(known("curlimages/curl:8", &entries), ["curl"]);
+        let error = resolve("acme/api:1", &entries).unwrap_err().to_string();
+        assert!(error.contains("meltemi image add acme/api:1 -- COMMAND"), "{error}");
+    }
+}

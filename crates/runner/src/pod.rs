@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The life of one Pod: sandbox, network, capture, volumes, init containers, containers, end.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use tokio::sync::watch;
+
+use crate::context::{Context, PodEntry};
+use crate::sandbox::Sandbox;
+use crate::state::State;
+use crate::{enrol, net, volumes};
+
+mod run;
+
+/// How often changing volumes are looked at; also bounds the delay of a changed config map.
+const REFRESH: Duration = Duration::from_secs(5);
+const MAX_RETRY: Duration = Duration::from_secs(10);
+
+/// Takes a Pod of this node over, or tells its task of the new object.
+pub(crate) fn observe(ctx: &Arc<Context>, pod: Arc<Pod>) {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let mut pods = ctx.pods();
+    if let Some(entry) = pods.get(&uid) {
+        entry.object.send_replace(pod);
+        entry.changed.notify_one();
+        return;
+    }
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    let over = phase == "Succeeded" || phase == "Failed";
+    if over && pod.metadata.deletion_timestamp.is_none() {
+        return;
+    }
+    let state = State::of(&pod, IpAddr::V4(ctx.config.address), Timestamp::now());
+    let entry = Arc::new(PodEntry::new(pod, state));
+    pods.insert(uid.clone(), entry.clone());
+    drop(pods);
+    let ctx = ctx.clone();
+    ctx.clone().tasks.spawn_job("pod", async move {
+        live(&ctx, &entry).await;
+        ctx.pods().remove(&uid);
+        Ok::<(), Infallible>(())
+    });
+}
+
+/// A Pod has gone from the API (forced deletion): its processes go at once.
+pub(crate) fn vanished(ctx: &Arc<Context>, pod: &Pod) {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let entry = ctx.pods().get(&uid).cloned();
+    if let Some(entry) = entry {
+        let mut gone = (*entry.pod()).clone();
+        gone.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
+        gone.metadata.deletion_grace_period_seconds = Some(0);
+        entry.object.send_replace(Arc::new(gone));
+    }
+}
+
+async fn live(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
+    let (over_tx, over) = watch::channel(false);
+    let reporting = report_status(ctx, entry, over);
+    let living = async {
+        let mut object = entry.object.subscribe();
+        let asked = async {
+            let _ = object.wait_for(|p| p.metadata.deletion_timestamp.is_some()).await;
+        };
+        tokio::select! {
+            () = work(ctx, entry) => {}
+            () = asked => {}
+        }
+        // Finished Pods stay until somebody deletes them.
+        let mut object = entry.object.subscribe();
+        if entry.pod().metadata.deletion_timestamp.is_none() {
+            release(ctx, entry).await;
+            let _ = object.wait_for(|p| p.metadata.deletion_timestamp.is_some()).await;
+        }
+        run::terminate(ctx, entry).await;
+        release(ctx, entry).await;
+        over_tx.send_replace(true);
+    };
+    tokio::join!(living, reporting);
+    delete(ctx, entry).await;
+    let dir = ctx.config.pods_dir.join(&entry.uid);
+    let logs = ctx.config.logs_dir.join(format!("{}_{}_{}", entry.namespace, entry.name, entry.uid));
+    let _ = tokio::task::spawn_blocking(move || {
+        let _ = std::fs::remove_dir_all(dir);
+        std::fs::remove_dir_all(logs)
+    })
+    .await;
+}
+
+/// Everything from the sandbox to the last container's end.
+async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
+    let mut pause = Duration::from_millis(200);
+    let sandbox = loop {
+        match sandbox(ctx, entry).await {
+            Ok(sandbox) => break sandbox,
+            Err(error) => {
+                let message = format!("Failed to create pod sandbox: {error}");
+                ctx.events.warning(&entry.pod(), None, "FailedCreatePodSandBox", message);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_RETRY);
+            }
+        }
+    };
+    entry.set_sandbox(Some(sandbox.clone()));
+    enrol::before_start(ctx, entry, &sandbox).await;
+    let dir = ctx.config.pods_dir.join(&entry.uid);
+    let mut pause = Duration::from_millis(100);
+    while let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir).await {
+        ctx.events.warning(&entry.pod(), None, "FailedMount", error.to_string());
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+    let refreshing = async {
+        if !volumes::changes(&entry.pod()) {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            tokio::time::sleep(REFRESH).await;
+            if let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir).await {
+                tracing::debug!(pod = %entry.full_name(), %error, "volumes not refreshed");
+            }
+        }
+    };
+    tokio::select! {
+        () = run::containers(ctx, entry, &sandbox) => {}
+        () = refreshing => {}
+    }
+}
+
+/// Makes the Pod's namespaces and connects them.
+async fn sandbox(ctx: &Arc<Context>, entry: &Arc<PodEntry>) -> std::io::Result<Arc<Sandbox>> {
+    let host = entry.host_network();
+    if host {
+        let sandbox = tokio::task::spawn_blocking(|| Sandbox::start(true)).await??;
+        entry.update(|s| s.address = Some(IpAddr::V4(ctx.config.address)));
+        return Ok(Arc::new(sandbox));
+    }
+    let pod = entry.pod();
+    let wish = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+    let address = ctx.pool().take(&entry.uid, wish);
+    let address = address.ok_or_else(|| std::io::Error::other("no address left in the node's range"))?;
+    let node = ctx.config.address;
+    let made = tokio::task::spawn_blocking(move || {
+        let sandbox = Sandbox::start(false)?;
+        net::disconnect_pod(address)?;
+        net::connect_pod(sandbox.netns(), address, node)?;
+        Ok::<_, std::io::Error>(sandbox)
+    })
+    .await?;
+    match made {
+        Ok(sandbox) => {
+            entry.update(|s| s.address = Some(IpAddr::V4(address)));
+            Ok(Arc::new(sandbox))
+        }
+        Err(error) => {
+            ctx.pool().give_back(address);
+            Err(error)
+        }
+    }
+}
+
+/// Takes the Pod's sandbox and address back.
+async fn release(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
+    enrol::after_end(ctx, entry).await;
+    entry.running().clear();
+    let Some(sandbox) = entry.sandbox() else { return };
+    entry.set_sandbox(None);
+    sandbox.end();
+    let _ = tokio::time::timeout(Duration::from_secs(5), sandbox.ended()).await;
+    drop(sandbox);
+    if let (false, Some(IpAddr::V4(address))) = (entry.host_network(), entry.state().address) {
+        let _ = tokio::task::spawn_blocking(move || net::disconnect_pod(address)).await;
+        ctx.pool().give_back(address);
+    }
+}
+
+/// Writes the status whenever it has changed, until the Pod is over; then once more.
+async fn report_status(ctx: &Arc<Context>, entry: &Arc<PodEntry>, mut over: watch::Receiver<bool>) {
+    let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &entry.namespace);
+    let mut written = serde_json::Value::Null;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let last = *over.borrow();
+        let pod = entry.pod();
+        let status = entry.state().status(&pod, Timestamp::now());
+        let status = serde_json::to_value(&status).unwrap_or_default();
+        if status != written {
+            let patch = serde_json::json!({"metadata": {"uid": entry.uid}, "status": status});
+            match api.patch_status(&entry.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => {
+                    written = status;
+                    pause = Duration::from_millis(50);
+                }
+                Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 || e.code == 422 => {
+                    tracing::debug!(pod = %entry.full_name(), error = %e, "status refused");
+                    written = status;
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %entry.full_name(), %error, "status not written");
+                    if last {
+                        return;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_RETRY);
+                    continue;
+                }
+            }
+        }
+        if last {
+            return;
+        }
+        tokio::select! {
+            () = entry.changed.notified() => {}
+            _ = over.changed() => {}
+        }
+    }
+}
+
+/// Tells the API that nothing of the Pod is left.
+async fn delete(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
+    let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &entry.namespace);
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions { uid: Some(entry.uid.clone()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match api.delete(&entry.name, &params).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => return,
+            Err(error) => tracing::warn!(pod = %entry.full_name(), %error, "Pod not deleted"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_RETRY);
+    }
+}

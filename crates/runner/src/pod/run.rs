@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Containers of a Pod: started, restarted with growing pauses, probed, ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container as Spec, Lifecycle, LifecycleHandler};
+use meltemi_linux::process::Exit;
+use nix::libc;
+use tokio::time::Instant;
+
+use crate::container::{self, Running, StartError};
+use crate::context::{Context, PodEntry};
+use crate::logs::Log;
+use crate::probe;
+use crate::sandbox::Sandbox;
+use crate::state::{Ended, Phase};
+
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+const STABLE: Duration = Duration::from_secs(600);
+const IMAGE_PAUSE: Duration = Duration::from_secs(2);
+
+/// How one run of a container went.
+enum Outcome {
+    /// It ran and ended so.
+    Ended(Exit),
+    /// It could not be started; tried again after the pause.
+    NotStarted { retry: Duration },
+}
+
+/// Runs the init containers one after the other, then all containers until none is to run again.
+pub(super) async fn containers(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>) {
+    let pod = entry.pod();
+    let spec = pod.spec.clone().unwrap_or_default();
+    let policy = spec.restart_policy.clone().unwrap_or_else(|| "Always".to_owned());
+    let mut beside = Vec::new();
+    for init in spec.init_containers.iter().flatten() {
+        // An init container that always restarts is a companion: it runs on beside the others.
+        if init.restart_policy.as_deref() == Some("Always") {
+            let (ctx, entry, sandbox, init) = (ctx.clone(), entry.clone(), sandbox.clone(), init.clone());
+            beside.push(async move { keep(&ctx, &entry, &sandbox, &init, "Always").await });
+            continue;
+        }
+        let again = if policy == "Never" { "Never" } else { "OnFailure" };
+        keep(ctx, entry, sandbox, init, again).await;
+        if entry.state().init.get(&init.name).is_some_and(|c| !c.succeeded()) {
+            return;
+        }
+    }
+    entry.update(|s| {
+        s.initialized = true;
+        for container in s.main.values_mut() {
+            if let Phase::Waiting { reason, .. } = &mut container.phase
+                && reason == "PodInitializing"
+            {
+                "ContainerCreating".clone_into(reason);
+            }
+        }
+    });
+    let main = spec.containers.iter().map(|c| keep(ctx, entry, sandbox, c, &policy));
+    let main = futures::future::join_all(main);
+    if beside.is_empty() {
+        main.await;
+    } else {
+        tokio::select! {
+            _ = main => {}
+            _ = futures::future::join_all(beside) => {}
+        }
+    }
+}
+
+/// Runs a container, again and again as its policy says.
+async fn keep(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>, spec: &Spec, policy: &str) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let begun = Instant::now();
+        let exit = match once(ctx, entry, sandbox, spec).await {
+            Outcome::Ended(exit) => exit,
+            Outcome::NotStarted { retry } => {
+                tokio::time::sleep(retry).await;
+                continue;
+            }
+        };
+        let again = match policy {
+            "Always" => true,
+            "OnFailure" => !exit.success(),
+            _ => false,
+        };
+        if !again {
+            return;
+        }
+        if begun.elapsed() > STABLE {
+            pause = Duration::ZERO;
+        }
+        back_off(ctx, entry, spec, pause).await;
+        pause = if pause.is_zero() { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
+        entry.update(|s| {
+            if let Some(c) = s.container(&spec.name) {
+                c.restarts += 1;
+            }
+        });
+    }
+}
+
+async fn back_off(ctx: &Arc<Context>, entry: &Arc<PodEntry>, spec: &Spec, pause: Duration) {
+    if pause.is_zero() {
+        return;
+    }
+    let full = format!("{}_{}({})", entry.name, entry.namespace, entry.uid);
+    let text = format!("back-off {}s restarting failed container={} pod={full}", pause.as_secs(), spec.name);
+    entry.update(|s| {
+        if let Some(c) = s.container(&spec.name)
+            && let Phase::Terminated(ended) = c.phase.clone()
+        {
+            c.last = Some(ended);
+            c.phase = Phase::Waiting { reason: "CrashLoopBackOff".to_owned(), message: Some(text.clone()) };
+        }
+    });
+    ctx.events.warning(
+        &entry.pod(),
+        Some(&spec.name),
+        "BackOff",
+        format!("Back-off restarting failed container {} in pod {full}", spec.name),
+    );
+    tokio::time::sleep(pause).await;
+}
+
+/// One run: image, environment, start, probes, end.
+async fn once(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>, spec: &Spec) -> Outcome {
+    let name = spec.name.as_str();
+    let pod = entry.pod();
+    let written = spec.image.clone().unwrap_or_default();
+    let image = match container::image_of(ctx, spec) {
+        Ok(image) => image,
+        Err(error) => {
+            waiting(entry, name, "ErrImagePull", &error.to_string());
+            ctx.events.warning(
+                &pod,
+                Some(name),
+                "Failed",
+                format!("Failed to pull image {written:?}: {error}"),
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            waiting(entry, name, "ImagePullBackOff", &format!("Back-off pulling image {written:?}: {error}"));
+            return Outcome::NotStarted { retry: IMAGE_PAUSE };
+        }
+    };
+    let started = begin(ctx, entry, sandbox, spec, &image).await;
+    let running = match started {
+        Ok(running) => running,
+        Err(error) if error.reason == "CreateContainerConfigError" => {
+            waiting(entry, name, error.reason, &error.message);
+            ctx.events.warning(&pod, Some(name), "Failed", format!("Error: {}", error.message));
+            return Outcome::NotStarted { retry: IMAGE_PAUSE };
+        }
+        Err(error) => {
+            ctx.events.warning(&pod, Some(name), "Failed", format!("Error: {}", error.message));
+            ended(entry, name, Exit::Code(128), Timestamp::now(), Some(("StartError", error.message)));
+            return Outcome::Ended(Exit::Code(128));
+        }
+    };
+    let since = Timestamp::now();
+    entry.running().insert(name.to_owned(), running.clone());
+    let id = format!("{:x}{:x}", since.as_nanosecond(), running.child.pid());
+    entry.update(|s| {
+        if let Some(c) = s.container(name) {
+            if let Phase::Terminated(ended) = &c.phase {
+                c.last = Some(ended.clone());
+            }
+            c.phase = Phase::Running { since };
+            c.image_id = image.reference.clone();
+            c.id = id;
+            c.started = spec.startup_probe.is_none();
+            c.ready = c.started && spec.readiness_probe.is_none();
+        }
+    });
+    ctx.events.normal(&pod, Some(name), "Started", format!("Started container {name}"));
+    if let Some(handler) = spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
+        hook(ctx, entry, sandbox, &running, handler, "PostStartHook").await;
+    }
+    let exit = watch_over(ctx, entry, sandbox, spec, &running).await;
+    entry.running().remove(name);
+    ended(entry, name, exit, since, termination(ctx, entry, spec, exit));
+    Outcome::Ended(exit)
+}
+
+async fn begin(
+    ctx: &Arc<Context>,
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    spec: &Spec,
+    image: &crate::image::Image,
+) -> Result<Arc<Running>, StartError> {
+    let (name, pod) = (spec.name.as_str(), entry.pod());
+    let written = spec.image.clone().unwrap_or_default();
+    ctx.events.normal(
+        &pod,
+        Some(name),
+        "Pulled",
+        format!("Container image {written:?} is in the image table: {}", image.entrypoint.join(" ")),
+    );
+    let built = container::spec(ctx, entry, spec, image).await?;
+    ctx.events.normal(&pod, Some(name), "Created", format!("Created container: {name}"));
+    let restarts = entry.state().container(name).map_or(0, |c| c.restarts);
+    let folder = container::log_folder(ctx, entry, name);
+    let log = Log::create(&folder.join(format!("{restarts}.log")));
+    let log = log.map_err(|e| StartError { reason: "RunContainerError", message: format!("log: {e}") })?;
+    // The log of the run before the last one is not asked for any more.
+    let _ = std::fs::remove_file(folder.join(format!("{}.log", restarts - 2)));
+    container::start(ctx, sandbox.clone(), built, log, spec).await
+}
+
+/// Probes until the instance ends; a failed liveness or startup probe ends it.
+async fn watch_over(
+    ctx: &Arc<Context>,
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    spec: &Spec,
+    running: &Arc<Running>,
+) -> Exit {
+    tokio::select! {
+        exit = running.ended() => exit,
+        why = probe::watch(ctx, entry, sandbox, spec, running) => {
+            ctx.events.normal(&entry.pod(), Some(&spec.name), "Killing", format!("Container {} {why}, will be restarted", spec.name));
+            let grace = grace(entry);
+            end(ctx, entry, sandbox, spec.lifecycle.as_ref(), running, grace).await
+        }
+    }
+}
+
+fn waiting(entry: &PodEntry, name: &str, reason: &str, message: &str) {
+    entry.update(|s| {
+        if let Some(c) = s.container(name) {
+            c.phase = Phase::Waiting { reason: reason.to_owned(), message: Some(message.to_owned()) };
+            c.ready = false;
+        }
+    });
+}
+
+fn ended(entry: &PodEntry, name: &str, exit: Exit, started: Timestamp, why: Option<(&str, String)>) {
+    let usual = if exit.success() { "Completed" } else { "Error" };
+    let (reason, message) = match why {
+        Some((reason, message)) => (reason.to_owned(), (!message.is_empty()).then_some(message)),
+        None => (usual.to_owned(), None),
+    };
+    entry.update(|s| {
+        if let Some(c) = s.container(name) {
+            if let Phase::Terminated(before) = &c.phase {
+                c.last = Some(before.clone());
+            }
+            let finished = Timestamp::now();
+            c.phase = Phase::Terminated(Ended {
+                code: exit.code(),
+                signal: None,
+                reason,
+                message,
+                started,
+                finished,
+            });
+            c.ready = false;
+            c.started = false;
+        }
+    });
+}
+
+/// What the container left as its last words.
+fn termination(ctx: &Context, entry: &PodEntry, spec: &Spec, exit: Exit) -> Option<(&'static str, String)> {
+    let path = ctx.config.pods_dir.join(&entry.uid).join("termination").join(&spec.name);
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[..text.len().min(4096)]).into_owned();
+    let reason = if exit.success() { "Completed" } else { "Error" };
+    Some((reason, text))
+}
+
+fn grace(entry: &PodEntry) -> Duration {
+    let pod = entry.pod();
+    let asked = pod.metadata.deletion_grace_period_seconds;
+    let own = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+    Duration::from_secs(u64::try_from(asked.or(own).unwrap_or(30)).unwrap_or(0))
+}
+
+/// Runs the preStop hook, asks, and kills when the grace is over.
+async fn end(
+    ctx: &Arc<Context>,
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    lifecycle: Option<&Lifecycle>,
+    running: &Arc<Running>,
+    grace: Duration,
+) -> Exit {
+    let deadline = Instant::now() + grace;
+    if !grace.is_zero()
+        && let Some(handler) = lifecycle.and_then(|l| l.pre_stop.as_ref())
+    {
+        let hook = hook(ctx, entry, sandbox, running, handler, "PreStopHook");
+        let _ = tokio::time::timeout_at(deadline, hook).await;
+    }
+    if !grace.is_zero() {
+        let _ = running.child.signal(libc::SIGTERM);
+        // After a long hook there is still a moment for an orderly end.
+        let deadline = deadline.max(Instant::now() + Duration::from_secs(2));
+        if let Ok(exit) = tokio::time::timeout_at(deadline, running.ended()).await {
+            return exit;
+        }
+    }
+    let _ = running.child.signal(libc::SIGKILL);
+    running.ended().await
+}
+
+async fn hook(
+    ctx: &Arc<Context>,
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    running: &Arc<Running>,
+    handler: &LifecycleHandler,
+    kind: &str,
+) {
+    if let Err(message) = probe::run_hook(entry, sandbox, running, handler).await {
+        ctx.events.warning(&entry.pod(), None, &format!("Failed{kind}"), message);
+    }
+}
+
+/// Ends all containers of a Pod that is to be deleted.
+pub(super) async fn terminate(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
+    let running: Vec<(String, Arc<Running>)> =
+        entry.running().iter().map(|(n, r)| (n.clone(), r.clone())).collect();
+    let Some(sandbox) = entry.sandbox() else { return };
+    let pod = entry.pod();
+    let spec = pod.spec.clone().unwrap_or_default();
+    let grace = grace(entry);
+    let ends = running.into_iter().map(|(name, running)| {
+        let container = spec.containers.iter().find(|c| c.name == name).cloned();
+        let (ctx, entry, sandbox) = (ctx.clone(), entry.clone(), sandbox.clone());
+        async move {
+            ctx.events.normal(&entry.pod(), Some(&name), "Killing", format!("Stopping container {name}"));
+            let lifecycle = container.as_ref().and_then(|c| c.lifecycle.as_ref());
+            let since = match entry.state().container(&name).map(|c| c.phase.clone()) {
+                Some(Phase::Running { since }) => since,
+                _ => Timestamp::now(),
+            };
+            let exit = end(&ctx, &entry, &sandbox, lifecycle, &running, grace).await;
+            let why = container.as_ref().and_then(|c| termination(&ctx, &entry, c, exit));
+            ended(&entry, &name, exit, since, why);
+        }
+    });
+    futures::future::join_all(ends).await;
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Probes and lifecycle hooks. Probes are dialled from an address that only the node holds.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, LifecycleHandler, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use meltemi_linux::process::Exit;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::container::Running;
+use crate::context::{Context, PodEntry};
+use crate::sandbox::{Sandbox, Stdio};
+
+/// What probes come from.
+const SOURCE: IpAddr = IpAddr::V4(meltemi_capture::PROBE_SOURCE_V4);
+const MAX_BODY: usize = 10 << 10;
+
+/// Who a probe is for, and what it needs.
+struct Subject<'a> {
+    entry: &'a Arc<PodEntry>,
+    sandbox: &'a Arc<Sandbox>,
+    container: &'a Container,
+    running: &'a Arc<Running>,
+}
+
+/// Runs an instance's probes; ends when it has to be restarted, with the reason.
+pub(crate) async fn watch(
+    ctx: &Arc<Context>,
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    container: &Container,
+    running: &Arc<Running>,
+) -> String {
+    let subject = Subject { entry, sandbox, container, running };
+    if let Some(probe) = &container.startup_probe {
+        if !startup(ctx, &subject, probe).await {
+            return "failed startup probe".to_owned();
+        }
+        entry.update(|s| {
+            if let Some(c) = s.container(&container.name) {
+                c.started = true;
+                c.ready = container.readiness_probe.is_none();
+            }
+        });
+    }
+    let live = async {
+        match &container.liveness_probe {
+            Some(probe) => lively(ctx, &subject, probe).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ready = async {
+        match &container.readiness_probe {
+            Some(probe) => readiness(ctx, &subject, probe).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = live => "failed liveness probe".to_owned(),
+        () = ready => "ended its readiness probe".to_owned(),
+    }
+}
+
+fn seconds(value: Option<i32>, default: u64) -> Duration {
+    Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
+}
+
+fn period(probe: &Probe) -> Duration {
+    seconds(probe.period_seconds.filter(|p| *p > 0), 10)
+}
+
+fn threshold(value: Option<i32>, default: u32) -> u32 {
+    value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
+}
+
+async fn startup(ctx: &Context, subject: &Subject<'_>, probe: &Probe) -> bool {
+    tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+    let mut failures = 0;
+    loop {
+        match run(subject, probe).await {
+            Ok(()) => return true,
+            Err(message) => {
+                unhealthy(ctx, subject, "Startup", &message);
+                failures += 1;
+                if failures >= threshold(probe.failure_threshold, 3) {
+                    return false;
+                }
+            }
+        }
+        tokio::time::sleep(period(probe)).await;
+    }
+}
+
+/// Returns when the probe has failed as often in a row as it may.
+async fn lively(ctx: &Context, subject: &Subject<'_>, probe: &Probe) {
+    tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+    let mut failures = 0;
+    loop {
+        match run(subject, probe).await {
+            Ok(()) => failures = 0,
+            Err(message) => {
+                unhealthy(ctx, subject, "Liveness", &message);
+                failures += 1;
+                if failures >= threshold(probe.failure_threshold, 3) {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(period(probe)).await;
+    }
+}
+
+async fn readiness(ctx: &Context, subject: &Subject<'_>, probe: &Probe) {
+    tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+    let (mut good, mut bad) = (0, 0);
+    let mut first = true;
+    loop {
+        let (ready, verdict) = match run(subject, probe).await {
+            Ok(()) => {
+                (good, bad) = (good + 1, 0);
+                (true, good >= threshold(probe.success_threshold, 1))
+            }
+            Err(message) => {
+                unhealthy(ctx, subject, "Readiness", &message);
+                (good, bad) = (0, bad + 1);
+                (false, bad >= threshold(probe.failure_threshold, 3))
+            }
+        };
+        if verdict {
+            subject.entry.update(|s| {
+                if let Some(c) = s.container(&subject.container.name) {
+                    c.ready = ready;
+                }
+            });
+        }
+        // While it is starting, look more often than asked: a Pod that is ready should be seen ready.
+        let soon = !ready && first;
+        tokio::time::sleep(if soon { period(probe).min(Duration::from_millis(250)) } else { period(probe) })
+            .await;
+        first = first && !ready && bad < 20;
+    }
+}
+
+fn unhealthy(ctx: &Context, subject: &Subject<'_>, kind: &str, message: &str) {
+    let pod = subject.entry.pod();
+    ctx.events.warning(
+        &pod,
+        Some(&subject.container.name),
+        "Unhealthy",
+        format!("{kind} probe failed: {message}"),
+    );
+}
+
+async fn run(subject: &Subject<'_>, probe: &Probe) -> Result<(), String> {
+    let limit = seconds(probe.timeout_seconds.filter(|t| *t > 0), 1);
+    let work = async {
+        if let Some(get) = &probe.http_get {
+            http_get(subject.entry, Some(subject.container), get).await
+        } else if let Some(tcp) = &probe.tcp_socket {
+            let port = port_of(&tcp.port, Some(subject.container))?;
+            dial(target(subject.entry, tcp.host.as_deref(), port)?).await.map(drop)
+        } else if let Some(action) = &probe.exec {
+            exec(subject.sandbox, subject.running, action).await
+        } else if probe.grpc.is_some() {
+            Err("grpc probes are not supported on this machine: use httpGet, tcpSocket or exec".to_owned())
+        } else {
+            Ok(())
+        }
+    };
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(format!("timed out after {}s", limit.as_secs())))
+}
+
+/// Runs a postStart or preStop hook.
+pub(crate) async fn run_hook(
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    running: &Arc<Running>,
+    handler: &LifecycleHandler,
+) -> Result<(), String> {
+    if let Some(action) = &handler.exec {
+        return exec(sandbox, running, action).await;
+    }
+    if let Some(get) = &handler.http_get {
+        return http_get(entry, None, get).await;
+    }
+    if let Some(sleep) = &handler.sleep {
+        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+    }
+    Ok(())
+}
+
+async fn exec(sandbox: &Arc<Sandbox>, running: &Arc<Running>, action: &ExecAction) -> Result<(), String> {
+    let exec = running.exec(action.command.clone().unwrap_or_default());
+    let (sandbox, running) = (sandbox.clone(), running.clone());
+    let started = tokio::task::spawn_blocking(move || {
+        let null = || std::fs::File::options().read(true).write(true).open("/dev/null");
+        let stdio =
+            Stdio { stdin: null()?.into(), stdout: null()?.into(), stderr: null()?.into(), terminal: false };
+        sandbox.exec(&running.child, &exec, stdio)
+    });
+    let child = started.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let ended = KillOnDrop(Some(child));
+    let exit = match &ended.0 {
+        Some(child) => child.ended().await.map_err(|e| e.to_string())?,
+        None => Exit::Code(255),
+    };
+    drop(ended);
+    if exit.success() { Ok(()) } else { Err(format!("command exited with {}", exit.code())) }
+}
+
+/// A probe's command does not outlive its time limit.
+struct KillOnDrop(Option<meltemi_linux::process::Child>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(child) = self.0.take()
+            && !matches!(child.try_wait(), Ok(Some(_)) | Err(_))
+        {
+            let _ = child.signal(nix::libc::SIGKILL);
+            let _ = child.wait();
+        }
+    }
+}
+
+fn target(entry: &PodEntry, host: Option<&str>, port: u16) -> Result<SocketAddr, String> {
+    let ip = match host.filter(|h| !h.is_empty()) {
+        Some(host) => host.parse().map_err(|_| format!("host {host:?} is not an address"))?,
+        None => entry.state().address.ok_or("the Pod has no address")?,
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn port_of(port: &IntOrString, container: Option<&Container>) -> Result<u16, String> {
+    match port {
+        IntOrString::Int(number) => u16::try_from(*number).map_err(|_| format!("port {number} is not valid")),
+        IntOrString::String(name) => {
+            let named = container
+                .into_iter()
+                .flat_map(|c| c.ports.iter().flatten())
+                .find(|p| p.name.as_deref() == Some(name))
+                .and_then(|p| u16::try_from(p.container_port).ok());
+            named
+                .or_else(|| name.parse().ok())
+                .ok_or_else(|| format!("port {name:?} is not a port of the container"))
+        }
+    }
+}
+
+async fn dial(address: SocketAddr) -> Result<TcpStream, String> {
+    let connect = async {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if address.is_ipv4() {
+            socket.bind(SocketAddr::new(SOURCE, 0))?;
+        }
+        socket.connect(address).await
+    };
+    connect.await.map_err(|e| format!("dial tcp {address}: {e}"))
+}
+
+async fn http_get(
+    entry: &PodEntry,
+    container: Option<&Container>,
+    get: &HTTPGetAction,
+) -> Result<(), String> {
+    if get.scheme.as_deref() == Some("HTTPS") {
+        return Err("HTTPS probes are not supported on this machine: use tcpSocket or exec".to_owned());
+    }
+    let address = target(entry, get.host.as_deref(), port_of(&get.port, container)?)?;
+    let stream = dial(address).await?;
+    let path = get.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".to_owned());
+    let path = if path.starts_with('/') { path } else { format!("/{path}") };
+    let mut request = http::Request::get(&path).header(http::header::USER_AGENT, "kube-probe/1.35");
+    let mut host = address.to_string();
+    for header in get.http_headers.iter().flatten() {
+        if header.name.eq_ignore_ascii_case("host") {
+            host.clone_from(&header.value);
+        } else {
+            request = request.header(&header.name, &header.value);
+        }
+    }
+    let request = request.header(http::header::HOST, host).body(Empty::<bytes::Bytes>::new());
+    let request = request.map_err(|e| e.to_string())?;
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
+    let exchange = async {
+        let response =
+            sender.send_request(request).await.map_err(|e| format!("Get \"http://{address}{path}\": {e}"))?;
+        let status = response.status();
+        let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
+        Ok::<_, String>(status)
+    };
+    let status = tokio::select! {
+        status = exchange => status?,
+        ended = connection => return Err(format!("Get \"http://{address}{path}\": {}", ended.err().map_or_else(|| "connection closed".to_owned(), |e| e.to_string()))),
+    };
+    if (200..400).contains(&status.as_u16()) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+    }
+}

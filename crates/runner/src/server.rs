@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kubelet's API for the API server: logs, exec, attach, port-forward, over TLS with a client certificate.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use meltemi_linux::sockopt::{self, Keepalive};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::Error;
+use crate::context::{Context, PodEntry, ServingFiles};
+
+mod channels;
+mod forward;
+mod logs;
+mod query;
+mod session;
+
+use query::Query;
+
+const PORT: u16 = 10250;
+/// The only client: the API server.
+const CLIENT: &str = "kube-apiserver-kubelet-client";
+
+pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+
+/// Binds and serves.
+pub(crate) async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
+    let acceptor = tls(&ctx.config.serving)?;
+    let address = SocketAddr::from((ctx.config.address, PORT));
+    let listener = TcpListener::bind(address).await.map_err(|e| Error::Server(format!("{address}: {e}")))?;
+    let ctx = ctx.clone();
+    ctx.clone().tasks.spawn("kubelet API", async move {
+        let mut drain = ctx.tasks.drain();
+        loop {
+            let stream = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "accept");
+                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+                () = drain.started() => return Ok::<(), Infallible>(()),
+            };
+            let (ctx2, acceptor) = (ctx.clone(), acceptor.clone());
+            ctx.tasks.spawn_job("kubelet API connection", serve(ctx2, acceptor, stream));
+        }
+    });
+    Ok(())
+}
+
+fn tls(files: &ServingFiles) -> Result<TlsAcceptor, Error> {
+    let failed = |path: &std::path::Path, e: String| Error::Server(format!("{}: {e}", path.display()));
+    let certificates = |path: &std::path::Path| {
+        let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        found.map_err(|e| failed(path, e.to_string()))
+    };
+    let chain = certificates(&files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| failed(&files.key, e.to_string()))?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(&files.client_ca)? {
+        roots.add(certificate).map_err(|e| failed(&files.client_ca, e.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .map_err(|e| Error::Server(e.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::Server(e.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|e| Error::Server(e.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn serve(ctx: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream) -> Result<(), String> {
+    let keepalive = Keepalive {
+        idle: std::time::Duration::from_secs(30),
+        interval: std::time::Duration::from_secs(10),
+        retries: 3,
+    };
+    let _ = sockopt::set_nodelay(&stream);
+    let _ = sockopt::set_keepalive(&stream, keepalive);
+    let handshake = tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream));
+    let stream = handshake.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let allowed = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).is_some_and(is_client);
+    let service = hyper::service::service_fn(move |request| {
+        let ctx = ctx.clone();
+        async move {
+            let response = if allowed {
+                route(&ctx, request).await
+            } else {
+                text(StatusCode::FORBIDDEN, "only the API server may ask")
+            };
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    connection.with_upgrades().await.map_err(|e| e.to_string())
+}
+
+fn is_client(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let mut names = certificate.subject().iter_common_name();
+    names.next().and_then(|n| n.as_str().ok()) == Some(CLIENT) && names.next().is_none()
+}
+
+async fn route(ctx: &Arc<Context>, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let found = |ns: &str, pod: &str| {
+        ctx.pod(ns, pod)
+            .ok_or_else(|| text(StatusCode::NOT_FOUND, &format!("pod \"{pod}\" not found on this node")))
+    };
+    let result = match (request.method().clone(), parts.as_slice()) {
+        (Method::GET, ["healthz"]) => Ok(text(StatusCode::OK, "ok")),
+        (Method::GET, ["containerLogs", ns, pod, container]) => match found(ns, pod) {
+            Ok(entry) => logs::read(ctx, &entry, container, &query),
+            Err(response) => Err(response),
+        },
+        (Method::POST, [verb @ ("exec" | "attach"), ns, pod, container]) => match found(ns, pod) {
+            Ok(entry) => session::open(ctx, &entry, container, &query, *verb == "exec", request).await,
+            Err(response) => Err(response),
+        },
+        (Method::POST, ["portForward", ns, pod]) => match found(ns, pod) {
+            Ok(entry) => forward::open(ctx, &entry, &query, request).await,
+            Err(response) => Err(response),
+        },
+        _ => Err(text(StatusCode::NOT_FOUND, "404 page not found")),
+    };
+    result.unwrap_or_else(|response| response)
+}
+
+/// Whether a Pod has a container of this name.
+pub(crate) fn has_container(entry: &PodEntry, name: &str) -> bool {
+    let mut state = entry.state();
+    state.container(name).is_some()
+}
+
+pub(crate) fn text(status: StatusCode, message: &str) -> Response<Body> {
+    let body = Full::new(Bytes::from(format!("{message}\n"))).map_err(|never| match never {}).boxed();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+    response
+}
+
+/// A 101 for this protocol, if it was asked for.
+pub(crate) fn switching(
+    request: &Request<Incoming>,
+    protocol: &'static str,
+) -> Result<Response<Body>, Response<Body>> {
+    let asked = request.headers().get(header::UPGRADE).and_then(|v| v.to_str().ok());
+    if !asked.is_some_and(|a| a.eq_ignore_ascii_case(protocol)) {
+        return Err(text(StatusCode::BAD_REQUEST, &format!("expected Upgrade: {protocol}")));
+    }
+    let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
+    *response.body_mut() = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_TYPE);
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static(protocol));
+    Ok(response)
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of a Pod's containers, and the status that Kubernetes shows of it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Phase {
+    Waiting { reason: String, message: Option<String> },
+    Running { since: Timestamp },
+    Terminated(Ended),
+}
+
+/// How an instance of a container ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ended {
+    pub code: i32,
+    pub signal: Option<i32>,
+    pub reason: String,
+    pub message: Option<String>,
+    pub started: Timestamp,
+    pub finished: Timestamp,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Container {
+    pub phase: Phase,
+    pub last: Option<Ended>,
+    pub restarts: i32,
+    /// Its readiness probe holds (or it has none).
+    pub ready: bool,
+    /// Its startup probe has held (or it has none).
+    pub started: bool,
+    pub image_id: String,
+    pub id: String,
+}
+
+impl Container {
+    pub(crate) fn waiting(reason: &str, restarts: i32, last: Option<Ended>) -> Self {
+        Self {
+            phase: Phase::Waiting { reason: reason.to_owned(), message: None },
+            last,
+            restarts,
+            ready: false,
+            started: false,
+            image_id: String::new(),
+            id: String::new(),
+        }
+    }
+
+    pub(crate) fn succeeded(&self) -> bool {
+        matches!(&self.phase, Phase::Terminated(e) if e.code == 0)
+    }
+
+    pub(crate) fn terminated(&self) -> bool {
+        matches!(self.phase, Phase::Terminated(_))
+    }
+}
+
+/// A Pod as the runner knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct State {
+    pub address: Option<IpAddr>,
+    pub host: IpAddr,
+    pub started: Timestamp,
+    pub initialized: bool,
+    pub init: BTreeMap<String, Container>,
+    pub main: BTreeMap<String, Container>,
+    /// Set when the Pod failed as a whole: reason and message.
+    pub failed: Option<(String, String)>,
+}
+
+impl State {
+    /// A Pod that has not begun; restart counts and times of an earlier life are kept.
+    pub(crate) fn of(pod: &Pod, host: IpAddr, now: Timestamp) -> Self {
+        let status = pod.status.as_ref();
+        let spec = pod.spec.as_ref();
+        let old = |name: &str, init: bool| -> Option<&ContainerStatus> {
+            let list = if init { &status?.init_container_statuses } else { &status?.container_statuses };
+            list.iter().flatten().find(|c| c.name == name)
+        };
+        let fresh = |name: &str, init: bool| {
+            let reason = if init { "PodInitializing" } else { "ContainerCreating" };
+            match old(name, init).filter(|c| c.container_id.as_deref().is_some_and(|id| !id.is_empty())) {
+                Some(before) => Container::waiting(reason, before.restart_count + 1, lost(before, now)),
+                None => Container::waiting(reason, 0, None),
+            }
+        };
+        let init = spec.and_then(|s| s.init_containers.as_ref()).into_iter().flatten();
+        let main = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
+        let has_init = spec.and_then(|s| s.init_containers.as_ref()).is_some_and(|l| !l.is_empty());
+        Self {
+            address: None,
+            host,
+            started: status.and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0),
+            initialized: false,
+            init: init.map(|c| (c.name.clone(), fresh(&c.name, true))).collect(),
+            main: main
+                .iter()
+                .map(|c| {
+                    let mut container = fresh(&c.name, false);
+                    if has_init && let Phase::Waiting { reason, .. } = &mut container.phase {
+                        "PodInitializing".clone_into(reason);
+                    }
+                    (c.name.clone(), container)
+                })
+                .collect(),
+            failed: None,
+        }
+    }
+
+    pub(crate) fn container(&mut self, name: &str) -> Option<&mut Container> {
+        if self.main.contains_key(name) { self.main.get_mut(name) } else { self.init.get_mut(name) }
+    }
+
+    /// The phase that Kubernetes shows.
+    pub(crate) fn phase(&self, restart_policy: &str) -> &'static str {
+        if self.failed.is_some() {
+            return "Failed";
+        }
+        if !self.initialized {
+            let hopeless =
+                restart_policy == "Never" && self.init.values().any(|c| c.terminated() && !c.succeeded());
+            return if hopeless { "Failed" } else { "Pending" };
+        }
+        let all_ended = !self.main.is_empty() && self.main.values().all(Container::terminated);
+        if all_ended && restart_policy != "Always" {
+            if self.main.values().all(Container::succeeded) {
+                return "Succeeded";
+            }
+            if restart_policy == "Never" {
+                return "Failed";
+            }
+        }
+        let begun = |c: &Container| !matches!(c.phase, Phase::Waiting { .. }) || c.last.is_some();
+        if self.main.values().all(begun) { "Running" } else { "Pending" }
+    }
+
+    /// Whether every container is ready.
+    pub(crate) fn ready(&self) -> bool {
+        self.initialized && self.main.values().all(|c| c.ready && matches!(c.phase, Phase::Running { .. }))
+    }
+
+    /// The whole status; conditions keep their times where nothing changed.
+    pub(crate) fn status(&self, pod: &Pod, now: Timestamp) -> PodStatus {
+        let spec = pod.spec.as_ref();
+        let policy = spec.and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
+        let phase = self.phase(policy);
+        let over = phase == "Succeeded" || phase == "Failed";
+        let images: BTreeMap<&str, &str> = spec
+            .into_iter()
+            .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
+            .map(|c| (c.name.as_str(), c.image.as_deref().unwrap_or_default()))
+            .collect();
+        let of = |list: &BTreeMap<String, Container>, init: bool| {
+            let order = spec.map(|s| {
+                let all: Vec<&str> = if init {
+                    s.init_containers.iter().flatten().map(|c| c.name.as_str()).collect()
+                } else {
+                    s.containers.iter().map(|c| c.name.as_str()).collect()
+                };
+                all
+            });
+            order
+                .into_iter()
+                .flatten()
+                .filter_map(|name| {
+                    list.get(name)
+                        .map(|c| status_of(name, images.get(name).copied().unwrap_or_default(), c, init))
+                })
+                .collect::<Vec<_>>()
+        };
+        let init = of(&self.init, true);
+        let address = self.address.map(|ip| ip.to_string());
+        PodStatus {
+            phase: Some(phase.to_owned()),
+            conditions: Some(self.conditions(pod, phase, now)),
+            container_statuses: Some(of(&self.main, false)),
+            init_container_statuses: (!init.is_empty()).then_some(init),
+            host_ip: Some(self.host.to_string()),
+            host_ips: Some(vec![HostIP { ip: self.host.to_string() }]),
+            pod_ip: address.clone().filter(|_| !over || self.failed.is_none()),
+            pod_ips: address.map(|ip| vec![PodIP { ip }]),
+            start_time: Some(Time(self.started)),
+            qos_class: Some(qos(pod).to_owned()),
+            reason: self.failed.as_ref().map(|(reason, _)| reason.clone()),
+            message: self.failed.as_ref().map(|(_, message)| message.clone()),
+            ..PodStatus::default()
+        }
+    }
+
+    fn conditions(&self, pod: &Pod, phase: &str, now: Timestamp) -> Vec<PodCondition> {
+        let unready: Vec<&str> =
+            self.main.iter().filter(|(_, c)| !c.ready).map(|(n, _)| n.as_str()).collect();
+        let incomplete: Vec<&str> =
+            self.init.iter().filter(|(_, c)| !c.succeeded()).map(|(n, _)| n.as_str()).collect();
+        let not_ready = match phase {
+            "Succeeded" => Some(("PodCompleted".to_owned(), None)),
+            "Failed" => Some(("PodFailed".to_owned(), None)),
+            _ if self.ready() => None,
+            _ => {
+                let names = format!("containers with unready status: [{}]", unready.join(" "));
+                Some(("ContainersNotReady".to_owned(), Some(names)))
+            }
+        };
+        let not_initialized = (!self.initialized).then(|| {
+            let names = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+            ("ContainersNotInitialized".to_owned(), Some(names))
+        });
+        let begun = (self.address.is_none()).then(|| ("PodSandboxNotReady".to_owned(), None));
+        let wanted = [
+            ("PodReadyToStartContainers", begun),
+            ("Initialized", not_initialized),
+            ("Ready", not_ready.clone()),
+            ("ContainersReady", not_ready),
+            ("PodScheduled", None),
+        ];
+        let before = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let mut all: Vec<PodCondition> = wanted
+            .into_iter()
+            .map(|(kind, why_not)| {
+                let status = if why_not.is_none() { "True" } else { "False" };
+                let old = before.into_iter().flatten().find(|c| c.type_ == kind && c.status == status);
+                let since = old.and_then(|c| c.last_transition_time.clone()).unwrap_or(Time(now));
+                let (reason, message) = why_not.map_or((None, None), |(r, m)| (Some(r), m));
+                PodCondition {
+                    type_: kind.to_owned(),
+                    status: status.to_owned(),
+                    reason,
+                    message,
+                    last_transition_time: Some(since),
+                    ..PodCondition::default()
+                }
+            })
+            .collect();
+        // Conditions of others (readiness gates) are theirs.
+        let ours: Vec<String> = all.iter().map(|c| c.type_.clone()).collect();
+        all.extend(before.into_iter().flatten().filter(|c| !ours.contains(&c.type_)).cloned());
+        all
+    }
+}
+
+/// An instance that an earlier life of the runner left behind.
+fn lost(before: &ContainerStatus, now: Timestamp) -> Option<Ended> {
+    let state = before.state.as_ref()?;
+    if let Some(t) = &state.terminated {
+        return Some(Ended {
+            code: t.exit_code,
+            signal: t.signal,
+            reason: t.reason.clone().unwrap_or_default(),
+            message: t.message.clone(),
+            started: t.started_at.as_ref().map_or(now, |t| t.0),
+            finished: t.finished_at.as_ref().map_or(now, |t| t.0),
+        });
+    }
+    let started = state.running.as_ref()?.started_at.as_ref().map_or(now, |t| t.0);
+    Some(Ended {
+        code: 137,
+        signal: None,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: Some("the runner of the node was restarted, and the container ended with it".to_owned()),
+        started,
+        finished: now,
+    })
+}
+
+fn status_of(name: &str, image: &str, c: &Container, init: bool) -> ContainerStatus {
+    let running = matches!(c.phase, Phase::Running { .. });
+    ContainerStatus {
+        name: name.to_owned(),
+        image: image.to_owned(),
+        image_id: c.image_id.clone(),
+        container_id: (!c.id.is_empty()).then(|| format!("meltemi://{}", c.id)),
+        ready: if init { c.succeeded() } else { c.ready && running },
+        started: Some(c.started && running),
+        restart_count: c.restarts,
+        state: Some(state_of(&c.phase, &c.id)),
+        last_state: Some(c.last.as_ref().map_or_else(ContainerState::default, |e| ended_state(e, &c.id))),
+        ..ContainerStatus::default()
+    }
+}
+
+fn state_of(phase: &Phase, id: &str) -> ContainerState {
+    match phase {
+        Phase::Waiting { reason, message } => ContainerState {
+            waiting: Some(ContainerStateWaiting { reason: Some(reason.clone()), message: message.clone() }),
+            ..ContainerState::default()
+        },
+        Phase::Running { since } => ContainerState {
+            running: Some(ContainerStateRunning { started_at: Some(Time(*since)) }),
+            ..ContainerState::default()
+        },
+        Phase::Terminated(ended) => ended_state(ended, id),
+    }
+}
+
+fn ended_state(ended: &Ended, id: &str) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: ended.code,
+            signal: ended.signal,
+            reason: Some(ended.reason.clone()),
+            message: ended.message.clone(),
+            started_at: Some(Time(ended.started)),
+            finished_at: Some(Time(ended.finished)),
+            container_id: (!id.is_empty()).then(|| format!("meltemi://{id}")),
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn qos(pod: &Pod) -> &'static str {
+    let containers = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+    let named = |c: &k8s_openapi::api::core::v1::Container| {
+        let r = c.resources.clone().unwrap_or_default();
+        (r.requests.unwrap_or_default(), r.limits.unwrap_or_default())
+    };
+    let all: Vec<_> = containers.iter().map(named).collect();
+    if all.iter().all(|(r, l)| r.is_empty() && l.is_empty()) {
+        return "BestEffort";
+    }
+    let guaranteed = all.iter().all(|(requests, limits)| {
+        ["cpu", "memory"]
+            .iter()
+            .all(|k| limits.contains_key(*k) && requests.get(*k).is_none_or(|r| Some(r) == limits.get(*k)))
+    });
+    if guaranteed { "Guaranteed" } else { "Burstable" }
+}

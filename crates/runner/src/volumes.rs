@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Volumes of a Pod: folders on the node that are filled from the API and shown in containers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccount, Volume, VolumeProjection,
+};
+use kube::api::{Api, PostParams};
+
+use crate::context::Context;
+use crate::downward;
+
+/// Why a volume cannot be filled (yet).
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error("MountVolume.SetUp failed for volume {name:?} : {reason}")]
+    Setup { name: String, reason: String },
+}
+
+/// Files of a volume: path below its root to content and mode.
+type Files = BTreeMap<String, (Vec<u8>, u32)>;
+
+/// The folder of a Pod's volume.
+pub(crate) fn folder(pod_dir: &Path, volume: &str) -> PathBuf {
+    pod_dir.join("volumes").join(volume)
+}
+
+/// Fills every volume of a Pod; called again, it brings changed contents.
+pub(crate) async fn prepare(ctx: &Context, pod: &Pod, pod_dir: &Path) -> Result<(), VolumeError> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    for volume in spec.volumes.iter().flatten() {
+        let failed = |reason: String| VolumeError::Setup { name: volume.name.clone(), reason };
+        let dir = folder(pod_dir, &volume.name);
+        match contents(ctx, pod, volume).await.map_err(failed)? {
+            Some(files) => publish(&dir, &files).map_err(|e| failed(e.to_string()))?,
+            None => plain(ctx, pod, volume, &dir).map_err(failed)?,
+        }
+    }
+    if automount(pod) {
+        let failed = |reason: String| VolumeError::Setup { name: TOKEN_VOLUME.to_owned(), reason };
+        let mut files = Files::new();
+        token(ctx, pod, None, 3607, "token", &mut files).await.map_err(failed)?;
+        files.insert("ca.crt".to_owned(), (ctx.cluster_ca.clone(), 0o644));
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        files.insert("namespace".to_owned(), (namespace.into_bytes(), 0o644));
+        publish(&folder(pod_dir, TOKEN_VOLUME), &files).map_err(|e| failed(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// The volume with the Pod's own token, when the API has not written one into the Pod.
+pub(crate) const TOKEN_VOLUME: &str = "kube-api-access";
+/// Where it is shown.
+pub(crate) const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Whether the Pod gets its token although its manifest does not mount one.
+pub(crate) fn automount(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let mounted = spec
+        .containers
+        .iter()
+        .flat_map(|c| c.volume_mounts.iter().flatten())
+        .any(|m| m.mount_path == TOKEN_PATH);
+    spec.automount_service_account_token != Some(false) && !mounted
+}
+
+/// Whether a Pod's volumes have contents that may change.
+pub(crate) fn changes(pod: &Pod) -> bool {
+    automount(pod)
+        || pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|v| {
+            v.config_map.is_some() || v.secret.is_some() || v.projected.is_some() || v.downward_api.is_some()
+        })
+}
+
+/// Volumes without contents of their own.
+fn plain(ctx: &Context, pod: &Pod, volume: &Volume, dir: &Path) -> Result<(), String> {
+    if volume.empty_dir.is_some() {
+        fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+        return fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string());
+    }
+    if let Some(host) = &volume.host_path {
+        let system = pod.metadata.namespace.as_deref() == Some("istio-system");
+        if !system {
+            return Err(
+                "hostPath volumes are only for Pods of istio-system: a Pod sees nothing of the host".into()
+            );
+        }
+        return fs::create_dir_all(host_path(ctx, &host.path)?).map_err(|e| e.to_string());
+    }
+    Err("this kind of volume is not supported on this machine (emptyDir, configMap, secret, projected, downwardAPI are)".into())
+}
+
+/// A hostPath below the node's private root.
+pub(crate) fn host_path(ctx: &Context, path: &str) -> Result<PathBuf, String> {
+    let relative =
+        Path::new(path).strip_prefix("/").map_err(|_| format!("hostPath {path:?} is not absolute"))?;
+    if relative.components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
+        return Err(format!("hostPath {path:?} must not contain .."));
+    }
+    // /var/run is /run everywhere; here one folder has both names.
+    let relative =
+        relative.strip_prefix("run").map_or_else(|_| relative.to_owned(), |r| Path::new("var/run").join(r));
+    Ok(ctx.config.host_root.join(relative))
+}
+
+async fn contents(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<Files>, String> {
+    let mut files = Files::new();
+    if let Some(v) = &volume.config_map {
+        let mode = mode_of(v.default_mode);
+        let optional = v.optional == Some(true);
+        config_map(ctx, pod, &v.name, optional, v.items.as_deref(), mode, &mut files).await?;
+    } else if let Some(v) = &volume.secret {
+        let mode = mode_of(v.default_mode);
+        let name = v.secret_name.clone().unwrap_or_default();
+        secret(ctx, pod, &name, v.optional == Some(true), v.items.as_deref(), mode, &mut files).await?;
+    } else if let Some(v) = &volume.downward_api {
+        downward_files(ctx, pod, v.items.as_deref(), mode_of(v.default_mode), &mut files)?;
+    } else if let Some(v) = &volume.projected {
+        for source in v.sources.iter().flatten() {
+            projected(ctx, pod, source, mode_of(v.default_mode), &mut files).await?;
+        }
+    } else {
+        return Ok(None);
+    }
+    Ok(Some(files))
+}
+
+async fn projected(
+    ctx: &Context,
+    pod: &Pod,
+    source: &VolumeProjection,
+    mode: u32,
+    files: &mut Files,
+) -> Result<(), String> {
+    if let Some(s) = &source.config_map {
+        config_map(ctx, pod, &s.name, s.optional == Some(true), s.items.as_deref(), mode, files).await?;
+    }
+    if let Some(s) = &source.secret {
+        secret(ctx, pod, &s.name, s.optional == Some(true), s.items.as_deref(), mode, files).await?;
+    }
+    if let Some(s) = &source.downward_api {
+        downward_files(ctx, pod, s.items.as_deref(), mode, files)?;
+    }
+    if let Some(s) = &source.service_account_token {
+        let seconds = s.expiration_seconds.unwrap_or(3600);
+        token(ctx, pod, s.audience.clone(), seconds, &s.path, files).await?;
+    }
+    Ok(())
+}
+
+fn mode_of(mode: Option<i32>) -> u32 {
+    mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o644)
+}
+
+fn namespace(pod: &Pod) -> &str {
+    pod.metadata.namespace.as_deref().unwrap_or("default")
+}
+
+async fn config_map(
+    ctx: &Context,
+    pod: &Pod,
+    name: &str,
+    optional: bool,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+    files: &mut Files,
+) -> Result<(), String> {
+    let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace(pod));
+    let Some(map) = api.get_opt(name).await.map_err(|e| e.to_string())? else {
+        return if optional { Ok(()) } else { Err(format!("configmap {name:?} not found")) };
+    };
+    let mut all: BTreeMap<String, Vec<u8>> =
+        map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
+    all.extend(map.binary_data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)));
+    choose(all, items, optional, mode, files)
+}
+
+async fn secret(
+    ctx: &Context,
+    pod: &Pod,
+    name: &str,
+    optional: bool,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+    files: &mut Files,
+) -> Result<(), String> {
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace(pod));
+    let Some(secret) = api.get_opt(name).await.map_err(|e| e.to_string())? else {
+        return if optional { Ok(()) } else { Err(format!("secret {name:?} not found")) };
+    };
+    let all = secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect();
+    choose(all, items, optional, mode, files)
+}
+
+/// All keys under their own names, or those that are asked for under the names given.
+fn choose(
+    mut all: BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    mode: u32,
+    files: &mut Files,
+) -> Result<(), String> {
+    let Some(items) = items.filter(|i| !i.is_empty()) else {
+        files.extend(all.into_iter().map(|(k, v)| (k, (v, mode))));
+        return Ok(());
+    };
+    for item in items {
+        match all.remove(&item.key) {
+            Some(value) => {
+                files.insert(item.path.clone(), (value, item.mode.map_or(mode, |m| mode_of(Some(m)))));
+            }
+            None if optional => {}
+            None => return Err(format!("references non-existent key: {}", item.key)),
+        }
+    }
+    Ok(())
+}
+
+fn downward_files(
+    ctx: &Context,
+    pod: &Pod,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    mode: u32,
+    files: &mut Files,
+) -> Result<(), String> {
+    for item in items.unwrap_or_default() {
+        let value = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(field), _) => downward::field(pod, &field.field_path, ctx.config.address)?,
+            (None, Some(resource)) => {
+                let name = resource.container_name.as_deref().unwrap_or_default();
+                downward::resource(
+                    pod,
+                    name,
+                    &resource.resource,
+                    resource.divisor.as_ref().map(|d| d.0.as_str()),
+                )?
+            }
+            (None, None) => String::new(),
+        };
+        files.insert(item.path.clone(), (value.into_bytes(), item.mode.map_or(mode, |m| mode_of(Some(m)))));
+    }
+    Ok(())
+}
+
+/// A token bound to the Pod, kept until four fifths of its life have passed.
+async fn token(
+    ctx: &Context,
+    pod: &Pod,
+    audience: Option<String>,
+    seconds: i64,
+    path: &str,
+    files: &mut Files,
+) -> Result<(), String> {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let account = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.service_account_name.clone())
+        .unwrap_or_else(|| "default".to_owned());
+    let key = format!("{uid}/{}/{path}", audience.as_deref().unwrap_or_default());
+    let now = jiff::Timestamp::now();
+    if let Some((token, renew)) = ctx.tokens().get(&key)
+        && now < *renew
+    {
+        files.insert(path.to_owned(), (token.clone(), 0o600));
+        return Ok(());
+    }
+    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), namespace(pod));
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            audiences: Some(audience.into_iter().collect()),
+            expiration_seconds: Some(seconds),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: pod.metadata.name.clone(),
+                uid: Some(uid),
+            }),
+        }),
+        ..TokenRequest::default()
+    };
+    let answer = api
+        .create_token_request(&account, &PostParams::default(), &request)
+        .await
+        .map_err(|e| format!("failed to fetch token: {e}"))?;
+    let status = answer.status.ok_or("failed to fetch token: the API gave none")?;
+    let token = status.token.filter(|t| !t.is_empty()).ok_or("failed to fetch token: the API gave none")?;
+    let expiry = status.expiration_timestamp.map_or(now, |t| t.0);
+    let life = expiry.duration_since(now);
+    let renew = now + life * 4 / 5;
+    ctx.tokens().insert(key, (token.clone().into_bytes(), renew));
+    files.insert(path.to_owned(), (token.into_bytes(), 0o600));
+    Ok(())
+}
+
+/// Puts files in place as one step: readers see all of the old or all of the new.
+///
+/// The names are links to `..data/NAME`; `..data` is a link to a folder of this version and is replaced whole.
+fn publish(dir: &Path, files: &Files) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let current = dir.join("..data");
+    if is_same(&current, files) {
+        return Ok(());
+    }
+    let old = fs::read_link(&current).ok();
+    let version = (0..).map(|n| format!("..v{n}")).find(|v| !dir.join(v).exists()).unwrap_or_default();
+    let root = dir.join(&version);
+    fs::create_dir_all(&root)?;
+    for (path, (bytes, mode)) in files {
+        if Path::new(path).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
+            return Err(io::Error::other(format!(
+                "path {path:?} in a volume must be relative and without .."
+            )));
+        }
+        let file = root.join(path);
+        if let Some(parent) = file.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&file, bytes)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(*mode))?;
+    }
+    let next = dir.join("..data_tmp");
+    let _ = fs::remove_file(&next);
+    symlink(&version, &next)?;
+    fs::rename(&next, &current)?;
+    let names: std::collections::BTreeSet<&str> = files.keys().filter_map(|p| p.split('/').next()).collect();
+    for name in &names {
+        if fs::symlink_metadata(dir.join(name)).is_err() {
+            symlink(Path::new("..data").join(name), dir.join(name))?;
+        }
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("..") && !names.contains(name.as_str()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    if let Some(old) = old {
+        let _ = fs::remove_dir_all(dir.join(old));
+    }
+    Ok(())
+}
+
+fn is_same(current: &Path, files: &Files) -> bool {
+    let count = fs::read_dir(current).map_or(0, Iterator::count);
+    let tops =
+        files.keys().filter_map(|p| p.split('/').next()).collect::<std::collections::BTreeSet<_>>().len();
+    current.exists()
+        && count == tops
+        && files.iter().all(|(path, (bytes, _))| fs::read(current.join(path)).is_ok_and(|b| b == *bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_version_replaces_the_old_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = |list: &[(&str, &str)]| -> Files {
+            list.iter().map(|(k, v)| ((*k).to_owned(), (v.as_bytes().to_vec(), 0o640))).collect()
+        };
+        publish(dir.path(), &files(&[("a", "1"), ("sub/b", "2")])).unwrap();
+        let before = fs::read_link(dir.path().join("..data")).unwrap();
+        publish(dir.path(), &files(&[("a", "1"), ("sub/b", "2")])).unwrap();
+        assert_eq!(fs::read_link(dir.path().join("..data")).unwrap(), before);
+        assert_eq!(fs::read_to_string(dir.path().join("sub/b")).unwrap(), "2");
+        publish(dir.path(), &files(&[("a", "3")])).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "3");
+        assert!(!dir.path().join("sub").exists() && !dir.path().join(before).exists());
+        assert!(publish(dir.path(), &files(&[("../x", "1")])).is_err());
+    }
+}
