@@ -69,6 +69,8 @@ pub struct Delta {
     pub services: Vec<Arc<Service>>,
     /// Services that are gone.
     pub removed_services: Vec<NamespacedHostname>,
+    /// Services whose waypoint is another one (or none) now, or that came or went.
+    pub bindings: Vec<NamespacedName>,
     /// `istio.io/WaypointBound` of Services; none when there is nothing to say any more.
     pub service_conditions: Vec<(NamespacedName, Option<Condition>)>,
 }
@@ -121,6 +123,8 @@ struct Outputs {
     services: HashMap<NamespacedHostname, Arc<Service>>,
     policies: HashMap<NamespacedName, Arc<Policy>>,
     conditions: HashMap<NamespacedName, Condition>,
+    /// Waypoints that are meant to serve a Service, ready or not.
+    bound: HashMap<NamespacedName, NamespacedName>,
 }
 
 impl Index {
@@ -170,6 +174,45 @@ impl Index {
     /// A waypoint's facts.
     pub fn waypoint(&self, name: &NamespacedName) -> Option<&WaypointFacts> {
         self.waypoints.get(name)
+    }
+
+    /// The waypoint that serves a Service (or will, once it is ready), as last computed.
+    pub fn waypoint_of(&self, service: &NamespacedName) -> Option<&NamespacedName> {
+        self.out.bound.get(service)
+    }
+
+    /// Every waypoint.
+    pub fn waypoints(&self) -> impl Iterator<Item = &WaypointFacts> {
+        self.waypoints.values()
+    }
+
+    /// A workload as last computed.
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.out.workloads.get(uid)
+    }
+
+    /// A policy for node proxies, as it was given.
+    pub fn policy(&self, name: &NamespacedName) -> Option<&PolicyFacts> {
+        self.policies.get(name)
+    }
+
+    /// Pods that a selector of a namespace selects; every Pod there without one. The root namespace's policies
+    /// look at every namespace.
+    pub fn pods_selected(&self, namespace: &str, selector: Option<&Labels>) -> Vec<&PodFacts> {
+        let everywhere = *namespace == *self.mesh.root_namespace;
+        let mut out = Vec::new();
+        for (name, scope) in &self.namespaces {
+            if !everywhere && **name != *namespace {
+                continue;
+            }
+            match selector {
+                Some(selector) => {
+                    out.extend(scope.pods_selected(selector).iter().filter_map(|pod| scope.pods.get(pod)));
+                }
+                None => out.extend(scope.pods.values()),
+            }
+        }
+        out
     }
 
     /// Every workload as last computed.

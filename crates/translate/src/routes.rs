@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! HTTPRoutes: where they attach, what their references mean, and what their status says.
+//! HTTPRoutes: where they attach, what their references mean, what is sent of them, and what their status says.
 
 pub mod attach;
 pub mod backends;
+pub mod convert;
+pub mod table;
 
 pub use attach::{Attached, Parent, attach};
+pub use table::{Routed, Table};

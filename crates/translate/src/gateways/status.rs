@@ -68,7 +68,7 @@ pub fn listener_error(
         }
         Class::Remote => None,
         Class::Ingress => match listener.protocol.as_str() {
-            "HTTP" | "HTTPS" => None,
+            "HTTP" => None,
             other => Some(("UnsupportedProtocol", format!("protocol \"{other}\" is not supported"))),
         },
     }
@@ -127,7 +127,7 @@ fn listener_report(
         Condition::no("Programmed", "Invalid", "Bad configuration")
     };
     let supported = match (class, listener.protocol.as_str()) {
-        (Class::Waypoint, _) | (Class::Ingress, "HTTP" | "HTTPS") => vec!["HTTPRoute", "GRPCRoute"],
+        (Class::Waypoint, _) | (Class::Ingress, "HTTP") => vec!["HTTPRoute"],
         _ => Vec::new(),
     };
     let conflicted = Condition::no("Conflicted", "NoConflicts", "No errors found");

@@ -53,6 +53,19 @@ impl Index {
         let wish = self.wish_of_service(name);
         self.remember_wish(User::Service(name.clone()), &wish);
         let binding = self.bind(&name.namespace, &wish, Traffic::Service);
+        let meant = match &binding {
+            Binding::Bound { waypoint, .. } | Binding::Refused { waypoint, not_ready: true, .. } => {
+                Some(waypoint)
+            }
+            _ => None,
+        };
+        if self.out.bound.get(name) != meant {
+            match meant.cloned() {
+                Some(waypoint) => self.out.bound.insert(name.clone(), waypoint),
+                None => self.out.bound.remove(name),
+            };
+            delta.bindings.push(name.clone());
+        }
         let guarded = self.guards.get(name).is_some_and(|g| !g.is_empty());
         let nothing = NamespaceFacts::default();
         let namespace = self.namespace(&name.namespace).unwrap_or(&nothing);
@@ -135,12 +148,12 @@ impl Index {
                 Binding::Bound { address, .. } => Some(address),
                 _ => None,
             };
-            self.workload(pod, waypoint)
+            self.describe(pod, waypoint)
         });
         self.put_workload(uid, workload, delta);
     }
 
-    fn workload(&self, pod: &PodFacts, waypoint: Option<GatewayAddress>) -> Workload {
+    fn describe(&self, pod: &PodFacts, waypoint: Option<GatewayAddress>) -> Workload {
         let scope = self.namespaces.get(&pod.name.namespace);
         let services = scope.map(|s| s.services_selecting(pod)).unwrap_or_default();
         let mut policies: Vec<NamespacedName> = Vec::new();

@@ -128,7 +128,8 @@ fn to_service(
     }
     let (waypoint, waypoints) = match world.waypoint_of(service) {
         Ok(waypoint) => {
-            let condition = Condition::yes("ResolvedWaypoints", "ResolvedWaypoints", "All waypoints resolved");
+            let condition =
+                Condition::yes("ResolvedWaypoints", "ResolvedWaypoints", "All waypoints resolved");
             (Some(waypoint), condition)
         }
         Err(reason) => {
@@ -161,7 +162,8 @@ fn to_gateway(
     };
     let count = gateway.spec.listeners.len();
     let named = |l: &&GatewayListeners| {
-        reference.section_name.as_ref().is_none_or(|s| *s == l.name) && reference.port.is_none_or(|p| p == l.port)
+        reference.section_name.as_ref().is_none_or(|s| *s == l.name)
+            && reference.port.is_none_or(|p| p == l.port)
     };
     let candidates: Vec<&GatewayListeners> = gateway.spec.listeners.iter().filter(named).collect();
     if candidates.is_empty() {
@@ -185,12 +187,20 @@ fn to_gateway(
         })
         .collect();
     if agreeing.is_empty() {
-        return refuse("NoMatchingListenerHostname", "no listener of the Gateway shares a hostname with this route");
+        return refuse(
+            "NoMatchingListenerHostname",
+            "no listener of the Gateway shares a hostname with this route",
+        );
     }
     (agreeing, Condition::yes("Accepted", "Accepted", "Route was valid"))
 }
 
-fn admits(listener: &GatewayListeners, gateway: &NamespacedName, route: &NamespacedName, labels: &Labels) -> bool {
+fn admits(
+    listener: &GatewayListeners,
+    gateway: &NamespacedName,
+    route: &NamespacedName,
+    labels: &Labels,
+) -> bool {
     let allowed = listener.allowed_routes.as_ref();
     let kinds = allowed.and_then(|a| a.kinds.as_ref()).filter(|k| !k.is_empty());
     let kind_admitted = kinds.is_none_or(|kinds| {
@@ -215,7 +225,9 @@ pub fn common_host(a: &str, b: &str) -> Option<String> {
     let covers = |wide: &str, narrow: &str| {
         wide.strip_prefix('*').is_some_and(|suffix| {
             let narrow = narrow.strip_prefix('*').unwrap_or(narrow);
-            narrow.len() >= suffix.len() && narrow.ends_with(suffix) && (narrow != suffix || wide.len() == narrow.len() + 1)
+            narrow.len() >= suffix.len()
+                && narrow.ends_with(suffix)
+                && (narrow != suffix || wide.len() == narrow.len() + 1)
         })
     };
     if a == b || covers(&b, &a) {

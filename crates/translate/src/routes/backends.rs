@@ -35,7 +35,9 @@ pub fn resolve(
     }
     let target = NamespacedName::new(of_namespace.unwrap_or(namespace), name);
     if *target.namespace != *namespace && !world.granted(namespace, &target) {
-        let message = format!("backendRef {target} not accessible to a route in namespace {namespace:?} (missing a ReferenceGrant?)");
+        let message = format!(
+            "backendRef {target} not accessible to a route in namespace {namespace:?} (missing a ReferenceGrant?)"
+        );
         return fail("RefNotPermitted", message);
     }
     let Some(ports) = world.service_ports(&target) else {

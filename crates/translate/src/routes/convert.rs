@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From an HTTPRoute to what a layer 7 proxy is told.
+//!
+//! A feature that no proxy of ours has makes the whole route unacceptable, by name: half a route would send
+//! requests where its author did not want them.
+
+use gateway_api::httproutes::{
+    HttpRoute, HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
+    HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+};
+use meltemi_model::l7;
+use serde_json::Value;
+
+use super::attach::{Attached, Parent, World};
+use super::backends;
+use crate::facts::name_of;
+use crate::mesh::MeshConfig;
+
+/// A feature that is not supported.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rule {rule}: {feature} is not supported")]
+pub struct Unsupported {
+    /// Index of the rule.
+    pub rule: usize,
+    /// What it asks for.
+    pub feature: String,
+}
+
+/// Converts the rules of a route.
+///
+/// # Errors
+/// [`Unsupported`].
+pub fn rules(
+    route: &HttpRoute,
+    world: &dyn World,
+    mesh: &MeshConfig,
+) -> Result<Vec<l7::RouteRule>, Unsupported> {
+    let namespace = name_of(&route.metadata).namespace;
+    let all = route.spec.rules.iter().flatten().enumerate();
+    all.map(|(index, rule)| one(index, rule, &namespace, world, mesh)).collect()
+}
+
+/// Converts a route; none when no parent of ours takes it.
+pub fn route(
+    route: &HttpRoute,
+    rules: Vec<l7::RouteRule>,
+    attached: &[Attached],
+    mesh: &MeshConfig,
+) -> Option<l7::Route> {
+    let parents: Vec<l7::Parent> =
+        attached.iter().flat_map(|a| &a.parents).map(|p| parent(p, mesh)).collect();
+    if parents.is_empty() {
+        return None;
+    }
+    let created = route.metadata.creation_timestamp.as_ref().map(|t| t.0.to_string()).unwrap_or_default();
+    let hostnames = route.spec.hostnames.iter().flatten().map(|h| h.to_ascii_lowercase()).collect();
+    Some(l7::Route { name: name_of(&route.metadata), created, hostnames, parents, rules })
+}
+
+fn parent(parent: &Parent, mesh: &MeshConfig) -> l7::Parent {
+    match parent {
+        Parent::Listener { gateway, listener, port } => l7::Parent {
+            target: l7::Target::Gateway(gateway.clone()),
+            section: Some(listener.clone()),
+            port: Some(*port),
+        },
+        Parent::Service { service, port, .. } => l7::Parent {
+            target: l7::Target::Service(mesh.service_key(&service.namespace, &service.name)),
+            section: None,
+            port: *port,
+        },
+    }
+}
+
+fn one(
+    index: usize,
+    rule: &HttpRouteRules,
+    namespace: &str,
+    world: &dyn World,
+    mesh: &MeshConfig,
+) -> Result<l7::RouteRule, Unsupported> {
+    let unsupported = |feature: String| Unsupported { rule: index, feature };
+    let matches = rule.matches.iter().flatten().map(condition).collect();
+    let filters = rule
+        .filters
+        .iter()
+        .flatten()
+        .map(|f| filter(f).map_err(unsupported))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut targets = Vec::new();
+    for backend in rule.backend_refs.iter().flatten() {
+        if backend.filters.as_ref().is_some_and(|f| !f.is_empty()) {
+            return Err(unsupported("a filter of a single backend".to_owned()));
+        }
+        let weight = u32::try_from(backend.weight.unwrap_or(1)).unwrap_or(0);
+        let resolved = backends::of_rule(namespace, backend, world).ok();
+        targets.push(l7::Backend {
+            port: resolved.as_ref().map_or(0, |(_, port)| *port),
+            service: resolved.map(|(name, _)| mesh.service_key(&name.namespace, &name.name)),
+            weight,
+        });
+    }
+    let timeouts = rule.timeouts.as_ref();
+    let longest = |text: Option<&String>| -> Result<Option<u64>, Unsupported> {
+        match text {
+            None => Ok(None),
+            Some(text) => {
+                let millis = millis(text).ok_or_else(|| unsupported(format!("timeout {text:?}")))?;
+                // Zero means no bound.
+                Ok((millis != 0).then_some(millis))
+            }
+        }
+    };
+    let whole = longest(timeouts.and_then(|t| t.request.as_ref()))?;
+    let backend = longest(timeouts.and_then(|t| t.backend_request.as_ref()))?;
+    // Without retries a request to the backend is the request.
+    let timeout_ms = [whole, backend].into_iter().flatten().min();
+    Ok(l7::RouteRule { matches, filters, backends: targets, timeout_ms })
+}
+
+fn condition(condition: &HttpRouteRulesMatches) -> l7::RouteMatch {
+    let path = condition.path.as_ref().map(|path| {
+        let value = path.value.clone().unwrap_or_else(|| "/".to_owned());
+        match path.r#type {
+            Some(HttpRouteRulesMatchesPathType::Exact) => l7::PathMatch::Exact(value),
+            Some(HttpRouteRulesMatchesPathType::RegularExpression) => l7::PathMatch::Regex(value),
+            Some(HttpRouteRulesMatchesPathType::PathPrefix) | None => l7::PathMatch::Prefix(value),
+        }
+    });
+    let headers = condition
+        .headers
+        .iter()
+        .flatten()
+        .map(|h| l7::NamedMatch {
+            name: h.name.to_ascii_lowercase(),
+            value: h.value.clone(),
+            regex: h.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression),
+        })
+        .collect();
+    let query = condition
+        .query_params
+        .iter()
+        .flatten()
+        .map(|q| l7::NamedMatch {
+            name: q.name.clone(),
+            value: q.value.clone(),
+            regex: q.r#type == Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression),
+        })
+        .collect();
+    l7::RouteMatch { path, headers, query, method: condition.method.as_ref().and_then(word) }
+}
+
+/// An enum of the API as the word that is written in YAML.
+fn word(value: &impl serde::Serialize) -> Option<String> {
+    match serde_json::to_value(value) {
+        Ok(Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn filter(filter: &HttpRouteRulesFilters) -> Result<l7::Filter, String> {
+    let missing = |what: &str| format!("a {what} filter without its settings");
+    match filter.r#type {
+        HttpRouteRulesFiltersType::RequestHeaderModifier => {
+            let m =
+                filter.request_header_modifier.as_ref().ok_or_else(|| missing("RequestHeaderModifier"))?;
+            let pairs =
+                |all: Vec<(&String, &String)>| all.into_iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+            let changes = l7::HeaderChanges {
+                set: pairs(m.set.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
+                add: pairs(m.add.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
+                remove: m.remove.clone().unwrap_or_default(),
+            };
+            Ok(l7::Filter::RequestHeaders { changes })
+        }
+        HttpRouteRulesFiltersType::ResponseHeaderModifier => {
+            let m =
+                filter.response_header_modifier.as_ref().ok_or_else(|| missing("ResponseHeaderModifier"))?;
+            let pairs =
+                |all: Vec<(&String, &String)>| all.into_iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+            let changes = l7::HeaderChanges {
+                set: pairs(m.set.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
+                add: pairs(m.add.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
+                remove: m.remove.clone().unwrap_or_default(),
+            };
+            Ok(l7::Filter::ResponseHeaders { changes })
+        }
+        HttpRouteRulesFiltersType::RequestRedirect => {
+            redirect(filter).ok_or_else(|| missing("RequestRedirect"))
+        }
+        HttpRouteRulesFiltersType::UrlRewrite => {
+            let m = filter.url_rewrite.as_ref().ok_or_else(|| missing("URLRewrite"))?;
+            let path = m
+                .path
+                .as_ref()
+                .and_then(|p| path_change(p.replace_full_path.as_ref(), p.replace_prefix_match.as_ref()));
+            Ok(l7::Filter::Rewrite { host: m.hostname.clone(), path })
+        }
+        HttpRouteRulesFiltersType::RequestMirror => Err("a RequestMirror filter".to_owned()),
+        HttpRouteRulesFiltersType::ExtensionRef => Err("an ExtensionRef filter".to_owned()),
+        HttpRouteRulesFiltersType::Cors => Err("a CORS filter".to_owned()),
+    }
+}
+
+fn redirect(filter: &HttpRouteRulesFilters) -> Option<l7::Filter> {
+    let m = filter.request_redirect.as_ref()?;
+    let path = m
+        .path
+        .as_ref()
+        .and_then(|p| path_change(p.replace_full_path.as_ref(), p.replace_prefix_match.as_ref()));
+    Some(l7::Filter::Redirect {
+        scheme: m.scheme.as_ref().and_then(word),
+        host: m.hostname.clone(),
+        port: m.port.and_then(|p| u16::try_from(p).ok()),
+        path,
+        code: m.status_code.and_then(|c| u16::try_from(c).ok()).unwrap_or(302),
+    })
+}
+
+fn path_change(full: Option<&String>, prefix: Option<&String>) -> Option<l7::PathChange> {
+    match (full, prefix) {
+        (Some(full), _) => Some(l7::PathChange::Full(full.clone())),
+        (None, Some(prefix)) => Some(l7::PathChange::Prefix(prefix.clone())),
+        (None, None) => None,
+    }
+}
+
+/// A duration of the Gateway API (`1h30m`, `500ms`) in milliseconds.
+fn millis(text: &str) -> Option<u64> {
+    let mut total = 0u64;
+    let mut rest = text;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0)?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let factor = match &rest[..unit] {
+            "h" => 3_600_000,
+            "m" => 60_000,
+            "s" => 1000,
+            "ms" => 1,
+            _ => return None,
+        };
+        total = total.checked_add(number.checked_mul(factor)?)?;
+        rest = &rest[unit..];
+    }
+    Some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_the_gateway_api() {
+        let cases =
+            [("10s", Some(10_000)), ("1h30m", Some(5_400_000)), ("500ms", Some(500)), ("0s", Some(0))];
+        for (text, expected) in cases {
+            assert_eq!(millis(text), expected, "{text}");
+        }
+        for text in ["", "10", "s", "1d", "-1s"] {
+            assert_eq!(millis(text), None, "{text}");
+        }
+    }
+}
