@@ -10,7 +10,7 @@ pub mod xds;
 pub mod zds;
 
 /// Generated code; field names and numbers are Istio's and Envoy's.
-#[expect(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
+#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod proto {
     pub mod workload {
         tonic::include_proto!("istio.workload");
