@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
@@ -49,6 +49,38 @@ pub struct Config {
     pub api_address: Ipv4Addr,
     /// `cluster.local`.
     pub cluster_domain: String,
+}
+
+impl Config {
+    /// The runner of a node of a mesh on one machine: where things are in its run and data directories.
+    pub fn one_machine(
+        node_name: &str,
+        address: Ipv4Addr,
+        pod_cidr: Ipv4Net,
+        run_dir: &Path,
+        data_dir: &Path,
+    ) -> std::io::Result<Self> {
+        let components = data_dir.join("components");
+        Ok(Self {
+            node_name: node_name.to_owned(),
+            address,
+            pod_cidr,
+            kubeconfig: components.join(format!("runner-{node_name}.kubeconfig")),
+            host_root: run_dir.join(node_name),
+            pods_dir: run_dir.join(format!("{node_name}-pods")),
+            logs_dir: data_dir.join("logs").join("pods").join(node_name),
+            images: data_dir.join("images.json"),
+            binary: std::env::current_exe()?,
+            serving: ServingFiles {
+                certificate: components.join(format!("kubelet-{node_name}.crt")),
+                key: components.join(format!("kubelet-{node_name}.key")),
+                client_ca: components.join("ca.crt"),
+            },
+            dns_address: Ipv4Addr::new(10, 96, 0, 10),
+            api_address: Ipv4Addr::new(10, 96, 0, 1),
+            cluster_domain: "cluster.local".to_owned(),
+        })
+    }
 }
 
 /// PEM files of the kubelet's API.
