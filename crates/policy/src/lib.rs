@@ -1,2 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The policy engine: compiles validated policies into an index, decides and explains.
+//! The policy engine: compiles validated policies, decides and explains.
+//!
+//! Pure: no clock, no I/O, no async. The control plane, the node proxy, the waypoint and the command line all call
+//! [`decide`]. What cannot be evaluated never widens: in an ALLOW it does not match, in a DENY it does.
+
+pub mod decide;
+pub mod explain;
+pub mod facts;
+pub mod http;
+pub mod permit;
+pub mod set;
+
+pub use decide::{Decision, Rule, decide};
+pub use explain::{Explanation, explain};
+pub use facts::{Claims, Facts, Headers, HttpFacts};
+pub use permit::{Permit, Revoker, admit};
+pub use set::PolicySet;

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Does a clause match? Ambiguity goes against whoever would profit from it: where a value can be read in several ways,
+//! a DENY matches on any reading and an ALLOW needs all of them.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use meltemi_model::authz::{Attribute, Clause, Match, Predicate, StringMatch, ValueMatch};
+
+use crate::facts::Facts;
+use crate::http::{host_forms, template_matches};
+
+/// On which side a match is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sense {
+    /// A match lets through.
+    Allow,
+    /// A match refuses.
+    Deny,
+}
+
+/// OR over matches; none is true.
+pub(crate) fn clause_matches(clause: &Clause, facts: &Facts<'_>, sense: Sense) -> bool {
+    clause.matches.is_empty() || clause.matches.iter().any(|m| match_matches(m, facts, sense))
+}
+
+fn match_matches(wanted: &Match, facts: &Facts<'_>, sense: Sense) -> bool {
+    wanted.predicates.iter().all(|p| predicate_matches(p, facts, sense))
+}
+
+/// Whether one reading fulfils the predicate.
+fn fulfils(predicate: &Predicate, reads: impl Fn(&ValueMatch) -> bool) -> bool {
+    let positive = predicate.values.is_empty() || predicate.values.iter().any(&reads);
+    positive && !predicate.not_values.iter().any(&reads)
+}
+
+/// Over several readings of the same thing; `each` calls its argument for every reading.
+fn over_readings(
+    predicate: &Predicate,
+    sense: Sense,
+    each: impl FnOnce(&mut dyn FnMut(&str)),
+    case: bool,
+) -> bool {
+    let (mut any, mut all, mut some) = (false, true, false);
+    each(&mut |reading| {
+        some = true;
+        let holds = fulfils(predicate, |value| text_matches(value, reading, case));
+        any |= holds;
+        all &= holds;
+    });
+    match (some, sense) {
+        // Absent: no value matches.
+        (false, _) => predicate.values.is_empty(),
+        (true, Sense::Deny) => any,
+        (true, Sense::Allow) => all,
+    }
+}
+
+fn predicate_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool {
+    let text = |value: Option<&str>| match value {
+        Some(value) => fulfils(predicate, |wanted| text_matches(wanted, value, true)),
+        None => predicate.values.is_empty(),
+    };
+    match &predicate.attribute {
+        Attribute::SourcePrincipal => text(facts.source.map(|id| id.principal())),
+        Attribute::SourceNamespace => text(facts.source.map(|id| id.namespace())),
+        Attribute::SourceTrustDomain => text(facts.source.map(|id| id.trust_domain())),
+        Attribute::SourceServiceAccount => match facts.source {
+            Some(id) => fulfils(predicate, |wanted| {
+                matches!(wanted, ValueMatch::ServiceAccount { namespace, name }
+                    if **namespace == *id.namespace() && **name == *id.service_account())
+            }),
+            None => predicate.values.is_empty(),
+        },
+        Attribute::SourceIp => fulfils(predicate, |wanted| ip_matches(wanted, facts.source_ip)),
+        Attribute::DestinationIp => fulfils(predicate, |wanted| ip_matches(wanted, facts.destination_ip)),
+        Attribute::DestinationPort => fulfils(
+            predicate,
+            |wanted| matches!(wanted, ValueMatch::Port(port) if *port == facts.destination_port),
+        ),
+        Attribute::ConnectionSni => text(facts.sni),
+        // Nobody can tell: an ALLOW does not match, a DENY does.
+        Attribute::Unsupported(_) => sense == Sense::Deny,
+        _ => http_matches(predicate, facts, sense),
+    }
+}
+
+fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool {
+    // A layer 7 field without a request to look at: an ALLOW does not match, a DENY does.
+    let Some(http) = &facts.http else { return sense == Sense::Deny };
+    let claims = |path: &[std::sync::Arc<str>]| {
+        over_readings(
+            predicate,
+            // A list claim matches when one of its elements does, on both sides.
+            Sense::Deny,
+            |with| {
+                if let Some(claims) = http.claims {
+                    claims.each(path, with);
+                }
+            },
+            true,
+        )
+    };
+    let claim = |name: &str| claims(&[name.into()]);
+    match &predicate.attribute {
+        Attribute::Method => fulfils(predicate, |wanted| text_matches(wanted, http.method, true)),
+        Attribute::Path => {
+            over_readings(predicate, sense, |with| http.paths.iter().for_each(|path| with(path)), true)
+        }
+        Attribute::Host => {
+            // The forms of a host are the same host: one that matches is enough, and one that is excluded too.
+            let forms = host_forms(http.host);
+            let reads =
+                |wanted: &ValueMatch| forms.iter().flatten().any(|form| text_matches(wanted, form, false));
+            fulfils(predicate, reads)
+        }
+        Attribute::Header(name) => {
+            over_readings(predicate, sense, |with| http.headers.each(name, with), true)
+        }
+        Attribute::RemoteIp => match http.remote_ip {
+            Some(ip) => fulfils(predicate, |wanted| ip_matches(wanted, ip)),
+            None => predicate.values.is_empty(),
+        },
+        Attribute::RequestPrincipal => match http.claims.and_then(|c| c.principal()) {
+            Some(principal) => fulfils(predicate, |wanted| text_matches(wanted, principal, true)),
+            None => predicate.values.is_empty(),
+        },
+        Attribute::RequestAuthAudiences => claim("aud"),
+        Attribute::RequestAuthPresenter => claim("azp"),
+        Attribute::RequestAuthClaim(path) => claims(path),
+        _ => sense == Sense::Deny,
+    }
+}
+
+fn text_matches(wanted: &ValueMatch, value: &str, case: bool) -> bool {
+    match wanted {
+        ValueMatch::String(text) if case => text.matches(value),
+        ValueMatch::String(text) => without_case(text, value),
+        ValueMatch::PathTemplate(template) => template_matches(&template.0, value),
+        _ => false,
+    }
+}
+
+fn without_case(wanted: &StringMatch, value: &str) -> bool {
+    let (bytes, fold) = (value.as_bytes(), |a: &[u8], b: &[u8]| a.eq_ignore_ascii_case(b));
+    match wanted {
+        StringMatch::Exact(text) => fold(bytes, text.as_bytes()),
+        StringMatch::Prefix(text) => bytes.len() >= text.len() && fold(&bytes[..text.len()], text.as_bytes()),
+        StringMatch::Suffix(text) => {
+            bytes.len() >= text.len() && fold(&bytes[bytes.len() - text.len()..], text.as_bytes())
+        }
+        StringMatch::Presence => !value.is_empty(),
+    }
+}
+
+/// An IPv4 address in IPv6 clothes is the IPv4 address.
+fn ip_matches(wanted: &ValueMatch, ip: IpAddr) -> bool {
+    let ValueMatch::Cidr(range) = wanted else { return false };
+    match (range, ip.to_canonical()) {
+        (IpNet::V4(range), IpAddr::V4(ip)) => range.contains(&ip),
+        (IpNet::V6(range), IpAddr::V6(ip)) => range.contains(&ip),
+        _ => false,
+    }
+}

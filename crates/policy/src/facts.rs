@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of a connection or request when it is judged; borrowed, so that judging allocates nothing.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use meltemi_model::SpiffeId;
+
+/// Values of headers, by lower-case name.
+pub trait Headers {
+    /// Calls `with` for every value of the header, in order.
+    fn each(&self, name: &str, with: &mut dyn FnMut(&str));
+}
+
+/// Claims of a verified token.
+pub trait Claims {
+    /// Calls `with` for every text at the path: the claim itself, or the elements of its list.
+    fn each(&self, path: &[Arc<str>], with: &mut dyn FnMut(&str));
+    /// `<iss>/<sub>`, both present.
+    fn principal(&self) -> Option<&str>;
+}
+
+/// The HTTP part.
+#[derive(Clone, Copy)]
+pub struct HttpFacts<'a> {
+    /// Method, as received.
+    pub method: &'a str,
+    /// Host of the request, as received.
+    pub host: &'a str,
+    /// The path as forwarded first, then what else a backend could read in it ([`crate::http::readings`]); never empty.
+    pub paths: &'a [String],
+    /// Headers.
+    pub headers: &'a dyn Headers,
+    /// Address of the original client, when trusted hops say it.
+    pub remote_ip: Option<IpAddr>,
+    /// Claims of a verified token.
+    pub claims: Option<&'a dyn Claims>,
+}
+
+impl std::fmt::Debug for HttpFacts<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpFacts")
+            .field("method", &self.method)
+            .field("host", &self.host)
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection, or a request on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Who the peer has proven to be; none for plaintext.
+    pub source: Option<&'a SpiffeId>,
+    /// Address of the direct peer.
+    pub source_ip: IpAddr,
+    /// Address that is addressed.
+    pub destination_ip: IpAddr,
+    /// Port: the workload's at a node proxy, the Service's at a waypoint.
+    pub destination_port: u16,
+    /// Server name of TLS.
+    pub sni: Option<&'a str>,
+    /// The HTTP part; none at layer 4.
+    pub http: Option<HttpFacts<'a>>,
+}
