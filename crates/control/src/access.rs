@@ -143,7 +143,8 @@ impl Access {
             d.node_of(&name, &pod.uid, &caller.service_account)?;
             Some(d.gateway_of(&name, &pod.uid, &caller.service_account))
         };
-        let gateway = self.pods.wait(PATIENCE, find).await.flatten().ok_or_else(|| Refused::Stranger(who()))?;
+        let gateway =
+            self.pods.wait(PATIENCE, find).await.flatten().ok_or_else(|| Refused::Stranger(who()))?;
         let gateway = NamespacedName::new(caller.namespace.as_str(), gateway);
         if !self.gateways.runs_as(&gateway, &caller.service_account) {
             return Err(Refused::Stranger(who()));
@@ -164,7 +165,7 @@ mod tests {
             pods: Directory::default(),
             gateways: GatewayAccounts::default(),
         };
-        let mut add = |namespace: &str, name: &str, account: &str, node: &str, gateway: Option<&str>| {
+        let add = |namespace: &str, name: &str, account: &str, node: &str, gateway: Option<&str>| {
             let mut pod = PodFacts::read(&k8s_openapi::api::core::v1::Pod::default());
             pod.name = NamespacedName::new(namespace, name);
             pod.uid = format!("uid-{name}").into();
@@ -206,7 +207,12 @@ mod tests {
             ("a Pod that is nowhere", zt.clone(), Some(id("nobody")), Err(())),
             ("another trust domain", zt.clone(), Some("spiffe://other/ns/default/sa/curl".into()), Err(())),
             ("no identity", zt.clone(), Some("curl".into()), Err(())),
-            ("not a node proxy", caller("default", "curl", Some(("curl", None))), Some(id("reviews")), Err(())),
+            (
+                "not a node proxy",
+                caller("default", "curl", Some(("curl", None))),
+                Some(id("reviews")),
+                Err(()),
+            ),
             ("even its own by impersonation", caller("default", "curl", None), Some(id("curl")), Err(())),
             ("unbound", caller("istio-system", "ztunnel", None), Some(id("curl")), Err(())),
             (
@@ -221,7 +227,12 @@ mod tests {
                 Some(id("reviews")),
                 Err(()),
             ),
-            ("ztunnel of another namespace", caller("default", "ztunnel", Some(("curl", None))), Some(id("curl")), Err(())),
+            (
+                "ztunnel of another namespace",
+                caller("default", "ztunnel", Some(("curl", None))),
+                Some(id("curl")),
+                Err(()),
+            ),
         ];
         for (what, caller, wanted, expected) in cases {
             let got = access.identity(&caller, wanted.as_deref()).await;

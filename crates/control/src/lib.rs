@@ -1,16 +1,245 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The control plane: watches objects, translates them, publishes xDS, signs certificates, keeps status, runs gateways.
+//!
+//! ```text
+//! watchers (source) ─▶ engine (translate::Index, Table) ─▶ publish ─▶ xDS streams
+//!                            │                                          │ acknowledgements
+//!                            ├─▶ gateway controller, root certificates  ▼
+//!                            └─────────────────────────────────────▶ status writer
+//! ```
+//! Every replica serves; the one that holds the Lease writes.
 
 pub mod access;
 pub mod auth;
+pub mod ca;
+pub mod engine;
 pub mod error;
 pub mod gateways;
 pub mod leader;
+pub mod monitoring;
 pub mod namespaces;
 pub mod pods;
+pub mod publish;
+pub mod security;
 pub mod source;
 pub mod status;
+mod statuses;
 pub mod tls;
 pub mod webhook;
+pub mod xds;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meltemi_model::net::ports;
+use meltemi_runtime::metrics::Metrics;
+use meltemi_runtime::{DrainWatch, Readiness, Tasks, admin};
+use meltemi_translate::MeshConfig;
+use meltemi_translate::gateways::deployment::ProxyTemplate;
+use meltemi_wire::xds::server::Publisher;
+use tokio::sync::{mpsc, watch};
 
 pub use error::Error;
+
+/// Validity of the control plane's own certificate; it is replaced at half of it.
+const SERVING_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// Events that may wait for the engine.
+const WAITING: usize = 16_384;
+
+/// What the control plane needs to know.
+#[derive(Clone)]
+pub struct Config {
+    /// How the API is reached.
+    pub kube: kube::Config,
+    /// The mesh's settings; its root namespace is the control plane's own.
+    pub mesh: MeshConfig,
+    /// Unique name of this replica, e.g. its Pod.
+    pub identity: String,
+    /// Image of the proxies of Gateways.
+    pub proxy_image: String,
+    /// Address that every port is opened on.
+    pub listen: IpAddr,
+    /// Ports; the defaults are Istio's.
+    pub ports: Ports,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("mesh", &self.mesh)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ports of the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// xDS and certificates.
+    pub xds: u16,
+    /// Admission.
+    pub webhook: u16,
+    /// Metrics, readiness, debug.
+    pub monitoring: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { xds: ports::XDS, webhook: ports::WEBHOOK, monitoring: ports::MONITORING }
+    }
+}
+
+impl Config {
+    /// The usual settings for a replica of that name and image.
+    pub fn new(kube: kube::Config, identity: impl Into<String>, proxy_image: impl Into<String>) -> Self {
+        Self {
+            kube,
+            mesh: MeshConfig::default(),
+            identity: identity.into(),
+            proxy_image: proxy_image.into(),
+            listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            ports: Ports::default(),
+        }
+    }
+}
+
+/// Runs the control plane until `drain` starts.
+///
+/// # Errors
+/// The API cannot be used, a port cannot be opened, the authority cannot be loaded, or a task ended.
+pub async fn run(config: Config, drain: DrainWatch) -> Result<(), Error> {
+    let (tasks, supervisor) = Tasks::new("control", drain);
+    let client = kube::Client::try_from(config.kube.clone())?;
+    let namespace: Arc<str> = config.mesh.root_namespace.clone();
+    let readiness = Readiness::new();
+    let metrics = Metrics::new();
+
+    let core = Arc::new(ca::authority(&client, &namespace, &config.mesh.trust_domain).await?);
+    let serving = serve_as(&core, &tasks, &namespace)?;
+    let leader = leader::elect(client.clone(), &tasks, &namespace, &config.identity);
+
+    let (published, publishing) = watch::channel(false);
+    let outlets = engine::Outlets {
+        pods: pods::Directory::default(),
+        accounts: access::GatewayAccounts::default(),
+        gateways: gateways::Gateways::default(),
+        namespaces: namespaces::Namespaces::default(),
+        status: status::StatusQueue::default(),
+        publisher: Publisher::new(),
+        published,
+    };
+    let authenticator = Arc::new(auth::Authenticator::new(client.clone()));
+    let access = access::Access {
+        trust_domain: config.mesh.trust_domain.clone(),
+        namespace: namespace.clone(),
+        pods: outlets.pods.clone(),
+        gateways: outlets.accounts.clone(),
+    };
+    let proxies = xds::Proxies::default();
+
+    let at = |port| SocketAddr::new(config.listen, port);
+    let grpc = tls::bind(at(config.ports.xds)).await?;
+    let hook = tls::bind(at(config.ports.webhook)).await?;
+    let pages = monitoring::Pages {
+        authenticator: authenticator.clone(),
+        namespace: namespace.clone(),
+        proxies: proxies.clone(),
+        publisher: outlets.publisher.clone(),
+    };
+    let routes = monitoring::routes(pages, metrics, readiness.clone());
+    tasks.spawn("monitoring", admin::serve(at(config.ports.monitoring), routes, tasks.drain()));
+
+    let config_error = |e: rustls::Error| Error::Ca(e.to_string());
+    let discovery = xds::Endpoint {
+        publisher: outlets.publisher.clone(),
+        proxies: proxies.clone(),
+        authenticator: authenticator.clone(),
+        access: access.clone(),
+        tasks: tasks.clone(),
+        published: publishing.clone(),
+        next: 1.into(),
+    };
+    let certificates = ca::Endpoint { core: core.clone(), authenticator, access };
+    let services = tonic::service::Routes::new(discovery.into_service())
+        .add_service(certificates.into_service())
+        .into_axum_router();
+    tls::serve_http(&tasks, "xds", grpc, serving.config(&[b"h2"]).map_err(config_error)?, services);
+    let hooks = webhook::routes(webhook::validator());
+    tls::serve_http(
+        &tasks,
+        "webhook",
+        hook,
+        serving.config(&[b"h2", b"http/1.1"]).map_err(config_error)?,
+        hooks,
+    );
+
+    namespaces::start(
+        client.clone(),
+        &tasks,
+        &outlets.namespaces,
+        core.root_pem().to_owned(),
+        leader.clone(),
+    );
+    status::start(client.clone(), &tasks, &outlets.status, leader.clone());
+    gateways::Controller {
+        client: client.clone(),
+        gateways: outlets.gateways.clone(),
+        status: outlets.status.clone(),
+        template: ProxyTemplate {
+            image: config.proxy_image.clone(),
+            control_address: format!("istiod.{namespace}.svc:{}", ports::XDS),
+        },
+        mesh: config.mesh.clone(),
+        leader: leader.clone(),
+    }
+    .start(&tasks);
+    let registration = webhook::configuration(&namespace, core.root_pem());
+    webhook::register(client.clone(), &tasks, registration, leader, &readiness);
+
+    let (events, received) = mpsc::channel(WAITING);
+    engine::Engine::new(config.mesh.clone(), outlets).start(&tasks, received);
+    source::Source::new(client, tasks.clone(), events).start();
+    wait_published(&tasks, publishing, &readiness);
+    drop(tasks);
+    supervisor.run().await?;
+    Ok(())
+}
+
+/// Says that the component is ready once the mesh has been published.
+fn wait_published(tasks: &Tasks, mut published: watch::Receiver<bool>, readiness: &Readiness) {
+    let ready = readiness.register("mesh");
+    tasks.spawn_job("readiness", async move {
+        if published.wait_for(|p| *p).await.is_ok() {
+            ready.done();
+        }
+        Ok::<(), std::convert::Infallible>(())
+    });
+}
+
+/// Signs the control plane's own certificate, and again at half its validity.
+fn serve_as(
+    core: &Arc<meltemi_identity::CaCore>,
+    tasks: &Tasks,
+    namespace: &str,
+) -> Result<tls::Serving, Error> {
+    let names: Vec<String> = [
+        format!("istiod.{namespace}.svc"),
+        format!("istiod.{namespace}"),
+        format!("istiod.{namespace}.svc.cluster.local"),
+    ]
+    .into();
+    let serving = tls::Serving::new(ca::serving(core, &names, SERVING_VALIDITY)?);
+    let (core, renewed) = (core.clone(), serving.clone());
+    let mut drain = tasks.drain();
+    tasks.spawn("serving certificate", async move {
+        loop {
+            tokio::select! {
+                () = drain.started() => return Ok::<(), Error>(()),
+                () = tokio::time::sleep(SERVING_VALIDITY / 2) => {}
+            }
+            renewed.replace(ca::serving(&core, &names, SERVING_VALIDITY)?);
+        }
+    });
+    Ok(serving)
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one owner of what is known: takes changes from the watchers, computes what depends on them, hands the
+//! differences on.
+//!
+//! Nothing is published before every kind has been listed once: half a mesh would take policies and workloads
+//! away from proxies that have held on to them since before a restart.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use meltemi_model::NamespacedName;
+use meltemi_runtime::Tasks;
+use meltemi_translate::gateways::deployment;
+use meltemi_translate::routes::Table;
+use meltemi_translate::waypoints::WaypointFacts;
+use meltemi_translate::{Change, Index, MeshConfig};
+use meltemi_wire::xds::server::Publisher;
+use tokio::sync::{mpsc, watch};
+
+use crate::access::GatewayAccounts;
+use crate::gateways::Gateways;
+use crate::namespaces::Namespaces;
+use crate::pods::Directory;
+use crate::publish::{self, Step};
+use crate::security::Security;
+use crate::source::{Event, Kind, Object};
+use crate::status::StatusQueue;
+use crate::statuses;
+
+/// Changes that arrive within so much of each other are computed together.
+const DEBOUNCE: Duration = Duration::from_millis(1);
+/// Changes that are computed together at most.
+const TOGETHER: usize = 4096;
+
+/// Where the engine hands things on; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outlets {
+    /// Pods, for the CA.
+    pub pods: Directory,
+    /// Service accounts of gateways, for xDS.
+    pub accounts: GatewayAccounts,
+    /// Gateways, for their controller.
+    pub gateways: Gateways,
+    /// Namespaces, for the root certificate.
+    pub namespaces: Namespaces,
+    /// Statuses.
+    pub status: StatusQueue,
+    /// What the proxies are sent.
+    pub publisher: Publisher,
+    /// True once the whole mesh has been published.
+    pub published: watch::Sender<bool>,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {
+    index: Index,
+    table: Table,
+    security: Security,
+    outlets: Outlets,
+    /// Kinds that have not been listed yet.
+    unlisted: BTreeSet<Kind>,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    pub fn new(mesh: MeshConfig, outlets: Outlets) -> Self {
+        Self {
+            security: Security::new(mesh.clone()),
+            index: Index::new(mesh),
+            table: Table::default(),
+            outlets,
+            unlisted: Kind::ALL.into_iter().collect(),
+        }
+    }
+
+    /// Runs until the watchers end.
+    pub fn start(mut self, tasks: &Tasks, mut events: mpsc::Receiver<Event>) {
+        let mut drain = tasks.drain();
+        tasks.spawn("engine", async move {
+            loop {
+                let first = tokio::select! {
+                    () = drain.started() => return Ok::<(), Infallible>(()),
+                    event = events.recv() => event,
+                };
+                let Some(first) = first else { return Ok(()) };
+                self.take(first);
+                self.gather(&mut events).await;
+                if self.unlisted.is_empty() {
+                    self.flush();
+                }
+            }
+        });
+    }
+
+    /// Takes what else arrives right now, and within the debounce.
+    async fn gather(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let until = tokio::time::Instant::now() + DEBOUNCE;
+        for _ in 0..TOGETHER {
+            match tokio::time::timeout_at(until, events.recv()).await {
+                Ok(Some(event)) => self.take(event),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes one event.
+    pub fn take(&mut self, event: Event) {
+        match event {
+            Event::Synced(kind) => {
+                self.unlisted.remove(&kind);
+            }
+            Event::Changed(kind, name, object) => self.changed(kind, name, object),
+            Event::Gone(kind, name) => self.gone(kind, name),
+        }
+    }
+
+    fn changed(&mut self, kind: Kind, name: NamespacedName, object: Object) {
+        match object {
+            Object::Pod(pod) => {
+                self.outlets.pods.set(&name, Some(&pod));
+                self.index.apply(Change::Pod(name, Some(pod)));
+            }
+            Object::Service(service) => {
+                self.table.see_service(&name);
+                self.security.see_service(&name);
+                self.index.apply(Change::Service(name, Some(service)));
+            }
+            Object::Slice(slice) => self.index.apply(Change::Slice(name, slice)),
+            Object::Namespace(facts) => {
+                self.outlets.namespaces.add(&name.name);
+                self.table.see_namespace(&name.name);
+                self.index.apply(Change::Namespace(name.name, Some(facts)));
+            }
+            Object::Node(locality) => self.index.apply(Change::Node(name.name, Some(locality))),
+            Object::Gateway(gateway) => {
+                let account = deployment::service_account(&gateway);
+                self.outlets.accounts.set(&name, account.as_deref());
+                let waypoint = WaypointFacts::read(&gateway, self.index.mesh());
+                self.index.apply(Change::Waypoint(name.clone(), waypoint));
+                self.security.see_gateway(&name, Some(&gateway));
+                self.table.set_gateway(&name, Some(gateway.clone()));
+                self.outlets.gateways.set(&name, gateway);
+            }
+            Object::HttpRoute(route) => self.table.set_route(&name, Some(route)),
+            Object::ReferenceGrant(grant) => self.table.set_grant(&name, Some(grant)),
+            Object::Security(object) => self.security.set(kind, &name, Some(&object)),
+        }
+    }
+
+    fn gone(&mut self, kind: Kind, name: NamespacedName) {
+        match kind {
+            Kind::Pod => {
+                self.outlets.pods.set(&name, None);
+                self.index.apply(Change::Pod(name, None));
+            }
+            Kind::Service => {
+                self.table.see_service(&name);
+                self.security.see_service(&name);
+                self.index.apply(Change::Service(name, None));
+            }
+            Kind::Slice => self.index.apply(Change::Slice(name, None)),
+            Kind::Namespace => {
+                self.outlets.namespaces.remove(&name.name);
+                self.table.see_namespace(&name.name);
+                self.index.apply(Change::Namespace(name.name, None));
+            }
+            Kind::Node => self.index.apply(Change::Node(name.name, None)),
+            Kind::Gateway => {
+                self.outlets.accounts.set(&name, None);
+                self.index.apply(Change::Waypoint(name.clone(), None));
+                self.security.see_gateway(&name, None);
+                self.table.set_gateway(&name, None);
+                self.outlets.gateways.remove(&name);
+            }
+            Kind::HttpRoute => self.table.set_route(&name, None),
+            Kind::ReferenceGrant => self.table.set_grant(&name, None),
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
+                self.security.set(kind, &name, None);
+            }
+        }
+    }
+
+    /// Computes what is different and hands it on.
+    pub fn flush(&mut self) {
+        for change in self.security.changes(&self.index) {
+            self.index.apply(change);
+        }
+        let delta = self.index.flush();
+        for service in &delta.bindings {
+            self.table.see_service(service);
+            self.security.see_service(service);
+        }
+        let routed = self.table.flush(&self.index);
+        let mut step = Step { delta, routed, ..Step::default() };
+        self.security.flush(&self.index, &mut step);
+        let generation = publish::publish(&self.outlets.publisher, &step);
+        self.security.published(generation, &step);
+        self.outlets.published.send_replace(true);
+        for (service, condition) in &step.delta.service_conditions {
+            let facts = self.index.service(service);
+            statuses::service(
+                &self.outlets.status,
+                service,
+                facts.and_then(|f| f.generation),
+                condition.clone(),
+            );
+        }
+        for (route, generation, attached) in &step.routed.statuses {
+            statuses::route(&self.outlets.status, route, *generation, attached);
+        }
+        for (gateway, counts) in step.routed.attached {
+            self.outlets.gateways.set_attached(&gateway, counts);
+        }
+        self.security.report(&self.index, &self.outlets.status);
+    }
+}

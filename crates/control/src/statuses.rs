@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the engine's findings look like in the status of objects.
+
+use meltemi_model::NamespacedName;
+use meltemi_translate::condition::Condition;
+use meltemi_translate::routes::Attached;
+use serde_json::{Value, json};
+
+use crate::status::{Key, StatusQueue, Wish};
+
+/// `istio.io/WaypointBound` of a Service.
+pub(crate) fn service(
+    queue: &StatusQueue,
+    name: &NamespacedName,
+    generation: Option<i64>,
+    condition: Option<Condition>,
+) {
+    let key = Key {
+        api_version: "v1",
+        kind: "Service",
+        plural: "services",
+        name: name.clone(),
+        manager: "istio-ambient-service",
+    };
+    queue.set(key, Wish::Conditions { generation, conditions: condition.into_iter().collect() });
+}
+
+/// Parents of an HTTPRoute.
+pub(crate) fn route(
+    queue: &StatusQueue,
+    name: &NamespacedName,
+    generation: Option<i64>,
+    attached: &[Attached],
+) {
+    let parents: Vec<Value> = attached
+        .iter()
+        .map(|one| {
+            let conditions: Vec<Value> = one
+                .conditions
+                .iter()
+                .map(|c| {
+                    json!({
+                        "type": c.kind,
+                        "status": c.status_text(),
+                        "reason": c.reason,
+                        "message": c.message,
+                        "observedGeneration": generation.unwrap_or(0),
+                    })
+                })
+                .collect();
+            json!({
+                "parentRef": one.reference,
+                "controllerName": one.controller,
+                "conditions": conditions,
+            })
+        })
+        .collect();
+    let key = Key {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "HTTPRoute",
+        plural: "httproutes",
+        name: name.clone(),
+        manager: "istio.io/gateway-controller",
+    };
+    queue.set(key, Wish::Whole(json!({ "parents": parents })));
+}

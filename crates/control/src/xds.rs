@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The xDS endpoint: who calls is authenticated, and sees what it may see.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{Stream, StreamExt as _};
+use meltemi_model::NamespacedName;
+use meltemi_runtime::Tasks;
+use meltemi_wire::xds::server::{self, Acknowledged, Observer, Publisher, Subscriber};
+use meltemi_wire::xds::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer, DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse, types,
+};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::access::{Access, Scope};
+use crate::auth::{Authenticator, Caller};
+use crate::publish::audience;
+
+/// Largest message that a client may send.
+const LARGEST_REQUEST: usize = 64 << 20;
+
+/// A connected proxy.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// `<pod>.<namespace>`.
+    pub name: String,
+    /// Node proxy or gateway.
+    pub scope: Scope,
+    /// Its node, as its token or Pod says it.
+    pub node: Option<String>,
+    /// What it says of itself.
+    pub metadata: BTreeMap<String, String>,
+    /// By type: the generation that it has acknowledged, and what it refuses.
+    pub types: BTreeMap<&'static str, (u64, Option<String>)>,
+}
+
+/// The connected proxies, and what they acknowledge; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Proxies {
+    inner: Arc<Mutex<HashMap<String, Proxy>>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Proxies {
+    fn default() -> Self {
+        Self { inner: Arc::default(), changed: Arc::new(watch::channel(0).0) }
+    }
+}
+
+impl Proxies {
+    /// Every proxy, sorted by name.
+    pub fn all(&self) -> Vec<Proxy> {
+        let mut all: Vec<Proxy> = self.lock().values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Follows what changes.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Proxy>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, id: &str, change: impl FnOnce(&mut Proxy)) {
+        if let Some(proxy) = self.lock().get_mut(id) {
+            change(proxy);
+        }
+        self.changed.send_modify(|v| *v += 1);
+    }
+
+    /// As `meltemi proxy-status` reads it.
+    pub fn to_json(&self, current: u64) -> Value {
+        let proxies = self.all().into_iter().map(|proxy| {
+            let states: serde_json::Map<String, Value> = proxy
+                .types
+                .iter()
+                .map(|(type_url, (acked, error))| {
+                    let status = match error {
+                        Some(_) => "NACK",
+                        None if *acked == 0 => "NOT SENT",
+                        None => "SYNCED",
+                    };
+                    let state = json!({ "status": status, "generation": acked, "error": error });
+                    (short(type_url).to_owned(), state)
+                })
+                .collect();
+            let text = |key: &str| proxy.metadata.get(key).cloned().unwrap_or_default();
+            json!({
+                "proxy": proxy.name,
+                "kind": match proxy.scope { Scope::NodeProxy => "ztunnel", Scope::Gateway(_) => "waypoint" },
+                "cluster": text("CLUSTER_ID"),
+                "version": text("VERSION"),
+                "node": proxy.node,
+                "generation": current,
+                "types": states,
+            })
+        });
+        Value::Array(proxies.collect())
+    }
+}
+
+/// Short name of a type, as `istioctl` has them for the workload types.
+fn short(type_url: &str) -> &str {
+    match type_url {
+        types::ADDRESS => "WDS",
+        types::AUTHORIZATION => "WADS",
+        other => other.rsplit('.').next().unwrap_or(other),
+    }
+}
+
+impl Observer for Proxies {
+    fn connected(&self, subscriber: &Subscriber) {
+        tracing::info!(proxy = %subscriber.id, "connected");
+    }
+
+    fn acknowledged(&self, acknowledged: Acknowledged) {
+        let Acknowledged { subscriber, type_url, generation, error } = acknowledged;
+        if let Some(error) = &error {
+            tracing::warn!(proxy = %subscriber, type_url, error, "refuses a resource");
+        }
+        self.update(&subscriber, |proxy| {
+            proxy.types.insert(type_url, (generation, error));
+        });
+    }
+
+    fn disconnected(&self, subscriber: &Subscriber) {
+        tracing::info!(proxy = %subscriber.id, "disconnected");
+        self.lock().remove(&subscriber.id);
+        self.changed.send_modify(|v| *v += 1);
+    }
+}
+
+/// The service.
+pub struct Endpoint {
+    /// What is published.
+    pub publisher: Publisher,
+    /// Who is connected.
+    pub proxies: Proxies,
+    /// Who calls.
+    pub authenticator: Arc<Authenticator>,
+    /// What callers may see.
+    pub access: Access,
+    /// Owner of the streams.
+    pub tasks: Tasks,
+    /// True once the whole mesh has been published: half a mesh is not an answer.
+    pub published: watch::Receiver<bool>,
+    /// Number of the next stream.
+    pub next: AtomicU64,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").finish_non_exhaustive()
+    }
+}
+
+/// Types of a node proxy.
+const NODE_TYPES: &[&str] = &[types::AUTHORIZATION, types::ADDRESS];
+/// Types of a gateway.
+const GATEWAY_TYPES: &[&str] =
+    &[types::HTTP_POLICY, types::JWT, types::TLS_SECRET, types::ROUTE, types::LISTENER, types::ADDRESS];
+
+impl Endpoint {
+    /// The tonic service.
+    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(LARGEST_REQUEST)
+    }
+
+    async fn admit(&self, metadata: &tonic::metadata::MetadataMap) -> Result<(Caller, Scope), Status> {
+        let authorization = metadata.get("authorization").and_then(|v| v.to_str().ok());
+        let caller = self.authenticator.authenticate(authorization).await.map_err(|error| {
+            tracing::warn!(%error, "xDS caller refused");
+            Status::unauthenticated(error.to_string())
+        })?;
+        let scope = self.access.scope(&caller).await.map_err(|error| {
+            tracing::warn!(%error, "xDS caller refused");
+            Status::permission_denied(error.to_string())
+        })?;
+        Ok((caller, scope))
+    }
+
+    /// The node of a caller's Pod.
+    fn node(&self, caller: &Caller) -> Option<String> {
+        let pod = caller.pod.as_ref()?;
+        let name = NamespacedName::new(caller.namespace.as_str(), pod.name.as_str());
+        let known = self.access.pods.node_of(&name, &pod.uid, &caller.service_account);
+        known.map(|n| n.to_string()).or_else(|| pod.node.clone())
+    }
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Endpoint {
+    type DeltaAggregatedResourcesStream = Responses;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let (caller, scope) = self.admit(request.metadata()).await?;
+        let mut published = self.published.clone();
+        let _ = published.wait_for(|p| *p).await;
+        let pod = caller.pod.as_ref().map_or("unbound", |p| p.name.as_str());
+        let name = format!("{pod}.{}", caller.namespace);
+        let id = format!("{name}#{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let (types, audience) = match &scope {
+            Scope::NodeProxy => (NODE_TYPES, None),
+            Scope::Gateway(gateway) => (GATEWAY_TYPES, Some(audience(gateway))),
+        };
+        let node = self.node(&caller);
+        let proxy = Proxy { name, scope, node, metadata: BTreeMap::new(), types: BTreeMap::new() };
+        self.proxies.lock().insert(id.clone(), proxy);
+        let (proxies, named) = (self.proxies.clone(), id.clone());
+        let requests = request.into_inner().inspect(move |request| {
+            if let Ok(DeltaDiscoveryRequest { node: Some(node), .. }) = request {
+                let metadata = node.metadata.as_ref().map(texts).unwrap_or_default();
+                proxies.update(&named, |proxy| proxy.metadata = metadata);
+            }
+        });
+        let (out, responses) = mpsc::channel(1);
+        let subscriber = Subscriber { id, types: types.to_vec(), audience };
+        let (publisher, observer) = (self.publisher.clone(), Arc::new(self.proxies.clone()));
+        let mut drain = self.tasks.drain();
+        self.tasks.spawn_job("xds stream", async move {
+            tokio::select! {
+                () = drain.started() => {}
+                () = server::serve(publisher, subscriber, Box::pin(requests), out, observer) => {}
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let stream = futures::stream::unfold(responses, |mut rx| async move { Some((rx.recv().await?, rx)) });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+fn texts(metadata: &prost_types::Struct) -> BTreeMap<String, String> {
+    let text = |value: &prost_types::Value| match &value.kind {
+        Some(prost_types::value::Kind::StringValue(text)) => Some(text.clone()),
+        _ => None,
+    };
+    metadata.fields.iter().filter_map(|(k, v)| Some((k.clone(), text(v)?))).collect()
+}
