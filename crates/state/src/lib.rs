@@ -1,2 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The immutable mesh snapshot: delta apply, resolution of destinations, load balancing.
+//!
+//! One writer applies deltas to its own copy and hands out clones; readers hold an `Arc<Snapshot>`. Pure: randomness comes
+//! in as a parameter.
+
+pub mod resolve;
+pub mod snapshot;
+
+pub use resolve::{Destination, Hop, Refused, Route};
+pub use snapshot::{Delta, Snapshot};

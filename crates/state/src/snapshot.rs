@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of the mesh: workloads, services and policies, with the indices that resolution needs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use meltemi_model::authz::{Policy, Scope};
+use meltemi_model::{NamespacedHostname, NamespacedName, NetworkAddress, Service, Workload, WorkloadUid};
+use meltemi_policy::PolicySet;
+
+/// A change of the snapshot.
+#[derive(Clone, Debug)]
+pub enum Delta {
+    /// A workload that is new or has changed.
+    Workload(Box<Workload>),
+    /// A service that is new or has changed.
+    Service(Box<Service>),
+    /// A workload's uid or a service's `<namespace>/<hostname>` that is gone.
+    AddressGone(String),
+    /// A policy that is new or has changed.
+    Policy(Box<Policy>),
+    /// A policy that is gone.
+    PolicyGone(NamespacedName),
+}
+
+/// The mesh as one control plane tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    generation: u64,
+    workloads: HashMap<WorkloadUid, Arc<Workload>>,
+    by_ip: HashMap<NetworkAddress, WorkloadUid>,
+    services: HashMap<NamespacedHostname, Arc<Service>>,
+    by_vip: HashMap<NetworkAddress, BTreeSet<NamespacedHostname>>,
+    by_hostname: HashMap<Arc<str>, BTreeSet<NamespacedHostname>>,
+    endpoints: HashMap<NamespacedHostname, BTreeMap<WorkloadUid, Arc<Workload>>>,
+    policies: HashMap<NamespacedName, Arc<Policy>>,
+}
+
+impl Snapshot {
+    /// Applies changes in order; the generation grows by one.
+    pub fn apply(&mut self, deltas: impl IntoIterator<Item = Delta>) {
+        for delta in deltas {
+            match delta {
+                Delta::Workload(workload) => self.put_workload(Arc::new(*workload)),
+                Delta::Service(service) => self.put_service(Arc::new(*service)),
+                Delta::AddressGone(name) => self.remove_address(&name),
+                Delta::Policy(policy) => drop(self.policies.insert(policy.name.clone(), Arc::new(*policy))),
+                Delta::PolicyGone(name) => drop(self.policies.remove(&name)),
+            }
+        }
+        self.generation += 1;
+    }
+
+    /// Grows with every change.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn put_workload(&mut self, workload: Arc<Workload>) {
+        self.remove_workload(&workload.uid.clone());
+        for ip in &workload.addresses {
+            // Pods on their node's network share its address: it says nothing about who is behind it.
+            if workload.network_mode == meltemi_model::workload::NetworkMode::Standard {
+                self.by_ip.insert(NetworkAddress::new(workload.network.clone(), *ip), workload.uid.clone());
+            }
+        }
+        for key in workload.services.keys() {
+            self.endpoints.entry(key.clone()).or_default().insert(workload.uid.clone(), workload.clone());
+        }
+        self.workloads.insert(workload.uid.clone(), workload);
+    }
+
+    fn remove_workload(&mut self, uid: &WorkloadUid) {
+        let Some(old) = self.workloads.remove(uid) else { return };
+        for ip in &old.addresses {
+            let address = NetworkAddress::new(old.network.clone(), *ip);
+            if self.by_ip.get(&address) == Some(uid) {
+                self.by_ip.remove(&address);
+            }
+        }
+        for key in old.services.keys() {
+            if let Some(endpoints) = self.endpoints.get_mut(key) {
+                endpoints.remove(uid);
+                if endpoints.is_empty() {
+                    self.endpoints.remove(key);
+                }
+            }
+        }
+    }
+
+    fn put_service(&mut self, service: Arc<Service>) {
+        self.remove_service(&service.key.clone());
+        for address in &service.addresses {
+            self.by_vip.entry(address.clone()).or_default().insert(service.key.clone());
+        }
+        self.by_hostname.entry(service.key.hostname.clone()).or_default().insert(service.key.clone());
+        self.services.insert(service.key.clone(), service);
+    }
+
+    fn remove_service(&mut self, key: &NamespacedHostname) {
+        let Some(old) = self.services.remove(key) else { return };
+        for address in &old.addresses {
+            if let Some(keys) = self.by_vip.get_mut(address) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.by_vip.remove(address);
+                }
+            }
+        }
+        if let Some(keys) = self.by_hostname.get_mut(&key.hostname) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_hostname.remove(&key.hostname);
+            }
+        }
+    }
+
+    fn remove_address(&mut self, name: &str) {
+        let uid = WorkloadUid(name.into());
+        if self.workloads.contains_key(&uid) {
+            self.remove_workload(&uid);
+        } else if let Ok(key) = name.parse() {
+            self.remove_service(&key);
+        }
+    }
+
+    /// A workload by uid.
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// The workload that has an address of its own.
+    pub fn workload_at(&self, network: &Arc<str>, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads.get(self.by_ip.get(&NetworkAddress::new(network.clone(), ip))?)
+    }
+
+    /// A workload by namespace and name.
+    pub fn workload_named(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
+        self.workloads.values().find(|w| *w.namespace == *namespace && *w.name == *name)
+    }
+
+    /// A service by key.
+    pub fn service(&self, key: &NamespacedHostname) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// The service that has a virtual address, as seen from a namespace: the own namespace's first, then canonical ones.
+    pub fn service_at(&self, network: &Arc<str>, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
+        let exact = self.by_vip.get(&NetworkAddress::new(network.clone(), ip));
+        let exact = exact.into_iter().flatten().filter_map(|key| self.services.get(key));
+        if let Some(found) = best(exact, namespace) {
+            return Some(found);
+        }
+        let in_range = self.services.values().filter_map(|s| {
+            let length = s
+                .address_ranges
+                .iter()
+                .filter(|(n, r)| n == network && r.contains(&ip))
+                .map(|(_, r)| r.prefix_len())
+                .max();
+            length.map(|length| (length, s))
+        });
+        in_range.max_by_key(|(length, _)| *length).map(|(_, s)| s).filter(|s| visible(s, namespace))
+    }
+
+    /// The service of a host name, as seen from a namespace.
+    pub fn service_named(&self, hostname: &str, namespace: &str) -> Option<&Arc<Service>> {
+        let keys = self.by_hostname.get(hostname).into_iter().flatten();
+        best(keys.filter_map(|key| self.services.get(key)), namespace)
+    }
+
+    /// The endpoints of a service.
+    pub fn endpoints(&self, key: &NamespacedHostname) -> impl Iterator<Item = &Arc<Workload>> {
+        self.endpoints.get(key).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// All workloads.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// All policies.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.values()
+    }
+
+    /// The policies that apply at a workload: of the mesh, of its namespace, and those that it names. A name that is not
+    /// known is told as missing.
+    pub fn policies_for(&self, workload: &Workload) -> PolicySet {
+        let by_scope = self.policies.values().filter(|policy| match policy.scope {
+            Scope::Global => true,
+            Scope::Namespace => policy.name.namespace == workload.namespace,
+            Scope::WorkloadSelector => false,
+        });
+        let named = workload.authorization_policies.iter().filter_map(|name| self.policies.get(name));
+        let missing =
+            workload.authorization_policies.iter().filter(|n| !self.policies.contains_key(*n)).cloned();
+        PolicySet::with_missing(by_scope.chain(named).cloned(), missing.collect())
+    }
+}
+
+fn visible(service: &Service, namespace: &str) -> bool {
+    service.visibility == meltemi_model::service::Visibility::Public || *service.key.namespace == *namespace
+}
+
+fn best<'a>(all: impl Iterator<Item = &'a Arc<Service>>, namespace: &str) -> Option<&'a Arc<Service>> {
+    all.filter(|s| visible(s, namespace)).max_by_key(|s| (*s.key.namespace == *namespace, s.canonical))
+}
