@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A layer 4 request with its facts, owned, so that it can be judged again when something changes.
+
+use std::net::SocketAddr;
+
+use meltemi_model::{NamespacedName, SpiffeId, WorkloadUid};
+use meltemi_policy::{Decision, Explanation, Facts, Permit, PolicySet, Revoker, admit, explain};
+use meltemi_state::Snapshot;
+
+/// Why something is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("connection closed due to policy rejection: {text}")]
+pub struct Denied {
+    /// One line.
+    pub text: String,
+    /// The policy that decided or came closest.
+    pub policy: Option<NamespacedName>,
+    /// Index of its rule.
+    pub rule: Option<u32>,
+    /// The clause.
+    pub clause: Option<String>,
+    /// Something that applies is not known (yet).
+    pub missing: bool,
+}
+
+impl From<Explanation> for Denied {
+    fn from(why: Explanation) -> Self {
+        let missing = matches!(why.decision, Decision::Undecided { .. });
+        Self { text: why.text, policy: why.policy, rule: why.rule, clause: why.clause, missing }
+    }
+}
+
+/// Judges facts by a set; a denial is explained.
+///
+/// # Errors
+/// The denial.
+pub fn judge(set: &PolicySet, facts: &Facts<'_>, generation: u64) -> Result<(Permit, Revoker), Denied> {
+    admit(set, facts, generation).map_err(|_| Denied::from(explain(set, facts)))
+}
+
+/// A connection to a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct L4Request {
+    /// Who the peer has proven to be; none for plaintext.
+    pub source: Option<SpiffeId>,
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// The real destination.
+    pub to: SocketAddr,
+    /// The destination workload.
+    pub workload: WorkloadUid,
+}
+
+impl L4Request {
+    /// Judges by what the snapshot says now: of the workload, its labels and its policies. A workload that is not known is
+    /// refused, as is one whose policies are not.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn judge(&self, snapshot: &Snapshot) -> Result<(Permit, Revoker), Denied> {
+        let Some(workload) = snapshot.workload(&self.workload) else {
+            let text = format!("workload {} is not known yet", self.workload);
+            return Err(Denied { text, policy: None, rule: None, clause: None, missing: true });
+        };
+        let set = snapshot.policies_for(workload);
+        let facts = Facts {
+            source: self.source.as_ref(),
+            source_ip: self.from.ip().to_canonical(),
+            destination_ip: self.to.ip().to_canonical(),
+            destination_port: self.to.port(),
+            sni: None,
+            http: None,
+        };
+        judge(&set, &facts, snapshot.generation())
+    }
+}

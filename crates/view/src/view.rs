@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The view: runs the xDS client, keeps the snapshot, and acknowledges when it is in use and open connections are judged.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use meltemi_identity::channel::ControlPlane;
+use meltemi_model::l7::{HttpPolicy, Jwt, Listener, Route, TlsSecret};
+use meltemi_runtime::{Ready, Tasks};
+use meltemi_state::{Delta, Snapshot};
+use meltemi_wire::convert::{self, Address};
+use meltemi_wire::xds::client::{self, Handler, Rejected, Update};
+use meltemi_wire::xds::types;
+use tokio::sync::watch;
+
+use crate::registry::{PATIENCE, Registry};
+
+/// Everything that a proxy is told.
+#[derive(Clone, Debug, Default)]
+pub struct Mesh {
+    /// Workloads, services, layer 4 policies.
+    pub snapshot: Snapshot,
+    /// Layer 7 policies, by name.
+    pub http_policies: BTreeMap<String, Arc<HttpPolicy>>,
+    /// Routes.
+    pub routes: BTreeMap<String, Arc<Route>>,
+    /// Listeners.
+    pub listeners: BTreeMap<String, Arc<Listener>>,
+    /// Token rules.
+    pub jwts: BTreeMap<String, Arc<Jwt>>,
+    /// Certificates.
+    pub secrets: BTreeMap<String, Arc<TlsSecret>>,
+    /// Layer 7 policies that were refused: their targets are not known, so nothing is allowed until they are mended.
+    pub refused: BTreeMap<String, String>,
+}
+
+/// What the view is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the control plane is.
+    pub control: ControlPlane,
+    /// Node id.
+    pub node_id: String,
+    /// Node metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// Types to subscribe to.
+    pub types: Vec<&'static str>,
+}
+
+/// The view of a proxy; clones share it.
+#[derive(Clone, Debug)]
+pub struct View {
+    mesh: Arc<ArcSwap<Mesh>>,
+    changes: watch::Sender<u64>,
+    /// What is open.
+    pub registry: Registry<Mesh>,
+}
+
+impl View {
+    /// A view that nobody fills: for tests.
+    pub fn fixed(mesh: Mesh) -> Self {
+        Self {
+            mesh: Arc::new(ArcSwap::from_pointee(mesh)),
+            changes: watch::channel(0).0,
+            registry: Registry::default(),
+        }
+    }
+
+    /// Starts the client. `ready` is said when the first answer to every type is in use.
+    pub fn start(config: Config, ready: Ready, tasks: &Tasks) -> Self {
+        let view = Self::fixed(Mesh::default());
+        let first = config.types.iter().map(|t| (*t).to_owned()).collect();
+        let sink = Sink { view: view.clone(), mesh: Mesh::default(), first, ready: Some(ready) };
+        let control = config.control.clone();
+        let token = config.control;
+        let client =
+            client::Config { node_id: config.node_id, metadata: config.metadata, types: config.types };
+        tasks.spawn("xds", async move {
+            let connect = || control.connect();
+            client::run(client, sink, connect, move || token.read_token()).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let patience = view.clone();
+        let mut drain = tasks.drain();
+        tasks.spawn("patience", async move {
+            // What waits for a policy that does not come must not wait for the next change.
+            let mut tick = tokio::time::interval(Duration::from_millis(250));
+            loop {
+                tokio::select! {
+                    _ = tick.tick() => {
+                        if patience.registry.has_undecided() {
+                            patience.registry.judge_again(&patience.mesh());
+                        }
+                    }
+                    () = drain.started() => return Ok::<(), std::convert::Infallible>(()),
+                }
+            }
+        });
+        view
+    }
+
+    /// What is known now.
+    pub fn mesh(&self) -> Arc<Mesh> {
+        self.mesh.load_full()
+    }
+
+    /// Wakes with every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Puts a mesh into use: what opens from now on sees it, and what is open is judged by it. Returns how many were closed.
+    pub fn publish(&self, mesh: Mesh) -> usize {
+        self.mesh.store(Arc::new(mesh));
+        let closed = self.registry.judge_again(&self.mesh());
+        self.changes.send_modify(|n| *n += 1);
+        closed
+    }
+
+    /// Resolves when `found` gives something, looking at every change, for at most `limit`.
+    pub async fn wait_for<T>(&self, limit: Duration, found: impl Fn(&Mesh) -> Option<T>) -> Option<T> {
+        let mut changes = self.changes();
+        let waiting = async {
+            loop {
+                if let Some(value) = found(&self.mesh()) {
+                    return value;
+                }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.ok()
+    }
+
+    /// How long a new connection waits for what it lacks.
+    pub fn patience() -> Duration {
+        PATIENCE
+    }
+}
+
+struct Sink {
+    view: View,
+    mesh: Mesh,
+    first: std::collections::BTreeSet<String>,
+    ready: Option<Ready>,
+}
+
+impl Handler for Sink {
+    async fn handle(&mut self, type_url: &str, updates: Vec<Update>) -> Vec<Rejected> {
+        let count = updates.len();
+        let rejected = self.apply(type_url, updates);
+        for one in &rejected {
+            tracing::error!(resource = %one.name, reason = %one.reason, "refused; what it says is not in force");
+        }
+        let closed = self.view.publish(self.mesh.clone());
+        tracing::debug!(type_url, count, closed, "applied");
+        self.first.remove(type_url);
+        if self.first.is_empty()
+            && let Some(ready) = self.ready.take()
+        {
+            ready.done();
+        }
+        rejected
+    }
+
+    fn connected(&mut self, connected: bool) {
+        tracing::info!(connected, "control plane");
+    }
+}
+
+impl Sink {
+    fn apply(&mut self, type_url: &str, updates: Vec<Update>) -> Vec<Rejected> {
+        let mesh = &mut self.mesh;
+        match type_url {
+            types::ADDRESS | types::AUTHORIZATION => snapshot(&mut mesh.snapshot, type_url, updates),
+            types::HTTP_POLICY => {
+                let rejected = documents(&mut mesh.http_policies, updates.clone());
+                for update in &updates {
+                    mesh.refused.remove(&update.name);
+                }
+                for one in &rejected {
+                    // A policy that cannot be read is not the policy before it, and not none.
+                    mesh.http_policies.remove(&one.name);
+                    mesh.refused.insert(one.name.clone(), one.reason.clone());
+                }
+                rejected
+            }
+            types::ROUTE => documents(&mut mesh.routes, updates),
+            types::LISTENER => documents(&mut mesh.listeners, updates),
+            types::JWT => documents(&mut mesh.jwts, updates),
+            types::TLS_SECRET => documents(&mut mesh.secrets, updates),
+            other => updates
+                .into_iter()
+                .map(|u| Rejected { name: u.name, reason: format!("type {other} was not asked for") })
+                .collect(),
+        }
+    }
+}
+
+fn documents<T: serde::de::DeserializeOwned>(
+    map: &mut BTreeMap<String, Arc<T>>,
+    updates: Vec<Update>,
+) -> Vec<Rejected> {
+    let mut rejected = Vec::new();
+    for Update { name, resource } in updates {
+        match resource.map(|bytes| convert::decode_l7::<T>(&bytes)) {
+            None => drop(map.remove(&name)),
+            Some(Ok(value)) => drop(map.insert(name, Arc::new(value))),
+            Some(Err(invalid)) => rejected.push(Rejected { name, reason: invalid.to_string() }),
+        }
+    }
+    rejected
+}
+
+fn snapshot(snapshot: &mut Snapshot, type_url: &str, updates: Vec<Update>) -> Vec<Rejected> {
+    let mut rejected = Vec::new();
+    let mut deltas = HashMap::new();
+    for Update { name, resource } in updates {
+        let address = type_url == types::ADDRESS;
+        let delta = match resource {
+            None if address => Ok(Delta::AddressGone(name.clone())),
+            None => name.parse().map(Delta::PolicyGone).map_err(|e| e.to_string()),
+            Some(bytes) if address => Address::decode(&bytes).map_err(|e| e.to_string()).map(|a| match a {
+                Address::Workload(workload) => Delta::Workload(Box::new(workload)),
+                Address::Service(service) => Delta::Service(Box::new(service)),
+            }),
+            Some(bytes) => {
+                convert::policy(&bytes).map_err(|e| e.to_string()).map(|p| Delta::Policy(Box::new(p)))
+            }
+        };
+        match delta {
+            Ok(delta) => drop(deltas.insert(name, delta)),
+            Err(reason) => rejected.push(Rejected { name, reason }),
+        }
+    }
+    snapshot.apply(deltas.into_values());
+    rejected
+}
