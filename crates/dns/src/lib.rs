@@ -1,2 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A DNS server over a Names trait, used by the node proxy and the runner.
+//! A DNS server over a [`Names`] trait: UDP and TCP, on sockets that the caller opens (in whatever network they are).
+//!
+//! It answers A and AAAA for names that are known, with an empty answer for the other family; everything else is
+//! forwarded. Bounds: 512 requests under way for each server, 5 s for an answer from upstream.
+
+mod message;
+pub mod server;
+
+use std::net::IpAddr;
+
+pub use server::{Forward, serve};
+
+/// What a name means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// These addresses, of either family; the name exists even when there are none.
+    Addresses(Vec<IpAddr>),
+    /// No such name, and nobody else knows it.
+    NotFound,
+    /// Somebody else may know it.
+    Forward,
+}
+
+/// Knows names.
+pub trait Names: Send + Sync + 'static {
+    /// Looks up a name in lower case, without its final dot.
+    fn lookup(&self, name: &str) -> Answer;
+}

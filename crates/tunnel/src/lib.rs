@@ -1,2 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! HBONE: accept and dial over mutual TLS, HTTP/2 CONNECT, pool, byte copy, PROXY protocol.
+//! HBONE: accept and dial over mutual TLS, HTTP/2 CONNECT, pool, byte copy.
+//!
+//! It knows peers and bytes and never decides: who may reach an application is proven by a [`meltemi_policy::Permit`],
+//! which [`deliver`] takes by value. How the tunnel is framed does not show.
+
+pub mod client;
+pub mod copy;
+pub mod deliver;
+pub mod server;
+
+pub use client::{Dial, DialError, Pool};
+pub use copy::{Copied, Stream, splice};
+pub use deliver::{Delivered, deliver};
+pub use server::{Connect, Incoming, accept};
+
+/// Streams of one connection at most.
+const MAX_STREAMS: u32 = 200;
+/// Header block at most, in bytes.
+const MAX_HEADERS: u32 = 64 * 1024;
+/// Window of a stream: what may be in flight for one connection.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+/// Window of a tunnel.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Largest frame that is accepted.
+const FRAME: u32 = 1024 * 1024;

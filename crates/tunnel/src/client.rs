@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The dialling side: tunnels are pooled by who asks, whom it expects and where it dials.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use meltemi_identity::{Svid, tls};
+use meltemi_model::SpiffeId;
+use meltemi_runtime::Tasks;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+
+use crate::copy::Stream;
+use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, STREAM_WINDOW};
+
+/// Streams on one tunnel; a further one gets a tunnel of its own.
+const STREAMS_PER_TUNNEL: usize = 100;
+/// A tunnel that nobody used for this long is closed.
+const IDLE: Duration = Duration::from_secs(300);
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Why a destination could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No TCP connection.
+    #[error("{address}: {source}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The peer is not who it must be, or refuses us.
+    #[error("TLS with {address}: {source}")]
+    Tls {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The tunnel failed.
+    #[error("tunnel to {address}: {reason}")]
+    Tunnel {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// The peer answered, and not with 200.
+    #[error("http status: {0}")]
+    Status(StatusCode),
+}
+
+/// A destination through a tunnel.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// Our certificate.
+    pub svid: Arc<Svid>,
+    /// Where to dial.
+    pub address: SocketAddr,
+    /// Who the peer may be, exactly.
+    pub expected: Vec<SpiffeId>,
+    /// What to ask for.
+    pub authority: String,
+    /// Headers of the request (`forwarded`, `baggage`, `traceparent`).
+    pub headers: HeaderMap,
+}
+
+/// Opens the TCP connection of a tunnel: in the right network namespace, with the right mark.
+pub type Connector =
+    Arc<dyn Fn(SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
+
+type Key = (String, SocketAddr, Vec<SpiffeId>);
+
+struct Pooled {
+    sender: SendRequest<Bytes>,
+    open: Arc<()>,
+    used: Instant,
+}
+
+/// Tunnels of one network namespace; clones share them.
+#[derive(Clone)]
+pub struct Pool {
+    connector: Connector,
+    tunnels: Arc<Mutex<HashMap<Key, Vec<Pooled>>>>,
+    tasks: Tasks,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+/// A stream that keeps its tunnel from being seen as idle.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The stream.
+    pub stream: Stream,
+    /// Dropped when the stream has ended.
+    pub lease: Arc<()>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(connector: Connector, tasks: Tasks) -> Self {
+        Self { connector, tunnels: Arc::default(), tasks }
+    }
+
+    /// Opens a stream to a destination, on a tunnel that is open already or on a new one.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial(&self, dial: &Dial) -> Result<Dialled, DialError> {
+        let (sender, lease, fresh) = self.tunnel(dial).await?;
+        match request(sender, dial).await {
+            // The peer may close a pooled tunnel at the moment it is used: that says nothing about the destination.
+            Err(DialError::Tunnel { .. }) if !fresh => {
+                self.forget(dial).await;
+                let (sender, lease, _) = self.tunnel(dial).await?;
+                request(sender, dial).await.map(|stream| Dialled { stream, lease })
+            }
+            other => other.map(|stream| Dialled { stream, lease }),
+        }
+    }
+
+    async fn forget(&self, dial: &Dial) {
+        self.tunnels.lock().await.remove(&key(dial));
+    }
+
+    async fn tunnel(&self, dial: &Dial) -> Result<(SendRequest<Bytes>, Arc<()>, bool), DialError> {
+        // Held while connecting, for one destination opens one tunnel and not a hundred; others wait no longer than CONNECT.
+        let mut tunnels = self.tunnels.lock().await;
+        let now = Instant::now();
+        tunnels.retain(|_, list| {
+            list.retain(|t| Arc::strong_count(&t.open) > 1 || now.duration_since(t.used) < IDLE);
+            !list.is_empty()
+        });
+        let list = tunnels.entry(key(dial)).or_default();
+        for pooled in list.iter_mut() {
+            if Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL {
+                pooled.used = now;
+                return Ok((pooled.sender.clone(), pooled.open.clone(), false));
+            }
+        }
+        let sender = self.connect(dial).await?;
+        let open = Arc::new(());
+        list.push(Pooled { sender: sender.clone(), open: open.clone(), used: now });
+        Ok((sender, open, true))
+    }
+
+    async fn connect(&self, dial: &Dial) -> Result<SendRequest<Bytes>, DialError> {
+        let address = dial.address;
+        let timeout = || {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008",
+            )
+        };
+        let tcp = tokio::time::timeout(CONNECT, (self.connector)(address))
+            .await
+            .unwrap_or_else(|_| Err(timeout()))
+            .map_err(|source| DialError::Connect { address, source })?;
+        let tunnel = |reason: String| DialError::Tunnel { address, reason };
+        tcp.set_nodelay(true).map_err(|source| DialError::Connect { address, source })?;
+        let config = tls::client(&dial.svid, dial.expected.clone()).map_err(|e| tunnel(e.to_string()))?;
+        let name = ServerName::IpAddress(address.ip().into());
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+        let tls = tokio::time::timeout(CONNECT, handshake)
+            .await
+            .unwrap_or_else(|_| Err(timeout()))
+            .map_err(|source| DialError::Tls { address, source })?;
+        let mut builder = h2::client::Builder::new();
+        builder
+            .enable_push(false)
+            .max_header_list_size(MAX_HEADERS)
+            .max_frame_size(FRAME)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        let (sender, connection) = builder.handshake(tls).await.map_err(|e| tunnel(e.to_string()))?;
+        self.tasks.spawn_job("tunnel", connection);
+        Ok(sender)
+    }
+}
+
+fn key(dial: &Dial) -> Key {
+    // The serial: a renewed certificate gets tunnels of its own.
+    (format!("{}#{}", dial.svid.identity, dial.svid.serial), dial.address, dial.expected.clone())
+}
+
+async fn request(sender: SendRequest<Bytes>, dial: &Dial) -> Result<Stream, DialError> {
+    let tunnel = |reason: String| DialError::Tunnel { address: dial.address, reason };
+    let mut sender = sender.ready().await.map_err(|e| tunnel(e.to_string()))?;
+    let uri = Uri::builder().authority(dial.authority.as_str()).build().map_err(|e| tunnel(e.to_string()))?;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = dial.headers.clone();
+    let (response, send) = sender.send_request(request, false).map_err(|e| tunnel(e.to_string()))?;
+    let response = response.await.map_err(|e| tunnel(e.to_string()))?;
+    if response.status() != StatusCode::OK {
+        return Err(DialError::Status(response.status()));
+    }
+    Ok(Stream { send, recv: response.into_body() })
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Bytes between a tunnel's stream and a TCP connection, both ways, with half-close and reset passed on.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use h2::{Reason, RecvStream, SendStream};
+use meltemi_policy::Permit;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+/// Largest read from an application: nothing is held while it is idle.
+const READ: usize = 64 * 1024;
+
+/// One stream of a tunnel.
+#[derive(Debug)]
+pub struct Stream {
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) recv: RecvStream,
+}
+
+/// What went over a connection, and how it ended.
+#[derive(Clone, Debug, Default)]
+pub struct Copied {
+    /// From the TCP side into the tunnel.
+    pub to_tunnel: u64,
+    /// From the tunnel to the TCP side.
+    pub from_tunnel: u64,
+    /// Why it ended before both sides had closed.
+    pub error: Option<String>,
+}
+
+/// Copies until both sides have closed, one fails, or the permit is taken back; then the other side is reset.
+pub async fn splice(mut stream: Stream, mut tcp: TcpStream, permit: Option<Permit>) -> Copied {
+    let mut copied = Copied::default();
+    let (mut up, mut down) = (0, 0);
+    let outcome = {
+        let (read, write) = tcp.split();
+        let upward = to_tunnel(read, &mut stream.send, &mut up);
+        let downward = from_tunnel(&mut stream.recv, write, &mut down);
+        let both = async { tokio::try_join!(upward, downward).map(|_| ()).map_err(|e| e.to_string()) };
+        match &permit {
+            None => both.await,
+            Some(permit) => tokio::select! {
+                outcome = both => outcome,
+                reason = permit.revoked() => Err(reason.to_string()),
+            },
+        }
+    };
+    copied.to_tunnel = up;
+    copied.from_tunnel = down;
+    if let Err(error) = outcome {
+        stream.send.send_reset(Reason::CANCEL);
+        reset(&tcp);
+        copied.error = Some(error);
+    }
+    copied
+}
+
+/// The peer sees a reset, not an end: what was cut off must not look complete.
+pub fn reset(tcp: &TcpStream) {
+    let _ = tcp.set_zero_linger();
+}
+
+async fn to_tunnel(mut read: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &mut u64) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    loop {
+        // Only when something can be read is a buffer taken.
+        read.readable().await?;
+        buffer.reserve(READ);
+        let n = match read.read_buf(&mut buffer).await {
+            Ok(n) => n,
+            Err(error) => return Err(error),
+        };
+        if n == 0 {
+            return send.send_data(Bytes::new(), true).map_err(io::Error::other);
+        }
+        *count += n as u64;
+        let mut data = buffer.split().freeze();
+        while !data.is_empty() {
+            send.reserve_capacity(data.len());
+            let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+            let granted = match granted {
+                Some(Ok(n)) => n,
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None => return Err(io::ErrorKind::ConnectionReset.into()),
+            };
+            let part = data.split_to(granted.min(data.len()));
+            send.send_data(part, false).map_err(io::Error::other)?;
+        }
+    }
+}
+
+async fn from_tunnel(recv: &mut RecvStream, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
+    while let Some(data) = recv.data().await {
+        let data = data.map_err(io::Error::other)?;
+        write.write_all(&data).await?;
+        *count += data.len() as u64;
+        recv.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
+    }
+    write.shutdown().await
+}
