@@ -2,8 +2,9 @@
 //! Pseudo-terminals, for interactive programs.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::sched::CloneFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -26,6 +27,19 @@ pub fn open() -> io::Result<Pty> {
         nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     }
     Ok(Pty { master: pty.master, slave: pty.slave })
+}
+
+/// Opens a terminal of another process's root, so that programs there find it under its name.
+///
+/// # Errors
+/// No right to enter, or no terminals there.
+pub fn open_in(process: BorrowedFd<'_>) -> io::Result<Pty> {
+    crate::netns::on_thread(|| {
+        // A thread shares its root with the others until it says otherwise.
+        nix::sched::unshare(CloneFlags::CLONE_FS)?;
+        nix::sched::setns(process, CloneFlags::CLONE_NEWNS)?;
+        open()
+    })
 }
 
 /// Tells a terminal its size in characters.
@@ -82,7 +96,7 @@ impl Master {
 }
 
 impl AsFd for Master {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }

@@ -105,7 +105,7 @@ pub(crate) struct Context {
     pub tasks: Tasks,
     pub events: Events,
     pub enrolment: Enrolment,
-    pub names: crate::names::View,
+    pub names: Arc<crate::names::View>,
     pool: Mutex<Pool>,
     images: Mutex<Arc<Entries>>,
     tokens: Mutex<Tokens>,
@@ -138,7 +138,7 @@ impl Context {
         let events = Events::new(client.clone(), &config.node_name, &tasks);
         Arc::new(Self {
             enrolment: Enrolment::default(),
-            names: crate::names::View::default(),
+            names: Arc::new(crate::names::View::new(&config.cluster_domain)),
             config,
             client,
             cluster_ca,

@@ -19,6 +19,8 @@ const MODE: &str = "istio.io/dataplane-mode";
 const ANNOTATION: &str = "ambient.istio.io/redirection";
 /// A new Pod waits this long for the node proxy to know it; then it starts, captured: refused until it does.
 const WAIT_FOR_PROXY: Duration = Duration::from_secs(5);
+/// And this long when no proxy is connected at all.
+const WAIT_FOR_NONE: Duration = Duration::from_secs(2);
 
 /// Who is enrolled, and the labels of namespaces.
 #[derive(Debug)]
@@ -182,7 +184,8 @@ async fn enrol(
         blocking(apply).await?;
     }
     let acknowledged = ctx.enrolment.proxies.add(workload);
-    let in_time = tokio::time::timeout(WAIT_FOR_PROXY, acknowledged).await;
+    let patience = if ctx.enrolment.proxies.any() { WAIT_FOR_PROXY } else { WAIT_FOR_NONE };
+    let in_time = tokio::time::timeout(patience, acknowledged).await;
     match in_time {
         Ok(Ok(())) => {}
         Ok(Err(reason)) => {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// Replaces `$(NAME)` by the variable's value; an unknown name stays as written, and `$$` is a dollar sign.
-pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

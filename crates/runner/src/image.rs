@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where the running binary is found in every Pod.
-pub const BINARY: &str = "/opt/meltemi/bin/meltemi";
+pub(crate) const BINARY: &str = "/opt/meltemi/bin/meltemi";
 
 /// A user's entries: reference (with `*` for any characters) to command.
-pub type Entries = BTreeMap<String, Vec<String>>;
+pub(crate) type Entries = BTreeMap<String, Vec<String>>;
 
 /// A reference as Docker normalises it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reference {
+pub(crate) struct Reference {
     /// Registry and path: `docker.io/library/nginx`.
     pub name: String,
     /// `:tag` or `@digest`; `:latest` if not given.
@@ -21,7 +21,7 @@ pub struct Reference {
 
 impl Reference {
     /// Parses and normalises; `None` when it is no reference.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         if text.is_empty() || text.chars().any(char::is_whitespace) {
             return None;
@@ -51,14 +51,14 @@ impl Reference {
     }
 
     /// The whole reference.
-    pub fn full(&self) -> String {
+    pub(crate) fn full(&self) -> String {
         format!("{}{}", self.name, self.version)
     }
 }
 
 /// What a reference stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub(crate) struct Image {
     /// The normalised reference.
     pub reference: String,
     /// Its entrypoint.
@@ -67,7 +67,7 @@ pub struct Image {
 
 /// Why an image cannot be run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImageError {
+pub(crate) enum ImageError {
     /// Not a reference.
     #[error("couldn't parse image name {0:?}: invalid reference format")]
     Invalid(String),
@@ -86,7 +86,7 @@ pub enum ImageError {
 ///
 /// # Errors
 /// No reference, or not in the table.
-pub fn resolve(text: &str, entries: &Entries) -> Result<Image, ImageError> {
+pub(crate) fn resolve(text: &str, entries: &Entries) -> Result<Image, ImageError> {
     let reference = Reference::parse(text).ok_or_else(|| ImageError::Invalid(text.to_owned()))?;
     let full = reference.full();
     let user = entries.iter().find(|(pattern, _)| {
@@ -143,7 +143,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 ///
 /// # Errors
 /// The file cannot be read or is no table; the message names it.
-pub fn load(path: &Path) -> Result<Entries, String> {
+pub(crate) fn load(path: &Path) -> Result<Entries, String> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Entries::new()),

@@ -14,12 +14,12 @@ mod expand;
 mod image;
 mod logs;
 mod names;
-mod net;
+pub mod net;
 mod node;
 mod pod;
 pub mod pod_init;
 mod probe;
-mod sandbox;
+pub mod sandbox;
 mod server;
 mod services;
 mod state;
@@ -78,10 +78,22 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
     let zds_path = ctx.config.host_root.join("var/run/ztunnel/ztunnel.sock");
     let zds_ctx = ctx.clone();
     tasks.spawn("zds", async move { zds::serve(zds_ctx, &zds_path).await });
+    names(&ctx).await?;
     watches::start(&ctx);
     node::register(&ctx).await;
     tasks.spawn("heartbeat", node::heartbeat(ctx.clone()));
     ready.done();
+    Ok(())
+}
+
+/// Serves the cluster's DNS at its address, which this node holds.
+async fn names(ctx: &context::Context) -> Result<(), Error> {
+    let address = std::net::SocketAddr::from((ctx.config.dns_address, 53));
+    let udp = tokio::net::UdpSocket::bind(address).await.map_err(Error::Network)?;
+    let tcp = tokio::net::TcpListener::bind(address).await.map_err(Error::Network)?;
+    let nobody = std::sync::Arc::new(meltemi_dns::server::Nobody);
+    let serving = meltemi_dns::serve(udp, tcp, ctx.names.clone(), nobody, ctx.tasks.clone());
+    ctx.tasks.spawn("dns", serving);
     Ok(())
 }
 

@@ -23,7 +23,7 @@ pub(crate) const REPORT_FD: i32 = 4;
 
 /// What a container is made of; read by the new process from [`SPEC_FD`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct ContainerSpec {
+pub struct ContainerSpec {
     /// An empty folder of the host on which the root is mounted.
     pub root: PathBuf,
     /// Set in the Pod's UTS namespace; not for Pods that share the node's name.
@@ -48,9 +48,12 @@ pub(crate) struct ContainerSpec {
 
 /// A file or folder of the host in a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Bind {
+pub struct Bind {
+    /// On the host.
     pub source: PathBuf,
+    /// In the container.
     pub target: PathBuf,
+    /// It cannot be written there.
     pub read_only: bool,
 }
 

@@ -17,7 +17,7 @@ const SELF: &str = "/proc/self/exe";
 
 /// The namespaces of a Pod, held by its first process; dropping this ends every process of the Pod.
 #[derive(Debug)]
-pub(crate) struct Sandbox {
+pub struct Sandbox {
     pause: Child,
     netns: NetNs,
     _lifeline: OwnedFd,
@@ -25,9 +25,12 @@ pub(crate) struct Sandbox {
 
 /// Standard descriptors of a new process.
 #[derive(Debug)]
-pub(crate) struct Stdio {
+pub struct Stdio {
+    /// What it reads.
     pub stdin: OwnedFd,
+    /// What it writes.
     pub stdout: OwnedFd,
+    /// What it complains.
     pub stderr: OwnedFd,
     /// They are a terminal.
     pub terminal: bool,
@@ -35,16 +38,23 @@ pub(crate) struct Stdio {
 
 /// A program to run in a container that runs already.
 #[derive(Clone, Debug)]
-pub(crate) struct Exec {
+pub struct Exec {
+    /// Command and arguments.
     pub argv: Vec<String>,
+    /// The whole environment.
     pub env: Vec<(String, String)>,
+    /// Where it starts.
     pub cwd: std::path::PathBuf,
+    /// It has the network administrator's rights, as the container has.
     pub network_admin: bool,
 }
 
 impl Sandbox {
     /// Starts the first process of a Pod; `host_network`: in the node's network namespace.
-    pub(crate) fn start(host_network: bool) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// No right to make namespaces.
+    pub fn start(host_network: bool) -> io::Result<Self> {
         let (read, write) = pipe()?;
         let mut fresh = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         if !host_network {
@@ -67,12 +77,16 @@ impl Sandbox {
         Ok(Self { pause, netns, _lifeline: write })
     }
 
-    pub(crate) fn netns(&self) -> &NetNs {
+    /// Its network namespace.
+    pub fn netns(&self) -> &NetNs {
         &self.netns
     }
 
     /// Starts a container; returns when its program runs, or with the reason why it does not.
-    pub(crate) fn start_container(&self, spec: &ContainerSpec, stdio: Stdio) -> io::Result<Child> {
+    ///
+    /// # Errors
+    /// The root cannot be built or the program cannot be executed.
+    pub fn start_container(&self, spec: &ContainerSpec, stdio: Stdio) -> io::Result<Child> {
         let spec_file = spec_file(spec)?;
         let (report, report_end) = pipe()?;
         let spawn = Spawn::new(Path::new(SELF))?
@@ -92,7 +106,10 @@ impl Sandbox {
     }
 
     /// Starts a program in a running container, with the rights the container has.
-    pub(crate) fn exec(&self, container: &Child, exec: &Exec, stdio: Stdio) -> io::Result<Child> {
+    ///
+    /// # Errors
+    /// The container has ended, or there is no such program in it.
+    pub fn exec(&self, container: &Child, exec: &Exec, stdio: Stdio) -> io::Result<Child> {
         let program = exec.argv.first().map_or("", String::as_str);
         let path = exec.env.iter().find(|(k, _)| k == "PATH").map_or("", |(_, v)| v.as_str());
         let mut spawn = Spawn::new(Path::new(program))?.candidates(search(program, path))?;
@@ -115,12 +132,12 @@ impl Sandbox {
     }
 
     /// Ends every process of the Pod; returns when none is left. Their parents reap them.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         let _ = self.pause.signal(nix::libc::SIGKILL);
     }
 
     /// Waits for the end of the Pod's first process.
-    pub(crate) async fn ended(&self) {
+    pub async fn ended(&self) {
         let _ = self.pause.ended().await;
     }
 }

@@ -80,6 +80,11 @@ impl Proxies {
         }
     }
 
+    /// Whether a proxy is connected.
+    pub(crate) fn any(&self) -> bool {
+        !lock(&self.0).connections.is_empty()
+    }
+
     fn answered(&self, uid: &str, result: &Result<(), String>) {
         let mut inner = lock(&self.0);
         // A refusal is not the end: the proxy tries again, and so may the next one.

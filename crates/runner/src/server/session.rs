@@ -2,7 +2,7 @@
 //! `exec` and `attach`: a program's streams over an upgraded connection, and its end as a status.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -122,7 +122,7 @@ async fn start(
     if tty && !exec.env.iter().any(|(k, _)| k == "TERM") {
         exec.env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
-    let (mut program_ends, stdio) = ends(tty, query.is("stdin")).map_err(failed)?;
+    let (mut program_ends, stdio) = ends(running, tty, query.is("stdin")).map_err(failed)?;
     let of = running.clone();
     let started = tokio::task::spawn_blocking(move || sandbox.exec(&of.child, &exec, stdio)).await;
     let child = started.map_err(|e| failed(io::Error::other(e)))?.map_err(|e| {
@@ -154,9 +154,9 @@ struct Ends {
     outputs: Vec<(u8, OwnedFd)>,
 }
 
-fn ends(tty: bool, wants_stdin: bool) -> io::Result<(Ends, Stdio)> {
+fn ends(running: &Running, tty: bool, wants_stdin: bool) -> io::Result<(Ends, Stdio)> {
     if tty {
-        let pty = pty::open()?;
+        let pty = pty::open_in(running.child.as_fd())?;
         let stdio = Stdio {
             stdin: pty.slave.try_clone()?,
             stdout: pty.slave.try_clone()?,
