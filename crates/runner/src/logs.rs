@@ -89,9 +89,13 @@ impl Writer {
     }
 }
 
-/// Cuts a stream of bytes into lines.
+/// Cuts a stream of bytes into lines, and long lines into pieces.
 #[derive(Debug, Default)]
-pub(crate) struct Splitter(Vec<u8>);
+pub(crate) struct Splitter {
+    rest: Vec<u8>,
+    /// The last piece was not the end of its line.
+    open: bool,
+}
 
 impl Splitter {
     pub(crate) fn push(
@@ -99,22 +103,22 @@ impl Splitter {
         bytes: &[u8],
         mut line: impl FnMut(bool, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            self.0.extend_from_slice(piece);
-            if self.0.last() == Some(&b'\n') {
-                self.0.pop();
-                line(true, &self.0)?;
-                self.0.clear();
-            } else if self.0.len() >= MAX_LINE {
-                line(false, &self.0)?;
-                self.0.clear();
+        for byte in bytes {
+            let full = *byte == b'\n';
+            if !full {
+                self.rest.push(*byte);
+            }
+            if full || self.rest.len() >= MAX_LINE {
+                self.open = !full;
+                line(full, &self.rest)?;
+                self.rest.clear();
             }
         }
         Ok(())
     }
 
     fn rest(&mut self) -> Option<Vec<u8>> {
-        (!self.0.is_empty()).then(|| std::mem::take(&mut self.0))
+        (self.open || !self.rest.is_empty()).then(|| std::mem::take(&mut self.rest))
     }
 }
 
