@@ -226,7 +226,7 @@ fn pod_account(call: &Call, object: &mut Value) -> Result<(), Refusal> {
     const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
     let volume = "kube-api-access";
     for list in ["containers", "initContainers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
             if mounts.iter().all(|mount| mount["mountPath"] != MOUNT) {
                 let mount = json!({"name": volume, "readOnly": true, "mountPath": MOUNT});
