@@ -47,12 +47,14 @@ enum Command {
     Serve(serve::Role),
     /// Run one of the sample programs, as the images of the samples do
     Sample(sample::Args),
-    /// Internal: the first process of the machine's private namespaces
-    #[command(hide = true)]
-    Supervise(crate::machine::supervisor::Args),
-    /// Internal: the first process of a Pod
-    #[command(hide = true, name = "pod-init")]
-    PodInit(serve::PodInitArgs),
+    /// Waypoints, as istioctl has them
+    Waypoint(cmd::waypoint::Args),
+    /// What a proxy holds, as istioctl shows it
+    ProxyConfig(cmd::proxy_config::Args),
+    /// Which proxies are connected, as istioctl shows it
+    ProxyStatus(cmd::proxy_status::Args),
+    /// Versions of client, control plane and proxies
+    Version(cmd::version::Args),
 }
 
 impl Cli {
@@ -67,10 +69,12 @@ impl Cli {
             Command::Kubeconfig(args) => cmd::status::kubeconfig(&args),
             Command::Image(args) => cmd::image::run(&args),
             Command::Demo(args) => cmd::demo::run(&args),
-            Command::Serve(role) => serve::run(role, &global),
+            Command::Serve(role) => serve::run(role),
             Command::Sample(args) => block_on(sample::run(args)),
-            Command::Supervise(args) => crate::machine::supervisor::run(&args),
-            Command::PodInit(args) => serve::pod_init(&args),
+            Command::Waypoint(args) => block_on(cmd::waypoint::run(args, &global)),
+            Command::ProxyConfig(args) => block_on(cmd::proxy_config::run(args, &global)),
+            Command::ProxyStatus(args) => block_on(cmd::proxy_status::run(args, &global)),
+            Command::Version(args) => block_on(cmd::version::run(args, &global)),
         }
     }
 }

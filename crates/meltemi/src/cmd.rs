@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands a person types, one file each, and what they share: how a cluster is found.
 
+pub mod columns;
 pub mod demo;
 pub mod down;
+pub mod forward;
 pub mod image;
+pub mod proxy_config;
+pub mod proxy_status;
 pub mod status;
 pub mod up;
+pub mod version;
+pub mod waypoint;
 
 use std::path::PathBuf;
 

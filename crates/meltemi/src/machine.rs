@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A complete mesh on this machine: where its data lives, its private network, and the supervisor of its processes.
 
+pub mod children;
 pub mod deploy;
 pub mod launch;
 pub mod network;

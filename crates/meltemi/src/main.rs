@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line of Meltemi: one multi-call binary, every role and every tool.
 
+#![expect(unreachable_pub, reason = "nobody calls a binary; pub says what a room offers")]
+
 mod cli;
 mod cmd;
 mod machine;
+mod manifests;
 mod sample;
 mod serve;
 
@@ -15,6 +18,11 @@ use clap::Parser;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    // Before anything else: the first process of a Pod must have one thread and knows no other words.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == meltemi_runner::pod_init::WORD) {
+        return meltemi_runner::pod_init::main(words);
+    }
     let cli = cli::Cli::parse();
     match cli.run() {
         Ok(code) => code,

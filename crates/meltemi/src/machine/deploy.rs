@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Applies the mesh's own manifests (`deploy/`, the same as on Kubernetes) and waits until the mesh stands.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Client, Discovery};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::paths::Paths;
+
+/// Field manager of what `up` and `install` apply.
+const MANAGER: &str = "meltemi";
+/// How long the API server may take to answer.
+const API_LIMIT: Duration = Duration::from_secs(30);
+/// How long a manifest may be refused because what it needs is not served yet (a new CRD's kind).
+const APPLY_LIMIT: Duration = Duration::from_secs(15);
+/// How long nodes, control plane and node proxies may take.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A client for the API, once it answers that it is ready.
+pub async fn api_ready(paths: &Paths) -> anyhow::Result<Client> {
+    let begun = Instant::now();
+    loop {
+        let error = match try_client(paths).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        if begun.elapsed() > API_LIMIT {
+            return Err(error.context(format!(
+                "the API server does not answer; its log is {}",
+                paths.logs().join("apiserver.log").display()
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn try_client(paths: &Paths) -> anyhow::Result<Client> {
+    let mut kubeconfig = kube::config::Kubeconfig::read_from(paths.kubeconfig())?;
+    // The administrator's file names the host's loopback; this process sees the API at its inner address.
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|c| c.cluster.as_mut()) {
+        cluster.server = Some(format!("https://{}:443", super::network::API));
+    }
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+    let client = Client::try_from(config)?;
+    let ready = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
+    if ready.trim() != "ok" {
+        bail!("/readyz says {ready:?}");
+    }
+    Ok(client)
+}
+
+/// Applies every manifest in order, by server-side apply.
+pub async fn apply(client: &Client) -> anyhow::Result<()> {
+    let mut discovery = Discovery::new(client.clone()).run().await?;
+    for object in crate::manifests::objects()? {
+        let begun = Instant::now();
+        loop {
+            let Err(error) = apply_one(client, &discovery, &object).await else { break };
+            if begun.elapsed() > APPLY_LIMIT {
+                let name = object.metadata.name.clone().unwrap_or_default();
+                let kind = object.types.as_ref().map(|t| t.kind.clone()).unwrap_or_default();
+                return Err(error.context(format!("applying {kind} {name}")));
+            }
+            tokio::time::sleep(PAUSE).await;
+            discovery = Discovery::new(client.clone()).run().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObject) -> anyhow::Result<()> {
+    let types = object.types.as_ref().context("a manifest without kind")?;
+    let gvk = GroupVersionKind::try_from(types)?;
+    let (resource, capabilities) =
+        discovery.resolve_gvk(&gvk).with_context(|| format!("{} {} is not served", types.api_version, types.kind))?;
+    let namespaced = capabilities.scope == kube::discovery::Scope::Namespaced;
+    let api = api(client, &resource, namespaced, object.metadata.namespace.as_deref());
+    let name = object.metadata.name.as_deref().context("a manifest without name")?;
+    api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?;
+    Ok(())
+}
+
+fn api(client: &Client, resource: &ApiResource, namespaced: bool, namespace: Option<&str>) -> Api<DynamicObject> {
+    if namespaced {
+        Api::namespaced_with(client.clone(), namespace.unwrap_or("default"), resource)
+    } else {
+        Api::all_with(client.clone(), resource)
+    }
+}
+
+/// Parses a file of several YAML documents.
+pub fn parse(text: &str) -> anyhow::Result<Vec<DynamicObject>> {
+    serde_yaml_ng::Deserializer::from_str(text)
+        .map(serde_yaml_ng::Value::deserialize)
+        .filter(|value| !matches!(value, Ok(serde_yaml_ng::Value::Null)))
+        .map(|value| Ok(serde_yaml_ng::from_value(value?)?))
+        .collect()
+}
+
+/// Waits until every node is Ready.
+pub async fn nodes_ready(client: &Client, nodes: usize) -> anyhow::Result<()> {
+    let api: Api<Node> = Api::all(client.clone());
+    wait("the nodes", async || {
+        let list = api.list(&ListParams::default()).await?;
+        let ready = list.items.iter().filter(|node| node_is_ready(node)).count();
+        Ok((ready >= nodes).then_some(()).ok_or_else(|| format!("{ready} of {nodes} are Ready")))
+    })
+    .await
+}
+
+fn node_is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// Waits until the control plane and a node proxy on each node are ready.
+pub async fn mesh_ready(client: &Client, nodes: usize) -> anyhow::Result<()> {
+    let istiod: Api<Deployment> = Api::namespaced(client.clone(), "istio-system");
+    let ztunnel: Api<DaemonSet> = Api::namespaced(client.clone(), "istio-system");
+    wait("the control plane (deploy/istiod)", async || {
+        let status = istiod.get_status("istiod").await?.status.unwrap_or_default();
+        let ready = status.ready_replicas.unwrap_or(0);
+        Ok((ready > 0).then_some(()).ok_or_else(|| "no replica is ready".to_owned()))
+    })
+    .await?;
+    wait("the node proxies (ds/ztunnel)", async || {
+        let status = ztunnel.get_status("ztunnel").await?.status.unwrap_or_default();
+        let ready = usize::try_from(status.number_ready).unwrap_or(0);
+        Ok((ready >= nodes).then_some(()).ok_or_else(|| format!("{ready} of {nodes} are ready")))
+    })
+    .await
+}
+
+/// Looks until `look` says that it is so, or the limit has passed.
+async fn wait(what: &str, look: impl AsyncFn() -> kube::Result<Result<(), String>>) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let state = match look().await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(state)) => state,
+            Err(error) => error.to_string(),
+        };
+        if begun.elapsed() > READY_LIMIT {
+            bail!("{what} did not become ready within {} s: {state}", READY_LIMIT.as_secs());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts the supervisor in namespaces of its own, from a process that is still single-threaded.
+
+use std::fs::{File, OpenOptions};
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+
+use anyhow::{Context, bail};
+use meltemi_linux::process::Child;
+use meltemi_linux::supervise::{self, Side, World};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::paths::Paths;
+use super::report::{Running, start_time};
+use super::supervisor::{self, Handed};
+use crate::cmd::up::Options;
+
+/// A supervisor that has been started.
+#[derive(Debug)]
+pub struct Launched {
+    child: Child,
+    /// Its progress, one JSON line a step.
+    pub progress: Option<File>,
+}
+
+/// Starts the supervisor; returns in the launching process only.
+pub fn launch(paths: &Paths, options: &Options, listener: TcpListener) -> anyhow::Result<Launched> {
+    let lock = lock(paths)?;
+    links(paths)?;
+    let port = listener.local_addr()?.port();
+    let (read, write) = nix::unistd::pipe()?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(paths.logs().join("supervisor.log"))
+        .context("opening the supervisor's log")?;
+    let world = World { die_with_outside: !options.detach, ..World::for_caller() };
+    let entered = supervise::enter(world)
+        .context("making private namespaces (`meltemi doctor` says what this machine lacks)")?;
+    match entered {
+        Side::Outside(child) => {
+            drop(write);
+            let running = Running {
+                name: paths.name.clone(),
+                pid: child.pid(),
+                start_time: start_time(child.pid()).context("the supervisor ended at once")?,
+                port,
+                nodes: options.nodes,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            };
+            running.write(paths)?;
+            Ok(Launched { child, progress: Some(File::from(read)) })
+        }
+        Side::Inside => {
+            drop(read);
+            let handed = Handed { listener: listener.into(), progress: write, lock, nodes: options.nodes };
+            let code = detach_from_terminal(&log)
+                .map_err(anyhow::Error::from)
+                .and_then(|()| supervisor::run(paths, handed))
+                .map_or_else(
+                    |error| {
+                        eprintln!("Error: {error:#}");
+                        1
+                    },
+                    |()| 0,
+                );
+            std::process::exit(code);
+        }
+    }
+}
+
+/// Stops a supervisor that this process started.
+pub fn kill(launched: &Launched) -> anyhow::Result<()> {
+    launched.child.signal(Signal::SIGKILL as i32)?;
+    launched.child.wait()?;
+    Ok(())
+}
+
+/// Waits for Ctrl-C (or SIGTERM), then for the mesh to stop; or for the mesh to end by itself.
+pub fn wait_until_stopped(launched: Launched) -> anyhow::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    let watched = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
+        let exit = launched.child.wait();
+        // Wakes the waiting thread, whose signals are blocked.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGTERM);
+        exit
+    })?;
+    let signal = signals.wait()?;
+    if watched.is_finished() {
+        let exit = watched.join().map_err(|_| anyhow::anyhow!("the waiting thread panicked"))??;
+        bail!("the mesh ended by itself ({exit:?}); its logs say why");
+    }
+    eprintln!("{signal}: stopping the mesh");
+    Ok(())
+}
+
+/// Held by the supervisor as long as it lives: two meshes in one directory would spoil each other's data.
+fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(paths.lock())
+        .with_context(|| format!("opening {}", paths.lock().display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        anyhow::anyhow!(
+            "another mesh runs on the data in {} ({error}); `meltemi status` shows it, --data-dir or --name choose another",
+            paths.data.display()
+        )
+    })
+}
+
+/// `bin/meltemi` and `bin/istioctl`, for `$PATH`.
+fn links(paths: &Paths) -> anyhow::Result<()> {
+    let executable = std::env::current_exe()?;
+    for name in ["meltemi", "istioctl"] {
+        let link = paths.bin().join(name);
+        let _ = std::fs::remove_file(&link);
+        symlink(&executable, &link).with_context(|| format!("linking {}", link.display()))?;
+    }
+    Ok(())
+}
+
+fn detach_from_terminal(log: &File) -> nix::Result<()> {
+    nix::unistd::setsid()?;
+    let null = File::open("/dev/null").map_err(|_| nix::errno::Errno::ENOENT)?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(log)?;
+    nix::unistd::dup2_stderr(log)?;
+    nix::unistd::chdir("/")
+}

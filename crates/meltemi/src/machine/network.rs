@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The private network of a mesh: the hub's namespace routes between the nodes' namespaces, and out to nowhere.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use meltemi_linux::netns::NetNs;
+use meltemi_linux::rtnl::{self, Route, Rtnl, VethEnd};
+
+/// Address of the hub on the nodes' side.
+const HUB: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+/// Address of the API inside the mesh: the Service `kubernetes`.
+pub const API: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
+/// A node: its name, addresses and network namespace.
+#[derive(Debug)]
+pub struct Node {
+    /// `node-1` and so on.
+    pub name: String,
+    /// Its address, 172.30.0.(10 + i).
+    pub address: Ipv4Addr,
+    /// Addresses of its Pods, 10.244.i.0/24.
+    pub pod_cidr: Ipv4Net,
+    /// Its network namespace.
+    pub netns: NetNs,
+}
+
+/// The hub (the calling process's namespace) and its nodes; gone when the namespaces are.
+#[derive(Debug)]
+pub struct Network {
+    nodes: Vec<Node>,
+}
+
+impl Network {
+    /// Builds the network around the calling process's namespace, which must be empty and its own.
+    ///
+    /// # Errors
+    /// The kernel refuses a step; the message names it.
+    pub fn build(nodes: u16) -> io::Result<Self> {
+        let mut hub = Rtnl::open()?;
+        let lo = hub.link_index("lo")?;
+        hub.add_address(lo, host(API))?;
+        hub.add_address(lo, host(HUB))?;
+        rtnl::write_sysctl("ipv4/ip_forward", "1")?;
+        let nodes = (1..=nodes)
+            .map(|index| {
+                let node = plan(index)?;
+                connect(&mut hub, &node, index)
+                    .map_err(|e| io::Error::new(e.kind(), format!("network of {}: {e}", node.name)))?;
+                Ok(node)
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { nodes })
+    }
+
+    /// The nodes, in order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+}
+
+fn plan(index: u16) -> io::Result<Node> {
+    let small = u8::try_from(index).map_err(|_| io::Error::other("at most 200 nodes"))?;
+    let pods = Ipv4Net::new(Ipv4Addr::new(10, 244, small, 0), 24).map_err(io::Error::other)?;
+    Ok(Node {
+        name: format!("node-{index}"),
+        address: Ipv4Addr::new(172, 30, 0, 10 + small),
+        pod_cidr: pods,
+        netns: NetNs::create()?,
+    })
+}
+
+/// A point-to-point veth: the hub knows the node's address and its Pods' behind it, the node everything behind the hub.
+fn connect(hub: &mut Rtnl, node: &Node, index: u16) -> io::Result<()> {
+    let [_, low] = index.to_be_bytes();
+    let here = VethEnd { name: node.name.clone(), mac: [0x02, 0x4d, 0, 0, 1, low] };
+    let there = VethEnd { name: "eth0".into(), mac: [0x02, 0x4d, 0, 0, 2, low] };
+    hub.add_veth(&here, &there, &node.netns)?;
+    let outer = hub.link_index(&here.name)?;
+    hub.set_up(outer)?;
+    hub.set_neighbour(outer, IpAddr::V4(node.address), there.mac)?;
+    hub.set_route(&Route { interface: Some(outer), source: Some(HUB.into()), ..Route::to(host(node.address)) })?;
+    let behind = Route::to(IpNet::V4(node.pod_cidr));
+    let gateway = Some(IpAddr::V4(node.address));
+    hub.set_route(&Route { interface: Some(outer), gateway, onlink: true, source: Some(HUB.into()), ..behind })?;
+
+    let mut inner = Rtnl::open_in(&node.netns)?;
+    let eth0 = inner.link_index("eth0")?;
+    inner.add_address(eth0, host(node.address))?;
+    inner.set_up(eth0)?;
+    inner.set_neighbour(eth0, IpAddr::V4(HUB), here.mac)?;
+    let gateway = Some(IpAddr::V4(HUB));
+    let everything = IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).map_err(io::Error::other)?);
+    inner.set_route(&Route { interface: Some(eth0), gateway, onlink: true, ..Route::to(everything) })?;
+    node.netns.run(|| rtnl::write_sysctl("ipv4/ip_forward", "1"))
+}
+
+fn host(address: Ipv4Addr) -> IpNet {
+    IpNet::from(IpAddr::V4(address))
+}

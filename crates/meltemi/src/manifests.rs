@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The manifests of `deploy/`, part of the binary: what `up` applies here is what Kubernetes gets.
+
+use kube::api::DynamicObject;
+use meltemi_resources::crds;
+use serde::Serialize;
+
+const NAMESPACE: &str = include_str!("../../../deploy/namespace.yaml");
+const RBAC: &str = include_str!("../../../deploy/rbac.yaml");
+const CONTROL: &str = include_str!("../../../deploy/istiod.yaml");
+const NODE: &str = include_str!("../../../deploy/ztunnel.yaml");
+
+/// Every object, in the order in which they are applied.
+pub fn objects() -> anyhow::Result<Vec<DynamicObject>> {
+    let mut objects = parsed("namespace.yaml", NAMESPACE)?;
+    for definition in crds::gateway::all().into_iter().chain(crds::networking::all()) {
+        objects.push(dynamic(&definition)?);
+    }
+    for (name, text) in [("rbac.yaml", RBAC), ("istiod.yaml", CONTROL), ("ztunnel.yaml", NODE)] {
+        objects.extend(parsed(name, text)?);
+    }
+    Ok(objects)
+}
+
+fn parsed(name: &str, text: &str) -> anyhow::Result<Vec<DynamicObject>> {
+    crate::machine::deploy::parse(text).map_err(|e| e.context(format!("deploy/{name}")))
+}
+
+fn dynamic(object: &impl Serialize) -> anyhow::Result<DynamicObject> {
+    Ok(serde_json::from_value(serde_json::to_value(object)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_manifest_can_be_read() {
+        let objects = super::objects().unwrap();
+        assert!(objects.iter().all(|o| o.types.is_some() && o.metadata.name.is_some()));
+        assert!(objects.len() > 10);
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meltemi serve ROLE`: one role of the mesh, as the images run it. Arguments and environment become a Config here.
+
+mod apiserver;
+mod control;
+mod controllers;
+mod runner;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Subcommand;
+use meltemi_runtime::{Tasks, drain, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long open connections may go on after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The roles.
+#[derive(Subcommand, Debug)]
+pub enum Role {
+    /// The Kubernetes-compatible API of a mesh on one machine
+    Apiserver(apiserver::Args),
+    /// Deployments, EndpointSlices, scheduling and the like, for a mesh on one machine
+    Controllers(controllers::Args),
+    /// The kubelet's part of a node, for a mesh on one machine
+    Runner(runner::Args),
+    /// The control plane: xDS, certificates, admission, gateways (istiod)
+    Control(control::Args),
+}
+
+/// Runs a role until it is told to stop or fails.
+pub fn run(role: Role) -> anyhow::Result<ExitCode> {
+    let format = match std::env::var("LOG_FORMAT").as_deref() {
+        Ok("json") => telemetry::Format::Json,
+        _ => telemetry::Format::Text,
+    };
+    telemetry::init(format, &std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()));
+    // One TLS library in the process, said once: several crates could bring their own.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match role {
+        Role::Apiserver(args) => runtime.block_on(supervised("apiserver", |tasks| apiserver::start(args, tasks))),
+        Role::Controllers(args) => runtime.block_on(supervised("controllers", |tasks| controllers::start(args, tasks))),
+        Role::Runner(args) => runtime.block_on(supervised("runner", |tasks| runner::start(args, tasks))),
+        Role::Control(args) => runtime.block_on(supervised("control", |tasks| control::start(args, tasks))),
+    }
+}
+
+/// Starts a component and waits: for SIGTERM (then drains) or for one of its services to fail.
+async fn supervised<F, Fut>(component: &str, start: F) -> anyhow::Result<ExitCode>
+where
+    F: FnOnce(Tasks) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let (trigger, watch) = drain::channel();
+    let (tasks, supervisor) = Tasks::new(component, watch);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    start(tasks).await?;
+    let running = supervisor.run();
+    tokio::pin!(running);
+    tokio::select! {
+        ended = &mut running => {
+            ended?;
+            anyhow::bail!("{component} ended although nothing asked it to");
+        }
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(component, "stopping");
+    let (ended, ()) = tokio::join!(running, trigger.start(DRAIN));
+    ended?;
+    Ok(ExitCode::SUCCESS)
+}

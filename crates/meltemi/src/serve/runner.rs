@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meltemi serve runner`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use meltemi_runner::Config;
+use meltemi_runtime::{Readiness, Tasks};
+
+/// The kubelet's part of a node: runs in the node's network namespace.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Name of the node
+    #[arg(long)]
+    node: String,
+    /// Its address
+    #[arg(long)]
+    address: Ipv4Addr,
+    /// Addresses of its Pods
+    #[arg(long)]
+    pod_cidr: ipnet::Ipv4Net,
+    /// Directory for sockets and roots
+    #[arg(long)]
+    run_dir: PathBuf,
+    /// Data directory
+    #[arg(long)]
+    data_dir: PathBuf,
+}
+
+/// Starts it.
+pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
+    let config = Config::one_machine(&args.node, args.address, args.pod_cidr, &args.run_dir, &args.data_dir)?;
+    meltemi_runner::run(config, &tasks, &Readiness::new()).await?;
+    Ok(())
+}
