@@ -127,7 +127,7 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
         return Err(Refusal::bad_request(format!("apply: the object must be {want} {kind}")));
     }
     let mut config = config;
-    let mut warnings = decode(call, &mut config, None)?;
+    let mut warnings = decode_config(call, &mut config)?;
     if config["metadata"]["name"].as_str().is_some_and(|name| name != call.name()) {
         return Err(Refusal::bad_request("metadata.name does not match the name on the URL"));
     }
@@ -236,6 +236,21 @@ fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<Warnin
     }
     schema::default_fields(&call.info, object);
     let found = schema::check(&call.info, object, old);
+    refuse_unknown(call, &found)?;
+    reject(call, object, &found)?;
+    Ok(without_unknown(call, object, &found))
+}
+
+/// Reads an applied configuration. It names the fields that its manager cares about: what it lacks is not missing, so
+/// only unknown fields are judged here; the merged object is judged as a whole.
+fn decode_config(call: &Call, config: &mut Value) -> Result<Warnings, Refusal> {
+    drop_nulls(config);
+    let found = schema::check(&call.info, config, None);
+    refuse_unknown(call, &found)?;
+    Ok(without_unknown(call, config, &found))
+}
+
+fn refuse_unknown(call: &Call, found: &schema::Found) -> Result<(), Refusal> {
     // For a custom resource a typo is an error even when the client asks for no validation: it could weaken a policy.
     let strict = call.info.custom.is_some() || call.options.field_validation == FieldValidation::Strict;
     if !found.unknown.is_empty() && strict {
@@ -247,7 +262,10 @@ fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<Warnin
             call.info.version
         )));
     }
-    reject(call, object, &found)?;
+    Ok(())
+}
+
+fn without_unknown(call: &Call, object: &mut Value, found: &schema::Found) -> Warnings {
     let mut warnings = Warnings::new();
     if !found.unknown.is_empty() {
         schema::prune(&call.info, object);
@@ -255,7 +273,7 @@ fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<Warnin
             warnings.extend(found.unknown.iter().map(|field| format!("unknown field \"{field}\"")));
         }
     }
-    Ok(warnings)
+    warnings
 }
 
 fn reject(call: &Call, object: &Value, found: &schema::Found) -> Result<(), Refusal> {

@@ -273,11 +273,13 @@ fn partial(schema: &Value, value: &Value, path: &str, found: &mut Found) {
             }
         }
     }
-    if let (Some(kind), false) = (type_of(schema), value.is_object() || value.is_array()) {
+    if let Some(kind) = type_of(schema) {
         let fits = match kind {
             "string" => value.is_string(),
             "integer" | "number" => value.is_number(),
             "boolean" => value.is_boolean(),
+            "array" => value.is_array(),
+            "object" => value.is_object(),
             _ => false,
         };
         if !fits {
