@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The plan in force: what nft says of it, and what happens to connections. In namespaces of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;

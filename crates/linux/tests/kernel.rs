@@ -3,6 +3,8 @@
 //!
 //! Not libtest's harness: a new user namespace needs a process with one thread.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;

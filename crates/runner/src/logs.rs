@@ -192,15 +192,15 @@ impl Reader {
             self.file = Some(file);
         }
         let inode = fs::metadata(&self.path).map_or(self.inode, |m| m.ino());
-        if self.file.is_none() || inode != self.inode {
-            if let Ok(file) = File::open(&self.path) {
-                self.inode = inode;
-                let mut file = BufReader::new(file);
-                while let Some(text) = self.next_line(&mut file)? {
-                    lines.push_back(text);
-                }
-                self.file = Some(file);
+        if (self.file.is_none() || inode != self.inode)
+            && let Ok(file) = File::open(&self.path)
+        {
+            self.inode = inode;
+            let mut file = BufReader::new(file);
+            while let Some(text) = self.next_line(&mut file)? {
+                lines.push_back(text);
             }
+            self.file = Some(file);
         }
         Ok(self.cut(lines))
     }

@@ -34,6 +34,19 @@ const CLIENT: &str = "kube-apiserver-kubelet-client";
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
+/// Why a request is not served.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, message: &str) -> Self {
+        Self { status, message: message.to_owned() }
+    }
+}
+
 /// Binds and serves.
 pub(crate) async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
     let acceptor = tls(&ctx.config.serving)?;
@@ -126,26 +139,27 @@ async fn route(ctx: &Arc<Context>, request: Request<Incoming>) -> Response<Body>
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let found = |ns: &str, pod: &str| {
-        ctx.pod(ns, pod)
-            .ok_or_else(|| text(StatusCode::NOT_FOUND, &format!("pod \"{pod}\" not found on this node")))
+        ctx.pod(ns, pod).ok_or_else(|| {
+            Refusal::new(StatusCode::NOT_FOUND, &format!("pod \"{pod}\" not found on this node"))
+        })
     };
     let result = match (request.method().clone(), parts.as_slice()) {
         (Method::GET, ["healthz"]) => Ok(text(StatusCode::OK, "ok")),
         (Method::GET, ["containerLogs", ns, pod, container]) => match found(ns, pod) {
             Ok(entry) => logs::read(ctx, &entry, container, &query),
-            Err(response) => Err(response),
+            Err(refusal) => Err(refusal),
         },
         (Method::POST, [verb @ ("exec" | "attach"), ns, pod, container]) => match found(ns, pod) {
             Ok(entry) => session::open(ctx, &entry, container, &query, *verb == "exec", request).await,
-            Err(response) => Err(response),
+            Err(refusal) => Err(refusal),
         },
         (Method::POST, ["portForward", ns, pod]) => match found(ns, pod) {
             Ok(entry) => forward::open(ctx, &entry, &query, request).await,
-            Err(response) => Err(response),
+            Err(refusal) => Err(refusal),
         },
-        _ => Err(text(StatusCode::NOT_FOUND, "404 page not found")),
+        _ => Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found")),
     };
-    result.unwrap_or_else(|response| response)
+    result.unwrap_or_else(|refusal| text(refusal.status, &refusal.message))
 }
 
 /// Whether a Pod has a container of this name.
@@ -166,10 +180,10 @@ pub(crate) fn text(status: StatusCode, message: &str) -> Response<Body> {
 pub(crate) fn switching(
     request: &Request<Incoming>,
     protocol: &'static str,
-) -> Result<Response<Body>, Response<Body>> {
+) -> Result<Response<Body>, Refusal> {
     let asked = request.headers().get(header::UPGRADE).and_then(|v| v.to_str().ok());
     if !asked.is_some_and(|a| a.eq_ignore_ascii_case(protocol)) {
-        return Err(text(StatusCode::BAD_REQUEST, &format!("expected Upgrade: {protocol}")));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, &format!("expected Upgrade: {protocol}")));
     }
     let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
     *response.body_mut() = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();

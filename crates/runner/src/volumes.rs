@@ -27,6 +27,9 @@ pub(crate) enum VolumeError {
 /// Files of a volume: path below its root to content and mode.
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
+/// Keys and values of a config map or secret.
+type Data = BTreeMap<String, Vec<u8>>;
+
 /// The folder of a Pod's volume.
 pub(crate) fn folder(pod_dir: &Path, volume: &str) -> PathBuf {
     pod_dir.join("volumes").join(volume)
@@ -115,11 +118,14 @@ async fn contents(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<Fi
     if let Some(v) = &volume.config_map {
         let mode = mode_of(v.default_mode);
         let optional = v.optional == Some(true);
-        config_map(ctx, pod, &v.name, optional, v.items.as_deref(), mode, &mut files).await?;
+        let data = config_map(ctx, pod, &v.name, optional).await?;
+        choose(data, v.items.as_deref(), optional, mode, &mut files)?;
     } else if let Some(v) = &volume.secret {
         let mode = mode_of(v.default_mode);
         let name = v.secret_name.clone().unwrap_or_default();
-        secret(ctx, pod, &name, v.optional == Some(true), v.items.as_deref(), mode, &mut files).await?;
+        let optional = v.optional == Some(true);
+        let data = secret(ctx, pod, &name, optional).await?;
+        choose(data, v.items.as_deref(), optional, mode, &mut files)?;
     } else if let Some(v) = &volume.downward_api {
         downward_files(ctx, pod, v.items.as_deref(), mode_of(v.default_mode), &mut files)?;
     } else if let Some(v) = &volume.projected {
@@ -140,10 +146,14 @@ async fn projected(
     files: &mut Files,
 ) -> Result<(), String> {
     if let Some(s) = &source.config_map {
-        config_map(ctx, pod, &s.name, s.optional == Some(true), s.items.as_deref(), mode, files).await?;
+        let optional = s.optional == Some(true);
+        let data = config_map(ctx, pod, &s.name, optional).await?;
+        choose(data, s.items.as_deref(), optional, mode, files)?;
     }
     if let Some(s) = &source.secret {
-        secret(ctx, pod, &s.name, s.optional == Some(true), s.items.as_deref(), mode, files).await?;
+        let optional = s.optional == Some(true);
+        let data = secret(ctx, pod, &s.name, optional).await?;
+        choose(data, s.items.as_deref(), optional, mode, files)?;
     }
     if let Some(s) = &source.downward_api {
         downward_files(ctx, pod, s.items.as_deref(), mode, files)?;
@@ -163,50 +173,35 @@ fn namespace(pod: &Pod) -> &str {
     pod.metadata.namespace.as_deref().unwrap_or("default")
 }
 
-async fn config_map(
-    ctx: &Context,
-    pod: &Pod,
-    name: &str,
-    optional: bool,
-    items: Option<&[KeyToPath]>,
-    mode: u32,
-    files: &mut Files,
-) -> Result<(), String> {
+/// The data of a config map; `None` when it is not there but may be missing.
+async fn config_map(ctx: &Context, pod: &Pod, name: &str, optional: bool) -> Result<Option<Data>, String> {
     let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace(pod));
     let Some(map) = api.get_opt(name).await.map_err(|e| e.to_string())? else {
-        return if optional { Ok(()) } else { Err(format!("configmap {name:?} not found")) };
+        return if optional { Ok(None) } else { Err(format!("configmap {name:?} not found")) };
     };
-    let mut all: BTreeMap<String, Vec<u8>> =
-        map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
+    let mut all: Data = map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
     all.extend(map.binary_data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)));
-    choose(all, items, optional, mode, files)
+    Ok(Some(all))
 }
 
-async fn secret(
-    ctx: &Context,
-    pod: &Pod,
-    name: &str,
-    optional: bool,
-    items: Option<&[KeyToPath]>,
-    mode: u32,
-    files: &mut Files,
-) -> Result<(), String> {
+/// The data of a secret; `None` when it is not there but may be missing.
+async fn secret(ctx: &Context, pod: &Pod, name: &str, optional: bool) -> Result<Option<Data>, String> {
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace(pod));
     let Some(secret) = api.get_opt(name).await.map_err(|e| e.to_string())? else {
-        return if optional { Ok(()) } else { Err(format!("secret {name:?} not found")) };
+        return if optional { Ok(None) } else { Err(format!("secret {name:?} not found")) };
     };
-    let all = secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect();
-    choose(all, items, optional, mode, files)
+    Ok(Some(secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect()))
 }
 
 /// All keys under their own names, or those that are asked for under the names given.
 fn choose(
-    mut all: BTreeMap<String, Vec<u8>>,
+    all: Option<Data>,
     items: Option<&[KeyToPath]>,
     optional: bool,
     mode: u32,
     files: &mut Files,
 ) -> Result<(), String> {
+    let mut all = all.unwrap_or_default();
     let Some(items) = items.filter(|i| !i.is_empty()) else {
         files.extend(all.into_iter().map(|(k, v)| (k, (v, mode))));
         return Ok(());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a Pod can and cannot do, tried from inside of one. In namespaces of its own, as an ordinary user would be.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpSocket;
 
 use super::query::Query;
-use super::{Body, switching, text};
+use super::{Body, Refusal, switching};
 use crate::context::{Context, PodEntry};
 
 const PROTOCOL: &str = "meltemi-raw/1";
@@ -23,12 +23,13 @@ pub(super) async fn open(
     entry: &Arc<PodEntry>,
     query: &Query,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Response<Body>> {
+) -> Result<Response<Body>, Refusal> {
     let response = switching(&request, PROTOCOL)?;
     let port = query.get("port").and_then(|p| p.parse::<u16>().ok()).filter(|p| *p > 0);
     let port =
-        port.ok_or_else(|| text(StatusCode::BAD_REQUEST, "port: expected a number from 1 to 65535"))?;
-    let sandbox = entry.sandbox().ok_or_else(|| text(StatusCode::BAD_REQUEST, "the pod is not running"))?;
+        port.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "port: expected a number from 1 to 65535"))?;
+    let sandbox =
+        entry.sandbox().ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "the pod is not running"))?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let connect = async {
         let socket = tokio::task::spawn_blocking(move || sandbox.netns().tcp_socket(address)).await??;
@@ -36,7 +37,7 @@ pub(super) async fn open(
     };
     let refused = |e: io::Error| {
         let message = format!("failed to connect to localhost:{port} inside the pod {}: {e}", entry.name);
-        text(StatusCode::BAD_GATEWAY, &message)
+        Refusal::new(StatusCode::BAD_GATEWAY, &message)
     };
     let timeout = |_| io::Error::from(io::ErrorKind::TimedOut);
     let connected = tokio::time::timeout(CONNECT, connect).await.map_err(timeout).and_then(|r| r);

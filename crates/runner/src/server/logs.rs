@@ -12,7 +12,7 @@ use hyper::body::Frame;
 use jiff::Timestamp;
 
 use super::query::Query;
-use super::{Body, text};
+use super::{Body, Refusal};
 use crate::container::log_folder;
 use crate::context::{Context, PodEntry};
 use crate::logs::{Reader, Wanted};
@@ -20,13 +20,13 @@ use crate::state::Phase;
 
 const POLL: Duration = Duration::from_millis(100);
 
-type Answer = Result<Response<Body>, Response<Body>>;
+type Answer = Result<Response<Body>, Refusal>;
 
 pub(super) fn read(ctx: &Arc<Context>, entry: &Arc<PodEntry>, container: &str, query: &Query) -> Answer {
     let mut state = entry.state();
     let Some(found) = state.container(container) else {
         let message = format!("container {container:?} in pod {:?} is not valid", entry.name);
-        return Err(text(StatusCode::BAD_REQUEST, &message));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, &message));
     };
     let mut instance = found.restarts;
     // While it waits to be started again, the last run is the one that has just ended.
@@ -39,16 +39,16 @@ pub(super) fn read(ctx: &Arc<Context>, entry: &Arc<PodEntry>, container: &str, q
         if instance < 0 || !folder.join(format!("{instance}.log")).exists() {
             let message =
                 format!("previous terminated container {container:?} in pod {:?} not found", entry.name);
-            return Err(text(StatusCode::BAD_REQUEST, &message));
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, &message));
         }
     } else if !current_exists && instance > 0 {
         instance -= 1;
     } else if !current_exists && let Phase::Waiting { reason, .. } = &found.phase {
         let message =
             format!("container {container:?} in pod {:?} is waiting to start: {reason}", entry.name);
-        return Err(text(StatusCode::BAD_REQUEST, &message));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, &message));
     }
-    let wanted = wanted(query).map_err(|m| text(StatusCode::BAD_REQUEST, &m))?;
+    let wanted = wanted(query).map_err(|m| Refusal::new(StatusCode::BAD_REQUEST, &m))?;
     let reader = Reader::new(&folder.join(format!("{instance}.log")), wanted);
     let follow = query.is("follow") && !query.is("previous");
     let source = Source {

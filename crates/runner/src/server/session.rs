@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::channels::{self, ERROR, HALF_CLOSE, PROTOCOL, RESIZE, STDERR, STDIN, STDOUT};
 use super::query::Query;
-use super::{Body, has_container, switching, text};
+use super::{Body, Refusal, has_container, switching};
 use crate::container::Running;
 use crate::context::{Context, PodEntry, lock};
 use crate::logs::Stream;
@@ -42,14 +42,14 @@ pub(super) async fn open(
     query: &Query,
     exec: bool,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Response<Body>> {
+) -> Result<Response<Body>, Refusal> {
     if !has_container(entry, container) {
         let message = format!("container {container} is not valid for pod {}", entry.name);
-        return Err(text(StatusCode::BAD_REQUEST, &message));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, &message));
     }
     let running = entry.running().get(container).cloned();
     let Some(running) = running else {
-        return Err(text(
+        return Err(Refusal::new(
             StatusCode::BAD_REQUEST,
             &format!("container not found ({container:?}): it is not running"),
         ));
@@ -106,17 +106,17 @@ impl Drop for Kill {
     }
 }
 
-async fn start(
-    entry: &Arc<PodEntry>,
-    running: &Arc<Running>,
-    query: &Query,
-) -> Result<Program, Response<Body>> {
+async fn start(entry: &Arc<PodEntry>, running: &Arc<Running>, query: &Query) -> Result<Program, Refusal> {
     let command = query.all("command");
     if command.is_empty() {
-        return Err(text(StatusCode::BAD_REQUEST, "you must specify at least one command for the container"));
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least one command for the container",
+        ));
     }
-    let failed = |e: io::Error| text(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string());
-    let sandbox = entry.sandbox().ok_or_else(|| text(StatusCode::BAD_REQUEST, "the pod is not running"))?;
+    let failed = |e: io::Error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string());
+    let sandbox =
+        entry.sandbox().ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "the pod is not running"))?;
     let mut exec = running.exec(command.clone());
     let tty = query.is("tty");
     if tty && !exec.env.iter().any(|(k, _)| k == "TERM") {
@@ -131,7 +131,7 @@ async fn start(
         } else {
             format!("exec: {:?}: {e}", command[0])
         };
-        text(StatusCode::INTERNAL_SERVER_ERROR, &message)
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &message)
     })?;
     let child = Kill(child);
     let terminal =
