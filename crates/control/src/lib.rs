@@ -110,14 +110,25 @@ impl Config {
 /// The API cannot be used, a port cannot be opened, the authority cannot be loaded, or a task ended.
 pub async fn run(config: Config, drain: DrainWatch) -> Result<(), Error> {
     let (tasks, supervisor) = Tasks::new("control", drain);
+    start(config, &tasks).await?;
+    drop(tasks);
+    supervisor.run().await?;
+    Ok(())
+}
+
+/// Starts the control plane's tasks; they are `tasks`' owner's from then on.
+///
+/// # Errors
+/// The API cannot be used, a port cannot be opened, or the authority cannot be loaded.
+pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     let client = kube::Client::try_from(config.kube.clone())?;
     let namespace: Arc<str> = config.mesh.root_namespace.clone();
     let readiness = Readiness::new();
     let metrics = Metrics::new();
 
     let core = Arc::new(ca::authority(&client, &namespace, &config.mesh.trust_domain).await?);
-    let serving = serve_as(&core, &tasks, &namespace)?;
-    let leader = leader::elect(client.clone(), &tasks, &namespace, &config.identity);
+    let serving = serve_as(&core, tasks, &namespace)?;
+    let leader = leader::elect(client.clone(), tasks, &namespace, &config.identity);
 
     let (published, publishing) = watch::channel(false);
     let outlets = engine::Outlets {
@@ -164,24 +175,18 @@ pub async fn run(config: Config, drain: DrainWatch) -> Result<(), Error> {
     let services = tonic::service::Routes::new(discovery.into_service())
         .add_service(certificates.into_service())
         .into_axum_router();
-    tls::serve_http(&tasks, "xds", grpc, serving.config(&[b"h2"]).map_err(config_error)?, services);
+    tls::serve_http(tasks, "xds", grpc, serving.config(&[b"h2"]).map_err(config_error)?, services);
     let hooks = webhook::routes(webhook::validator());
     tls::serve_http(
-        &tasks,
+        tasks,
         "webhook",
         hook,
         serving.config(&[b"h2", b"http/1.1"]).map_err(config_error)?,
         hooks,
     );
 
-    namespaces::start(
-        client.clone(),
-        &tasks,
-        &outlets.namespaces,
-        core.root_pem().to_owned(),
-        leader.clone(),
-    );
-    status::start(client.clone(), &tasks, &outlets.status, leader.clone());
+    namespaces::start(client.clone(), tasks, &outlets.namespaces, core.root_pem().to_owned(), leader.clone());
+    status::start(client.clone(), tasks, &outlets.status, leader.clone());
     gateways::Controller {
         client: client.clone(),
         gateways: outlets.gateways.clone(),
@@ -193,16 +198,14 @@ pub async fn run(config: Config, drain: DrainWatch) -> Result<(), Error> {
         mesh: config.mesh.clone(),
         leader: leader.clone(),
     }
-    .start(&tasks);
+    .start(tasks);
     let registration = webhook::configuration(&namespace, core.root_pem());
-    webhook::register(client.clone(), &tasks, registration, leader, &readiness);
+    webhook::register(client.clone(), tasks, registration, leader, &readiness);
 
     let (events, received) = mpsc::channel(WAITING);
-    engine::Engine::new(config.mesh.clone(), outlets).start(&tasks, received);
+    engine::Engine::new(config.mesh.clone(), outlets).start(tasks, received);
     source::Source::new(client, tasks.clone(), events).start();
-    wait_published(&tasks, publishing, &readiness);
-    drop(tasks);
-    supervisor.run().await?;
+    wait_published(tasks, publishing, &readiness);
     Ok(())
 }
 

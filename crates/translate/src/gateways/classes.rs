@@ -48,7 +48,7 @@ impl Class {
     fn description(self) -> &'static str {
         match self {
             Self::Ingress => "Ingress gateway of the mesh",
-            Self::Waypoint => "Waypoint of the mesh: layer 7 policy and routing for Services and workloads",
+            Self::Waypoint => "Waypoint of the mesh: policies and routes of layer 7",
             Self::Remote => "Gateway of another network: nothing is deployed for it",
         }
     }
