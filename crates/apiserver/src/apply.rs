@@ -117,7 +117,7 @@ fn conflicts(
     for other in managers.iter().filter(|entry| !same(entry, manager)) {
         let theirs = FieldSet::from_v1(&other["fieldsV1"]);
         for path in mine.leaves() {
-            if theirs.has(&path) && fields::value(object, &path) != fields::value(wanted, &path) {
+            if theirs.has_leaf(&path) && fields::value(object, &path) != fields::value(wanted, &path) {
                 let name = other["manager"].as_str().unwrap_or_default();
                 let field = fields::display(&path);
                 texts.push(format!("conflict with \"{name}\": {field}"));

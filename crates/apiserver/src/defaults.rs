@@ -3,6 +3,8 @@
 
 mod pod;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::registry::ResourceInfo;
@@ -34,7 +36,9 @@ pub fn fill_in(info: &ResourceInfo, object: &mut Value) {
             }
         }
         ("", "Namespace") => {
-            if let Some(spec) = sub(map, "spec") {
+            // Of one that ends, the finalizer is removed and must not come back.
+            let ends = map.get("metadata").is_some_and(|m| m["deletionTimestamp"].is_string());
+            if !ends && let Some(spec) = sub(map, "spec") {
                 fill(spec, "finalizers", json!(["kubernetes"]));
             }
             if let Some(status) = sub(map, "status") {
@@ -42,7 +46,7 @@ pub fn fill_in(info: &ResourceInfo, object: &mut Value) {
             }
         }
         ("", "Service") => service(map),
-        ("", "Secret") => fill(map, "type", json!("Opaque")),
+        ("", "Secret") => secret(map),
         ("apps", "Deployment") => deployment(map),
         ("apps", "ReplicaSet") | ("", "ReplicationController") => {
             if let Some(spec) = sub(map, "spec") {
@@ -61,6 +65,17 @@ pub fn fill_in(info: &ResourceInfo, object: &mut Value) {
             sub(map, "status");
         }
         _ => {}
+    }
+}
+
+/// `stringData` is for writing only: it becomes data.
+fn secret(map: &mut Map<String, Value>) {
+    fill(map, "type", json!("Opaque"));
+    let Some(Value::Object(texts)) = map.remove("stringData") else { return };
+    if let Some(data) = sub(map, "data") {
+        for (key, text) in texts {
+            data.insert(key, STANDARD.encode(text.as_str().unwrap_or_default()).into());
+        }
     }
 }
 
@@ -158,6 +173,10 @@ fn service(map: &mut Map<String, Value>) {
         let Some(port) = port.as_object_mut() else { continue };
         fill(port, "protocol", json!("TCP"));
         let target = port.get("port").cloned().unwrap_or_default();
+        // Clients written in Go send zero for what they leave out.
+        if port.get("targetPort").is_some_and(|t| *t == 0 || t == "") {
+            port.remove("targetPort");
+        }
         fill(port, "targetPort", target);
     }
 }

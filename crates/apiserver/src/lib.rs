@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod patch;
 pub mod path;
 pub mod pki;
+pub mod protobuf;
 pub mod registry;
 pub mod rest;
 pub mod schema;

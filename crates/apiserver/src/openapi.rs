@@ -32,7 +32,21 @@ fn v2_document(registry: &Registry) -> Value {
     for (name, definition) in all_definitions(registry) {
         definitions.insert(name, rewritten(&definition, "#/definitions/"));
     }
-    json!({"swagger": "2.0", "info": info(), "paths": {}, "definitions": definitions})
+    let paths: Map<String, Value> =
+        registry.all().iter().filter(|i| !i.virtual_only).map(|i| v2_path(i)).collect();
+    json!({"swagger": "2.0", "info": info(), "paths": paths, "definitions": definitions})
+}
+
+/// Only the patch of one object: clients read from it whether a kind can be tried without being stored.
+fn v2_path(info: &ResourceInfo) -> (String, Value) {
+    let query = |name: &str| json!({"name": name, "in": "query", "type": "string", "uniqueItems": true});
+    let patch = json!({
+        "x-kubernetes-action": "patch", "x-kubernetes-group-version-kind": kind_extension(info),
+        "consumes": ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"],
+        "parameters": [query("dryRun"), query("fieldManager"), query("fieldValidation"), query("force")],
+        "responses": {"200": {"description": "OK"}},
+    });
+    (format!("{}/{{name}}", collection_path(info)), json!({"patch": patch}))
 }
 
 /// `/openapi/v3`: where the documents are.
@@ -83,14 +97,19 @@ fn kind_extension(info: &ResourceInfo) -> Value {
     json!({"group": info.group, "version": info.version, "kind": info.kind})
 }
 
-/// Paths with the operations on them: kubectl reads from them which parameters a resource takes.
-fn v3_paths(info: &ResourceInfo) -> Map<String, Value> {
+fn collection_path(info: &ResourceInfo) -> String {
     let base = if info.group.is_empty() {
         format!("/api/{}", info.version)
     } else {
         format!("/apis/{}/{}", info.group, info.version)
     };
     let scope = if info.namespaced { "/namespaces/{namespace}" } else { "" };
+    format!("{base}{scope}/{}", info.plural)
+}
+
+/// Paths with the operations on them: kubectl reads from them which parameters a resource takes.
+fn v3_paths(info: &ResourceInfo) -> Map<String, Value> {
+    let path = collection_path(info);
     let schema = json!({"$ref": format!("#/components/schemas/{}", name_of(info))});
     let query =
         |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
@@ -102,13 +121,10 @@ fn v3_paths(info: &ResourceInfo) -> Map<String, Value> {
         })
     };
     let mut paths = Map::new();
-    paths.insert(
-        format!("{base}{scope}/{}", info.plural),
-        json!({"get": operation("list"), "post": operation("post")}),
-    );
+    paths.insert(path.clone(), json!({"get": operation("list"), "post": operation("post")}));
     if !info.virtual_only {
         let one = json!({"get": operation("get"), "put": operation("put"), "patch": operation("patch"), "delete": operation("delete")});
-        paths.insert(format!("{base}{scope}/{}/{{name}}", info.plural), one);
+        paths.insert(format!("{path}/{{name}}"), one);
     }
     paths
 }
@@ -124,9 +140,6 @@ fn name_of(info: &ResourceInfo) -> String {
 
 fn all_definitions(registry: &Registry) -> Map<String, Value> {
     let mut all = schema::definitions().clone();
-    for definition in all.values_mut() {
-        merge_hints(definition);
-    }
     for info in registry.all() {
         let name = name_of(&info);
         if let Some(custom) = &info.custom {
@@ -147,19 +160,6 @@ fn all_definitions(registry: &Registry) -> Map<String, Value> {
         }
     }
     all
-}
-
-/// `x-kubernetes-patch-merge-key` where lists are merged by key.
-fn merge_hints(definition: &mut Value) {
-    let Some(properties) = definition["properties"].as_object_mut() else { return };
-    for (field, property) in properties {
-        if property["type"] == "array"
-            && let Some(keys) = crate::patch::merge_keys(field, &[])
-        {
-            property["x-kubernetes-patch-merge-key"] = keys[0].into();
-            property["x-kubernetes-patch-strategy"] = "merge".into();
-        }
-    }
 }
 
 fn references(value: &Value, all: &mut Vec<String>) {

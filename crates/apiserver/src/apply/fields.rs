@@ -109,6 +109,18 @@ impl FieldSet {
         true
     }
 
+    /// Whether exactly this is a leaf of the set: owned itself, not only through something below it.
+    pub fn has_leaf(&self, path: &[Step]) -> bool {
+        let mut tree = &self.0;
+        for step in path {
+            match tree.get(&name(step)).and_then(Value::as_object) {
+                Some(next) => tree = next,
+                None => return false,
+            }
+        }
+        tree.keys().all(|key| key == ".")
+    }
+
     /// The set without the leaves for which `gone` says so.
     pub fn without(&self, gone: impl Fn(&[Step]) -> bool) -> Self {
         let mut rest = Map::new();
@@ -247,7 +259,11 @@ pub(super) fn remove(object: &mut Value, path: &[Step]) {
         Step::Key(keys) => {
             let Some(list) = object.as_array_mut() else { return };
             let Some(at) = list.iter().position(|item| has_keys(item, keys)) else { return };
-            remove(&mut list[at], rest);
+            // A key stays as long as the element does, which is found by it.
+            let is_key = matches!(rest, [Step::Field(field)] if keys.contains_key(field));
+            if !is_key {
+                remove(&mut list[at], rest);
+            }
             // Nothing but the keys is left: the element itself was owned.
             let bare = list[at].as_object().is_some_and(|item| item.keys().all(|k| keys.contains_key(k)));
             if rest.is_empty() || bare {

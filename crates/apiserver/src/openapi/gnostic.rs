@@ -25,7 +25,68 @@ struct Info {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Paths {}
+struct Paths {
+    #[prost(message, repeated, tag = "2")]
+    path: Vec<NamedPathItem>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NamedPathItem {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<PathItem>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PathItem {
+    #[prost(message, optional, tag = "8")]
+    patch: Option<Operation>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Operation {
+    #[prost(string, repeated, tag = "7")]
+    consumes: Vec<String>,
+    #[prost(message, repeated, tag = "8")]
+    parameters: Vec<ParametersItem>,
+    #[prost(message, optional, tag = "9")]
+    responses: Option<Responses>,
+    #[prost(message, repeated, tag = "13")]
+    vendor_extension: Vec<NamedAny>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Responses {}
+
+/// One of several alternatives at each of three levels; only parameters of the query are written.
+#[derive(Clone, PartialEq, Message)]
+struct ParametersItem {
+    #[prost(message, optional, tag = "1")]
+    parameter: Option<Parameter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Parameter {
+    #[prost(message, optional, tag = "2")]
+    non_body: Option<NonBodyParameter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NonBodyParameter {
+    #[prost(message, optional, tag = "3")]
+    query: Option<QueryParameter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct QueryParameter {
+    #[prost(string, tag = "2")]
+    place: String,
+    #[prost(string, tag = "4")]
+    name: String,
+    #[prost(string, tag = "6")]
+    kind: String,
+}
 
 /// `Definitions` and `Properties` have the same shape.
 #[derive(Clone, PartialEq, Message)]
@@ -106,10 +167,43 @@ pub(super) fn encode(document: &Value) -> Vec<u8> {
             title: text(&document["info"]["title"]),
             version: text(&document["info"]["version"]),
         }),
-        paths: Some(Paths {}),
+        paths: Some(paths(&document["paths"])),
         definitions: Some(named(&document["definitions"])),
     }
     .encode_to_vec()
+}
+
+fn paths(map: &Value) -> Paths {
+    let all = map.as_object().into_iter().flatten();
+    let item = |value: &Value| PathItem { patch: Some(operation(&value["patch"])) };
+    Paths {
+        path: all
+            .map(|(name, value)| NamedPathItem { name: name.clone(), value: Some(item(value)) })
+            .collect(),
+    }
+}
+
+fn operation(value: &Value) -> Operation {
+    let list = |key: &str| value[key].as_array().into_iter().flatten();
+    let parameter = |value: &Value| {
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let query = QueryParameter { place: text("in"), name: text("name"), kind: text("type") };
+        let non_body = Some(NonBodyParameter { query: Some(query) });
+        ParametersItem { parameter: Some(Parameter { non_body }) }
+    };
+    Operation {
+        consumes: list("consumes").filter_map(|c| c.as_str().map(str::to_owned)).collect(),
+        parameters: list("parameters").map(parameter).collect(),
+        responses: Some(Responses {}),
+        vendor_extension: extensions(value),
+    }
+}
+
+fn extensions(value: &Value) -> Vec<NamedAny> {
+    let all = value.as_object().into_iter().flatten();
+    all.filter(|(key, _)| key.starts_with("x-kubernetes-"))
+        .map(|(name, value)| NamedAny { name: name.clone(), value: Some(Any { yaml: value.to_string() }) })
+        .collect()
 }
 
 fn named(map: &Value) -> Named {
@@ -124,8 +218,6 @@ fn named(map: &Value) -> Named {
 fn schema(value: &Value) -> Schema {
     let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let additional = &value["additionalProperties"];
-    let extensions =
-        value.as_object().into_iter().flatten().filter(|(key, _)| key.starts_with("x-kubernetes-"));
     // A schema without a type takes anything; the older validator wants to be told so by an object that is open.
     let int_or_string = value["x-kubernetes-int-or-string"] == true;
     let kind = if int_or_string { "string".to_owned() } else { text("type") };
@@ -151,11 +243,6 @@ fn schema(value: &Value) -> Schema {
         kind: (!kind.is_empty()).then(|| TypeItem { value: vec![kind] }),
         items: value["items"].is_object().then(|| Items { schema: vec![schema(&value["items"])] }),
         properties: value["properties"].is_object().then(|| named(&value["properties"])),
-        vendor_extension: extensions
-            .map(|(name, value)| NamedAny {
-                name: name.clone(),
-                value: Some(Any { yaml: value.to_string() }),
-            })
-            .collect(),
+        vendor_extension: extensions(value),
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bodies of requests: JSON or YAML, bounded.
+//! Bodies of requests: JSON, YAML or protobuf, bounded.
 
 use axum::body::Body;
 use http::{HeaderMap, Request, header};
@@ -30,10 +30,8 @@ async fn bytes(request: Request<Body>) -> Result<bytes::Bytes, Refusal> {
 fn decode(content_type: &str, bytes: &[u8]) -> Result<Value, Refusal> {
     let kind = content_type.split(';').next().unwrap_or_default().trim();
     if kind.ends_with("protobuf") {
-        return Err(Refusal::unsupported_media_type(format!(
-            "the body of the request was in an unknown format ({kind}) - accepted media types include: \
-             application/json, application/yaml"
-        )));
+        return crate::protobuf::decode(bytes)
+            .map_err(|e| Refusal::bad_request(format!("error decoding protobuf: {e}")));
     }
     if kind.ends_with("yaml") {
         return serde_yaml_ng::from_slice(bytes)

@@ -61,7 +61,34 @@ pub(super) fn definitions() -> Map<String, Value> {
             definition.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
         }
     }
+    for row in include_str!("lists.txt").lines().filter(|line| !line.starts_with('#')) {
+        declare_merging(&mut definitions, row);
+    }
     definitions
+}
+
+/// The types do not tell how their lists are merged; clients and patches want to know.
+fn declare_merging(definitions: &mut Map<String, Value>, row: &str) {
+    let mut words = row.split(' ');
+    let mut next = || words.next().unwrap_or("-");
+    let (definition, field, kind, strategy, key) = (next(), next(), next(), next(), next());
+    let property = definitions.get_mut(definition).and_then(|d| d.get_mut("properties")?.get_mut(field));
+    let Some(property) = property.and_then(Value::as_object_mut) else { return };
+    let mut set = |name: &str, value: Value| property.insert(format!("x-kubernetes-{name}"), value);
+    if let (kind, keys) = kind.split_once(':').unwrap_or((kind, ""))
+        && kind != "-"
+    {
+        set("list-type", kind.into());
+        if !keys.is_empty() {
+            set("list-map-keys", keys.split(',').collect());
+        }
+    }
+    if strategy != "-" {
+        set("patch-strategy", strategy.into());
+    }
+    if key != "-" {
+        set("patch-merge-key", key.into());
+    }
 }
 
 pub(super) fn names() -> Names {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What identifies an object: names, uid, revision, times; set by the server and immutable.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::super::Call;
 use crate::status::{Cause, Refusal};
@@ -41,7 +41,12 @@ pub(super) fn for_create(call: &Call, object: &mut Value) -> Result<(), Refusal>
     }
     map.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     map.insert("creationTimestamp".into(), call.api.now().into());
-    map.insert("generation".into(), 1.into());
+    if super::rules::has_generation(&call.info) {
+        map.insert("generation".into(), 1.into());
+    } else {
+        map.remove("generation");
+    }
+    drop_empty(metadata);
     object["apiVersion"] = call.info.api_version().into();
     object["kind"] = call.info.kind.as_str().into();
     Ok(())
@@ -86,9 +91,20 @@ pub(super) fn for_update(call: &Call, live: &Value, object: &mut Value) -> Resul
     {
         metadata["managedFields"] = managed.clone();
     }
+    drop_empty(metadata);
     object["apiVersion"] = call.info.api_version().into();
     object["kind"] = call.info.kind.as_str().into();
     Ok(())
+}
+
+/// What holds nothing is not written, so that adding and removing leaves no trace.
+fn drop_empty(metadata: &mut Value) {
+    let empty = |value: &Value| {
+        value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+    };
+    if let Some(map) = metadata.as_object_mut() {
+        map.retain(|_, value| !empty(value));
+    }
 }
 
 fn check_type(call: &Call, object: &Value) -> Result<(), Refusal> {

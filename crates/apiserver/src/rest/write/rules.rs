@@ -14,6 +14,22 @@ pub(super) fn keeps_status_on_create(info: &ResourceInfo) -> bool {
     info.custom.is_none() && info.kind == "Node"
 }
 
+/// Kinds whose specification somebody observes.
+pub(super) fn has_generation(info: &ResourceInfo) -> bool {
+    let groups = [
+        "apps",
+        "batch",
+        "networking.k8s.io",
+        "policy",
+        "discovery.k8s.io",
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+    ];
+    info.custom.is_some()
+        || groups.contains(&info.group.as_str())
+        || info.group.is_empty() && matches!(info.kind.as_str(), "Pod" | "ReplicationController")
+}
+
 pub(super) fn on_create(call: &Call, object: &mut Value) -> Result<(), Refusal> {
     namespace_is_open(call, object)?;
     match (call.info.group.as_str(), call.info.kind.as_str()) {
@@ -54,7 +70,7 @@ pub(super) fn on_update(call: &Call, live: &Value, object: &mut Value) -> Result
         value.as_object_mut().map(|v| ["metadata", "status"].map(|key| v.remove(key)));
         value
     };
-    if main && without(live) != without(object) {
+    if main && has_generation(&call.info) && without(live) != without(object) {
         let generation = live["metadata"]["generation"].as_i64().unwrap_or(1);
         object["metadata"]["generation"] = (generation + 1).into();
     }
