@@ -28,7 +28,7 @@ enum Program {
 
 /// Run one of the sample programs.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  meltemi sample details --port 9080")]
+#[command(disable_version_flag = true, after_help = "Example:\n  meltemi sample details --port 9080")]
 pub struct Args {
     /// Which
     program: Program,
