@@ -7,6 +7,7 @@ mod fields;
 use serde_json::{Value, json};
 
 pub use self::fields::{FieldSet, Step};
+use crate::schema::Typed;
 use crate::status::Refusal;
 
 /// Who changes an object, and how.
@@ -31,6 +32,7 @@ pub struct Manager<'a> {
 pub fn apply(
     live: Option<&Value>,
     config: &Value,
+    typed: Typed<'_>,
     manager: &Manager<'_>,
     force: bool,
 ) -> Result<Value, Refusal> {
@@ -39,7 +41,7 @@ pub fn apply(
         metadata.remove("managedFields");
         metadata.remove("resourceVersion");
     }
-    let mine = FieldSet::of(&wanted);
+    let mine = FieldSet::of(&wanted, typed);
     let mut object = live.cloned().unwrap_or_else(|| json!({}));
     let mut managers = managed(&object);
     if !force {
@@ -58,7 +60,7 @@ pub fn apply(
             fields::remove(&mut object, &path);
         }
     }
-    fields::merge(&mut object, &wanted, "");
+    fields::merge(&mut object, &wanted, typed);
     // What is forced belongs to the applier alone.
     for entry in &mut managers {
         let theirs = FieldSet::from_v1(&entry["fieldsV1"]);
@@ -74,7 +76,7 @@ pub fn apply(
 }
 
 /// Notes an update (PUT, POST or another patch): fields that changed belong to the updater now.
-pub fn note_update(before: Option<&Value>, object: &mut Value, manager: &Manager<'_>) {
+pub fn note_update(before: Option<&Value>, object: &mut Value, typed: Typed<'_>, manager: &Manager<'_>) {
     let mut plain = object.clone();
     if let Some(metadata) = plain.get_mut("metadata").and_then(Value::as_object_mut) {
         for key in ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"]
@@ -82,7 +84,7 @@ pub fn note_update(before: Option<&Value>, object: &mut Value, manager: &Manager
             metadata.remove(key);
         }
     }
-    let all = FieldSet::of(&plain);
+    let all = FieldSet::of(&plain, typed);
     let changed = all.without(|path| {
         before.is_some_and(|before| fields::value(before, path) == fields::value(&plain, path))
     });
@@ -166,53 +168,64 @@ mod tests {
         Manager { name, operation: "Apply", api_version: "v1", subresource: "", time: "2026-01-01T00:00:00Z" }
     }
 
+    fn typed() -> Typed<'static> {
+        static SCHEMA: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| {
+            json!({"properties": {"status": {"properties": {"conditions": {"type": "array",
+                "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}}}}})
+        });
+        Typed::new(&SCHEMA)
+    }
+
     fn config(data: Value) -> Value {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data})
     }
 
     #[test]
     fn what_is_no_longer_applied_goes() {
-        let one = apply(None, &config(json!({"a": "1", "b": "2"})), &manager("x"), false).unwrap();
-        let two = apply(Some(&one), &config(json!({"a": "1"})), &manager("x"), false).unwrap();
+        let one = apply(None, &config(json!({"a": "1", "b": "2"})), typed(), &manager("x"), false).unwrap();
+        let two = apply(Some(&one), &config(json!({"a": "1"})), typed(), &manager("x"), false).unwrap();
         assert_eq!(two["data"], json!({"a": "1"}));
     }
 
     #[test]
     fn another_managers_field_is_a_conflict_unless_forced() {
-        let one = apply(None, &config(json!({"a": "1"})), &manager("x"), false).unwrap();
-        let refusal = apply(Some(&one), &config(json!({"a": "2"})), &manager("y"), false).unwrap_err();
+        let one = apply(None, &config(json!({"a": "1"})), typed(), &manager("x"), false).unwrap();
+        let refusal =
+            apply(Some(&one), &config(json!({"a": "2"})), typed(), &manager("y"), false).unwrap_err();
         assert_eq!(refusal.message, "Apply failed with 1 conflict: conflict with \"x\": .data.a");
-        let forced = apply(Some(&one), &config(json!({"a": "2"})), &manager("y"), true).unwrap();
+        let forced = apply(Some(&one), &config(json!({"a": "2"})), typed(), &manager("y"), true).unwrap();
         assert_eq!(forced["data"]["a"], "2");
         // x owns nothing of it any more, and may drop it without effect.
-        let again = apply(Some(&forced), &config(json!({})), &manager("x"), false).unwrap();
+        let again = apply(Some(&forced), &config(json!({})), typed(), &manager("x"), false).unwrap();
         assert_eq!(again["data"]["a"], "2");
         // Same value is no conflict; both own it, and it stays when one drops it.
-        let shared = apply(Some(&one), &config(json!({"a": "1"})), &manager("y"), false).unwrap();
-        let kept = apply(Some(&shared), &config(json!({})), &manager("x"), false).unwrap();
+        let shared = apply(Some(&one), &config(json!({"a": "1"})), typed(), &manager("y"), false).unwrap();
+        let kept = apply(Some(&shared), &config(json!({})), typed(), &manager("x"), false).unwrap();
         assert_eq!(kept["data"]["a"], "1");
     }
 
     #[test]
     fn keyed_lists_are_owned_element_by_element() {
         let of = |list: Value| json!({"kind": "Gateway", "metadata": {"name": "g"}, "status": {"conditions": list}});
-        let one = apply(None, &of(json!([{"type": "A", "status": "True"}])), &manager("x"), false).unwrap();
+        let one = apply(None, &of(json!([{"type": "A", "status": "True"}])), typed(), &manager("x"), false)
+            .unwrap();
         let two =
-            apply(Some(&one), &of(json!([{"type": "B", "status": "True"}])), &manager("y"), false).unwrap();
+            apply(Some(&one), &of(json!([{"type": "B", "status": "True"}])), typed(), &manager("y"), false)
+                .unwrap();
         assert_eq!(two["status"]["conditions"].as_array().unwrap().len(), 2);
-        let three = apply(Some(&two), &of(json!([])), &manager("x"), false).unwrap();
+        let three = apply(Some(&two), &of(json!([])), typed(), &manager("x"), false).unwrap();
         assert_eq!(three["status"]["conditions"], json!([{"type": "B", "status": "True"}]));
     }
 
     #[test]
     fn an_update_takes_over_what_it_changes() {
-        let one = apply(None, &config(json!({"a": "1", "b": "1"})), &manager("x"), false).unwrap();
+        let one = apply(None, &config(json!({"a": "1", "b": "1"})), typed(), &manager("x"), false).unwrap();
         let mut two = one.clone();
         two["data"]["a"] = "2".into();
         let updater = Manager { name: "edit", operation: "Update", ..manager("edit") };
-        note_update(Some(&one), &mut two, &updater);
-        let refusal =
-            apply(Some(&two), &config(json!({"a": "1", "b": "1"})), &manager("x"), false).unwrap_err();
+        note_update(Some(&one), &mut two, typed(), &updater);
+        let refusal = apply(Some(&two), &config(json!({"a": "1", "b": "1"})), typed(), &manager("x"), false)
+            .unwrap_err();
         assert!(refusal.message.contains("conflict with \"edit\": .data.a"), "{}", refusal.message);
     }
 }

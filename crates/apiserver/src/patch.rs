@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::status::Refusal;
 
-pub use self::strategic::{merge_keys, strategic};
+pub use self::strategic::strategic;
 
 /// Kinds of patches, by content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 mod builtin;
 mod check;
+mod typed;
 
 use std::sync::OnceLock;
 
@@ -14,6 +15,7 @@ use crate::registry::ResourceInfo;
 use crate::status::Cause;
 
 pub use self::check::Found;
+pub use self::typed::{ListKind, Typed};
 
 /// Definitions of all built-in kinds, by name (`io.k8s.api.core.v1.Pod`), as JSON schema with `#/$defs/` references.
 pub fn definitions() -> &'static serde_json::Map<String, Value> {
@@ -71,9 +73,20 @@ fn rules(schema: &Value, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         .map(|error| Cause {
             field: error.field_path.clone(),
             reason: "FieldValueInvalid",
-            message: format!("Invalid value: {}", error.message),
+            message: format!("Invalid value: {}: {}", shown(object, &error.field_path), error.message),
         })
         .collect()
+}
+
+/// A value in a message: objects and lists by their type only, as Kubernetes shows them.
+fn shown(object: &Value, path: &str) -> String {
+    let pointer: String =
+        path.replace('[', ".").replace(']', "").split('.').map(|step| format!("/{step}")).collect();
+    match object.pointer(&pointer) {
+        Some(value @ (Value::String(_) | Value::Number(_) | Value::Bool(_))) => value.to_string(),
+        Some(Value::Array(_)) => "\"array\"".into(),
+        _ => "\"object\"".into(),
+    }
 }
 
 /// Removes the fields that [`check`] found unknown, as Kubernetes does for built-in kinds unless asked to be strict.

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::schema::{ListKind, Typed};
+
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -21,21 +23,6 @@ pub(super) type Path = Vec<Step>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FieldSet(Map<String, Value>);
 
-/// Lists merged by keys under server-side apply (`x-kubernetes-list-map-keys`), by field name.
-fn list_keys(field: &str, elements: &[Value]) -> Option<&'static [&'static str]> {
-    let keys: Option<&'static [&'static str]> = match field {
-        "ports" if elements.iter().any(|e| e.get("containerPort").is_some()) => {
-            Some(&["containerPort", "protocol"])
-        }
-        "ports" if elements.iter().all(|e| e.get("port").is_some()) => Some(&["port", "protocol"]),
-        "listeners" => Some(&["name"]),
-        _ => crate::patch::merge_keys(field, elements),
-    };
-    keys.filter(|_| !elements.is_empty() && elements.iter().all(Value::is_object))
-}
-
-const SETS: &[&str] = &["finalizers"];
-
 /// Never owned: identity of the object and what the server writes.
 const UNOWNED: &[&str] = &["apiVersion", "kind"];
 const UNOWNED_METADATA: &[&str] = &[
@@ -51,7 +38,7 @@ const UNOWNED_METADATA: &[&str] = &[
 
 impl FieldSet {
     /// The fields that an applied configuration names.
-    pub fn of(object: &Value) -> Self {
+    pub fn of(object: &Value, typed: Typed<'_>) -> Self {
         let mut tree = Map::new();
         for (key, value) in object.as_object().into_iter().flatten() {
             if UNOWNED.contains(&key.as_str()) {
@@ -66,11 +53,11 @@ impl FieldSet {
                     .map(|(k, v)| (k.clone(), v.clone()))
                     .collect();
                 if !kept.is_empty() {
-                    tree.insert("f:metadata".into(), subtree(key, &Value::Object(kept)));
+                    tree.insert("f:metadata".into(), subtree(&Value::Object(kept), typed.field(key)));
                 }
                 continue;
             }
-            tree.insert(format!("f:{key}"), subtree(key, value));
+            tree.insert(format!("f:{key}"), subtree(value, typed.field(key)));
         }
         Self(tree)
     }
@@ -142,37 +129,28 @@ impl FieldSet {
     }
 }
 
-fn subtree(field: &str, value: &Value) -> Value {
+fn subtree(value: &Value, typed: Typed<'_>) -> Value {
     match value {
-        Value::Object(map) if !map.is_empty() => {
-            Value::Object(map.iter().map(|(k, v)| (format!("f:{k}"), subtree(k, v))).collect())
+        Value::Object(map) if !map.is_empty() && !typed.is_atomic_map() => {
+            Value::Object(map.iter().map(|(k, v)| (format!("f:{k}"), subtree(v, typed.field(k)))).collect())
         }
-        Value::Array(list) if SETS.contains(&field) => {
-            Value::Object(list.iter().map(|item| (format!("v:{item}"), json!({}))).collect())
-        }
-        Value::Array(list) => match list_keys(field, list) {
-            Some(keys) => Value::Object(
+        Value::Array(list) => match typed.list() {
+            ListKind::Set => {
+                Value::Object(list.iter().map(|item| (format!("v:{item}"), json!({}))).collect())
+            }
+            ListKind::Map(keys) if list.iter().all(Value::is_object) => Value::Object(
                 list.iter()
                     .map(|item| {
-                        let mut inner = subtree("", item);
+                        let mut inner = subtree(item, typed.items());
                         inner["."] = json!({});
-                        (name(&Step::Key(key_of(item, keys))), inner)
+                        (name(&Step::Key(typed.items().keys_of(item, &keys))), inner)
                     })
                     .collect(),
             ),
-            None => json!({}),
+            ListKind::Map(_) | ListKind::Atomic => json!({}),
         },
         _ => json!({}),
     }
-}
-
-fn key_of(item: &Value, keys: &[&str]) -> Map<String, Value> {
-    keys.iter()
-        .map(|key| {
-            let default = if *key == "protocol" { json!("TCP") } else { Value::Null };
-            ((*key).to_owned(), item.get(*key).cloned().unwrap_or(default))
-        })
-        .collect()
 }
 
 fn name(step: &Step) -> String {
@@ -279,34 +257,34 @@ pub(super) fn remove(object: &mut Value, path: &[Step]) {
 }
 
 /// Merges an applied configuration into an object: maps by field, keyed lists by element, all else replaced.
-pub(super) fn merge(object: &mut Value, wanted: &Value, field: &str) {
+pub(super) fn merge(object: &mut Value, wanted: &Value, typed: Typed<'_>) {
     match (&mut *object, wanted) {
-        (Value::Object(target), Value::Object(wanted)) => {
+        (Value::Object(target), Value::Object(wanted)) if !typed.is_atomic_map() => {
             for (key, value) in wanted {
                 match target.get_mut(key) {
-                    Some(inner) => merge(inner, value, key),
+                    Some(inner) => merge(inner, value, typed.field(key)),
                     None => {
                         target.insert(key.clone(), value.clone());
                     }
                 }
             }
         }
-        (Value::Array(list), Value::Array(items)) => {
-            let both: Vec<Value> = list.iter().chain(items).cloned().collect();
-            if SETS.contains(&field) {
-                list.extend(items.iter().filter(|i| !both[..both.len() - items.len()].contains(i)).cloned());
-            } else if let Some(keys) = list_keys(field, &both) {
+        (Value::Array(list), Value::Array(items)) => match typed.list() {
+            ListKind::Set => {
+                let new: Vec<Value> = items.iter().filter(|item| !list.contains(item)).cloned().collect();
+                list.extend(new);
+            }
+            ListKind::Map(keys) if list.iter().chain(items).all(Value::is_object) => {
                 for item in items {
-                    let wanted = key_of(item, keys);
-                    match list.iter_mut().find(|i| has_keys(i, &wanted)) {
-                        Some(found) => merge(found, item, ""),
+                    let wanted = typed.items().keys_of(item, &keys);
+                    match list.iter_mut().find(|item| has_keys(item, &wanted)) {
+                        Some(found) => merge(found, item, typed.items()),
                         None => list.push(item.clone()),
                     }
                 }
-            } else {
-                list.clone_from(items);
             }
-        }
+            ListKind::Map(_) | ListKind::Atomic => list.clone_from(items),
+        },
         _ => *object = wanted.clone(),
     }
 }

@@ -4,41 +4,17 @@
 
 use serde_json::{Map, Value};
 
-/// The keys by which a list under this field name is merged; none when it is replaced as a whole.
-///
-/// The API declares them field by field; the names are unambiguous but for `ports`, whose key follows its owner.
-pub fn merge_keys(field: &str, elements: &[Value]) -> Option<&'static [&'static str]> {
-    Some(match field {
-        "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "imagePullSecrets" | "env" => {
-            &["name"]
-        }
-        "volumeMounts" => &["mountPath"],
-        "volumeDevices" => &["devicePath"],
-        "ports" if elements.iter().any(|e| e.get("containerPort").is_some()) => &["containerPort"],
-        "ports" => &["port"],
-        "hostAliases" | "podIPs" | "hostIPs" => &["ip"],
-        "conditions" | "addresses" => &["type"],
-        "ownerReferences" => &["uid"],
-        "topologySpreadConstraints" => &["topologyKey"],
-        "taints" => &["key"],
-        "secrets" => &["name"],
-        "webhooks" => &["name"],
-        _ => return None,
-    })
-}
-
-/// Lists of plain values that are merged as sets.
-const SETS: &[&str] = &["finalizers"];
+use crate::schema::{ListKind, Typed};
 
 /// Applies a strategic merge patch.
-pub fn strategic(object: &mut Value, patch: &Value) {
+pub fn strategic(object: &mut Value, patch: &Value, typed: Typed<'_>) {
     match (object, patch) {
-        (Value::Object(target), Value::Object(patch)) => merge_maps(target, patch),
+        (Value::Object(target), Value::Object(patch)) => merge_maps(target, patch, typed),
         (target, patch) => *target = without_directives(patch),
     }
 }
 
-fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>, typed: Typed<'_>) {
     match patch.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
             *target =
@@ -64,57 +40,60 @@ fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
         } else if change.is_null() {
             target.remove(key);
         } else {
-            merge_field(target, key, change);
+            merge_field(target, key, change, typed.field(key));
         }
     }
     for (key, order) in patch {
         if let (Some(field), Some(order)) = (key.strip_prefix("$setElementOrder/"), order.as_array())
             && let Some(Value::Array(list)) = target.get_mut(field)
         {
-            reorder(field, list, order);
+            reorder(typed.field(field), list, order);
         }
     }
 }
 
-fn merge_field(target: &mut Map<String, Value>, key: &str, change: &Value) {
+fn merge_field(target: &mut Map<String, Value>, key: &str, change: &Value, typed: Typed<'_>) {
     match (target.get_mut(key), change) {
-        (Some(Value::Object(target)), Value::Object(change)) => merge_maps(target, change),
-        (Some(Value::Array(list)), Value::Array(changes)) => merge_lists(key, list, changes),
+        (Some(Value::Object(target)), Value::Object(change)) => merge_maps(target, change, typed),
+        (Some(Value::Array(list)), Value::Array(changes)) => merge_lists(list, changes, typed),
         (_, change) => {
             target.insert(key.to_owned(), without_directives(change));
         }
     }
 }
 
-fn merge_lists(field: &str, list: &mut Vec<Value>, changes: &[Value]) {
-    if SETS.contains(&field) {
-        list.extend(changes.iter().filter(|c| !list.contains(c)).cloned().collect::<Vec<_>>());
-        return;
-    }
-    let elements: Vec<Value> = list.iter().chain(changes).cloned().collect();
+fn merge_lists(list: &mut Vec<Value>, changes: &[Value], typed: Typed<'_>) {
     let replaces = changes.iter().any(|c| c.get("$patch").and_then(Value::as_str) == Some("replace"));
-    let keys = merge_keys(field, &elements).filter(|_| elements.iter().all(Value::is_object));
-    let Some(keys) = keys.filter(|_| !replaces) else {
-        *list = changes.iter().filter(|c| c.get("$patch").is_none()).map(without_directives).collect();
-        return;
+    let keys = match typed.strategic() {
+        ListKind::Set => {
+            list.extend(changes.iter().filter(|c| !list.contains(c)).cloned().collect::<Vec<_>>());
+            return;
+        }
+        ListKind::Map(keys) if !replaces && list.iter().chain(changes).all(Value::is_object) => keys,
+        ListKind::Map(_) | ListKind::Atomic => {
+            *list = changes.iter().filter(|c| c.get("$patch").is_none()).map(without_directives).collect();
+            return;
+        }
     };
     for change in changes {
         let same = |item: &Value| keys.iter().all(|key| item.get(key) == change.get(key));
         if change.get("$patch").and_then(Value::as_str) == Some("delete") {
             list.retain(|item| !same(item));
         } else if let Some(item) = list.iter_mut().find(|item| same(item)) {
-            strategic(item, change);
+            strategic(item, change, typed.items());
         } else {
             list.push(without_directives(change));
         }
     }
 }
 
-fn reorder(field: &str, list: &mut [Value], order: &[Value]) {
-    let keys = merge_keys(field, list);
+fn reorder(typed: Typed<'_>, list: &mut [Value], order: &[Value]) {
+    let kind = typed.strategic();
     let rank = |item: &Value| {
-        let same = |wanted: &Value| match keys {
-            Some(keys) if item.is_object() => keys.iter().all(|key| item.get(key) == wanted.get(key)),
+        let same = |wanted: &Value| match &kind {
+            ListKind::Map(keys) if item.is_object() => {
+                keys.iter().all(|key| item.get(key) == wanted.get(key))
+            }
             _ => item == wanted,
         };
         order.iter().position(same).unwrap_or(order.len())
@@ -143,6 +122,11 @@ mod tests {
 
     #[test]
     fn lists_merge_by_key_and_maps_by_field() {
+        let schema = json!({"properties": {
+            "metadata": {"$ref": "#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
+            "spec": {"$ref": "#/$defs/io.k8s.api.core.v1.PodSpec"},
+            "container": {"$ref": "#/$defs/io.k8s.api.core.v1.Container"},
+            "service": {"$ref": "#/$defs/io.k8s.api.core.v1.ServiceSpec"}}});
         let cases = [
             (
                 json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}}),
@@ -170,19 +154,25 @@ mod tests {
                 json!({"metadata": {"finalizers": ["b"]}}),
             ),
             (
-                json!({"env": [{"name": "a"}, {"name": "b"}]}),
-                json!({"$setElementOrder/env": [{"name": "b"}, {"name": "a"}], "env": [{"name": "b", "value": "1"}]}),
-                json!({"env": [{"name": "b", "value": "1"}, {"name": "a"}]}),
+                json!({"container": {"env": [{"name": "a"}, {"name": "b"}]}}),
+                json!({"container": {"$setElementOrder/env": [{"name": "b"}, {"name": "a"}],
+                    "env": [{"name": "b", "value": "1"}]}}),
+                json!({"container": {"env": [{"name": "b", "value": "1"}, {"name": "a"}]}}),
             ),
             (
-                json!({"ports": [{"port": 80, "targetPort": 1}]}),
-                json!({"ports": [{"port": 80, "targetPort": 2}, {"port": 81}]}),
-                json!({"ports": [{"port": 80, "targetPort": 2}, {"port": 81}]}),
+                json!({"service": {"ports": [{"port": 80, "targetPort": 1}]}}),
+                json!({"service": {"ports": [{"port": 80, "targetPort": 2}, {"port": 81}]}}),
+                json!({"service": {"ports": [{"port": 80, "targetPort": 2}, {"port": 81}]}}),
+            ),
+            (
+                json!({"container": {"ports": [{"containerPort": 80}, {"containerPort": 81}]}}),
+                json!({"container": {"ports": [{"containerPort": 81, "name": "b"}]}}),
+                json!({"container": {"ports": [{"containerPort": 80}, {"containerPort": 81, "name": "b"}]}}),
             ),
         ];
         for (object, patch, expected) in cases {
             let mut result = object.clone();
-            strategic(&mut result, &patch);
+            strategic(&mut result, &patch, Typed::new(&schema));
             assert_eq!(result, expected, "{object} + {patch}");
         }
     }

@@ -16,6 +16,7 @@ use super::read::respond;
 use crate::admission::{self, Operation};
 use crate::apply::{self, Manager};
 use crate::patch::{self, PatchKind};
+use crate::schema::Typed;
 use crate::status::Refusal;
 use crate::store::{Store, StoreError, Stored};
 use crate::{defaults, events, schema};
@@ -109,7 +110,7 @@ pub(super) async fn patch(call: &Call, kind: PatchKind, patch: Value) -> Result<
                      application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
                 ));
             }
-            PatchKind::Strategic => patch::strategic(&mut object, &patch),
+            PatchKind::Strategic => patch::strategic(&mut object, &patch, Typed::of(&call.info)),
             PatchKind::Merge | PatchKind::Apply => patch::merge(&mut object, &patch),
         }
         Ok(object)
@@ -143,7 +144,7 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
     };
     let exists = call.api.store.get(&call.info.key, call.namespace(), call.name()).is_some();
     if !exists && call.subresource().is_empty() {
-        let object = apply::apply(None, &config, &manager, true)?;
+        let object = apply::apply(None, &config, Typed::of(&call.info), &manager, true)?;
         return match create_object(call, object, Some(())).await {
             Ok((value, _)) => Ok(with_warnings(respond(call, StatusCode::CREATED, &value), &warnings)),
             Err(refusal) => Err(refusal),
@@ -151,7 +152,7 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
     }
     let expected = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
     let (value, more) = change(call, expected.as_deref(), "Apply", |live| {
-        apply::apply(Some(live), &config, &manager, call.options.force)
+        apply::apply(Some(live), &config, Typed::of(&call.info), &manager, call.options.force)
     })
     .await?;
     warnings.extend(more);
@@ -299,7 +300,7 @@ fn note(call: &Call, before: Option<&Value>, object: &mut Value, subresource: &s
     let (name, time, api_version) = (call.manager(), call.api.now(), call.info.api_version());
     let manager =
         Manager { name: &name, operation: "Update", api_version: &api_version, subresource, time: &time };
-    apply::note_update(before, object, &manager);
+    apply::note_update(before, object, Typed::of(&call.info), &manager);
 }
 
 fn rbac(call: &Call, object: &Value) -> Result<(), Refusal> {

@@ -28,7 +28,7 @@ pub(super) fn field(schema: &Value, value: &Value, path: &str, found: &mut Found
 }
 
 /// Follows `$ref` and `allOf` of one element (schemars wraps references so to add a description).
-fn resolve(schema: &Value) -> &Value {
+pub(super) fn resolve(schema: &Value) -> &Value {
     let reference = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
     match reference.and_then(|r| r.strip_prefix("#/$defs/")) {
         Some(name) => super::definitions().get(name).map_or(schema, |s| s),
