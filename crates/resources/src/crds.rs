@@ -8,6 +8,7 @@
 pub mod gateway;
 pub mod networking;
 pub mod rules;
+pub mod security;
 pub mod structural;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

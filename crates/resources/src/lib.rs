@@ -2,3 +2,4 @@
 //! API types of the mesh (security, networking, telemetry), their CRDs and validation, from YAML to model.
 
 pub mod crds;
+pub mod policies;

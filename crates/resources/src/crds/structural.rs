@@ -69,6 +69,7 @@ fn unions(map: &mut Map<String, Value>) {
     for key in ["oneOf", "anyOf", "allOf"] {
         let Some(Value::Array(mut members)) = map.remove(key) else { continue };
         members.retain(|m| !is_null(m));
+        members.iter_mut().for_each(rewrite);
         let constants: Option<Vec<Value>> =
             members.iter().map(constants).collect::<Option<Vec<_>>>().map(|v| v.concat());
         if let Some(constants) = constants.filter(|c| !c.is_empty()) {
