@@ -297,7 +297,7 @@ pub(crate) async fn start(
         exit,
     });
     let waiting = running.clone();
-    ctx.tasks.spawn_job("container", async move {
+    ctx.job("container", async move {
         let exit = waiting.child.ended().await.unwrap_or(Exit::Code(255));
         // What it wrote last belongs to its log; a descendant that keeps the pipe open does not hold up the end.
         let drained =
@@ -326,7 +326,7 @@ impl Context {
         output: broadcast::Sender<(Stream, Bytes)>,
     ) -> watch::Receiver<()> {
         let (done, ended) = watch::channel(());
-        self.tasks.spawn_job("container output", async move {
+        self.job("container output", async move {
             let mut writer = log.writer(stream);
             let mut buffer = vec![0; 16 << 10];
             let result = loop {

@@ -151,6 +151,21 @@ impl Context {
         })
     }
 
+    /// Spawns what may end at any time, and ends when the runner is told to stop.
+    pub(crate) fn job<F, E>(&self, name: &str, work: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display + Send + 'static,
+    {
+        let mut drain = self.tasks.drain();
+        self.tasks.spawn_job(name, async move {
+            tokio::select! {
+                result = work => result,
+                () = drain.started() => Ok(()),
+            }
+        });
+    }
+
     pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {
         lock(&self.pool)
     }

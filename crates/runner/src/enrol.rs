@@ -69,6 +69,11 @@ pub(crate) fn eligible(pod: &Pod, namespace: Option<&BTreeMap<String, String>>) 
     own == Some("ambient") || (of_namespace == Some("ambient") && own != Some("none"))
 }
 
+/// Whether the Pod's annotation says that it is enrolled.
+fn said(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(ANNOTATION))
+}
+
 /// A Pod's own choices.
 fn options(pod: &Pod) -> Options {
     let annotation =
@@ -84,7 +89,7 @@ fn options(pod: &Pod) -> Options {
 pub(crate) async fn before_start(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>) {
     reconcile(ctx, entry, sandbox, true).await;
     let (ctx, entry, sandbox) = (ctx.clone(), entry.clone(), Arc::downgrade(sandbox));
-    ctx.clone().tasks.spawn_job("enrolment", async move {
+    ctx.clone().job("enrolment", async move {
         let mut object = entry.object.subscribe();
         let mut namespaces = ctx.enrolment.namespaces.subscribe();
         loop {
@@ -125,6 +130,10 @@ async fn reconcile(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sand
         eligible(&pod, namespaces.get(&entry.namespace))
     };
     if wanted == *enrolled {
+        // Left by an earlier life of the Pod or of this process.
+        if starting && !wanted && said(&pod) {
+            annotate(ctx, entry, None).await;
+        }
         return;
     }
     let result = if wanted {

@@ -41,7 +41,7 @@ pub(crate) fn observe(ctx: &Arc<Context>, pod: Arc<Pod>) {
     pods.insert(uid.clone(), entry.clone());
     drop(pods);
     let ctx = ctx.clone();
-    ctx.clone().tasks.spawn_job("pod", async move {
+    ctx.clone().job("pod", async move {
         live(&ctx, &entry).await;
         ctx.pods().remove(&uid);
         Ok::<(), Infallible>(())
@@ -72,6 +72,12 @@ async fn live(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
         tokio::select! {
             () = work(ctx, entry) => {}
             () = asked => {}
+            () = deadline(entry) => {
+                let message = "Pod was active on the node longer than the specified deadline".to_owned();
+                ctx.events.normal(&entry.pod(), None, "DeadlineExceeded", message.clone());
+                run::terminate(ctx, entry).await;
+                entry.update(|s| s.failed = Some(("DeadlineExceeded".to_owned(), message)));
+            }
         }
         // Finished Pods stay until somebody deletes them.
         let mut object = entry.object.subscribe();
@@ -92,6 +98,26 @@ async fn live(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
         std::fs::remove_dir_all(logs)
     })
     .await;
+}
+
+/// Resolves when the Pod has been active for as long as it may.
+async fn deadline(entry: &Arc<PodEntry>) {
+    let mut object = entry.object.subscribe();
+    loop {
+        let seconds = object.borrow_and_update().spec.as_ref().and_then(|s| s.active_deadline_seconds);
+        let passed = Timestamp::now().duration_since(entry.state().started);
+        let left = seconds.map(|s| jiff::SignedDuration::from_secs(s).saturating_sub(passed));
+        let over = async {
+            match left {
+                Some(left) => tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => return,
+            changed = object.changed() => if changed.is_err() { return std::future::pending().await },
+        }
+    }
 }
 
 /// Everything from the sandbox to the last container's end.

@@ -77,6 +77,11 @@ impl Sandbox {
         Ok(Self { pause, netns, _lifeline: write })
     }
 
+    /// Process id of its first process.
+    pub fn pid(&self) -> i32 {
+        self.pause.pid()
+    }
+
     /// Its network namespace.
     pub fn netns(&self) -> &NetNs {
         &self.netns

@@ -68,7 +68,7 @@ pub(crate) async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
                 () = drain.started() => return Ok::<(), Infallible>(()),
             };
             let (ctx2, acceptor) = (ctx.clone(), acceptor.clone());
-            ctx.tasks.spawn_job("kubelet API connection", serve(ctx2, acceptor, stream));
+            ctx.job("kubelet API connection", serve(ctx2, acceptor, stream));
         }
     });
     Ok(())

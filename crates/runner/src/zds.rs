@@ -138,7 +138,7 @@ pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {
                 continue;
             }
         }
-        ctx.tasks.spawn_job("zds", async move {
+        ctx.job("zds", async move {
             let (id, snapshot, commands) = proxies.connect();
             tracing::info!(proxy = id, pods = snapshot.len(), "node proxy connected");
             let result = talk(&proxies, &socket, snapshot, commands).await;
@@ -158,7 +158,7 @@ fn is_proxy(ctx: &Context, pid: i32, uid: u32) -> bool {
             let pod = entry.pod();
             let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref());
             let proxy = entry.namespace == "istio-system" && account == Some("ztunnel");
-            proxy && entry.running().values().any(|r| namespace_of(r.child.pid()).as_ref() == Some(&theirs))
+            proxy && entry.sandbox().is_some_and(|s| namespace_of(s.pid()).as_ref() == Some(&theirs))
         })
 }
 
@@ -222,4 +222,97 @@ async fn request(
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(read_ack(&answer.bytes).map_err(io::Error::other)?.map_or(Ok(()), Err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meltemi_wire::zds::{ack, hello};
+
+    fn workload(uid: &str) -> Workload {
+        let text = |suffix: &str| format!("{uid}-{suffix}");
+        let netns = Arc::new(NetNs::current().unwrap());
+        Workload {
+            uid: uid.into(),
+            name: text("name"),
+            namespace: text("ns"),
+            service_account: text("sa"),
+            netns,
+        }
+    }
+
+    /// A proxy's side: what it was asked, answered with success.
+    async fn asked(socket: &SeqPacket) -> Request {
+        let message = socket.recv(MAX_MESSAGE).await.unwrap();
+        let request = Request::decode(&message.bytes).unwrap();
+        assert_eq!(message.fds.len(), usize::from(matches!(request, Request::Add(_))));
+        if let [fd] = &message.fds[..] {
+            let received = NetNs::from_fd(fd.try_clone().unwrap()).id().unwrap();
+            assert_eq!(received, NetNs::current().unwrap().id().unwrap());
+        }
+        socket.send(&ack(None), &[]).await.unwrap();
+        request
+    }
+
+    fn is_add(request: &Request, uid: &str) -> bool {
+        matches!(request, Request::Add(w) if w.uid == uid && w.name == format!("{uid}-name"))
+    }
+
+    async fn connected(proxies: &Proxies) -> (SeqPacket, impl Future<Output = ()> + use<>) {
+        let (ours, theirs) = SeqPacket::pair().unwrap();
+        theirs.send(&hello(), &[]).await.unwrap();
+        let (id, snapshot, commands) = proxies.connect();
+        let proxies = proxies.clone();
+        let serving = async move {
+            let _ = talk(&proxies, &ours, snapshot, commands).await;
+            proxies.disconnect(id);
+        };
+        (theirs, serving)
+    }
+
+    #[tokio::test]
+    async fn a_proxy_gets_a_snapshot_then_changes_and_the_newest_takes_over() {
+        let proxies = Proxies::default();
+        let early = proxies.add(workload("early"));
+        let (first, serving_first) = connected(&proxies).await;
+        let script = async {
+            assert!(is_add(&asked(&first).await, "early"));
+            assert_eq!(asked(&first).await, Request::SnapshotSent);
+            early.await.unwrap();
+            let (second, serving_second) = connected(&proxies).await;
+            let rest = async {
+                assert!(is_add(&asked(&second).await, "early"));
+                assert_eq!(asked(&second).await, Request::SnapshotSent);
+                let late = proxies.add(workload("late"));
+                assert!(is_add(&asked(&second).await, "late"));
+                late.await.unwrap();
+                proxies.remove("early");
+                assert_eq!(asked(&second).await, Request::Delete("early".into()));
+                assert_eq!(asked(&first).await, Request::Delete("early".into()));
+                // The newest goes: the other one learns what only that one knew.
+                drop(second);
+                assert!(is_add(&asked(&first).await, "late"));
+                drop(first);
+            };
+            tokio::join!(serving_second, rest);
+        };
+        tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(serving_first, script) })
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refusal_reaches_who_waits() {
+        let proxies = Proxies::default();
+        let (proxy, serving) = connected(&proxies).await;
+        let script = async {
+            assert_eq!(asked(&proxy).await, Request::SnapshotSent);
+            let adding = proxies.add(workload("a"));
+            proxy.recv(MAX_MESSAGE).await.unwrap();
+            proxy.send(&ack(Some("no such namespace")), &[]).await.unwrap();
+            assert_eq!(adding.await.unwrap_err(), "no such namespace");
+            drop(proxy);
+        };
+        tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(serving, script) }).await.unwrap();
+    }
 }

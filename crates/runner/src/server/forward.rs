@@ -43,7 +43,7 @@ pub(super) async fn open(
     let connected = tokio::time::timeout(CONNECT, connect).await.map_err(timeout).and_then(|r| r);
     let mut stream = connected.map_err(refused)?;
     let _ = stream.set_nodelay(true);
-    ctx.tasks.spawn_job("port-forward", async move {
+    ctx.job("port-forward", async move {
         let upgraded = hyper::upgrade::on(request).await.map_err(io::Error::other)?;
         tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut stream).await.map(drop)
     });

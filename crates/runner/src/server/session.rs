@@ -57,7 +57,7 @@ pub(super) async fn open(
     let response = switching(&request, PROTOCOL)?;
     let program = if exec { Some(start(entry, &running, query).await?) } else { None };
     let wants = Wants { stdin: query.is("stdin"), stdout: query.is("stdout"), stderr: query.is("stderr") };
-    ctx.tasks.spawn_job(if exec { "exec" } else { "attach" }, async move {
+    ctx.job(if exec { "exec" } else { "attach" }, async move {
         let upgraded = hyper::upgrade::on(request).await.map_err(io::Error::other)?;
         let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
         let (tx, mut rx) = mpsc::channel::<(u8, Bytes)>(16);
