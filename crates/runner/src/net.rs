@@ -111,6 +111,9 @@ pub fn connect_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io
     let there = VethEnd { name: "eth0".into(), mac: pod_mac };
     pod.run(|| {
         write_sysctl("ipv6/conf/default/disable_ipv6", "1")?;
+        // A proxy inside speaks with its clients' addresses over the loopback; whose they are is checked outside.
+        write_sysctl("ipv4/conf/all/rp_filter", "0")?;
+        write_sysctl("ipv4/conf/default/rp_filter", "0")?;
         write_sysctl("ipv4/ip_unprivileged_port_start", "0")?;
         write_sysctl("ipv4/ping_group_range", "0 0")
     })?;

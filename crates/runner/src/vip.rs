@@ -70,12 +70,25 @@ pub(crate) fn rules(table: &Table, pods: Ipv4Net, service_range: Ipv4Net, held: 
             rules: jump("refused"),
         });
     }
+    let input = base(Kind::Filter, Hook::Input, FILTER);
+    chains.push(Chain { name: "input".into(), base: input, rules: vec![probe_only()] });
     chains.push(Chain {
         name: "postrouting".into(),
         base: base(Kind::Nat, Hook::Postrouting, SNAT),
         rules: postrouting,
     });
     Rules { family: Family::Ip, name: NAME.into(), chains }
+}
+
+/// From the probe address connections only go out: a captured Pod's traffic to it is not captured, so it must not
+/// be a way to the node's own ports.
+fn probe_only() -> Rule {
+    Rule::new()
+        .when(Match::InInterface("lo".into(), Is::Not))
+        .when(Match::Destination(host(meltemi_capture::PROBE_SOURCE_V4), Is::Equal))
+        .when(Match::Protocol(L4::Tcp))
+        .when(Match::TcpSyn)
+        .then(Action::Refuse)
 }
 
 /// Every Service's ports at every address that stands for it.
