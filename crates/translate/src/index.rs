@@ -20,6 +20,7 @@ use crate::condition::Condition;
 use crate::facts::{Labels, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts, selects};
 use crate::labels;
 use crate::mesh::MeshConfig;
+use crate::security::peer::Peers;
 use crate::waypoints::WaypointFacts;
 use scope::Scope;
 
@@ -40,6 +41,8 @@ pub enum Change {
     Waypoint(NamespacedName, Option<WaypointFacts>),
     /// A policy that node proxies enforce.
     Policy(NamespacedName, Option<PolicyFacts>),
+    /// Every PeerAuthentication.
+    Peers(Peers),
     /// Services that some AuthorizationPolicy targets, by the policy's name.
     Targets(NamespacedName, Vec<NamespacedName>),
 }
@@ -109,6 +112,7 @@ pub struct Index {
     users: HashMap<NamespacedName, BTreeSet<User>>,
     wishes: HashMap<User, NamespacedName>,
     policies: HashMap<NamespacedName, PolicyFacts>,
+    peers: Peers,
     /// Services by the policies that target them.
     guards: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
     targets: HashMap<NamespacedName, Vec<NamespacedName>>,
@@ -139,6 +143,7 @@ impl Index {
             users: HashMap::new(),
             wishes: HashMap::new(),
             policies: HashMap::new(),
+            peers: Peers::default(),
             guards: HashMap::new(),
             targets: HashMap::new(),
             dirty: Dirty::default(),
@@ -235,6 +240,7 @@ impl Index {
             Change::Node(name, locality) => self.apply_node(name, locality),
             Change::Waypoint(name, facts) => self.apply_waypoint(name, facts),
             Change::Policy(name, facts) => self.apply_policy(name, facts),
+            Change::Peers(peers) => self.apply_peers(peers),
             Change::Targets(policy, services) => self.apply_targets(policy, services),
         }
     }
@@ -373,6 +379,25 @@ impl Index {
             if everywhere || name == namespace {
                 let pods = scope.pods_selected(selector);
                 self.dirty.pods.extend(pods.into_iter().map(|p| NamespacedName::new(name.clone(), p)));
+            }
+        }
+    }
+
+    fn apply_peers(&mut self, peers: Peers) {
+        let differs = peers.differs(&self.peers, &self.mesh);
+        let before = self.peers.policies(&self.mesh);
+        let after = peers.policies(&self.mesh);
+        self.peers = peers;
+        for name in before.keys().filter(|name| !after.contains_key(*name)) {
+            self.apply_policy(name.clone(), None);
+        }
+        for (name, policy) in after {
+            self.apply_policy(name, Some(PolicyFacts { policy, selector: None }));
+        }
+        for (namespace, scope) in &self.namespaces {
+            if differs.as_ref().is_none_or(|only| only.contains(namespace)) {
+                let pods = scope.pods.keys().map(|p| NamespacedName::new(namespace.clone(), p.clone()));
+                self.dirty.pods.extend(pods);
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod index;
 pub mod labels;
 pub mod mesh;
 pub mod routes;
+pub mod security;
 pub mod services;
 pub mod waypoints;
 pub mod workloads;

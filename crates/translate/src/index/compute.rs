@@ -168,6 +168,7 @@ impl Index {
         if pod.name.namespace != root {
             add(&root);
         }
+        policies.extend(self.peers.name_for(&pod.name.namespace, &pod.labels, &self.mesh));
         policies.sort();
         let application_tunnel = pod.labels.get(labels::GATEWAY_NAME).and_then(|gateway| {
             let name = NamespacedName::new(pod.name.namespace.clone(), gateway.as_str());

@@ -208,3 +208,21 @@ spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]
     index.apply(Change::Slice(slice.name, None));
     assert_eq!(index.flush().removed_workloads.len(), 1);
 }
+
+#[test]
+fn a_strict_mesh_names_the_policy_on_every_workload() {
+    use crate::security::peer::{Peer, Peers};
+    let (mut index, _) = index(vec![productpage(true)]);
+    let peer = Peer {
+        name: NamespacedName::new("istio-system", "default"),
+        created: String::new(),
+        spec: serde_yaml_ng::from_str("{mtls: {mode: STRICT}}").unwrap(),
+    };
+    index.apply(Change::Peers(Peers::new(vec![peer])));
+    let delta = index.flush();
+    assert_eq!(delta.policies.len(), 1);
+    assert_eq!(delta.workloads[0].authorization_policies, [delta.policies[0].name.clone()]);
+    index.apply(Change::Peers(Peers::default()));
+    let delta = index.flush();
+    assert_eq!((delta.removed_policies.len(), delta.workloads[0].authorization_policies.len()), (1, 0));
+}

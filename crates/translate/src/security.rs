@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects of `security.istio.io`: what they mean at layer 7, what of it a node proxy is told, and what their status
+//! says.
+
+pub mod authorization;
+pub mod layer4;
+pub mod peer;
+
+pub use authorization::{Authorization, Reference};

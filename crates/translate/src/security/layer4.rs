@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What of a policy a node proxy is told, and what its status says of it.
+//!
+//! An ALLOW rule that needs HTTP is dropped: stricter. A DENY rule loses its HTTP conditions and denies what remains,
+//! all of it if nothing remains: stricter too.
+
+use std::collections::BTreeSet;
+
+use meltemi_model::authz::{Action, Attribute, Clause, Match, Policy, Rule};
+
+use super::authorization::Authorization;
+use crate::condition::Condition;
+
+/// Type of the condition.
+pub const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
+
+/// What a node proxy is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Projected {
+    /// The policy; none when a node proxy has no part in it.
+    pub policy: Option<Policy>,
+    /// `ZtunnelAccepted`; none when the policy has targets.
+    pub condition: Option<Condition>,
+}
+
+/// Projects a policy to layer 4.
+pub fn project(authorization: &Authorization) -> Projected {
+    let policy = &authorization.policy;
+    if !authorization.targets.is_empty() {
+        return Projected { policy: None, condition: None };
+    }
+    let refuse = |message: String| Projected {
+        policy: None,
+        condition: Some(Condition::no(ZTUNNEL_ACCEPTED, "UnsupportedValue", message)),
+    };
+    if policy.dry_run {
+        return refuse(format!(
+            "found policy \"{}\" using dry-run annotation, but support for ambient dry-run authorizationPolicies isn't \
+             enabled",
+            policy.name
+        ));
+    }
+    match &policy.action {
+        Action::Audit => refuse("ztunnel does not support the AUDIT action".to_owned()),
+        Action::Custom { .. } => refuse("ztunnel does not support the CUSTOM action".to_owned()),
+        Action::Allow => allow(policy),
+        Action::Deny => deny(policy),
+    }
+}
+
+/// Whether a node proxy can be told of an attribute. A trust domain is of layer 4, but its wire form has no field for
+/// it.
+fn fits(attribute: &Attribute) -> bool {
+    !attribute.needs_l7() && *attribute != Attribute::SourceTrustDomain
+}
+
+fn needs(policy: &Policy) -> BTreeSet<String> {
+    let predicates =
+        policy.rules.iter().flat_map(|r| &r.clauses).flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
+    predicates
+        .filter(|p| !fits(&p.attribute))
+        .flat_map(|p| names(&p.attribute, &p.values, &p.not_values))
+        .collect()
+}
+
+/// Names of a field as its author wrote it.
+fn names(attribute: &Attribute, values: &[impl Sized], not_values: &[impl Sized]) -> Vec<String> {
+    let pair = |positive: &str, negative: &str| {
+        let mut out = Vec::new();
+        if !values.is_empty() {
+            out.push(positive.to_owned());
+        }
+        if !not_values.is_empty() {
+            out.push(negative.to_owned());
+        }
+        out
+    };
+    match attribute {
+        Attribute::Host => pair("hosts", "notHosts"),
+        Attribute::Method => pair("methods", "notMethods"),
+        Attribute::Path => pair("paths", "notPaths"),
+        Attribute::RemoteIp => pair("remoteIpBlocks", "notRemoteIpBlocks"),
+        Attribute::RequestPrincipal => pair("requestPrincipals", "notRequestPrincipals"),
+        Attribute::SourceTrustDomain => pair("trustDomains", "notTrustDomains"),
+        Attribute::ConnectionSni => vec!["connection.sni".to_owned()],
+        Attribute::Header(name) => vec![format!("request.headers[{name}]")],
+        Attribute::RequestAuthAudiences => vec!["request.auth.audiences".to_owned()],
+        Attribute::RequestAuthPresenter => vec!["request.auth.presenter".to_owned()],
+        Attribute::RequestAuthClaim(path) => vec![format!("request.auth.claims[{}]", path.join("]["))],
+        Attribute::Unsupported(key) => vec![key.to_string()],
+        other => vec![format!("{other:?}")],
+    }
+}
+
+fn accepted(policy: &Policy, note: &str) -> Option<Condition> {
+    let found = needs(policy);
+    if found.is_empty() {
+        return Some(Condition::yes(ZTUNNEL_ACCEPTED, "Accepted", "attached to ztunnel"));
+    }
+    let found: Vec<String> = found.into_iter().collect();
+    let message = format!(
+        "ztunnel does not support HTTP attributes (found: {}). In ambient mode you must use a waypoint proxy to enforce \
+         HTTP rules. {note}",
+        found.join(", ")
+    );
+    Some(Condition::yes(ZTUNNEL_ACCEPTED, "UnsupportedValue", message))
+}
+
+fn allow(policy: &Policy) -> Projected {
+    let whole = |rule: &&Rule| {
+        rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates).all(|p| fits(&p.attribute))
+    };
+    let rules = policy.rules.iter().filter(whole).cloned().collect();
+    let note = "Within an ALLOW policy, rules matching HTTP attributes are omitted. This will be more restrictive than \
+                requested.";
+    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(policy, note) }
+}
+
+fn deny(policy: &Policy) -> Projected {
+    let rules = policy.rules.iter().map(strip).collect();
+    let note = "DENY policy with HTTP attributes is enforced without the HTTP rules. This will be more restrictive than \
+                requested.";
+    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(policy, note) }
+}
+
+/// A rule without what needs layer 7. A clause with a match that has nothing left matches all: it is left out, for
+/// an empty match on the wire is one that Istio's node proxy skips.
+fn strip(rule: &Rule) -> Rule {
+    let clauses = rule.clauses.iter().filter_map(|clause| {
+        let matches: Vec<Match> = clause
+            .matches
+            .iter()
+            .map(|m| Match {
+                predicates: m.predicates.iter().filter(|p| fits(&p.attribute)).cloned().collect(),
+            })
+            .collect();
+        let all = matches.is_empty() || matches.iter().any(|m| m.predicates.is_empty());
+        (!all).then(|| Clause { origin: clause.origin, matches })
+    });
+    Rule { clauses: clauses.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use meltemi_model::NamespacedName;
+
+    use super::*;
+    use crate::facts::Labels;
+    use crate::mesh::MeshConfig;
+    use crate::security::authorization;
+
+    fn projected(yaml: &str) -> Projected {
+        let spec = serde_yaml_ng::from_str(yaml).unwrap();
+        let name = NamespacedName::new("default", "p");
+        project(&authorization::read(&name, &spec, &Labels::new(), &MeshConfig::default()).unwrap())
+    }
+
+    #[test]
+    fn an_allow_rule_that_needs_http_is_dropped() {
+        let both = "{rules: [{from: [{source: {principals: [a]}}]}, {to: [{operation: {methods: [GET]}}]}]}";
+        let got = projected(both);
+        assert_eq!(got.policy.unwrap().rules.len(), 1);
+        let message = got.condition.unwrap().message;
+        assert!(
+            message.starts_with("ztunnel does not support HTTP attributes (found: methods). In ambient"),
+            "{message}"
+        );
+        assert!(message.ends_with("This will be more restrictive than requested."));
+        let only = projected("{rules: [{to: [{operation: {methods: [GET]}}]}]}").policy.unwrap();
+        assert!(only.rules.is_empty(), "allows nothing");
+    }
+
+    #[test]
+    fn a_deny_rule_denies_what_remains() {
+        let rules = |yaml: &str| projected(yaml).policy.unwrap().rules;
+        let ports = rules("{action: DENY, rules: [{to: [{operation: {ports: ['80'], methods: [GET]}}]}]}");
+        assert_eq!(ports[0].clauses[0].matches[0].predicates.len(), 1);
+        let from = rules(
+            "{action: DENY, rules: [{from: [{source: {principals: [a]}}], to: [{operation: {methods: [GET]}}]}]}",
+        );
+        assert_eq!(from[0].clauses.len(), 1, "the source is denied everything");
+        let nothing = rules("{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}");
+        assert_eq!(nothing, [Rule::default()], "everything is denied");
+        let either = rules(
+            "{action: DENY, rules: [{to: [{operation: {methods: [GET]}}, {operation: {ports: ['80']}}]}]}",
+        );
+        assert_eq!(either, [Rule::default()], "one of the two could be any request");
+    }
+
+    #[test]
+    fn trust_domains_have_no_place_on_the_wire() {
+        let yaml = "{rules: [{from: [{source: {principals: [a], trustDomains: [b]}}]}]}";
+        assert!(projected(yaml).policy.unwrap().rules.is_empty());
+    }
+
+    #[test]
+    fn plain_policies_are_attached() {
+        let yaml = "{rules: [{from: [{source: {principals: [a]}}]}]}";
+        assert_eq!(projected(yaml).condition.unwrap().message, "attached to ztunnel");
+        assert_eq!(projected("{action: AUDIT, rules: [{}]}").policy, None);
+        let targeted = projected("{targetRefs: [{kind: Service, group: '', name: x}]}");
+        assert_eq!((targeted.policy, targeted.condition), (None, None));
+    }
+}
