@@ -89,6 +89,8 @@ struct Shelf {
 #[derive(Debug)]
 struct Inner {
     disk: Disk,
+    /// The revision at the start: what happened before is not in any history.
+    base: u64,
     revision: u64,
     shelves: HashMap<ResourceKey, Shelf>,
 }
@@ -112,13 +114,12 @@ impl Store {
         for row in rows {
             let value: Value = serde_json::from_str(&row.json)?;
             let shelf = shelves.entry(row.resource.into()).or_default();
-            // What happened before this start is not in the history any more.
             shelf.forgotten = revision;
             shelf
                 .objects
                 .insert((row.namespace, row.name), Stored { value: Arc::new(value), revision: row.revision });
         }
-        let inner = Inner { disk, revision, shelves };
+        let inner = Inner { disk, base: revision, revision, shelves };
         Ok(Self { inner: Arc::new(Mutex::new(inner)), revision: watch::channel(revision).0 })
     }
 
@@ -273,7 +274,9 @@ impl Store {
     /// forgotten.
     pub fn since(&self, resource: &str, revision: u64) -> Option<(Vec<Arc<Event>>, u64)> {
         let inner = self.lock();
-        let Some(shelf) = inner.shelves.get(resource) else { return Some((Vec::new(), inner.revision)) };
+        let Some(shelf) = inner.shelves.get(resource) else {
+            return (revision >= inner.base).then(|| (Vec::new(), inner.revision));
+        };
         if revision < shelf.forgotten {
             return None;
         }
@@ -285,7 +288,8 @@ impl Store {
 impl Inner {
     fn shelf(&mut self, resource: &str) -> &mut Shelf {
         if !self.shelves.contains_key(resource) {
-            self.shelves.insert(resource.into(), Shelf::default());
+            let shelf = Shelf { forgotten: self.base, ..Shelf::default() };
+            self.shelves.insert(resource.into(), shelf);
         }
         self.shelves.get_mut(resource).expect("inserted above")
     }
@@ -329,7 +333,10 @@ mod tests {
         let store = Store::open(&path).unwrap();
         assert_eq!(store.revision(), revision);
         assert_eq!(store.get("pods", "ns", "a").unwrap().value["x"], 2);
-        assert!(store.since("pods", 0).is_none(), "history does not survive a restart, and says so");
+        for resource in ["pods", "gone"] {
+            assert!(store.since(resource, 0).is_none(), "history does not survive a restart, and says so");
+            assert!(store.since(resource, revision).is_some());
+        }
         assert_eq!(store.list("pods", Some("ns"), Some(&("ns".into(), "a".into()))).0.len(), 1);
     }
 

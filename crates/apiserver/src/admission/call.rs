@@ -60,10 +60,12 @@ async fn exchange(api: &Api, webhook: &Value, review: &Value) -> Result<Value, S
         }
         serde_json::from_slice(&body).map_err(|e| format!("the answer is not JSON: {e}"))
     };
-    tokio::pin!(connection);
+    tokio::pin!(connection, answer);
     tokio::select! {
-        answer = answer => answer,
-        ended = connection => Err(format!("the connection ended: {ended:?}")),
+        biased;
+        done = answer.as_mut() => done,
+        // The other side may close with its answer; what was read of it is still to be had.
+        _ = connection => answer.await,
     }
 }
 

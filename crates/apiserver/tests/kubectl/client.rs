@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What kube-rs does: watches that outlive the server, server-side apply, updates that must not lose each other.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Config};
+use serde_json::json;
+
+use super::server::Server;
+
+async fn client(server: &Server) -> Client {
+    let file = Kubeconfig::read_from(server.kubeconfig()).unwrap();
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+    Client::try_from(config).unwrap()
+}
+
+fn config_map(name: &str) -> ConfigMap {
+    serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let Ok(done) = tokio::time::timeout(Duration::from_secs(20), future).await else {
+        panic!("not within twenty seconds: {what}")
+    };
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_goes_on_after_the_server_was_killed() {
+    for streaming in [false, true] {
+        let mut server = Server::start();
+        let maps: Api<ConfigMap> = Api::default_namespaced(client(&server).await);
+        maps.create(&PostParams::default(), &config_map("a")).await.unwrap();
+        let config =
+            if streaming { watcher::Config::default().streaming_lists() } else { watcher::Config::default() };
+        let mut events = Box::pin(watcher::watcher(maps.clone(), config));
+        let mut names = Vec::new();
+        within("the first list", async {
+            loop {
+                match events.try_next().await.unwrap().unwrap() {
+                    Event::InitApply(map) => names.push(map.metadata.name.unwrap()),
+                    Event::InitDone => break,
+                    _ => {}
+                }
+            }
+        })
+        .await;
+        assert_eq!(names, ["a"], "streaming: {streaming}");
+        maps.create(&PostParams::default(), &config_map("b")).await.unwrap();
+        let next = within("a change", events.try_next()).await.unwrap().unwrap();
+        assert!(matches!(next, Event::Apply(map) if map.metadata.name.as_deref() == Some("b")));
+        maps.delete("a", &DeleteParams::default()).await.unwrap();
+        let next = within("a deletion", events.try_next()).await.unwrap().unwrap();
+        assert!(matches!(next, Event::Delete(map) if map.metadata.name.as_deref() == Some("a")));
+        // The port changes with the process, so the old watch can only end; it must do so with an error, not a hang.
+        server.kill_and_restart();
+        assert!(within("the end of the watch", events.next()).await.unwrap().is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_do_not_lose_each_other() {
+    let server = Server::start();
+    let leases: Api<Lease> = Api::default_namespaced(client(&server).await);
+    let mut lease = Lease { spec: Some(LeaseSpec::default()), ..Lease::default() };
+    lease.metadata.name = Some("l".into());
+    let first = leases.create(&PostParams::default(), &lease).await.unwrap();
+    let mut one = first.clone();
+    one.spec.as_mut().unwrap().holder_identity = Some("one".into());
+    leases.replace("l", &PostParams::default(), &one).await.unwrap();
+    let mut two = first;
+    two.spec.as_mut().unwrap().holder_identity = Some("two".into());
+    let refused = leases.replace("l", &PostParams::default(), &two).await.unwrap_err();
+    let kube::Error::Api(status) = refused else { panic!("{refused}") };
+    assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
+    let apply = PatchParams::apply("three");
+    let patch =
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": {"leaseTransitions": 3}});
+    let applied = leases.patch("l", &apply, &Patch::Apply(&patch)).await.unwrap();
+    assert_eq!(applied.spec.unwrap().holder_identity.as_deref(), Some("one"));
+    let list = leases.list(&ListParams::default().limit(1)).await.unwrap();
+    assert_eq!(list.items.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_with_a_finalizer_waits_for_it() {
+    let server = Server::start();
+    let maps: Api<ConfigMap> = Api::default_namespaced(client(&server).await);
+    let mut map = config_map("f");
+    map.metadata.finalizers = Some(vec!["example.com/wait".into()]);
+    maps.create(&PostParams::default(), &map).await.unwrap();
+    let left = maps.delete("f", &DeleteParams::default()).await.unwrap().left().unwrap();
+    assert!(left.metadata.deletion_timestamp.is_some());
+    let patch = json!({"metadata": {"finalizers": null}});
+    maps.patch("f", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    assert!(maps.get_opt("f").await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_forgotten_revision_is_told_so() {
+    let mut server = Server::start();
+    server.kubectl(&["create", "configmap", "a"]);
+    server.kubectl(&["delete", "configmap", "a"]);
+    server.kill_and_restart();
+    let maps: Api<ConfigMap> = Api::default_namespaced(client(&server).await);
+    let events = maps.watch(&WatchParams::default(), "1").await.unwrap();
+    let code = match within("an answer", std::pin::pin!(events).next()).await {
+        Some(Ok(WatchEvent::Error(status))) => status.code,
+        Some(Err(kube::Error::Api(status))) => status.code,
+        other => panic!("what was deleted before the start cannot be known: {other:?}"),
+    };
+    assert_eq!(code, 410);
+}

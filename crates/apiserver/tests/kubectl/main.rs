@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! kubectl is the judge: what people type, against a server in a process of its own.
+
+mod client;
+mod custom;
+mod server;
+mod webhook;
+mod workloads;
+
+/// Not a test: the process that the tests start and kill.
+#[test]
+#[ignore = "started by the tests as their server"]
+fn server_process() {
+    server::be_the_server();
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Built-in kinds: applied, shown, patched, scaled, deleted, refused.
+
+use std::io::{BufRead, BufReader};
+
+use super::server::Server;
+
+const WEB: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {app: web}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: example.com/web:1
+        ports: [{containerPort: 8080}]
+        env: [{name: A, value: '1'}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, name: http}]
+";
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: one, labels: {app: one}}
+spec:
+  containers: [{name: c, image: x}]
+";
+
+#[test]
+fn what_is_applied_is_shown_and_applying_again_changes_nothing() {
+    let server = Server::start();
+    server.apply(WEB);
+    let again = server.apply(WEB);
+    assert!(again.contains("deployment.apps/web unchanged\nservice/web unchanged"), "{again}");
+    assert!(!again.contains("arning"), "{again}");
+    let wide = server.kubectl(&["get", "deployments", "-o", "wide"]);
+    let (head, row) = wide.split_once('\n').unwrap();
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        words(head),
+        ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES", "SELECTOR"]
+    );
+    assert_eq!(words(row)[..4], ["web", "0/2", "0", "0"]);
+    let all = server.kubectl(&["get", "all", "--show-labels"]);
+    assert!(all.contains("deployment.apps/web") && all.contains("service/kubernetes"), "{all}");
+    let described = server.kubectl(&["describe", "deployment", "web"]);
+    assert!(described.contains("RollingUpdateStrategy:  25% max unavailable, 25% max surge"), "{described}");
+    let address = server.value("service/web", ".spec.clusterIP");
+    assert!(address.starts_with("10.96.") && address != "10.96.0.1", "{address}");
+    assert_eq!(server.value("service/web", ".spec.ports[0].targetPort"), "80");
+    let explained = server.kubectl(&["explain", "deployment.spec.strategy"]);
+    assert!(explained.contains("rollingUpdate"), "{explained}");
+}
+
+#[test]
+fn changes_of_every_kind_reach_the_object() {
+    let server = Server::start();
+    server.apply(WEB);
+    let strategic =
+        r#"{"spec":{"template":{"spec":{"containers":[{"name":"web","env":[{"name":"B","value":"2"}]}]}}}}"#;
+    let steps: &[(&[&str], &str, &str)] = &[
+        (&["label", "deployment", "web", "x=y"], ".metadata.labels.x", "y"),
+        (&["annotate", "deployment", "web", "n=m"], ".metadata.annotations.n", "m"),
+        (&["scale", "deployment", "web", "--replicas=3"], ".spec.replicas", "3"),
+        (
+            &["patch", "deployment", "web", "-p", strategic],
+            ".spec.template.spec.containers[0].env[*].name",
+            "A B",
+        ),
+        (
+            &[
+                "patch",
+                "deployment",
+                "web",
+                "--type=json",
+                "-p",
+                r#"[{"op":"replace","path":"/spec/replicas","value":5}]"#,
+            ],
+            ".spec.replicas",
+            "5",
+        ),
+        (
+            &["patch", "deployment", "web", "--type=merge", "-p", r#"{"spec":{"replicas":0}}"#],
+            ".spec.replicas",
+            "0",
+        ),
+        (
+            &["set", "image", "deployment/web", "web=example.com/web:2"],
+            ".spec.template.spec.containers[0].image",
+            "example.com/web:2",
+        ),
+        (&["label", "deployment", "web", "x-"], ".metadata.labels", r#"{"app":"web"}"#),
+        (&["label", "deployment", "web", "a=b"], ".metadata.generation", "6"),
+    ];
+    for (args, path, expected) in steps {
+        server.kubectl(args);
+        assert_eq!(server.value("deployment/web", path), *expected, "{args:?}");
+    }
+    server.kubectl(&["rollout", "restart", "deployment/web"]);
+    assert_eq!(server.value("deployment/web", ".metadata.generation"), "7");
+    let bad = server.refused(
+        &[
+            "patch",
+            "deployment",
+            "web",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"selector":{"matchLabels":{"a":"b"}}}}"#,
+        ],
+        "",
+    );
+    assert!(bad.contains("field is immutable"), "{bad}");
+}
+
+#[test]
+fn commands_that_make_objects_themselves() {
+    let server = Server::start();
+    let steps: &[&[&str]] = &[
+        &["create", "deployment", "d", "--image=nginx", "--dry-run=server"],
+        &["create", "deployment", "d", "--image=nginx", "--replicas=0"],
+        &["expose", "deployment", "d", "--port=80"],
+        &["run", "p", "--image=x", "--", "sleep", "1"],
+        &["create", "configmap", "c", "--from-literal=a=b"],
+        &["create", "secret", "generic", "s", "--from-literal=a=b"],
+        &["create", "namespace", "other"],
+        &["create", "serviceaccount", "sa"],
+        &["create", "role", "r", "--verb=get", "--resource=pods"],
+        &["create", "rolebinding", "rb", "--role=r", "--serviceaccount=default:sa"],
+        &["create", "clusterrole", "cr", "--verb=*", "--resource=deployments.apps"],
+        &["create", "job", "j", "--image=x"],
+    ];
+    for args in steps {
+        server.kubectl(args);
+    }
+    assert_eq!(server.value("deployment/d", ".spec.replicas"), "0");
+    assert_eq!(server.value("service/d", ".spec.ports[0].targetPort"), "80");
+    assert_eq!(server.value("secret/s", ".data.a"), "Yg==");
+    assert_eq!(server.value("rolebinding/rb", ".subjects[0].name"), "sa");
+    assert_eq!(server.value("pod/p", ".spec.containers[0].args"), r#"["sleep","1"]"#);
+    assert_eq!(server.kubectl(&["auth", "can-i", "create", "pods"]).trim(), "yes");
+}
+
+#[test]
+fn a_pod_gets_its_defaults_and_its_token() {
+    let server = Server::start();
+    server.apply(POD);
+    for (path, expected) in [
+        (".spec.restartPolicy", "Always"),
+        (".spec.dnsPolicy", "ClusterFirst"),
+        (".spec.terminationGracePeriodSeconds", "30"),
+        (".spec.serviceAccountName", "default"),
+        (".spec.containers[0].imagePullPolicy", "Always"),
+        (".spec.containers[0].volumeMounts[0].mountPath", "/var/run/secrets/kubernetes.io/serviceaccount"),
+        (".spec.volumes[0].projected.sources[0].serviceAccountToken.path", "token"),
+        (".status.phase", "Pending"),
+    ] {
+        assert_eq!(server.value("pod/one", path), expected, "{path}");
+    }
+    let table = server.kubectl(&["get", "pods", "--no-headers"]);
+    assert_eq!(table.split_whitespace().take(4).collect::<Vec<_>>(), ["one", "0/1", "Pending", "0"]);
+    let bad = server.refused(&["apply", "-f", "-"], &POD.replace("name: c,", "name: d,"));
+    assert!(bad.contains("pod updates may not change fields"), "{bad}");
+    let orphan =
+        POD.replace("spec:", "spec:\n  serviceAccountName: nobody").replace("name: one", "name: two");
+    let bad = server.refused(&["apply", "-f", "-"], &orphan);
+    assert!(bad.contains("serviceaccount \"nobody\" not found"), "{bad}");
+    assert!(
+        server
+            .kubectl(&[
+                "get",
+                "pods",
+                "-l",
+                "app in (one,two)",
+                "--field-selector=status.phase=Pending",
+                "-o",
+                "name"
+            ])
+            .contains("pod/one")
+    );
+    server.kubectl(&["delete", "pod", "one"]);
+    let gone = server.refused(&["get", "pod", "one"], "");
+    assert_eq!(gone.trim(), "Error from server (NotFound): pods \"one\" not found");
+}
+
+#[test]
+fn a_typo_or_a_wrong_value_is_refused_with_its_path() {
+    let server = Server::start();
+    let cases = [
+        (WEB.replace("replicas:", "replicaz:"), "replicaz\""),
+        (WEB.replace("replicas: 2", "replicas: many"), "replicas"),
+        (
+            WEB.replace("metadata: {labels: {app: web}}", "metadata: {labels: {app: other}}"),
+            "does not match template `labels`",
+        ),
+        (
+            WEB.replace("name: web, labels", "name: Web_, labels"),
+            "a lowercase RFC 1123 subdomain must consist of",
+        ),
+        (WEB.replace("image: example.com/web:1", "imagee: x"), "imagee\""),
+    ];
+    for (yaml, expected) in cases {
+        let said = server.refused(&["apply", "-f", "-"], yaml.split("---").next().unwrap());
+        // Older kubectls find it themselves, and word it their way.
+        assert!(said.contains(expected), "{said}");
+    }
+    let taken = "
+apiVersion: v1
+kind: Service
+metadata: {name: taken}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 1}]}
+";
+    let said = server.refused(&["apply", "-f", "-"], taken);
+    assert!(said.contains("provided IP is already allocated"), "{said}");
+    let said = server.refused(&["create", "-n", "nowhere", "-f", "-"], POD);
+    assert!(said.contains("namespaces \"nowhere\" not found"), "{said}");
+}
+
+#[test]
+fn server_side_apply_knows_who_owns_what() {
+    let server = Server::start();
+    let config =
+        |data: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata: {data}\n");
+    let side = |manager: &'static str| ["--server-side", "--field-manager", manager];
+    server.apply_with(&side("one"), &config("{a: '1', b: '1'}"));
+    server.apply_with(&side("one"), &config("{a: '1', b: '1'}"));
+    let conflict =
+        server.refused(&["apply", "-f", "-", "--server-side", "--field-manager=two"], &config("{a: '2'}"));
+    assert!(conflict.contains("conflict with \"one\": .data.a"), "{conflict}");
+    server.apply_with(&["--server-side", "--field-manager=two", "--force-conflicts"], &config("{a: '2'}"));
+    server.apply_with(&side("one"), &config("{c: '1'}"));
+    assert_eq!(server.value("configmap/c", ".data"), r#"{"a":"2","c":"1"}"#);
+
+    // Lists are owned element by element: what another manager added stays.
+    server.apply_with(&side("one"), WEB);
+    server.apply_with(&side("one"), WEB);
+    let more = WEB.split("---").next().unwrap().replace("name: A, value: '1'", "name: Z, value: '9'");
+    server.apply_with(&side("two"), &more);
+    let names = ".spec.template.spec.containers[0].env[*].name";
+    assert_eq!(server.value("deployment/web", names), "A Z");
+    server.apply_with(&side("two"), &more.replace("env: [{name: Z, value: '9'}]", "env: []"));
+    assert_eq!(server.value("deployment/web", names), "A");
+    server.apply_with(&side("one"), POD);
+    server.apply_with(&side("one"), POD);
+}
+
+#[test]
+fn a_watch_sees_every_change_and_a_page_ends_where_the_next_begins() {
+    let server = Server::start();
+    let mut child = server.command(&["get", "configmaps", "--watch", "-o", "name"]).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for name in ["a", "b", "c"] {
+        server.kubectl(&["create", "configmap", name]);
+    }
+    let seen: Vec<String> = lines.map_while(Result::ok).take(3).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(seen, ["configmap/a", "configmap/b", "configmap/c"]);
+    let page = server.kubectl(&["get", "--raw", "/api/v1/namespaces/default/configmaps?limit=2"]);
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    assert_eq!(page["items"].as_array().unwrap().len(), 2);
+    assert_eq!(page["metadata"]["remainingItemCount"], 1);
+    assert_eq!(server.kubectl(&["get", "configmaps", "--chunk-size=1", "-o", "name"]).lines().count(), 3);
+    server.kubectl(&["delete", "configmaps", "--all"]);
+    assert_eq!(server.kubectl(&["get", "configmaps", "-o", "name"]), "");
+}
+
+#[test]
+fn what_was_acknowledged_survives_sigkill() {
+    let mut server = Server::start();
+    let before = server.kubectl(&["get", "service", "kubernetes", "-o", "jsonpath={.metadata.uid}"]);
+    for name in ["a", "b", "c"] {
+        server.kubectl(&["create", "configmap", name]);
+    }
+    let version = server.value("configmap/c", ".metadata.resourceVersion");
+    server.kill_and_restart();
+    assert_eq!(
+        server.kubectl(&["get", "configmaps", "-o", "name"]),
+        "configmap/a\nconfigmap/b\nconfigmap/c\n"
+    );
+    assert_eq!(server.value("configmap/c", ".metadata.resourceVersion"), version);
+    assert_eq!(server.value("service/kubernetes", ".metadata.uid"), before);
+    server.kubectl(&["create", "configmap", "d"]);
+    let later: u64 = server.value("configmap/d", ".metadata.resourceVersion").parse().unwrap();
+    assert!(later > version.parse().unwrap());
+}
