@@ -64,6 +64,11 @@ impl GatewayAccounts {
         };
     }
 
+    /// Whether a Gateway has proxies at all.
+    pub fn has(&self, gateway: &NamespacedName) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(gateway)
+    }
+
     fn runs_as(&self, gateway: &NamespacedName, account: &str) -> bool {
         let accounts = self.0.read().unwrap_or_else(PoisonError::into_inner);
         accounts.get(gateway).is_some_and(|a| **a == *account)

@@ -23,10 +23,11 @@ use crate::gateways::Gateways;
 use crate::namespaces::Namespaces;
 use crate::pods::Directory;
 use crate::publish::{self, Step};
-use crate::security::Security;
+use crate::security::{Security, World};
 use crate::source::{Event, Kind, Object};
 use crate::status::StatusQueue;
 use crate::statuses;
+use crate::xds::Proxies;
 
 /// Changes that arrive within so much of each other are computed together.
 const DEBOUNCE: Duration = Duration::from_millis(1);
@@ -48,6 +49,8 @@ pub struct Outlets {
     pub status: StatusQueue,
     /// What the proxies are sent.
     pub publisher: Publisher,
+    /// What the proxies say.
+    pub proxies: Proxies,
     /// True once the whole mesh has been published.
     pub published: watch::Sender<bool>,
 }
@@ -67,7 +70,7 @@ impl Engine {
     /// An engine that knows nothing yet.
     pub fn new(mesh: MeshConfig, outlets: Outlets) -> Self {
         Self {
-            security: Security::new(mesh.clone()),
+            security: Security::new(mesh.clone(), outlets.proxies.clone()),
             index: Index::new(mesh),
             table: Table::default(),
             outlets,
@@ -79,10 +82,15 @@ impl Engine {
     pub fn start(mut self, tasks: &Tasks, mut events: mpsc::Receiver<Event>) {
         let mut drain = tasks.drain();
         tasks.spawn("engine", async move {
+            let mut said = self.outlets.proxies.follow();
             loop {
                 let first = tokio::select! {
                     () = drain.started() => return Ok::<(), Infallible>(()),
                     event = events.recv() => event,
+                    _ = said.changed() => {
+                        self.security.acknowledged(&self.index, &self.outlets.status);
+                        continue;
+                    }
                 };
                 let Some(first) = first else { return Ok(()) };
                 self.take(first);
@@ -139,7 +147,7 @@ impl Engine {
                 self.outlets.accounts.set(&name, account.as_deref());
                 let waypoint = WaypointFacts::read(&gateway, self.index.mesh());
                 self.index.apply(Change::Waypoint(name.clone(), waypoint));
-                self.security.see_gateway(&name, Some(&gateway));
+                self.security.see_gateway();
                 self.table.set_gateway(&name, Some(gateway.clone()));
                 self.outlets.gateways.set(&name, gateway);
             }
@@ -170,7 +178,7 @@ impl Engine {
             Kind::Gateway => {
                 self.outlets.accounts.set(&name, None);
                 self.index.apply(Change::Waypoint(name.clone(), None));
-                self.security.see_gateway(&name, None);
+                self.security.see_gateway();
                 self.table.set_gateway(&name, None);
                 self.outlets.gateways.remove(&name);
             }
@@ -184,7 +192,7 @@ impl Engine {
 
     /// Computes what is different and hands it on.
     pub fn flush(&mut self) {
-        for change in self.security.changes(&self.index) {
+        for change in self.security.changes() {
             self.index.apply(change);
         }
         let delta = self.index.flush();
@@ -194,7 +202,8 @@ impl Engine {
         }
         let routed = self.table.flush(&self.index);
         let mut step = Step { delta, routed, ..Step::default() };
-        self.security.flush(&self.index, &mut step);
+        let world = World { index: &self.index, gateways: &self.outlets.accounts, mesh: self.index.mesh() };
+        self.security.flush(&world, &mut step);
         let generation = publish::publish(&self.outlets.publisher, &step);
         self.security.published(generation, &step);
         self.outlets.published.send_replace(true);

@@ -138,6 +138,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         namespaces: namespaces::Namespaces::default(),
         status: status::StatusQueue::default(),
         publisher: Publisher::new(),
+        proxies: xds::Proxies::default(),
         published,
     };
     let authenticator = Arc::new(auth::Authenticator::new(client.clone()));
@@ -147,7 +148,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         pods: outlets.pods.clone(),
         gateways: outlets.accounts.clone(),
     };
-    let proxies = xds::Proxies::default();
+    let proxies = outlets.proxies.clone();
 
     let at = |port| SocketAddr::new(config.listen, port);
     let grpc = tls::bind(at(config.ports.xds)).await?;

@@ -11,6 +11,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
+use meltemi_resources::policies::validate;
 use meltemi_runtime::{Readiness, Tasks};
 use serde_json::{Value, json};
 
@@ -27,7 +28,25 @@ pub type Validate = Arc<dyn Fn(&Value) -> Result<Vec<String>, String> + Send + S
 
 /// The mesh's own judgement of its objects.
 pub fn validator() -> Validate {
-    Arc::new(|_object| Ok(Vec::new()))
+    Arc::new(|object| {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let kind = text(&object["kind"]);
+        let spec = object.get("spec").cloned().unwrap_or_else(|| json!({}));
+        let judged = match kind.as_str() {
+            "AuthorizationPolicy" => serde_json::from_value(spec)
+                .map_err(|e| e.to_string())
+                .and_then(|spec| validate::authorization_policy(&spec)),
+            "PeerAuthentication" => serde_json::from_value(spec)
+                .map_err(|e| e.to_string())
+                .and_then(|spec| validate::peer_authentication(&spec)),
+            // Other kinds are judged by their schema alone.
+            _ => Ok(()),
+        };
+        let metadata = &object["metadata"];
+        judged.map(|()| Vec::new()).map_err(|fault| {
+            format!("invalid policy {}.{}: {fault}", text(&metadata["name"]), text(&metadata["namespace"]))
+        })
+    })
 }
 
 /// `/validate`.
@@ -178,6 +197,18 @@ mod tests {
             answer["response"]["status"]["message"],
             "configuration is invalid: bad CIDR range (1.2.3.4/99)"
         );
+    }
+
+    #[test]
+    fn the_mesh_refuses_what_istio_refuses() {
+        let policy = |spec: Value| {
+            let metadata = json!({ "name": "p", "namespace": "default" });
+            validator()(&json!({ "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec }))
+        };
+        assert!(policy(json!({})).is_ok());
+        let fault = policy(json!({ "rules": [{ "from": [] }] })).unwrap_err();
+        assert_eq!(fault, "invalid policy p.default: `from` must not be nil/empty, found at rule 0");
+        assert!(policy(json!({ "rulez": [] })).unwrap_err().contains("unknown field `rulez`"));
     }
 
     #[test]

@@ -8,15 +8,14 @@ use serde::Serialize;
 const NAMESPACE: &str = include_str!("../../../deploy/namespace.yaml");
 const RBAC: &str = include_str!("../../../deploy/rbac.yaml");
 const CONTROL: &str = include_str!("../../../deploy/istiod.yaml");
-const NODE: &str = include_str!("../../../deploy/ztunnel.yaml");
 
 /// Every object, in the order in which they are applied.
 pub fn objects() -> anyhow::Result<Vec<DynamicObject>> {
     let mut objects = parsed("namespace.yaml", NAMESPACE)?;
-    for definition in crds::gateway::all().into_iter().chain(crds::networking::all()) {
+    for definition in crds::all().chain(crds::security::all()) {
         objects.push(dynamic(&definition)?);
     }
-    for (name, text) in [("rbac.yaml", RBAC), ("istiod.yaml", CONTROL), ("ztunnel.yaml", NODE)] {
+    for (name, text) in [("rbac.yaml", RBAC), ("istiod.yaml", CONTROL)] {
         objects.extend(parsed(name, text)?);
     }
     Ok(objects)

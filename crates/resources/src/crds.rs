@@ -52,6 +52,11 @@ pub struct Version {
     pub spec_required: bool,
 }
 
+/// Every definition that the mesh needs.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    [gateway::all(), security::all(), networking::all()].concat()
+}
+
 /// Builds a definition.
 ///
 /// # Panics
