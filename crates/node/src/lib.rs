@@ -1,2 +1,168 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The layer 4 node proxy: outbound, inbound, plaintext, ZDS client, admin.
+//!
+//! For each enrolled Pod that the node's agent hands over, listeners are opened inside the Pod's network namespace, one set
+//! for each core. A connection stays on the core that accepted it. The proxy decides with what the [`meltemi_view::View`]
+//! knows; without a control plane it goes on with what it knew last.
+
+mod admin;
+mod context;
+mod dns;
+mod inbound;
+mod outbound;
+mod plaintext;
+mod pod;
+mod record;
+mod sockets;
+mod workers;
+mod zds;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meltemi_identity::CertManager;
+use meltemi_identity::channel::ControlPlane;
+use meltemi_identity::manager::CaFetcher;
+use meltemi_model::TrustDomain;
+use meltemi_model::net::ports;
+use meltemi_runtime::metrics::Metrics;
+use meltemi_runtime::{Readiness, Tasks, admin as endpoints};
+use meltemi_view::View;
+use meltemi_view::access_log::AccessLog;
+use meltemi_view::metrics::TcpMetrics;
+use meltemi_wire::xds::types;
+
+use crate::context::Context;
+use crate::workers::Workers;
+
+/// What the node proxy is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this Pod.
+    pub pod_name: String,
+    /// Its namespace.
+    pub pod_namespace: String,
+    /// The node.
+    pub node_name: String,
+    /// Its address.
+    pub instance_ip: IpAddr,
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// Trust domain of the mesh.
+    pub trust_domain: TrustDomain,
+    /// Socket of the node's agent.
+    pub zds_socket: PathBuf,
+    /// The control plane, for xDS and certificates.
+    pub control: ControlPlane,
+    /// Lifetime of certificates to ask for.
+    pub certificate_ttl: Duration,
+    /// Whom captured DNS requests that the mesh cannot answer go to, from inside the Pod's namespace.
+    pub resolver: SocketAddr,
+    /// Data path threads.
+    pub workers: usize,
+    /// Admin, metrics and readiness endpoints; none in tests.
+    pub endpoints: Option<Endpoints>,
+}
+
+/// Where the process itself listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoints {
+    /// `/config_dump`, `/logging`: loopback only.
+    pub admin: SocketAddr,
+    /// `/metrics`.
+    pub stats: SocketAddr,
+    /// `/healthz/ready`.
+    pub ready: SocketAddr,
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        let on = |ip: Ipv4Addr, port| SocketAddr::new(ip.into(), port);
+        Self {
+            admin: on(Ipv4Addr::LOCALHOST, ports::ADMIN),
+            stats: on(Ipv4Addr::UNSPECIFIED, ports::STATS),
+            ready: on(Ipv4Addr::UNSPECIFIED, ports::READY),
+        }
+    }
+}
+
+/// Why the node proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Threads cannot be started.
+    #[error("threads: {0}")]
+    Threads(#[from] io::Error),
+}
+
+/// Starts the node proxy under the caller's tasks.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn start(config: Config, tasks: &Tasks) -> Result<View, Error> {
+    let readiness = Readiness::new();
+    let fetcher = CaFetcher {
+        control: config.control.clone(),
+        ttl: config.certificate_ttl,
+        impersonate: true,
+        cluster_id: config.cluster_id.clone(),
+    };
+    let view = View::start(view_config(&config), readiness.register("xds"), tasks);
+    let metrics = Metrics::new();
+    let context = Arc::new(Context {
+        view: view.clone(),
+        certificates: CertManager::start(fetcher, tasks),
+        metrics: TcpMetrics::register(&metrics),
+        log: AccessLog::start()?,
+        tasks: tasks.clone(),
+        cluster_id: config.cluster_id.clone(),
+        trust_domain: config.trust_domain.clone(),
+        resolver: config.resolver,
+    });
+    let workers = Workers::start(config.workers, &context)?;
+    if let Some(at) = config.endpoints {
+        let admin = admin::routes(context.clone()).merge(endpoints::logging_routes());
+        serve(tasks, "admin", at.admin, admin);
+        serve(tasks, "stats", at.stats, endpoints::stats_routes(metrics));
+        serve(tasks, "ready", at.ready, endpoints::ready_routes(readiness.clone()));
+    }
+    let client = zds::Client::new(config.zds_socket.clone(), context, workers, readiness.register("zds"));
+    tasks.spawn("zds", client.run());
+    Ok(view)
+}
+
+fn view_config(config: &Config) -> meltemi_view::Config {
+    let metadata = [
+        ("NAME", config.pod_name.clone()),
+        ("NAMESPACE", config.pod_namespace.clone()),
+        ("INSTANCE_IPS", config.instance_ip.to_string()),
+        ("NODE_NAME", config.node_name.clone()),
+        ("CLUSTER_ID", config.cluster_id.clone()),
+    ];
+    let (ip, name, namespace) = (config.instance_ip, &config.pod_name, &config.pod_namespace);
+    meltemi_view::Config {
+        control: config.control.clone(),
+        node_id: format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"),
+        metadata: metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<BTreeMap<_, _>>(),
+        types: vec![types::ADDRESS, types::AUTHORIZATION],
+    }
+}
+
+/// Serves an endpoint. The process before this one may hold the port a little longer.
+fn serve(tasks: &Tasks, name: &str, address: SocketAddr, routes: axum::Router) {
+    let drain = tasks.drain();
+    tasks.spawn(name, async move {
+        for _ in 0..100 {
+            match endpoints::serve(address, routes.clone(), drain.clone()).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                other => return other,
+            }
+        }
+        endpoints::serve(address, routes, drain).await
+    });
+}

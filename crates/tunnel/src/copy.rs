@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes between a tunnel's stream and a TCP connection, both ways, with half-close and reset passed on.
 
+use std::cell::RefCell;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use meltemi_policy::Permit;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -58,26 +59,74 @@ pub async fn splice(mut stream: Stream, mut tcp: TcpStream, permit: Option<Permi
     copied
 }
 
+/// Copies between two TCP connections in the same manner; `to_tunnel` counts what `client` sent.
+pub async fn relay(mut client: TcpStream, mut server: TcpStream, permit: Option<Permit>) -> Copied {
+    let mut copied = Copied::default();
+    let outcome = {
+        let (client_read, client_write) = client.split();
+        let (server_read, server_write) = server.split();
+        let upward = pipe(client_read, server_write, &mut copied.to_tunnel);
+        let downward = pipe(server_read, client_write, &mut copied.from_tunnel);
+        let both = async { tokio::try_join!(upward, downward).map(|_| ()).map_err(|e| e.to_string()) };
+        match &permit {
+            None => both.await,
+            Some(permit) => tokio::select! {
+                outcome = both => outcome,
+                reason = permit.revoked() => Err(reason.to_string()),
+            },
+        }
+    };
+    if let Err(error) = outcome {
+        reset(&client);
+        reset(&server);
+        copied.error = Some(error);
+    }
+    copied
+}
+
+/// Everything that can be read goes through one buffer of the thread: a connection that is idle holds none.
+async fn pipe(read: ReadHalf<'_>, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
+    loop {
+        let data = next(&read).await?;
+        if data.is_empty() {
+            return write.shutdown().await;
+        }
+        *count += data.len() as u64;
+        write.write_all(&data).await?;
+    }
+}
+
+thread_local! {
+    static BUFFER: RefCell<BytesMut> = RefCell::default();
+}
+
+/// What can be read next, at most [`READ`]; empty at the end.
+async fn next(read: &ReadHalf<'_>) -> io::Result<Bytes> {
+    loop {
+        read.readable().await?;
+        let got = BUFFER.with_borrow_mut(|buffer| {
+            buffer.reserve(READ);
+            read.try_read_buf(buffer).map(|_| buffer.split().freeze())
+        });
+        match got {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
+}
+
 /// The peer sees a reset, not an end: what was cut off must not look complete.
 pub fn reset(tcp: &TcpStream) {
     let _ = tcp.set_zero_linger();
 }
 
-async fn to_tunnel(mut read: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &mut u64) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
+async fn to_tunnel(read: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &mut u64) -> io::Result<()> {
     loop {
-        // Only when something can be read is a buffer taken.
-        read.readable().await?;
-        buffer.reserve(READ);
-        let n = match read.read_buf(&mut buffer).await {
-            Ok(n) => n,
-            Err(error) => return Err(error),
-        };
-        if n == 0 {
+        let mut data = next(&read).await?;
+        if data.is_empty() {
             return send.send_data(Bytes::new(), true).map_err(io::Error::other);
         }
-        *count += n as u64;
-        let mut data = buffer.split().freeze();
+        *count += data.len() as u64;
         while !data.is_empty() {
             send.reserve_capacity(data.len());
             let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;

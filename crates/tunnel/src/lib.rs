@@ -10,7 +10,7 @@ pub mod deliver;
 pub mod server;
 
 pub use client::{Dial, DialError, Pool};
-pub use copy::{Copied, Stream, splice};
+pub use copy::{Copied, Stream, relay, splice};
 pub use deliver::{Delivered, deliver};
 pub use server::{Connect, Incoming, accept};
 

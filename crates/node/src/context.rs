@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every connection of the proxy shares, and how one is admitted.
+
+use std::net::SocketAddr;
+
+use meltemi_identity::CertManager;
+use meltemi_model::TrustDomain;
+use meltemi_policy::Permit;
+use meltemi_runtime::Tasks;
+use meltemi_view::access_log::AccessLog;
+use meltemi_view::metrics::TcpMetrics;
+use meltemi_view::{Denied, Guard, L4Request, View};
+
+/// Shared by all workers and Pods.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) view: View,
+    pub(crate) certificates: CertManager,
+    pub(crate) metrics: TcpMetrics,
+    pub(crate) log: AccessLog,
+    pub(crate) tasks: Tasks,
+    pub(crate) cluster_id: String,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) resolver: SocketAddr,
+}
+
+impl Context {
+    /// Judges a connection and keeps it judged. What is not known yet is waited for, for a second; then it is denied by name.
+    pub(crate) async fn admit(&self, request: L4Request) -> Result<(Permit, Guard), Denied> {
+        let mut changes = self.view.changes();
+        let deadline = tokio::time::Instant::now() + View::patience();
+        loop {
+            changes.borrow_and_update();
+            let label = format!("{} -> {}", request.from, request.to).into();
+            let judged = request.clone();
+            let opened =
+                self.view.registry.open(label, || self.view.mesh(), move |m| judged.judge(&m.snapshot));
+            match opened {
+                Err(denied) if denied.missing => {
+                    let waited = tokio::time::timeout_at(deadline, changes.changed()).await;
+                    if !matches!(waited, Ok(Ok(()))) {
+                        return Err(denied);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Inbound tunnels: who may speak is proven by the handshake, what it may reach by the policies.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::StatusCode;
+use meltemi_model::{SpiffeId, Workload};
+use meltemi_tunnel::{Connect, accept, deliver, splice};
+use meltemi_view::L4Request;
+use tokio::net::TcpStream;
+
+use crate::pod::{Served, is_ours};
+use crate::record::{Recording, side};
+use crate::sockets;
+
+/// A tunnel's ends.
+#[derive(Clone, Debug)]
+struct Tunnel {
+    peer: SpiffeId,
+    from: SocketAddr,
+    at: SocketAddr,
+}
+
+impl Served {
+    /// Serves a tunnel.
+    pub(crate) async fn hbone(self: Arc<Self>, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+        let at = stream.local_addr()?;
+        let config = self.tls().await?;
+        let mut incoming = match accept(stream, config).await {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                let destination = side(Some(at), None, Some(&self.pod.identity));
+                let recording =
+                    Recording::new(&self.context, "inbound", side(Some(from), None, None), destination);
+                recording.failed("TLS_FAILURE", error);
+                return Ok(());
+            }
+        };
+        let tunnel = Tunnel { peer: incoming.peer.clone(), from, at };
+        let mut keepalive = Box::pin(incoming.keepalive());
+        let mut drain = self.context.tasks.drain();
+        let mut closing = false;
+        loop {
+            let next = tokio::select! {
+                next = incoming.next() => next?,
+                error = &mut keepalive => return Err(error),
+                () = async { tokio::select! { () = self.pod.closed.cancelled() => {}, () = drain.started() => {} } }, if !closing => {
+                    closing = true;
+                    incoming.graceful_shutdown();
+                    continue;
+                }
+            };
+            let Some(connect) = next else { return Ok(()) };
+            let (served, tunnel) = (self.clone(), tunnel.clone());
+            self.context.tasks.spawn_job("stream", async move {
+                served.stream(connect, &tunnel).await;
+                Ok::<(), std::convert::Infallible>(())
+            });
+        }
+    }
+
+    async fn stream(&self, connect: Connect, tunnel: &Tunnel) {
+        if !connect.is_connect() {
+            return connect.refuse(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let Some(own) = self.own().await else {
+            return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        let to = match target(connect.authority(), tunnel.at.ip(), &own) {
+            Ok(to) => to,
+            Err((status, why)) => {
+                let recording =
+                    self.inbound(tunnel.from, Some(&tunnel.peer), &own, tunnel.at, Some(tunnel.at));
+                recording.failed("-", format!("{why}: {:?}", connect.authority()));
+                return connect.refuse(status);
+            }
+        };
+        let mut recording = self.inbound(tunnel.from, Some(&tunnel.peer), &own, to, Some(tunnel.at));
+        let request = L4Request {
+            source: Some(tunnel.peer.clone()),
+            from: tunnel.from,
+            to,
+            workload: self.pod.workload.clone(),
+        };
+        let (permit, guard) = match self.context.admit(request).await {
+            Ok(admitted) => admitted,
+            Err(denied) => {
+                recording.failed("DENY", denied);
+                return connect.refuse(StatusCode::UNAUTHORIZED);
+            }
+        };
+        let source = tunnel.from.ip().to_canonical();
+        let delivered = match deliver(permit, sockets::connect(&self.pod.netns, to, Some(source))).await {
+            Ok(delivered) => delivered,
+            Err(error) => {
+                recording.failed("CONNECT", format!("{to}: {error}"));
+                return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            }
+        };
+        match connect.accept() {
+            Ok(stream) => {
+                recording.opened();
+                let copied = splice(stream, delivered.stream, Some(delivered.permit)).await;
+                recording.ended(copied.from_tunnel, copied.to_tunnel, copied.error);
+            }
+            Err(error) => recording.failed("-", error),
+        }
+        drop(guard);
+    }
+
+    /// The record of an inbound connection. Who the client is, beyond what it has proven, comes from its address.
+    pub(crate) fn inbound(
+        &self,
+        from: SocketAddr,
+        peer: Option<&SpiffeId>,
+        own: &Workload,
+        to: SocketAddr,
+        tunnel: Option<SocketAddr>,
+    ) -> Recording<'_> {
+        let mesh = self.context.view.mesh();
+        let client = mesh.snapshot.workload_at(&own.network, from.ip().to_canonical());
+        let client = client.filter(|w| peer.is_none() || w.identity().ok().as_ref() == peer);
+        let mut destination = side(Some(to), Some(own), Some(&self.pod.identity));
+        destination.hbone_addr = tunnel;
+        let mapped = own.services.iter().find(|(_, ports)| ports.iter().any(|p| p.target_port == to.port()));
+        destination.service = mapped.map(|(key, _)| key.hostname.to_string()).unwrap_or_default();
+        Recording::new(&self.context, "inbound", side(Some(from), client.map(|w| &**w), peer), destination)
+    }
+}
+
+/// The real destination of a CONNECT: the address that the tunnel itself was dialled at, or a service of this workload by
+/// name; and never a port of the proxy.
+fn target(authority: &str, at: IpAddr, own: &Workload) -> Result<SocketAddr, (StatusCode, &'static str)> {
+    let at = at.to_canonical();
+    let bad = |why| Err((StatusCode::BAD_REQUEST, why));
+    let to = if let Ok(to) = authority.parse::<SocketAddr>() {
+        if to.ip().to_canonical() != at {
+            return bad("the destination is not the workload that was dialled");
+        }
+        SocketAddr::new(at, to.port())
+    } else {
+        let Some((host, port)) = authority.rsplit_once(':') else { return bad("the authority has no port") };
+        let Ok(port) = port.parse::<u16>() else { return bad("the authority's port is not a number") };
+        let mapped = own.services.iter().filter(|(key, _)| key.hostname.eq_ignore_ascii_case(host));
+        let mapped =
+            mapped.flat_map(|(_, ports)| ports).find(|p| p.service_port == port && p.target_port != 0);
+        let Some(mapping) = mapped else {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "the workload does not serve that name and port"));
+        };
+        SocketAddr::new(at, mapping.target_port)
+    };
+    if to.port() == 0 || is_ours(to.port()) {
+        return bad("the destination is the proxy itself");
+    }
+    Ok(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use meltemi_model::service::{AppProtocol, PortMapping};
+    use meltemi_model::{NamespacedHostname, WorkloadUid};
+
+    use super::*;
+
+    #[test]
+    fn what_a_tunnel_may_ask_for() {
+        let mut own = Workload::empty(WorkloadUid::pod("c", "default", "p"), "default", "p");
+        let key = NamespacedHostname::new("default", "productpage.default.svc.cluster.local");
+        let mapping = PortMapping { service_port: 80, target_port: 9080, app_protocol: AppProtocol::Http11 };
+        own.services.insert(key, vec![mapping]);
+        for (authority, expected) in [
+            ("10.0.0.2:9080", Ok("10.0.0.2:9080")),
+            ("[::ffff:10.0.0.2]:9080", Ok("10.0.0.2:9080")),
+            ("productpage.default.svc.cluster.local:80", Ok("10.0.0.2:9080")),
+            ("productpage.default.svc.cluster.local:81", Err(503)),
+            ("reviews.default.svc.cluster.local:80", Err(503)),
+            ("10.0.0.3:9080", Err(400)),
+            ("127.0.0.1:15000", Err(400)),
+            ("169.254.169.254:80", Err(400)),
+            ("10.0.0.2:15008", Err(400)),
+            ("10.0.0.2:15001", Err(400)),
+            ("10.0.0.2:15006", Err(400)),
+            ("10.0.0.2:0", Err(400)),
+            ("10.0.0.2", Err(400)),
+            ("x:99999", Err(400)),
+            ("", Err(400)),
+        ] {
+            let got = target(authority, "10.0.0.2".parse().unwrap(), &own)
+                .map(|to| to.to_string())
+                .map_err(|(status, _)| status.as_u16());
+            assert_eq!(got.as_deref().map_err(|e| *e), expected, "{authority}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Captured outbound connections: where they were going decides whether a tunnel carries them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+use meltemi_model::Workload;
+use meltemi_state::{Destination, Hop, Route};
+use meltemi_tunnel::{Dial, DialError, relay, splice};
+use tokio::net::TcpStream;
+
+use crate::pod::{OWN, Served, refuse};
+use crate::record::{Recording, side};
+use crate::sockets;
+
+impl Served {
+    /// Serves a captured outbound connection.
+    pub(crate) async fn outbound(&self, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+        let Some(to) = Self::original(&stream)?.filter(|to| is_routable(to.ip())) else {
+            tracing::warn!(%from, pod = %self.pod.workload, "refused: a connection to the proxy itself");
+            refuse(stream).await;
+            return Ok(());
+        };
+        let unresolved = |own: Option<&Workload>| {
+            let source = side(Some(from), own, Some(&self.pod.identity));
+            Recording::new(&self.context, "outbound", source, side(Some(to), None, None))
+        };
+        let Some(own) = self.own().await else {
+            unresolved(None).failed("-", format!("workload {} is not known yet", self.pod.workload));
+            refuse(stream).await;
+            return Ok(());
+        };
+        let mesh = self.context.view.mesh();
+        let mut random = |n: u32| rand::random_range(0..n);
+        match mesh.snapshot.resolve(to, &own, &mut random) {
+            Ok(Route::Hbone(hop, destination)) => self.tunnelled(stream, from, &own, hop, destination).await,
+            Ok(Route::Plain(to, destination)) => self.passed(stream, from, &own, to, destination).await,
+            Err(refused) => {
+                unresolved(Some(&own)).failed("-", refused);
+                refuse(stream).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn recording(
+        &self,
+        from: SocketAddr,
+        own: &Workload,
+        to: SocketAddr,
+        hop: Option<&Hop>,
+        destination: &Destination,
+    ) -> Recording<'_> {
+        let source = side(Some(from), Some(own), Some(&self.pod.identity));
+        let workload = destination.workload.as_deref();
+        let mut target = side(Some(to), workload, hop.and_then(|h| h.expected.first()));
+        target.service = destination.service.as_ref().map(|s| s.hostname.to_string()).unwrap_or_default();
+        if let Some(hop) = hop {
+            target.addr = Some(hop.dial);
+            target.hbone_addr = Some(hop.authority);
+        }
+        Recording::new(&self.context, "outbound", source, target)
+    }
+
+    async fn tunnelled(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        own: &Workload,
+        hop: Hop,
+        destination: Destination,
+    ) {
+        let mut recording = self.recording(from, own, hop.authority, Some(&hop), &destination);
+        let svid = match self.context.certificates.get(&self.pod.identity, OWN).await {
+            Ok(svid) => svid,
+            Err(error) => {
+                recording.failed("IDENTITY_ERROR", error);
+                return refuse(stream).await;
+            }
+        };
+        let dial = Dial {
+            svid,
+            address: hop.dial,
+            expected: hop.expected,
+            authority: hop.authority.to_string(),
+            headers: headers(from, own, &destination),
+        };
+        match self.pool.dial(&dial).await {
+            Ok(dialled) => {
+                recording.opened();
+                let copied = splice(dialled.stream, stream, None).await;
+                drop(dialled.lease);
+                recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
+            }
+            Err(error) => {
+                let flags = match &error {
+                    DialError::Status(StatusCode::UNAUTHORIZED) => "DENY",
+                    DialError::Tls { .. } => "TLS_FAILURE",
+                    DialError::Tunnel { .. } => "H2_HANDSHAKE_FAILURE",
+                    DialError::Connect { .. } | DialError::Status(_) => "CONNECT",
+                };
+                recording.failed(flags, error);
+                refuse(stream).await;
+            }
+        }
+    }
+
+    async fn passed(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        own: &Workload,
+        to: SocketAddr,
+        destination: Destination,
+    ) {
+        let mut recording = self.recording(from, own, to, None, &destination);
+        let connecting = tokio::time::timeout(sockets::CONNECT, sockets::connect(&self.pod.netns, to, None));
+        match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(upstream) => {
+                recording.opened();
+                let copied = relay(stream, upstream, None).await;
+                recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
+            }
+            Err(error) => {
+                recording.failed("CONNECT", format!("{to}: {error}"));
+                refuse(stream).await;
+            }
+        }
+    }
+}
+
+/// Loopback, link-local and unspecified addresses are nobody else's.
+fn is_routable(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(ip.is_loopback() || ip.is_unspecified() || link_local)
+}
+
+fn headers(from: SocketAddr, own: &Workload, destination: &Destination) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let host = destination.service.as_ref().map(|s| format!(";host={}", s.hostname)).unwrap_or_default();
+    let baggage = format!(
+        "k8s.cluster.name={},k8s.namespace.name={},k8s.pod.name={},service.name={},service.version={}",
+        own.cluster_id, own.namespace, own.name, own.canonical_name, own.canonical_revision
+    );
+    let trace = format!("00-{:032x}-{:016x}-00", rand::random::<u128>(), rand::random::<u64>());
+    for (name, value) in
+        [("forwarded", format!("for=\"{from}\"{host}")), ("baggage", baggage), ("traceparent", trace)]
+    {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leaves_for_addresses_of_ones_own() {
+        for (ip, routable) in [
+            ("10.244.1.2", true),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("0.0.0.0", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("fe80::1", false),
+            ("fd00::1", true),
+        ] {
+            assert_eq!(is_routable(ip.parse().unwrap()), routable, "{ip}");
+        }
+    }
+}

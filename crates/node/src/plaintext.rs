@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Captured inbound plaintext: nobody has proven anything; the same policies decide.
+
+use std::io;
+use std::net::SocketAddr;
+
+use meltemi_tunnel::{deliver, relay};
+use meltemi_view::L4Request;
+use tokio::net::TcpStream;
+
+use crate::pod::{Served, refuse};
+use crate::record::{Recording, side};
+use crate::sockets;
+
+impl Served {
+    /// Serves a captured inbound connection.
+    pub(crate) async fn plaintext(&self, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+        let Some(to) = Self::original(&stream)? else {
+            tracing::warn!(%from, pod = %self.pod.workload, "refused: a connection to the proxy itself");
+            refuse(stream).await;
+            return Ok(());
+        };
+        let Some(own) = self.own().await else {
+            let recording = Recording::new(
+                &self.context,
+                "inbound",
+                side(Some(from), None, None),
+                side(Some(to), None, None),
+            );
+            recording.failed("DENY", format!("workload {} is not known yet", self.pod.workload));
+            refuse(stream).await;
+            return Ok(());
+        };
+        let mut recording = self.inbound(from, None, &own, to, None);
+        let request = L4Request { source: None, from, to, workload: self.pod.workload.clone() };
+        let (permit, guard) = match self.context.admit(request).await {
+            Ok(admitted) => admitted,
+            Err(denied) => {
+                recording.failed("DENY", denied);
+                refuse(stream).await;
+                return Ok(());
+            }
+        };
+        let source = from.ip().to_canonical();
+        match deliver(permit, sockets::connect(&self.pod.netns, to, Some(source))).await {
+            Ok(delivered) => {
+                recording.opened();
+                let copied = relay(stream, delivered.stream, Some(delivered.permit)).await;
+                recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
+            }
+            Err(error) => {
+                recording.failed("CONNECT", format!("{to}: {error}"));
+                refuse(stream).await;
+            }
+        }
+        drop(guard);
+        Ok(())
+    }
+}

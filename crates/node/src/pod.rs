@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An enrolled Pod: who it is, its namespace, and its listeners on one worker.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use meltemi_identity::tls;
+use meltemi_linux::netns::NetNs;
+use meltemi_linux::sockopt;
+use meltemi_model::net::ports;
+use meltemi_model::{SpiffeId, Workload, WorkloadUid};
+use meltemi_tunnel::Pool;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::sockets;
+
+/// How long a connection waits for the Pod's own workload and certificate: both come with the Pod's start.
+pub(crate) const OWN: Duration = Duration::from_secs(5);
+/// How long a client that is refused may take to say something: a reset before that reaches some clients as a failure to
+/// send.
+const REFUSAL: Duration = Duration::from_millis(200);
+
+/// A Pod, as the node's agent names it: who it is comes from there and never from the network.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub workload: WorkloadUid,
+    pub identity: SpiffeId,
+    pub netns: NetNs,
+    /// No further connections.
+    pub closed: CancellationToken,
+    /// Connections end.
+    pub gone: CancellationToken,
+}
+
+/// A Pod on one worker.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub context: Arc<Context>,
+    pub pod: Arc<Pod>,
+    pub pool: Pool,
+    server: Mutex<Option<(String, Arc<ServerConfig>)>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Outbound,
+    Plaintext,
+    Hbone,
+}
+
+impl Served {
+    /// Opens the Pod's listeners on this worker and serves them.
+    pub(crate) fn start(context: Arc<Context>, pod: Arc<Pod>) -> io::Result<()> {
+        let mut listeners = Vec::new();
+        for (kind, port) in [
+            (Kind::Outbound, ports::OUTBOUND),
+            (Kind::Plaintext, ports::INBOUND_PLAINTEXT),
+            (Kind::Hbone, ports::HBONE),
+        ] {
+            listeners.extend(sockets::listen(&pod.netns, port)?.into_iter().map(|l| (kind, l)));
+        }
+        let namespace = pod.clone();
+        let connector = Arc::new(move |to| {
+            let pod = namespace.clone();
+            Box::pin(async move { sockets::connect(&pod.netns, to, None).await }) as _
+        });
+        let pool = Pool::new(connector, context.tasks.clone());
+        let served = Arc::new(Self { context, pod, pool, server: Mutex::default() });
+        for (kind, listener) in listeners {
+            served.context.tasks.spawn_job("listener", served.clone().accept(kind, listener));
+        }
+        Ok(())
+    }
+
+    async fn accept(self: Arc<Self>, kind: Kind, listener: TcpListener) -> io::Result<()> {
+        let mut drain = self.context.tasks.drain();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.pod.closed.cancelled() => return Ok(()),
+                () = drain.started() => return Ok(()),
+            };
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, or a client that is gone already: not the end of the listener.
+                    tracing::warn!(pod = %self.pod.workload, %error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            let served = self.clone();
+            self.context.tasks.spawn_job("connection", async move {
+                sockets::prepare(&stream)?;
+                let gone = served.pod.gone.clone();
+                let serving = async {
+                    match kind {
+                        Kind::Outbound => served.outbound(stream, from).await,
+                        Kind::Plaintext => served.plaintext(stream, from).await,
+                        Kind::Hbone => served.clone().hbone(stream, from).await,
+                    }
+                };
+                tokio::select! {
+                    served = serving => served,
+                    () = gone.cancelled() => Ok(()),
+                }
+            });
+        }
+    }
+
+    /// Where a redirected connection was going; none when it was dialled at the proxy itself, which would go round for ever.
+    pub(crate) fn original(stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
+        let original = sockopt::original_dst(stream)?;
+        let dialled = original == stream.local_addr()?;
+        Ok((!dialled && !is_ours(original.port())).then_some(original))
+    }
+
+    /// The Pod's own workload.
+    pub(crate) async fn own(&self) -> Option<Arc<Workload>> {
+        if let Some(known) = self.context.view.mesh().snapshot.workload(&self.pod.workload) {
+            return Some(known.clone());
+        }
+        self.context.view.wait_for(OWN, |mesh| mesh.snapshot.workload(&self.pod.workload).cloned()).await
+    }
+
+    /// TLS of the accepting side, made once for each certificate.
+    pub(crate) async fn tls(&self) -> io::Result<Arc<ServerConfig>> {
+        let svid = self.context.certificates.get(&self.pod.identity, OWN).await.map_err(io::Error::other)?;
+        let mut kept = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((serial, config)) if *serial == svid.serial => Ok(config.clone()),
+            _ => {
+                let config = Arc::new(tls::server(&svid).map_err(io::Error::other)?);
+                *kept = Some((svid.serial.clone(), config.clone()));
+                Ok(config)
+            }
+        }
+    }
+}
+
+/// Ports of the proxy in the Pod: nothing is forwarded to them.
+pub(crate) fn is_ours(port: u16) -> bool {
+    matches!(port, ports::OUTBOUND | ports::INBOUND_PLAINTEXT | ports::HBONE | ports::DNS)
+}
+
+/// Ends a client's connection with a reset.
+pub(crate) async fn refuse(stream: TcpStream) {
+    let _ = tokio::time::timeout(REFUSAL, stream.readable()).await;
+    meltemi_tunnel::copy::reset(&stream);
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The record of a connection: its labels while it lasts, its line in the access log when it ends.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use meltemi_model::{SpiffeId, Workload};
+use meltemi_view::access_log::{L4Record, Side};
+use meltemi_view::metrics::TcpLabels;
+
+use crate::context::Context;
+
+/// A connection that is being recorded.
+#[derive(Debug)]
+pub(crate) struct Recording<'a> {
+    context: &'a Context,
+    labels: TcpLabels,
+    pub record: L4Record,
+    begun: Instant,
+    opened: bool,
+}
+
+/// A side from what is known of it.
+pub(crate) fn side(
+    addr: Option<SocketAddr>,
+    workload: Option<&Workload>,
+    identity: Option<&SpiffeId>,
+) -> Side {
+    Side {
+        addr,
+        workload: workload.map(|w| w.name.to_string()).unwrap_or_default(),
+        namespace: workload.map(|w| w.namespace.to_string()).unwrap_or_default(),
+        identity: identity.cloned(),
+        service: String::new(),
+        hbone_addr: None,
+    }
+}
+
+fn known(text: &str) -> String {
+    if text.is_empty() { "unknown".to_owned() } else { text.to_owned() }
+}
+
+impl<'a> Recording<'a> {
+    pub(crate) fn new(
+        context: &'a Context,
+        direction: &'static str,
+        source: Side,
+        destination: Side,
+    ) -> Self {
+        let tls = destination.hbone_addr.is_some();
+        let labels = TcpLabels {
+            reporter: if direction == "inbound" { "destination" } else { "source" },
+            source_workload: known(&source.workload),
+            source_workload_namespace: known(&source.namespace),
+            source_principal: known(source.identity.as_ref().map_or("", SpiffeId::as_str)),
+            destination_workload: known(&destination.workload),
+            destination_workload_namespace: known(&destination.namespace),
+            destination_service: known(&destination.service),
+            response_flags: "-",
+            connection_security_policy: if tls { "mutual_tls" } else { "unknown" },
+        };
+        let record = L4Record {
+            source,
+            destination,
+            direction,
+            bytes_sent: 0,
+            bytes_recv: 0,
+            duration: std::time::Duration::ZERO,
+            error: None,
+        };
+        Self { context, labels, record, begun: Instant::now(), opened: false }
+    }
+
+    /// Bytes may flow.
+    pub(crate) fn opened(&mut self) {
+        self.opened = true;
+        self.context.metrics.opened.get_or_create(&self.labels).inc();
+    }
+
+    /// It has ended.
+    pub(crate) fn ended(mut self, bytes_sent: u64, bytes_recv: u64, error: Option<String>) {
+        self.record.bytes_sent = bytes_sent;
+        self.record.bytes_recv = bytes_recv;
+        self.record.error = error;
+        self.finish("-");
+    }
+
+    /// It was never opened.
+    pub(crate) fn failed(mut self, flags: &'static str, error: impl ToString) {
+        self.record.error = Some(error.to_string());
+        self.finish(flags);
+    }
+
+    fn finish(mut self, flags: &'static str) {
+        self.labels.response_flags = flags;
+        self.record.duration = self.begun.elapsed();
+        let metrics = &self.context.metrics;
+        if !self.opened {
+            metrics.opened.get_or_create(&self.labels).inc();
+        }
+        metrics.closed.get_or_create(&self.labels).inc();
+        metrics.sent.get_or_create(&self.labels).inc_by(self.record.bytes_sent);
+        metrics.received.get_or_create(&self.labels).inc_by(self.record.bytes_recv);
+        self.context.log.line(self.record.text(&jiff::Timestamp::now().to_string()));
+    }
+}

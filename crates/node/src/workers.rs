@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One thread for each core, each with listeners of its own for every Pod.
+
+use std::io;
+use std::sync::Arc;
+
+use meltemi_runtime::cores;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::context::Context;
+use crate::dns;
+use crate::pod::{Pod, Served};
+
+type Answer = oneshot::Sender<io::Result<()>>;
+
+/// The workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Workers(Vec<mpsc::UnboundedSender<(Arc<Pod>, Answer)>>);
+
+impl Workers {
+    /// Starts `count` of them; they end with the tasks' drain.
+    pub(crate) fn start(count: usize, context: &Arc<Context>) -> io::Result<Self> {
+        let mut senders = Vec::new();
+        for index in 0..count.max(1) {
+            let (sender, pods) = mpsc::unbounded_channel();
+            let pods = Arc::new(std::sync::Mutex::new(Some(pods)));
+            let context = context.clone();
+            let started = cores::spawn(&format!("worker-{index}"), 1, {
+                let context = context.clone();
+                move |_| {
+                    let pods = pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+                    work(index, context.clone(), pods)
+                }
+            })?;
+            context.tasks.spawn("worker", async move {
+                let joined =
+                    tokio::task::spawn_blocking(|| started.into_iter().try_for_each(cores::Worker::join));
+                joined.await.map_err(io::Error::other)?
+            });
+            senders.push(sender);
+        }
+        Ok(Self(senders))
+    }
+
+    /// Serves a Pod on every worker; resolves when all listen.
+    pub(crate) async fn add(&self, pod: &Arc<Pod>) -> io::Result<()> {
+        for worker in &self.0 {
+            let (answer, answered) = oneshot::channel();
+            let ended = || io::Error::other("a worker has ended");
+            worker.send((pod.clone(), answer)).map_err(|_| ended())?;
+            answered.await.map_err(|_| ended())??;
+        }
+        Ok(())
+    }
+}
+
+async fn work(
+    index: usize,
+    context: Arc<Context>,
+    pods: Option<mpsc::UnboundedReceiver<(Arc<Pod>, Answer)>>,
+) {
+    let Some(mut pods) = pods else { return };
+    let mut drain = context.tasks.drain();
+    loop {
+        let (pod, answer) = tokio::select! {
+            next = pods.recv() => match next {
+                Some(next) => next,
+                None => return,
+            },
+            () = drain.started() => break,
+        };
+        // Names are asked for rarely: one worker answers them.
+        let started = if index == 0 { dns::start(&context, &pod) } else { Ok(()) };
+        let started = started.and_then(|()| Served::start(context.clone(), pod));
+        let _ = answer.send(started);
+    }
+    // Connections of this thread go on until the deadline.
+    drain.forced().await;
+}

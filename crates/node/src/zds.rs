@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The client of the node's agent: which Pods are enrolled, and their network namespaces.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meltemi_linux::netns::NetNs;
+use meltemi_linux::seqpacket::SeqPacket;
+use meltemi_model::{SpiffeId, WorkloadUid};
+use meltemi_runtime::readiness::Ready;
+use meltemi_wire::zds::{self, MAX_MESSAGE, Request, Workload};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::pod::Pod;
+use crate::workers::Workers;
+
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long the connections of a Pod that has left may go on.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// The client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: PathBuf,
+    context: Arc<Context>,
+    workers: Workers,
+    ready: Option<Ready>,
+    pods: HashMap<String, Arc<Pod>>,
+}
+
+impl Client {
+    pub(crate) fn new(socket: PathBuf, context: Arc<Context>, workers: Workers, ready: Ready) -> Self {
+        Self { socket, context, workers, ready: Some(ready), pods: HashMap::new() }
+    }
+
+    /// Stays connected until the drain. While the agent is away, Pods are served as before.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        let mut drain = self.context.tasks.drain();
+        let mut pause = MIN_PAUSE;
+        loop {
+            let ended = tokio::select! {
+                ended = self.talk(&mut pause) => ended,
+                () = drain.started() => return Ok(()),
+            };
+            tracing::warn!(socket = %self.socket.display(), result = ?ended, "the node's agent is away");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
+                () = drain.started() => return Ok(()),
+            }
+        }
+    }
+
+    async fn talk(&mut self, pause: &mut Duration) -> io::Result<()> {
+        let socket = SeqPacket::connect(&self.socket).await?;
+        socket.send(&zds::hello(), &[]).await?;
+        tracing::info!("connected to the node's agent");
+        let mut seen = Some(HashSet::new());
+        loop {
+            let message = socket.recv(MAX_MESSAGE).await?;
+            if message.bytes.is_empty() {
+                return Ok(());
+            }
+            *pause = MIN_PAUSE;
+            let request = Request::decode(&message.bytes).map_err(io::Error::other)?;
+            let done = self.handle(request, message.fds, &mut seen).await;
+            if let Err(error) = &done {
+                tracing::error!(%error, "a request of the node's agent failed");
+            }
+            socket.send(&zds::ack(done.err().map(|e| e.to_string()).as_deref()), &[]).await?;
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        seen: &mut Option<HashSet<String>>,
+    ) -> io::Result<()> {
+        match request {
+            Request::Add(workload) => {
+                if let Some(seen) = seen {
+                    seen.insert(workload.uid.clone());
+                }
+                let fd = fds
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| io::Error::other("no network namespace came along"))?;
+                self.add(workload, NetNs::from_fd(fd)).await
+            }
+            Request::Keep(uid) => {
+                if let Some(seen) = seen {
+                    seen.insert(uid);
+                }
+                Ok(())
+            }
+            Request::Delete(uid) => {
+                self.remove(&uid);
+                Ok(())
+            }
+            Request::SnapshotSent => {
+                // Who was not named has left while nobody was listening.
+                let named = seen.take().unwrap_or_default();
+                let left: Vec<String> =
+                    self.pods.keys().filter(|uid| !named.contains(*uid)).cloned().collect();
+                left.iter().for_each(|uid| self.remove(uid));
+                if let Some(ready) = self.ready.take() {
+                    ready.done();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn add(&mut self, workload: Workload, netns: NetNs) -> io::Result<()> {
+        if let Some(known) = self.pods.get(&workload.uid) {
+            if known.netns.id()? == netns.id()? {
+                return Ok(());
+            }
+            self.remove(&workload.uid);
+        }
+        let Workload { uid, name, namespace, service_account } = workload;
+        let identity = SpiffeId::new(&self.context.trust_domain, &namespace, &service_account)
+            .map_err(io::Error::other)?;
+        self.context.certificates.prefetch(&identity);
+        let pod = Arc::new(Pod {
+            workload: WorkloadUid::pod(&self.context.cluster_id, &namespace, &name),
+            identity,
+            netns,
+            closed: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        });
+        if let Err(error) = self.workers.add(&pod).await {
+            pod.closed.cancel();
+            return Err(error);
+        }
+        tracing::info!(pod = %pod.workload, identity = %pod.identity, "serving");
+        self.pods.insert(uid, pod);
+        Ok(())
+    }
+
+    fn remove(&mut self, uid: &str) {
+        let Some(pod) = self.pods.remove(uid) else { return };
+        tracing::info!(pod = %pod.workload, "no longer serving");
+        pod.closed.cancel();
+        if !self.pods.values().any(|other| other.identity == pod.identity) {
+            self.context.certificates.forget(&pod.identity);
+        }
+        self.context.tasks.spawn_job("farewell", async move {
+            tokio::time::sleep(FAREWELL).await;
+            pod.gone.cancel();
+            Ok::<(), std::convert::Infallible>(())
+        });
+    }
+}
