@@ -160,63 +160,60 @@ fn mangle() -> Table {
 
 fn nat(options: &Options) -> Table {
     let families: &[bool] = if options.ipv6 { &[false, true] } else { &[false] };
-    let mut prerouting = Vec::new();
-    let mut output = Vec::new();
-    for &v6 in families {
-        let probe = if v6 { host(PROBE_SOURCE_V6) } else { host(PROBE_SOURCE_V4) };
-        prerouting.push(tcp().when(Match::Source(probe, Is::Equal)).then(Action::Accept));
-        output.push(tcp().when(Match::Destination(probe, Is::Equal)).then(Action::Accept));
-    }
-    let not_loopback = |rule: Rule, v6: bool| {
-        let loopback =
-            if v6 { host(std::net::Ipv6Addr::LOCALHOST) } else { host(std::net::Ipv4Addr::LOCALHOST) };
-        rule.when(Match::Destination(loopback, Is::Not))
-    };
-    let foreign = mark(PROXY_MARK, Is::Not);
-    if !options.bypass_inbound {
-        for &v6 in families {
-            prerouting.push(
-                not_loopback(tcp_opening(), v6)
-                    .when(Match::DestinationPort(INBOUND_HBONE_PORT, Is::Not))
-                    .when(foreign.clone())
-                    .then(Action::Redirect(INBOUND_PLAINTEXT_PORT)),
-            );
-        }
-    }
-    if options.dns_capture {
-        let query = udp().when(Match::OutInterface("lo".to_owned(), Is::Not));
-        output.push(
-            query
-                .when(foreign.clone())
-                .when(Match::DestinationPort(53, Is::Equal))
-                .then(Action::Redirect(DNS_PORT)),
-        );
-        for &v6 in families {
-            output.push(
-                not_loopback(tcp_opening(), v6)
-                    .when(Match::DestinationPort(53, Is::Equal))
-                    .when(foreign.clone())
-                    .then(Action::Redirect(DNS_PORT)),
-            );
-        }
-    }
-    output.push(tcp().when(mark(RETURN_MARK, Is::Equal)).then(Action::Accept));
-    for &v6 in families {
-        output.push(
-            not_loopback(Rule::new().when(Match::OutInterface("lo".to_owned(), Is::Equal)), v6)
-                .then(Action::Accept),
-        );
-    }
-    for &v6 in families {
-        output.push(
-            not_loopback(tcp_opening(), v6).when(foreign.clone()).then(Action::Redirect(OUTBOUND_PORT)),
-        );
-    }
     table(
         TABLES[2].1,
         vec![
-            chain("prerouting", Kind::Nat, Hook::Prerouting, PRIORITY_DNAT, prerouting),
-            chain("output", Kind::Nat, Hook::Output, PRIORITY_DNAT, output),
+            chain("prerouting", Kind::Nat, Hook::Prerouting, PRIORITY_DNAT, inbound(options, families)),
+            chain("output", Kind::Nat, Hook::Output, PRIORITY_DNAT, outbound(options, families)),
         ],
     )
+}
+
+/// The source of probes.
+fn probe(v6: bool) -> IpNet {
+    if v6 { host(PROBE_SOURCE_V6) } else { host(PROBE_SOURCE_V4) }
+}
+
+fn not_loopback(rule: Rule, v6: bool) -> Rule {
+    let loopback = if v6 { host(std::net::Ipv6Addr::LOCALHOST) } else { host(std::net::Ipv4Addr::LOCALHOST) };
+    rule.when(Match::Destination(loopback, Is::Not))
+}
+
+/// What comes in: probes pass, tunnels arrive at their own port, everything else at the plaintext port.
+fn inbound(options: &Options, families: &[bool]) -> Vec<Rule> {
+    let probes =
+        families.iter().map(|v6| tcp().when(Match::Source(probe(*v6), Is::Equal)).then(Action::Accept));
+    let captured = families.iter().filter(|_| !options.bypass_inbound).map(|v6| {
+        not_loopback(tcp_opening(), *v6)
+            .when(Match::DestinationPort(INBOUND_HBONE_PORT, Is::Not))
+            .when(mark(PROXY_MARK, Is::Not))
+            .then(Action::Redirect(INBOUND_PLAINTEXT_PORT))
+    });
+    probes.chain(captured).collect()
+}
+
+/// What goes out: DNS to the DNS port, TCP to the outbound port; the proxy's own packets pass.
+fn outbound(options: &Options, families: &[bool]) -> Vec<Rule> {
+    let foreign = mark(PROXY_MARK, Is::Not);
+    let mut rules: Vec<Rule> = families
+        .iter()
+        .map(|v6| tcp().when(Match::Destination(probe(*v6), Is::Equal)).then(Action::Accept))
+        .collect();
+    if options.dns_capture {
+        let query = udp().when(Match::OutInterface("lo".to_owned(), Is::Not)).when(foreign.clone());
+        rules.push(query.when(Match::DestinationPort(53, Is::Equal)).then(Action::Redirect(DNS_PORT)));
+        rules.extend(families.iter().map(|v6| {
+            not_loopback(tcp_opening(), *v6)
+                .when(Match::DestinationPort(53, Is::Equal))
+                .when(foreign.clone())
+                .then(Action::Redirect(DNS_PORT))
+        }));
+    }
+    rules.push(tcp().when(mark(RETURN_MARK, Is::Equal)).then(Action::Accept));
+    let loopback = Rule::new().when(Match::OutInterface("lo".to_owned(), Is::Equal));
+    rules.extend(families.iter().map(|v6| not_loopback(loopback.clone(), *v6).then(Action::Accept)));
+    rules.extend(families.iter().map(|v6| {
+        not_loopback(tcp_opening(), *v6).when(foreign.clone()).then(Action::Redirect(OUTBOUND_PORT))
+    }));
+    rules
 }

@@ -335,3 +335,111 @@ fn qos(pod: &Pod) -> &'static str {
     });
     if guaranteed { "Guaranteed" } else { "Burstable" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(policy: &str, init: bool) -> Pod {
+        let inits = if init { serde_json::json!([{"name": "i"}]) } else { serde_json::Value::Null };
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p"},
+            "spec": {"restartPolicy": policy, "initContainers": inits, "containers": [{"name": "a", "image": "x"}, {"name": "b"}]}
+        }))
+        .unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn fresh(pod: &Pod) -> State {
+        State::of(pod, "172.30.0.11".parse().unwrap(), at(1))
+    }
+
+    fn running(state: &mut State, name: &str) {
+        let container = state.container(name).unwrap();
+        container.phase = Phase::Running { since: at(2) };
+        (container.ready, container.started) = (true, true);
+    }
+
+    fn ended(state: &mut State, name: &str, code: i32) {
+        let ended =
+            Ended { code, signal: None, reason: "x".into(), message: None, started: at(2), finished: at(3) };
+        let container = state.container(name).unwrap();
+        container.phase = Phase::Terminated(ended);
+        container.ready = false;
+    }
+
+    fn condition(state: &State, pod: &Pod, kind: &str) -> (String, String) {
+        let all = state.status(pod, at(9)).conditions.unwrap();
+        let found = all.into_iter().find(|c| c.type_ == kind).unwrap();
+        (found.status, found.reason.unwrap_or_default())
+    }
+
+    #[test]
+    fn phases() {
+        for (policy, codes, expected) in [
+            ("Always", [None, None], "Running"),
+            ("Always", [Some(0), Some(1)], "Running"),
+            ("Never", [Some(0), None], "Running"),
+            ("Never", [Some(0), Some(0)], "Succeeded"),
+            ("Never", [Some(0), Some(1)], "Failed"),
+            ("OnFailure", [Some(0), Some(0)], "Succeeded"),
+            ("OnFailure", [Some(0), Some(1)], "Running"),
+        ] {
+            let mut state = fresh(&pod(policy, false));
+            assert_eq!(state.phase(policy), "Pending");
+            state.initialized = true;
+            for (name, code) in ["a", "b"].iter().zip(codes) {
+                match code {
+                    Some(code) => ended(&mut state, name, code),
+                    None => running(&mut state, name),
+                }
+            }
+            assert_eq!(state.phase(policy), expected, "{policy} {codes:?}");
+        }
+        let mut state = fresh(&pod("Never", true));
+        ended(&mut state, "i", 1);
+        assert_eq!(state.phase("Never"), "Failed");
+        assert_eq!(state.phase("Always"), "Pending");
+    }
+
+    #[test]
+    fn conditions_name_what_is_missing_and_keep_their_times() {
+        let mut object = pod("Always", true);
+        let mut state = fresh(&object);
+        assert_eq!(
+            condition(&state, &object, "Initialized"),
+            ("False".into(), "ContainersNotInitialized".into())
+        );
+        ended(&mut state, "i", 0);
+        state.initialized = true;
+        state.address = "10.244.1.2".parse().ok();
+        running(&mut state, "a");
+        let status = state.status(&object, at(5));
+        let ready = status.conditions.as_ref().unwrap().iter().find(|c| c.type_ == "Ready").unwrap();
+        assert_eq!(ready.message.as_deref(), Some("containers with unready status: [b]"));
+        object.status = Some(status);
+        assert_eq!(state.status(&object, at(8)).conditions, object.status.as_ref().unwrap().conditions);
+        running(&mut state, "b");
+        assert_eq!(condition(&state, &object, "Ready"), ("True".into(), String::new()));
+        let status = state.status(&object, at(9));
+        assert_eq!(status.pod_ip.as_deref(), Some("10.244.1.2"));
+        assert_eq!(status.container_statuses.unwrap()[0].image, "x");
+    }
+
+    #[test]
+    fn a_restarted_runner_goes_on_counting() {
+        let mut object = pod("Always", false);
+        let mut state = fresh(&object);
+        state.initialized = true;
+        running(&mut state, "a");
+        state.container("a").unwrap().id = "1".into();
+        object.status = Some(state.status(&object, at(4)));
+        let next = State::of(&object, "172.30.0.11".parse().unwrap(), at(7));
+        assert_eq!((next.main["a"].restarts, next.main["b"].restarts), (1, 0));
+        assert_eq!(next.main["a"].last.as_ref().unwrap().reason, "ContainerStatusUnknown");
+        assert_eq!(next.started, at(1));
+    }
+}

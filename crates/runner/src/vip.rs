@@ -37,15 +37,7 @@ pub(crate) fn rules(table: &Table, pods: Ipv4Net, service_range: Ipv4Net, held: 
     }
     hairpins.sort();
     hairpins.dedup();
-    // What reaches no Service: said at once, instead of wandering through the network.
-    let range = Rule::new().when(Match::Destination(IpNet::V4(service_range), Is::Equal));
-    let range = held.iter().fold(range, |rule, ip| rule.when(Match::Destination(host(*ip), Is::Not)));
-    refused.push(
-        Rule { matches: range.matches.clone(), actions: vec![] }
-            .when(Match::Protocol(L4::Tcp))
-            .then(Action::Refuse),
-    );
-    refused.push(range.then(Action::Refuse));
+    refused.extend(no_service(service_range, held));
     let postrouting = hairpins
         .into_iter()
         .map(|ip| {
@@ -78,6 +70,13 @@ pub(crate) fn rules(table: &Table, pods: Ipv4Net, service_range: Ipv4Net, held: 
         rules: postrouting,
     });
     Rules { family: Family::Ip, name: NAME.into(), chains }
+}
+
+/// What reaches no Service: said at once, instead of wandering through the network.
+fn no_service(range: Ipv4Net, held: &[Ipv4Addr]) -> [Rule; 2] {
+    let to_range = Rule::new().when(Match::Destination(IpNet::V4(range), Is::Equal));
+    let to_range = held.iter().fold(to_range, |rule, ip| rule.when(Match::Destination(host(*ip), Is::Not)));
+    [to_range.clone().when(Match::Protocol(L4::Tcp)).then(Action::Refuse), to_range.then(Action::Refuse)]
 }
 
 /// From the probe address connections only go out: a captured Pod's traffic to it is not captured, so it must not
