@@ -12,7 +12,7 @@ const CONTROL: &str = include_str!("../../../deploy/istiod.yaml");
 /// Every object, in the order in which they are applied.
 pub fn objects() -> anyhow::Result<Vec<DynamicObject>> {
     let mut objects = parsed("namespace.yaml", NAMESPACE)?;
-    for definition in crds::all().chain(crds::security::all()) {
+    for definition in crds::all() {
         objects.push(dynamic(&definition)?);
     }
     for (name, text) in [("rbac.yaml", RBAC), ("istiod.yaml", CONTROL)] {
