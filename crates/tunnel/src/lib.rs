@@ -7,11 +7,13 @@
 pub mod client;
 pub mod copy;
 pub mod deliver;
+pub mod io;
 pub mod server;
 
 pub use client::{Dial, DialError, Pool};
 pub use copy::{Copied, Stream, relay, splice};
 pub use deliver::{Delivered, deliver};
+pub use io::TunnelIo;
 pub use server::{Connect, Incoming, accept};
 
 /// Streams of one connection at most.

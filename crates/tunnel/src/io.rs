@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A tunnel's stream as a byte stream, for a proxy that speaks HTTP inside it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::Reason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::copy::Stream;
+
+/// A stream as [`AsyncRead`] and [`AsyncWrite`]; dropped before its end it is reset.
+#[derive(Debug)]
+pub struct TunnelIo {
+    stream: Stream,
+    unread: Bytes,
+    ended: bool,
+}
+
+impl TunnelIo {
+    /// Around a stream.
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, unread: Bytes::new(), ended: false }
+    }
+}
+
+impl AsyncRead for TunnelIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() {
+            match ready!(this.stream.recv.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    let released = this.stream.recv.flow_control().release_capacity(data.len());
+                    released.map_err(io::Error::other)?;
+                    this.unread = data;
+                }
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let n = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.unread[..n]);
+        this.unread.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TunnelIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        this.stream.send.reserve_capacity(data.len());
+        let granted = match ready!(this.stream.send.poll_capacity(cx)) {
+            Some(Ok(n)) => n.min(data.len()),
+            Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        };
+        let part = Bytes::copy_from_slice(&data[..granted]);
+        this.stream.send.send_data(part, false).map_err(io::Error::other)?;
+        Poll::Ready(Ok(granted))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.ended {
+            this.ended = true;
+            this.stream.send.send_data(Bytes::new(), true).map_err(io::Error::other)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for TunnelIo {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.stream.send.send_reset(Reason::CANCEL);
+        }
+    }
+}

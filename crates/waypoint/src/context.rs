@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every request has at hand: the view, the proxy's certificate and workload, tunnels, the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use meltemi_identity::{CertManager, Issued, Svid};
+use meltemi_model::workload::{GatewayAddress, GatewayDestination};
+use meltemi_model::{NamespacedHostname, Service, Workload};
+use meltemi_runtime::Tasks;
+use meltemi_tunnel::Pool;
+use meltemi_view::access_log::AccessLog;
+use meltemi_view::view::{Mesh, View};
+use serde_json::{Value, json};
+
+use crate::Config;
+
+/// How long a request waits for the proxy's own certificate.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) view: View,
+    pub(crate) certs: CertManager,
+    pub(crate) pool: Pool,
+    pub(crate) log: AccessLog,
+    pub(crate) tasks: Tasks,
+}
+
+impl Context {
+    pub(crate) fn new(config: Config, view: View, certs: CertManager, log: AccessLog, tasks: Tasks) -> Self {
+        let connector: meltemi_tunnel::client::Connector =
+            Arc::new(|address| Box::pin(tokio::net::TcpStream::connect(address)));
+        let pool = Pool::new(connector, tasks.clone());
+        Self { config, view, certs, pool, log, tasks }
+    }
+
+    pub(crate) async fn certificate(&self) -> Result<Arc<Svid>, String> {
+        self.certs.get(&self.config.identity, PATIENCE).await
+    }
+
+    /// The proxy's own workload: where it is decides which endpoints are near.
+    pub(crate) fn own(&self, mesh: &Mesh) -> Workload {
+        let pod = &self.config.pod;
+        mesh.snapshot.workload_named(&pod.namespace, &pod.name).map_or_else(
+            || {
+                let uid = meltemi_model::WorkloadUid::pod(&self.config.cluster_id, &pod.namespace, &pod.name);
+                Workload::empty(uid, pod.namespace.clone(), pod.name.clone())
+            },
+            |own| (**own).clone(),
+        )
+    }
+
+    /// Whether a waypoint's address is this proxy's Service.
+    pub(crate) fn is_mine(&self, waypoint: &GatewayAddress) -> bool {
+        let gateway = &self.config.gateway;
+        match &waypoint.destination {
+            GatewayDestination::Hostname(NamespacedHostname { namespace, hostname }) => {
+                *namespace == gateway.namespace && hostname.split('.').next() == Some(&gateway.name)
+            }
+            GatewayDestination::Address(_) => false,
+        }
+    }
+
+    /// Whether this proxy is the waypoint of a service.
+    pub(crate) fn serves(&self, service: &Service) -> bool {
+        let all = service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|w| &w.destination));
+        all.into_iter().any(|waypoint| self.is_mine(waypoint))
+    }
+}
+
+/// `/config_dump`: certificates, and what the proxy was told.
+pub(crate) fn dump_routes(context: Arc<Context>) -> Router {
+    Router::new().route(
+        "/config_dump",
+        get(move || {
+            let dump = dump(&context);
+            async move { axum::Json(dump) }
+        }),
+    )
+}
+
+fn dump(context: &Context) -> Value {
+    let mesh = context.view.mesh();
+    let time = |at: std::time::SystemTime| jiff_text(at);
+    let certificates: Vec<Value> = context
+        .certs
+        .all()
+        .into_iter()
+        .map(|(identity, issued)| match issued {
+            Issued::Ready(svid) => json!({
+                "identity": identity.as_str(), "state": "Available",
+                "certChain": [{"pem": svid.chain_pem.concat(), "serialNumber": svid.serial,
+                    "validFrom": time(svid.not_before), "expirationTime": time(svid.not_after)}],
+                "rootCerts": [{"pem": svid.roots_pem}],
+            }),
+            Issued::Pending(error) => json!({
+                "identity": identity.as_str(), "state": error.map_or("Initializing".to_owned(), |e| format!("Unavailable: {e}")),
+                "certChain": [], "rootCerts": [],
+            }),
+        })
+        .collect();
+    let values = |map: Vec<Value>| Value::Array(map);
+    json!({
+        "certificates": certificates,
+        "policies": values(mesh.http_policies.values().filter_map(|p| serde_json::to_value(&**p).ok()).collect()),
+        "routes": values(mesh.routes.values().filter_map(|r| serde_json::to_value(&**r).ok()).collect()),
+        "listeners": values(mesh.listeners.values().filter_map(|l| serde_json::to_value(&**l).ok()).collect()),
+        "version": {"version": env!("CARGO_PKG_VERSION")},
+    })
+}
+
+/// RFC 3339, UTC, in whole seconds.
+pub(crate) fn jiff_text(at: std::time::SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The listeners of an ingress gateway: opened and closed as the Gateway says.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use meltemi_model::l7::{Listener, Protocol};
+use tokio::net::TcpListener;
+
+use crate::context::Context;
+use crate::request::{self, Peer};
+
+pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
+    let mut changes = context.view.changes();
+    let mut drain = context.tasks.drain();
+    let mut open: BTreeMap<u16, tokio_util::sync::CancellationToken> = BTreeMap::new();
+    loop {
+        let mesh = context.view.mesh();
+        let wanted: BTreeMap<u16, Arc<Listener>> = mesh
+            .listeners
+            .values()
+            .filter(|l| l.gateway == context.config.gateway && l.protocol != Protocol::Hbone)
+            .map(|l| (l.port, l.clone()))
+            .collect();
+        open.retain(|port, cancel| {
+            let keep = wanted.contains_key(port);
+            if !keep {
+                cancel.cancel();
+            }
+            keep
+        });
+        for (port, listener) in wanted {
+            if open.contains_key(&port) {
+                continue;
+            }
+            if listener.protocol == Protocol::Https {
+                tracing::error!(listener = %listener.name, "HTTPS listeners are not served; nothing is opened on its port");
+                continue;
+            }
+            match TcpListener::bind(("0.0.0.0", port)).await {
+                Ok(socket) => {
+                    let cancel = tokio_util::sync::CancellationToken::new();
+                    open.insert(port, cancel.clone());
+                    let of = context.clone();
+                    context
+                        .tasks
+                        .spawn_job("listener", async move { accept(of, socket, port, cancel).await });
+                }
+                Err(error) => tracing::error!(port, %error, "listener cannot be opened"),
+            }
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return Ok(()) },
+            () = drain.started() => {
+                open.values().for_each(tokio_util::sync::CancellationToken::cancel);
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn accept(
+    context: Arc<Context>,
+    socket: TcpListener,
+    port: u16,
+    cancel: tokio_util::sync::CancellationToken,
+) -> std::io::Result<()> {
+    loop {
+        let (stream, from) = tokio::select! {
+            accepted = socket.accept() => accepted?,
+            () = cancel.cancelled() => return Ok(()),
+        };
+        stream.set_nodelay(true)?;
+        let to = stream.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], port)));
+        let served = request::Served {
+            service: None,
+            to,
+            listener: Some(port),
+            peer: Peer { identity: None, address: from },
+        };
+        let of = context.clone();
+        context.tasks.spawn_job("connection", async move {
+            request::connection(of, TokioIo::new(stream), served).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+    }
+}
