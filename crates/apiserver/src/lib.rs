@@ -27,5 +27,6 @@ pub mod status;
 pub mod store;
 pub mod streaming;
 pub mod table;
+pub mod validate;
 
 pub use server::{Config, ServerError, start};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bodies of requests: JSON, YAML or protobuf, bounded.
 
+mod json;
+
 use axum::body::Body;
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt, Limited};
@@ -37,7 +39,7 @@ fn decode(content_type: &str, bytes: &[u8]) -> Result<Value, Refusal> {
         return serde_yaml_ng::from_slice(bytes)
             .map_err(|e| Refusal::bad_request(format!("error decoding YAML: {e}")));
     }
-    serde_json::from_slice(bytes).map_err(|e| Refusal::bad_request(format!("error decoding JSON: {e}")))
+    json::decode(bytes)
 }
 
 /// The object in the body.

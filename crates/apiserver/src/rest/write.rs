@@ -17,9 +17,9 @@ use crate::admission::{self, Operation};
 use crate::apply::{self, Manager};
 use crate::patch::{self, PatchKind};
 use crate::schema::Typed;
-use crate::status::Refusal;
+use crate::status::{Cause, Refusal};
 use crate::store::{Store, StoreError, Stored};
-use crate::{defaults, events, schema};
+use crate::{defaults, events, schema, validate};
 
 /// How often a write is tried again when somebody else was faster and the client named no revision.
 const ATTEMPTS: usize = 16;
@@ -47,6 +47,7 @@ async fn create_object(
         object.as_object_mut().map(|o| o.remove("status"));
     }
     defaults::fill_in(&call.info, &mut object);
+    refuse(call, &object, &validate::faults(&call.info, &object))?;
     // The choice of an address and its storing must not interleave with another's.
     let allocation = call.api.allocation.lock().await;
     rules::on_create(call, &mut object)?;
@@ -204,6 +205,10 @@ fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str) -> R
         }
     }
     defaults::fill_in(&call.info, object);
+    // What ends is let go, whatever is wrong with it.
+    if call.subresource().is_empty() && !object["metadata"]["deletionTimestamp"].is_string() {
+        refuse(call, object, &validate::faults(&call.info, object))?;
+    }
     rules::on_update(call, &live.value, object)?;
     if operation == "Update" {
         note(call, Some(&live.value), object, call.subresource());
@@ -231,14 +236,14 @@ fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<Warnin
     drop_nulls(object);
     if call.info.group == "events.k8s.io" {
         let found = schema::check(&call.info, object, old);
-        reject(call, object, &found)?;
+        refuse(call, object, &found.causes)?;
         *object = events::to_core(object);
         return Ok(Warnings::new());
     }
     schema::default_fields(&call.info, object);
     let found = schema::check(&call.info, object, old);
     refuse_unknown(call, &found)?;
-    reject(call, object, &found)?;
+    refuse(call, object, &found.causes)?;
     Ok(without_unknown(call, object, &found))
 }
 
@@ -277,12 +282,12 @@ fn without_unknown(call: &Call, object: &mut Value, found: &schema::Found) -> Wa
     warnings
 }
 
-fn reject(call: &Call, object: &Value, found: &schema::Found) -> Result<(), Refusal> {
-    if found.causes.is_empty() {
+fn refuse(call: &Call, object: &Value, causes: &[Cause]) -> Result<(), Refusal> {
+    if causes.is_empty() {
         return Ok(());
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    Err(Refusal::invalid(&call.info.kind, &call.info.group, name, &found.causes))
+    Err(Refusal::invalid(&call.info.kind, &call.info.group, name, causes))
 }
 
 fn drop_nulls(value: &mut Value) {

@@ -174,13 +174,6 @@ fn service_address(call: &Call, object: &mut Value, live: Option<&Value>) -> Res
     if object["spec"]["type"] == "ExternalName" {
         return Ok(());
     }
-    for port in object["spec"]["ports"].as_array().into_iter().flatten() {
-        let number = port["port"].as_i64().unwrap_or(0);
-        if !(1..=65535).contains(&number) {
-            let why = "must be between 1 and 65535, inclusive";
-            return Err(fault(call, object, Cause::invalid("spec.ports[0].port", &port["port"], why)));
-        }
-    }
     let old = live.and_then(|l| l["spec"]["clusterIP"].as_str()).map(str::to_owned);
     let wanted = object["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty()).map(str::to_owned);
     let address = match (old, wanted) {
