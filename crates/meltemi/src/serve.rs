@@ -4,7 +4,9 @@
 mod apiserver;
 mod control;
 mod controllers;
+mod node;
 mod runner;
+mod waypoint;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +29,10 @@ pub enum Role {
     Runner(runner::Args),
     /// The control plane: xDS, certificates, admission, gateways (istiod)
     Control(control::Args),
+    /// The layer 4 proxy of a node (ztunnel)
+    Node(node::Args),
+    /// The layer 7 proxy of a Gateway: waypoint or ingress
+    Waypoint(waypoint::Args),
 }
 
 /// Runs a role until it is told to stop or fails.
@@ -44,6 +50,8 @@ pub fn run(role: Role) -> anyhow::Result<ExitCode> {
         Role::Controllers(args) => runtime.block_on(supervised("controllers", |tasks| controllers::start(args, tasks))),
         Role::Runner(args) => runtime.block_on(supervised("runner", |tasks| runner::start(args, tasks))),
         Role::Control(args) => runtime.block_on(supervised("control", |tasks| control::start(args, tasks))),
+        Role::Waypoint(args) => runtime.block_on(supervised("waypoint", |tasks| waypoint::start(args, tasks))),
+        Role::Node(args) => runtime.block_on(supervised("node", |tasks| node::start(args, tasks))),
     }
 }
 
