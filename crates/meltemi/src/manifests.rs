@@ -8,6 +8,7 @@ use serde::Serialize;
 const NAMESPACE: &str = include_str!("../../../deploy/namespace.yaml");
 const RBAC: &str = include_str!("../../../deploy/rbac.yaml");
 const CONTROL: &str = include_str!("../../../deploy/istiod.yaml");
+const NODE: &str = include_str!("../../../deploy/ztunnel.yaml");
 
 /// Every object, in the order in which they are applied.
 pub fn objects() -> anyhow::Result<Vec<DynamicObject>> {
@@ -15,7 +16,7 @@ pub fn objects() -> anyhow::Result<Vec<DynamicObject>> {
     for definition in crds::all() {
         objects.push(dynamic(&definition)?);
     }
-    for (name, text) in [("rbac.yaml", RBAC), ("istiod.yaml", CONTROL)] {
+    for (name, text) in [("rbac.yaml", RBAC), ("istiod.yaml", CONTROL), ("ztunnel.yaml", NODE)] {
         objects.extend(parsed(name, text)?);
     }
     Ok(objects)

@@ -125,13 +125,13 @@ fn node_is_ready(node: &Node) -> bool {
 /// Waits until the control plane and a node proxy on each node are ready.
 pub async fn mesh_ready(client: &Client, nodes: usize) -> anyhow::Result<()> {
     let istiod: Api<Deployment> = Api::namespaced(client.clone(), "istio-system");
-    let ztunnel: Api<DaemonSet> = Api::namespaced(client.clone(), "istio-system");
     wait("the control plane (deploy/istiod)", async || {
         let status = istiod.get_status("istiod").await?.status.unwrap_or_default();
         let ready = status.ready_replicas.unwrap_or(0);
         Ok((ready > 0).then_some(()).ok_or_else(|| "no replica is ready".to_owned()))
     })
     .await?;
+    let ztunnel: Api<DaemonSet> = Api::namespaced(client.clone(), "istio-system");
     wait("the node proxies (ds/ztunnel)", async || {
         let status = ztunnel.get_status("ztunnel").await?.status.unwrap_or_default();
         let ready = usize::try_from(status.number_ready).unwrap_or(0);
