@@ -92,8 +92,10 @@ pub(super) fn only_status(info: &ResourceInfo, live: &Value, object: &mut Value)
     }
     if info.custom.is_none() {
         for key in ["annotations", "labels"] {
-            if let Some(value) = metadata.get(key) {
-                object["metadata"][key] = value.clone();
+            match metadata.get(key) {
+                Some(value) => object["metadata"][key] = value.clone(),
+                // The last one was taken away: empty maps are not kept.
+                None => drop(object["metadata"].as_object_mut().map(|m| m.remove(key))),
             }
         }
     }
