@@ -205,7 +205,8 @@ mod tests {
         let access = access();
         let zt = caller("istio-system", "ztunnel", Some(("zt-1", Some("node-1"))));
         let id = |account: &str| format!("spiffe://cluster.local/ns/default/sa/{account}");
-        let cases: Vec<(&str, Caller, Option<String>, Result<String, ()>)> = vec![
+        type Case = (&'static str, Caller, Option<String>, Result<String, ()>);
+        let cases: Vec<Case> = vec![
             ("own", caller("default", "curl", None), None, Ok(id("curl"))),
             ("a Pod on the node", zt.clone(), Some(id("curl")), Ok(id("curl"))),
             ("a Pod on another node", zt.clone(), Some(id("reviews")), Err(())),

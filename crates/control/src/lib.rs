@@ -124,12 +124,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     let client = kube::Client::try_from(config.kube.clone())?;
     let namespace: Arc<str> = config.mesh.root_namespace.clone();
     let readiness = Readiness::new();
-    let metrics = Metrics::new();
-
     let core = Arc::new(ca::authority(&client, &namespace, &config.mesh.trust_domain).await?);
-    let serving = serve_as(&core, tasks, &namespace)?;
     let leader = leader::elect(client.clone(), tasks, &namespace, &config.identity);
-
     let (published, publishing) = watch::channel(false);
     let outlets = engine::Outlets {
         pods: pods::Directory::default(),
@@ -141,6 +137,33 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         proxies: xds::Proxies::default(),
         published,
     };
+    serve(&config, tasks, &core, &outlets, (&client, &publishing, &readiness)).await?;
+    write(&config, tasks, &core, &outlets, (&client, &leader));
+    // After the server listens: an API that cannot reach it refuses every policy.
+    webhook::register(
+        client.clone(),
+        tasks,
+        webhook::configuration(&namespace, core.root_pem()),
+        leader,
+        &readiness,
+    );
+    let (events, received) = mpsc::channel(WAITING);
+    engine::Engine::new(config.mesh.clone(), outlets).start(tasks, received);
+    source::Source::new(client, tasks.clone(), events).start();
+    wait_published(tasks, publishing, &readiness);
+    Ok(())
+}
+
+/// Opens the ports: xDS and certificates, admission, monitoring.
+async fn serve(
+    config: &Config,
+    tasks: &Tasks,
+    core: &Arc<meltemi_identity::CaCore>,
+    outlets: &engine::Outlets,
+    (client, publishing, readiness): (&kube::Client, &watch::Receiver<bool>, &Readiness),
+) -> Result<(), Error> {
+    let namespace = config.mesh.root_namespace.clone();
+    let serving = serve_as(core, tasks, &namespace)?;
     let authenticator = Arc::new(auth::Authenticator::new(client.clone()));
     let access = access::Access {
         trust_domain: config.mesh.trust_domain.clone(),
@@ -148,45 +171,49 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         pods: outlets.pods.clone(),
         gateways: outlets.accounts.clone(),
     };
-    let proxies = outlets.proxies.clone();
-
     let at = |port| SocketAddr::new(config.listen, port);
-    let grpc = tls::bind(at(config.ports.xds)).await?;
-    let hook = tls::bind(at(config.ports.webhook)).await?;
-    let pages = monitoring::Pages {
-        authenticator: authenticator.clone(),
-        namespace: namespace.clone(),
-        proxies: proxies.clone(),
-        publisher: outlets.publisher.clone(),
-    };
-    let routes = monitoring::routes(pages, metrics, readiness.clone());
-    tasks.spawn("monitoring", admin::serve(at(config.ports.monitoring), routes, tasks.drain()));
+    let tls_config = |alpn: &[&[u8]]| serving.config(alpn).map_err(|e| Error::Ca(e.to_string()));
 
-    let config_error = |e: rustls::Error| Error::Ca(e.to_string());
     let discovery = xds::Endpoint {
         publisher: outlets.publisher.clone(),
-        proxies: proxies.clone(),
+        proxies: outlets.proxies.clone(),
         authenticator: authenticator.clone(),
         access: access.clone(),
         tasks: tasks.clone(),
         published: publishing.clone(),
         next: 1.into(),
     };
-    let certificates = ca::Endpoint { core: core.clone(), authenticator, access };
+    let certificates = ca::Endpoint { core: core.clone(), authenticator: authenticator.clone(), access };
     let services = tonic::service::Routes::new(discovery.into_service())
         .add_service(certificates.into_service())
         .into_axum_router();
-    tls::serve_http(tasks, "xds", grpc, serving.config(&[b"h2"]).map_err(config_error)?, services);
-    let hooks = webhook::routes(webhook::validator());
-    tls::serve_http(
-        tasks,
-        "webhook",
-        hook,
-        serving.config(&[b"h2", b"http/1.1"]).map_err(config_error)?,
-        hooks,
-    );
+    tls::serve_http(tasks, "xds", tls::bind(at(config.ports.xds)).await?, tls_config(&[b"h2"])?, services);
 
-    namespaces::start(client.clone(), tasks, &outlets.namespaces, core.root_pem().to_owned(), leader.clone());
+    let hook = tls::bind(at(config.ports.webhook)).await?;
+    let hooks = webhook::routes(webhook::validator());
+    tls::serve_http(tasks, "webhook", hook, tls_config(&[b"h2", b"http/1.1"])?, hooks);
+
+    let pages = monitoring::Pages {
+        authenticator,
+        namespace,
+        proxies: outlets.proxies.clone(),
+        publisher: outlets.publisher.clone(),
+    };
+    let routes = monitoring::routes(pages, Metrics::new(), readiness.clone());
+    tasks.spawn("monitoring", admin::serve(at(config.ports.monitoring), routes, tasks.drain()));
+    Ok(())
+}
+
+/// Starts what writes objects, while this replica leads.
+fn write(
+    config: &Config,
+    tasks: &Tasks,
+    core: &meltemi_identity::CaCore,
+    outlets: &engine::Outlets,
+    (client, leader): (&kube::Client, &leader::Leadership),
+) {
+    let root = core.root_pem().to_owned();
+    namespaces::start(client.clone(), tasks, &outlets.namespaces, root, leader.clone());
     status::start(client.clone(), tasks, &outlets.status, leader.clone());
     gateways::Controller {
         client: client.clone(),
@@ -194,20 +221,12 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         status: outlets.status.clone(),
         template: ProxyTemplate {
             image: config.proxy_image.clone(),
-            control_address: format!("istiod.{namespace}.svc:{}", ports::XDS),
+            control_address: format!("istiod.{}.svc:{}", config.mesh.root_namespace, ports::XDS),
         },
         mesh: config.mesh.clone(),
         leader: leader.clone(),
     }
     .start(tasks);
-    let registration = webhook::configuration(&namespace, core.root_pem());
-    webhook::register(client.clone(), tasks, registration, leader, &readiness);
-
-    let (events, received) = mpsc::channel(WAITING);
-    engine::Engine::new(config.mesh.clone(), outlets).start(tasks, received);
-    source::Source::new(client, tasks.clone(), events).start();
-    wait_published(tasks, publishing, &readiness);
-    Ok(())
 }
 
 /// Says that the component is ready once the mesh has been published.

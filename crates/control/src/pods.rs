@@ -16,11 +16,14 @@ pub struct Directory {
     version: Arc<watch::Sender<u64>>,
 }
 
+/// Node, namespace and service account.
+type Placed = (Arc<str>, Arc<str>, Arc<str>);
+
 #[derive(Debug, Default)]
 struct Inner {
     pods: HashMap<NamespacedName, Entry>,
     /// Pods by node and (namespace, service account).
-    running: HashMap<(Arc<str>, Arc<str>, Arc<str>), usize>,
+    running: HashMap<Placed, usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

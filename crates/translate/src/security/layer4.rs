@@ -135,7 +135,7 @@ fn strip(rule: &Rule) -> Rule {
             })
             .collect();
         let all = matches.is_empty() || matches.iter().any(|m| m.predicates.is_empty());
-        (!all).then(|| Clause { origin: clause.origin, matches })
+        (!all).then_some(Clause { origin: clause.origin, matches })
     });
     Rule { clauses: clauses.collect() }
 }
