@@ -3,8 +3,11 @@
 
 mod call;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::patch;
 use crate::rest::Call;
 use crate::selector::Labels;
 use crate::status::Refusal;
@@ -40,20 +43,48 @@ pub async fn validate(
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<(), Refusal> {
-    // Webhooks are not asked about their own configuration: a broken one could never be mended.
-    if call.info.group == "admissionregistration.k8s.io" {
-        return Ok(());
-    }
-    let configurations =
-        call.api.store.list("admissionregistration.k8s.io/validatingwebhookconfigurations", None, None).0;
-    for configuration in configurations {
-        for webhook in configuration.value["webhooks"].as_array().into_iter().flatten() {
-            if applies(call, webhook, operation, object.or(old)) {
-                ask(call, webhook, operation, object, old).await?;
-            }
+    for webhook in webhooks(call, "validatingwebhookconfigurations") {
+        if applies(call, &webhook, operation, object.or(old)) {
+            ask(call, &webhook, operation, object, old).await?;
         }
     }
     Ok(())
+}
+
+/// Lets every mutating webhook whose rules match change the object; says whether one did.
+///
+/// # Errors
+/// As [`validate`]; 500 when a webhook's patch cannot be applied.
+pub async fn mutate(
+    call: &Call,
+    operation: Operation,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<bool, Refusal> {
+    let mut changed = false;
+    for webhook in webhooks(call, "mutatingwebhookconfigurations") {
+        if !applies(call, &webhook, operation, Some(object)) {
+            continue;
+        }
+        let Some(patch) = ask(call, &webhook, operation, Some(object), old).await? else { continue };
+        let name = webhook["name"].as_str().unwrap_or_default();
+        let wrong = |why: String| Refusal::internal(format!("patch of admission webhook \"{name}\": {why}"));
+        let bytes = STANDARD.decode(&patch).map_err(|e| wrong(e.to_string()))?;
+        let patch = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        patch::json(object, patch).map_err(|refusal| wrong(refusal.message))?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+fn webhooks(call: &Call, plural: &str) -> Vec<Value> {
+    // Webhooks are not asked about their own configuration: a broken one could never be mended.
+    if call.info.group == "admissionregistration.k8s.io" {
+        return Vec::new();
+    }
+    let stored = call.api.store.list(&format!("admissionregistration.k8s.io/{plural}"), None, None).0;
+    let of = |one: &Value| one["webhooks"].as_array().cloned().unwrap_or_default();
+    stored.iter().flat_map(|one| of(&one.value)).collect()
 }
 
 fn applies(call: &Call, webhook: &Value, operation: Operation, object: Option<&Value>) -> bool {
@@ -88,13 +119,14 @@ fn applies(call: &Call, webhook: &Value, operation: Operation, object: Option<&V
     fits && inside
 }
 
+/// Asks one webhook; its patch, if it has one.
 async fn ask(
     call: &Call,
     webhook: &Value,
     operation: Operation,
     object: Option<&Value>,
     old: Option<&Value>,
-) -> Result<(), Refusal> {
+) -> Result<Option<String>, Refusal> {
     let name = webhook["name"].as_str().unwrap_or_default();
     let side_effects = !matches!(webhook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun"));
     if call.options.dry_run && side_effects {
@@ -124,9 +156,9 @@ async fn ask(
     }
 }
 
-fn verdict(name: &str, response: &Value) -> Result<(), Refusal> {
+fn verdict(name: &str, response: &Value) -> Result<Option<String>, Refusal> {
     if response["allowed"] == true {
-        return Ok(());
+        return Ok(response["patch"].as_str().map(str::to_owned));
     }
     let status = &response["status"];
     let reason =
@@ -144,10 +176,10 @@ fn verdict(name: &str, response: &Value) -> Result<(), Refusal> {
 }
 
 /// A webhook that cannot be asked: refused, unless its owner chose to go on without it.
-fn failed(webhook: &Value, name: &str, reason: &str) -> Result<(), Refusal> {
+fn failed(webhook: &Value, name: &str, reason: &str) -> Result<Option<String>, Refusal> {
     if webhook["failurePolicy"] == "Ignore" {
         tracing::warn!(webhook = name, reason, "admission webhook failed; its policy is to go on");
-        return Ok(());
+        return Ok(None);
     }
     Err(Refusal::internal(format!("failed calling webhook \"{name}\": failed to call webhook: {reason}")))
 }

@@ -153,7 +153,9 @@ fn cron_job(map: &mut Map<String, Value>) {
 }
 
 fn service(map: &mut Map<String, Value>) {
-    sub(map, "status").map(|status| fill(status, "loadBalancer", json!({})));
+    if let Some(status) = sub(map, "status") {
+        fill(status, "loadBalancer", json!({}));
+    }
     let Some(spec) = sub(map, "spec") else { return };
     fill(spec, "type", json!("ClusterIP"));
     fill(spec, "sessionAffinity", json!("None"));

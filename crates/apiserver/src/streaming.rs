@@ -10,6 +10,7 @@ mod exec;
 mod forward;
 mod kubelet;
 mod logs;
+mod ports;
 mod spdy;
 mod websocket;
 

@@ -115,7 +115,7 @@ fn service(spec: &Value, faults: &mut Vec<Cause>) {
 
 fn secret(object: &Value, faults: &mut Vec<Cause>) {
     for (key, value) in object["data"].as_object().into_iter().flatten() {
-        if !value.as_str().is_some_and(|text| STANDARD.decode(text).is_ok()) {
+        if value.as_str().is_none_or(|text| STANDARD.decode(text).is_err()) {
             faults.push(Cause::invalid(format!("data[{key}]"), &"<secret>".into(), "illegal base64 data"));
         }
     }

@@ -47,6 +47,10 @@ async fn create_object(
         object.as_object_mut().map(|o| o.remove("status"));
     }
     defaults::fill_in(&call.info, &mut object);
+    if admission::mutate(call, Operation::Create, &mut object, None).await? {
+        decode(call, &mut object, None)?;
+        defaults::fill_in(&call.info, &mut object);
+    }
     refuse(call, &object, &validate::faults(&call.info, &object))?;
     // The choice of an address and its storing must not interleave with another's.
     let allocation = call.api.allocation.lock().await;
@@ -177,7 +181,7 @@ async fn change(
             return Err(modified(call));
         }
         let mut object = work(&live.value)?;
-        let warnings = prepare(call, &live, &mut object, operation)?;
+        let warnings = prepare(call, &live, &mut object, operation).await?;
         admission::validate(call, Operation::Update, Some(&object), Some(&live.value)).await?;
         if call.options.dry_run {
             return Ok((Arc::new(object), warnings));
@@ -192,7 +196,12 @@ async fn change(
 }
 
 /// Everything between the wanted object and the one that may be stored.
-fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str) -> Result<Warnings, Refusal> {
+async fn prepare(
+    call: &Call,
+    live: &Stored,
+    object: &mut Value,
+    operation: &str,
+) -> Result<Warnings, Refusal> {
     identity::for_update(call, &live.value, object)?;
     let warnings = decode(call, object, Some(&live.value))?;
     if call.subresource() == "status" {
@@ -205,6 +214,10 @@ fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str) -> R
         }
     }
     defaults::fill_in(&call.info, object);
+    if admission::mutate(call, Operation::Update, object, Some(&live.value)).await? {
+        decode(call, object, Some(&live.value))?;
+        defaults::fill_in(&call.info, object);
+    }
     // What ends is let go, whatever is wrong with it.
     if call.subresource().is_empty() && !object["metadata"]["deletionTimestamp"].is_string() {
         refuse(call, object, &validate::faults(&call.info, object))?;

@@ -14,12 +14,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::kubelet::{Kubelet, NodeIo, Place};
 use super::spdy::{self, Stream};
-use super::{Streaming, Upgrade, listed, switching, wanted_upgrade, websocket};
+use super::{Streaming, Upgrade, listed, ports, switching, wanted_upgrade, websocket};
 use crate::status::Refusal;
 
 const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
-const INNER: &str = "meltemi-raw/1";
+pub(super) const INNER: &str = "meltemi-raw/1";
 /// Streams whose other half has not come yet.
 const MAX_UNPAIRED: usize = 64;
 
@@ -31,7 +31,18 @@ pub(super) fn serve(
     let kubelet = streaming.kubelet.clone();
     match wanted_upgrade(request.headers())? {
         Upgrade::WebSocket => {
-            let (response, on_upgrade, _) = websocket::accept(&mut request, &[TUNNELLED])?;
+            let ports = wanted_ports(request.uri().query().unwrap_or_default());
+            let [v4, v5] = ports::PROTOCOLS;
+            let (response, on_upgrade, spoken) = websocket::accept(&mut request, &[TUNNELLED, v4, v5])?;
+            if spoken != TUNNELLED {
+                if ports.is_empty() {
+                    return Err(Refusal::bad_request("query parameter \"ports\" is required"));
+                }
+                streaming.tasks.spawn_job("port-forward over channels", async move {
+                    super::ports::serve(websocket::open(on_upgrade).await?, kubelet, place, ports).await
+                });
+                return Ok(response);
+            }
             streaming.tasks.spawn_job("port-forward over WebSocket", async move {
                 let (io, pump) = websocket::tunnel(websocket::open(on_upgrade).await?);
                 let (forwarded, pumped) = tokio::join!(forward(kubelet, place, io), pump);
@@ -54,6 +65,12 @@ pub(super) fn serve(
             Ok(response)
         }
     }
+}
+
+/// The ports that a query names, each once or several in one parameter.
+fn wanted_ports(query: &str) -> Vec<u16> {
+    let values = query.split('&').filter_map(|pair| pair.strip_prefix("ports="));
+    values.flat_map(|value| value.split(',').filter_map(|port| port.parse().ok())).collect()
 }
 
 /// Serves the connections of one client until it closes.

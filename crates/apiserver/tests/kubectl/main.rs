@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! kubectl is the judge: what people type, against a server in a process of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 mod client;
 mod custom;
 mod server;

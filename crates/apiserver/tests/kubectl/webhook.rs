@@ -61,8 +61,13 @@ fn answer(stream: &mut (impl Read + Write)) {
     }
     let review: Value = serde_json::from_slice(&bytes[head..]).unwrap();
     let allowed = review["request"]["name"] != "bad";
-    let response = json!({"uid": review["request"]["uid"], "allowed": allowed,
+    let mut response = json!({"uid": review["request"]["uid"], "allowed": allowed,
                           "status": {"message": format!("{} is not wanted", review["request"]["name"])}});
+    if review["request"]["name"] == "changed" {
+        let patch = json!([{"op": "add", "path": "/data", "value": {"by": "the webhook"}}]);
+        response["patchType"] = "JSONPatch".into();
+        response["patch"] = STANDARD.encode(patch.to_string()).into();
+    }
     let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
     let body = body.to_string();
     let _ = write!(
@@ -123,6 +128,17 @@ fn a_webhook_is_asked_and_its_denial_is_worded_as_kubernetes_does() {
     server.kubectl(&["create", "secret", "generic", "bad"]);
     server.apply(&behind_a_service(port, &bundle, "{matchLabels: {a: c}}"));
     server.apply(&config_map("bad"));
+}
+
+#[test]
+fn a_mutating_webhook_changes_the_object() {
+    let server = Server::start();
+    let (port, bundle) = webhook("hook.default.svc");
+    server.apply(&behind_a_service(port, &bundle, "{}").replace("Validating", "Mutating"));
+    server.apply(&config_map("changed"));
+    assert_eq!(server.value("configmap/changed", ".data.by"), "the webhook");
+    server.apply(&config_map("good"));
+    assert_eq!(server.value("configmap/good", ".data"), "");
 }
 
 #[test]

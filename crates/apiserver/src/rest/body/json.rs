@@ -100,7 +100,13 @@ impl<'de> Visitor<'de> for Element<'_> {
         while let Some(key) = fields.next_key::<String>()? {
             let value = self.below(key.clone(), |element| fields.next_value_seed(element))?;
             if map.contains_key(&key) && self.0.duplicate.borrow().is_none() {
-                let path = self.0.path.borrow().iter().chain([&key]).fold(String::new(), joined);
+                let path = self
+                    .0
+                    .path
+                    .borrow()
+                    .iter()
+                    .chain([&key])
+                    .fold(String::new(), |path, step| joined(path, step));
                 self.0.duplicate.replace(Some(path));
             }
             map.insert(key, value);
@@ -109,7 +115,7 @@ impl<'de> Visitor<'de> for Element<'_> {
     }
 }
 
-fn joined(path: String, step: &String) -> String {
+fn joined(path: String, step: &str) -> String {
     if path.is_empty() || step.starts_with('[') { path + step } else { path + "." + step }
 }
 
