@@ -46,7 +46,7 @@ impl Names for View {
 /// Opens the Pod's DNS listeners and serves them.
 pub(crate) fn start(context: &Arc<Context>, pod: &Arc<Pod>) -> io::Result<()> {
     let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports::DNS);
-    let udp = pod.netns.bind_udp(at, |socket| sockopt::set_reuseport(socket))?;
+    let udp = pod.netns.bind_udp(at, sockopt::set_reuseport)?;
     let udp = UdpSocket::from_std(udp)?;
     let tcp = sockets::listen_on(&pod.netns, at)?;
     let (asking, resolver) = (pod.clone(), context.resolver);

@@ -123,7 +123,11 @@ impl Served {
         let client = mesh.snapshot.workload_at(&own.network, from.ip().to_canonical());
         let client = client.filter(|w| peer.is_none() || w.identity().ok().as_ref() == peer);
         let mut destination = side(Some(to), Some(own), Some(&self.pod.identity));
-        destination.hbone_addr = tunnel;
+        if let Some(tunnel) = tunnel {
+            // As on the other side: what was dialled, then what was asked for.
+            destination.addr = Some(tunnel);
+            destination.hbone_addr = Some(to);
+        }
         let mapped = own.services.iter().find(|(_, ports)| ports.iter().any(|p| p.target_port == to.port()));
         destination.service = mapped.map(|(key, _)| key.hostname.to_string()).unwrap_or_default();
         Recording::new(&self.context, "inbound", side(Some(from), client.map(|w| &**w), peer), destination)

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use meltemi_identity::CertManager;
 use meltemi_identity::channel::ControlPlane;
-use meltemi_identity::manager::CaFetcher;
+use meltemi_identity::manager::{CaFetcher, Fetcher};
 use meltemi_model::TrustDomain;
 use meltemi_model::net::ports;
 use meltemi_runtime::metrics::Metrics;
@@ -111,15 +111,30 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<View, Error> {
         cluster_id: config.cluster_id.clone(),
     };
     let view = View::start(view_config(&config), readiness.register("xds"), tasks);
+    start_with(config, view.clone(), fetcher, readiness, tasks)?;
+    Ok(view)
+}
+
+/// Starts the node proxy with a view and a source of certificates of the caller's.
+///
+/// # Errors
+/// See [`Error`].
+pub fn start_with(
+    config: Config,
+    view: View,
+    fetcher: impl Fetcher,
+    readiness: Readiness,
+    tasks: &Tasks,
+) -> Result<(), Error> {
     let metrics = Metrics::new();
     let context = Arc::new(Context {
-        view: view.clone(),
+        view,
         certificates: CertManager::start(fetcher, tasks),
         metrics: TcpMetrics::register(&metrics),
         log: AccessLog::start()?,
         tasks: tasks.clone(),
-        cluster_id: config.cluster_id.clone(),
-        trust_domain: config.trust_domain.clone(),
+        cluster_id: config.cluster_id,
+        trust_domain: config.trust_domain,
         resolver: config.resolver,
     });
     let workers = Workers::start(config.workers, &context)?;
@@ -129,9 +144,9 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<View, Error> {
         serve(tasks, "stats", at.stats, endpoints::stats_routes(metrics));
         serve(tasks, "ready", at.ready, endpoints::ready_routes(readiness.clone()));
     }
-    let client = zds::Client::new(config.zds_socket.clone(), context, workers, readiness.register("zds"));
+    let client = zds::Client::new(config.zds_socket, context, workers, readiness.register("zds"));
     tasks.spawn("zds", client.run());
-    Ok(view)
+    Ok(())
 }
 
 fn view_config(config: &Config) -> meltemi_view::Config {

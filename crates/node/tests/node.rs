@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node proxy with real Pods' namespaces, real capture, real certificates. Each case in a world of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "node/mesh.rs"]
+mod mesh;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use meltemi_linux::netns::NetNs;
+use meltemi_linux::supervise::{self, Side, World};
+use meltemi_model::NamespacedName;
+use meltemi_model::authz::{Action, Scope};
+use meltemi_state::Delta;
+use meltemi_tunnel::{Dial, DialError, Pool};
+
+use crate::mesh::{A, B, Mesh, dial, greeting, id, issue, policy, workload};
+
+const APP: &str = "10.244.1.3:9080";
+const PRINCIPAL_A: &str = "cluster.local/ns/default/sa/a";
+
+fn main() {
+    let cases: [(&str, fn()); 7] = [
+        ("bytes, half-close and addresses through a tunnel, nothing in the clear", || run(tunnel())),
+        ("a denied client sees a reset", || run(denied())),
+        ("a change closes what it forbids and nothing else", || run(changed())),
+        ("plaintext is judged without an identity", || run(plaintext())),
+        ("a policy that is named and not known denies, in either order", || run(missing())),
+        ("what a hostile peer may ask for", || run(hostile())),
+        ("openssl sees the identity, and is refused without a certificate of the mesh", || run(openssl())),
+    ];
+    let wanted = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
+    for (name, case) in cases {
+        if wanted.as_ref().is_some_and(|w| !name.contains(w.as_str())) {
+            continue;
+        }
+        match supervise::enter(World { user_namespace: true, die_with_outside: true }).unwrap() {
+            Side::Outside(child) => {
+                assert!(child.wait().unwrap().success(), "{name}");
+                println!("ok: {name}");
+            }
+            Side::Inside => {
+                case();
+                std::process::exit(0);
+            }
+        }
+    }
+}
+
+fn run(case: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(case);
+}
+
+async fn tunnel() {
+    let mesh = Mesh::start().await;
+    let wire = mesh::Wire::tap();
+    let mut client = dial(&mesh.a, APP);
+    // The application sees the client's own address, not the proxy's.
+    assert_eq!(greeting(&mut client).unwrap(), A);
+    let sent: Vec<u8> = b"a marker that must not be seen ".iter().copied().cycle().take(3_000_000).collect();
+    let mut writer = client.try_clone().unwrap();
+    let copy = sent.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&copy).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut got = Vec::new();
+    // To the end: the application closes after the client's half-close has arrived.
+    client.read_to_end(&mut got).unwrap();
+    writing.join().unwrap();
+    assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    std::thread::sleep(Duration::from_millis(500));
+    let seen = wire.seen();
+    assert!(seen.len() > 1_000_000, "the tap saw {} bytes", seen.len());
+    assert!(!seen.windows(16).any(|w| w == b"marker that must"), "plaintext on the wire");
+    assert_eq!(mesh.view.registry.len(), 0, "the connection has left the registry");
+}
+
+fn is_reset(result: std::io::Result<String>) {
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+async fn denied() {
+    let mut mesh = Mesh::start().await;
+    mesh.policy(policy("only-c", Action::Allow, Scope::Namespace, &["cluster.local/ns/default/sa/c"], &[]));
+    // The first opens the tunnel, the second finds it open.
+    for _ in 0..2 {
+        is_reset(greeting(&mut dial(&mesh.a, APP)));
+    }
+    let curl = mesh.a.run(|| Command::new("curl").args(["-s", "-m", "5", &format!("http://{APP}/")]).status());
+    assert_eq!(curl.unwrap().code(), Some(56));
+    mesh.policy(policy("only-c", Action::Allow, Scope::Namespace, &[PRINCIPAL_A], &[]));
+    assert_eq!(greeting(&mut dial(&mesh.a, APP)).unwrap(), A);
+}
+
+async fn changed() {
+    let mut mesh = Mesh::start().await;
+    let node = NetNs::current().unwrap();
+    let (mut one, mut two) = (dial(&mesh.a, APP), dial(&node, APP));
+    assert_eq!(greeting(&mut one).unwrap(), A);
+    assert_eq!(greeting(&mut two).unwrap(), mesh::NODE);
+    mesh.policy(policy("no-plaintext", Action::Deny, Scope::Namespace, &[], &["*"]));
+    let begun = Instant::now();
+    assert_eq!(two.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    one.write_all(b"still here").unwrap();
+    let mut echoed = [0; 10];
+    one.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"still here");
+    // The same through the tunnel: by a policy that the workload comes to name.
+    let mut named = workload("b", B);
+    named.authorization_policies = vec![NamespacedName::new("default", "not-a")];
+    let deny = policy("not-a", Action::Deny, Scope::WorkloadSelector, &[PRINCIPAL_A], &[]);
+    mesh.apply([Delta::Policy(Box::new(deny)), Delta::Workload(Box::new(named))]);
+    let begun = Instant::now();
+    assert_eq!(one.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+async fn plaintext() {
+    let mut mesh = Mesh::start().await;
+    let node = NetNs::current().unwrap();
+    assert_eq!(greeting(&mut dial(&node, APP)).unwrap(), mesh::NODE);
+    mesh.policy(policy("strict", Action::Deny, Scope::Namespace, &[], &["*"]));
+    is_reset(greeting(&mut dial(&node, APP)));
+    assert_eq!(greeting(&mut dial(&mesh.a, APP)).unwrap(), A);
+    // Out of the mesh: to the node, in the clear, as an address that nobody knows.
+    let outside = std::net::TcpListener::bind((mesh::NODE, 7070)).unwrap();
+    let mut client = dial(&mesh.a, "172.30.0.11:7070");
+    let (mut server, from) = outside.accept().unwrap();
+    assert_eq!(from.ip().to_string(), A);
+    server.write_all(b"hello").unwrap();
+    let mut hello = [0; 5];
+    client.read_exact(&mut hello).unwrap();
+    assert_eq!(&hello, b"hello");
+    // A reset on one side is a reset on the other.
+    meltemi_linux::sockopt::reset_on_close(&server).unwrap();
+    drop(server);
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+async fn missing() {
+    let mut mesh = Mesh::start().await;
+    let mut named = workload("b", B);
+    named.authorization_policies = vec![NamespacedName::new("default", "late")];
+    let deny = || policy("late", Action::Deny, Scope::WorkloadSelector, &["cluster.local/ns/default/sa/c"], &[]);
+    // The reference first: a new connection waits for the policy, and then is judged by it.
+    mesh.apply([Delta::Workload(Box::new(named.clone()))]);
+    let client = mesh.a.try_clone().unwrap();
+    let waiting = std::thread::spawn(move || greeting(&mut dial(&client, APP)));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!waiting.is_finished());
+    mesh.policy(deny());
+    assert_eq!(waiting.join().unwrap().unwrap(), A);
+    // It never comes: denied after a second.
+    mesh.apply([Delta::PolicyGone(NamespacedName::new("default", "late"))]);
+    let begun = Instant::now();
+    is_reset(greeting(&mut dial(&mesh.a, APP)));
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    // The policy first.
+    mesh.policy(deny());
+    mesh.apply([Delta::Workload(Box::new(named))]);
+    assert_eq!(greeting(&mut dial(&mesh.a, APP)).unwrap(), A);
+}
+
+async fn hostile() {
+    let mesh = Mesh::start().await;
+    let (svid, _) = issue(&mesh.ca, &id("a"));
+    let connector = Arc::new(|to| Box::pin(tokio::net::TcpStream::connect(to)) as _);
+    let pool = Pool::new(connector, mesh.tasks.clone());
+    let ask = |authority: &str, expected: &str| Dial {
+        svid: Arc::new(svid.clone()),
+        address: "10.244.1.3:15008".parse().unwrap(),
+        expected: vec![id(expected)],
+        authority: authority.to_owned(),
+        headers: HeaderMap::new(),
+    };
+    for (authority, status) in [
+        ("10.244.1.3:15001", 400),
+        ("10.244.1.3:15006", 400),
+        ("10.244.1.3:15008", 400),
+        ("127.0.0.1:9080", 400),
+        ("10.244.1.2:9080", 400),
+        ("169.254.7.127:80", 400),
+        ("b.default.svc.cluster.local:80", 503),
+        ("10.244.1.3:1", 503),
+    ] {
+        match pool.dial(&ask(authority, "b")).await {
+            Err(DialError::Status(got)) => assert_eq!(got.as_u16(), status, "{authority}"),
+            other => panic!("{authority}: {other:?}"),
+        }
+    }
+    assert!(pool.dial(&ask(APP, "b")).await.is_ok());
+    // A server that is somebody else is not spoken to.
+    assert!(matches!(pool.dial(&ask(APP, "c")).await, Err(DialError::Tls { .. })));
+    // The proxy's own ports, dialled directly: no loop, a reset.
+    for port in ["15001", "15006"] {
+        let to = format!("{B}:{port}");
+        is_reset(greeting(&mut dial(&mesh.b, &to)));
+    }
+}
+
+async fn openssl() {
+    let mesh = Mesh::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let connect = |certificate: Option<(String, String)>| {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", "10.244.1.3:15008", "-alpn", "h2", "-showcerts", "-ign_eof"]);
+        if let Some((chain, key)) = certificate {
+            for (name, text, flag) in [("chain.pem", chain, "-cert"), ("key.pem", key, "-key")] {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                command.arg(flag).arg(path);
+            }
+        }
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        let alive = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        let out = child.wait_with_output().unwrap();
+        (alive, String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
+    };
+    let (own, foreign) = (issue(&mesh.ca, &id("a")), issue(&mesh::ca(), &id("a")));
+    let (alive, text) = connect(Some((own.0.chain_pem.concat(), own.1)));
+    assert!(alive, "{text}");
+    assert!(text.contains("TLSv1.3") && text.contains("ALPN protocol: h2"), "{text}");
+    let pem = &text[text.find("-----BEGIN").unwrap()..text.find("-----END").unwrap() + 25];
+    let path = folder.path().join("peer.pem");
+    std::fs::write(&path, pem).unwrap();
+    let mut show = Command::new("openssl");
+    let shown = show.args(["x509", "-noout", "-ext", "subjectAltName", "-in"]).arg(&path).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("URI:spiffe://cluster.local/ns/default/sa/b"), "{shown}");
+    for (certificate, alert) in [
+        (None, "certificate required"),
+        (Some((foreign.0.chain_pem.concat(), foreign.1)), "unknown ca"),
+    ] {
+        let (alive, text) = connect(certificate);
+        assert!(!alive && text.contains(alert), "{text}");
+    }
+}
