@@ -98,6 +98,7 @@ impl Served {
             self.context.tasks.spawn_job("connection", async move {
                 sockets::prepare(&stream)?;
                 let gone = served.pod.gone.clone();
+                let mut drain = served.context.tasks.drain();
                 let serving = async {
                     match kind {
                         Kind::Outbound => served.outbound(stream, from).await,
@@ -108,6 +109,7 @@ impl Served {
                 tokio::select! {
                     served = serving => served,
                     () = gone.cancelled() => Ok(()),
+                    () = drain.forced() => Ok(()),
                 }
             });
         }

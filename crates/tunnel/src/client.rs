@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,12 +21,15 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::copy::Stream;
+use crate::server::keepalive;
 use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, STREAM_WINDOW};
 
 /// Streams on one tunnel; a further one gets a tunnel of its own.
 const STREAMS_PER_TUNNEL: usize = 100;
 /// A tunnel that nobody used for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
+/// How often idle tunnels are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Why a destination could not be reached.
@@ -88,11 +91,15 @@ struct Pooled {
     used: Instant,
 }
 
+/// The tunnels of one key. Locked while connecting, so that one destination opens one tunnel and not a hundred.
+type Tunnels = Arc<Mutex<Vec<Pooled>>>;
+type Keyed = std::sync::Mutex<HashMap<Key, Tunnels>>;
+
 /// Tunnels of one network namespace; clones share them.
 #[derive(Clone)]
 pub struct Pool {
     connector: Connector,
-    tunnels: Arc<Mutex<HashMap<Key, Vec<Pooled>>>>,
+    tunnels: Arc<Keyed>,
     tasks: Tasks,
 }
 
@@ -135,18 +142,18 @@ impl Pool {
     }
 
     async fn forget(&self, dial: &Dial) {
-        self.tunnels.lock().await.remove(&key(dial));
+        self.of(dial).lock().await.clear();
+    }
+
+    fn of(&self, dial: &Dial) -> Tunnels {
+        let mut tunnels = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnels.entry(key(dial)).or_default().clone()
     }
 
     async fn tunnel(&self, dial: &Dial) -> Result<(SendRequest<Bytes>, Arc<()>, bool), DialError> {
-        // Held while connecting, for one destination opens one tunnel and not a hundred; others wait no longer than CONNECT.
-        let mut tunnels = self.tunnels.lock().await;
+        let tunnels = self.of(dial);
+        let mut list = tunnels.lock().await;
         let now = Instant::now();
-        tunnels.retain(|_, list| {
-            list.retain(|t| Arc::strong_count(&t.open) > 1 || now.duration_since(t.used) < IDLE);
-            !list.is_empty()
-        });
-        let list = tunnels.entry(key(dial)).or_default();
         for pooled in list.iter_mut() {
             if Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL {
                 pooled.used = now;
@@ -187,10 +194,34 @@ impl Pool {
             .max_frame_size(FRAME)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let (sender, connection) = builder.handshake(tls).await.map_err(|e| tunnel(e.to_string()))?;
-        self.tasks.spawn_job("tunnel", connection);
+        let (sender, mut connection) = builder.handshake(tls).await.map_err(|e| tunnel(e.to_string()))?;
+        let alive = keepalive(connection.ping_pong());
+        let tunnels = Arc::downgrade(&self.tunnels);
+        self.tasks.spawn_job("tunnel", async move {
+            let mut sweep = tokio::time::interval(SWEEP);
+            tokio::pin!(connection, alive);
+            loop {
+                tokio::select! {
+                    ended = &mut connection => return ended.map_err(io::Error::other),
+                    error = &mut alive => return Err(error),
+                    _ = sweep.tick() => sweep_idle(&tunnels),
+                }
+            }
+        });
         Ok(sender)
     }
+}
+
+/// Lets go of what nobody has used for [`IDLE`]: a tunnel that nobody holds closes.
+fn sweep_idle(tunnels: &Weak<Keyed>) {
+    let Some(tunnels) = tunnels.upgrade() else { return };
+    let now = Instant::now();
+    tunnels.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, list| {
+        // Locked: somebody is connecting, so it is in use.
+        let Ok(mut held) = list.try_lock() else { return true };
+        held.retain(|t| Arc::strong_count(&t.open) > 1 || now.duration_since(t.used) < IDLE);
+        !held.is_empty()
+    });
 }
 
 fn key(dial: &Dial) -> Key {

@@ -81,23 +81,25 @@ impl Incoming {
 
     /// The keepalive of this tunnel: fails when the peer no longer answers. Taken once.
     pub fn keepalive(&mut self) -> impl Future<Output = io::Error> + Send + use<> {
-        let ping = self.ping.take();
-        async move {
-            let Some(mut ping) = ping else { return std::future::pending().await };
-            loop {
-                tokio::time::sleep(PING_EVERY).await;
-                match tokio::time::timeout(PING_LIMIT, ping.ping(Ping::opaque())).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => return io::Error::other(error),
-                    Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer no longer answers"),
-                }
-            }
-        }
+        keepalive(self.ping.take())
     }
 
     /// Says that no further request is taken; what is open goes on.
     pub fn graceful_shutdown(&mut self) {
         self.connection.graceful_shutdown();
+    }
+}
+
+/// Asks the peer every [`PING_EVERY`] whether it is there; resolves when it is not. Progresses only while its connection does.
+pub(crate) async fn keepalive(ping: Option<PingPong>) -> io::Error {
+    let Some(mut ping) = ping else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        match tokio::time::timeout(PING_LIMIT, ping.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return io::Error::other(error),
+            Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer no longer answers"),
+        }
     }
 }
 

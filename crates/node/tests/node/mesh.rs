@@ -39,9 +39,9 @@ struct Ca(Arc<CaCore>);
 
 impl Fetcher for Ca {
     fn fetch<'a>(&'a self, identity: &'a SpiffeId, csr: String) -> Fetch<'a> {
-        Box::pin(async move {
-            self.0.sign(&csr, identity, None, SystemTime::now()).map_err(|e| e.to_string())
-        })
+        Box::pin(
+            async move { self.0.sign(&csr, identity, None, SystemTime::now()).map_err(|e| e.to_string()) },
+        )
     }
 }
 
@@ -220,10 +220,14 @@ fn echo(listener: TcpListener) {
 
 /// A connection from inside a namespace; its reads wait five seconds.
 pub(crate) fn dial(netns: &NetNs, to: &str) -> TcpStream {
+    try_dial(netns, to).unwrap()
+}
+
+pub(crate) fn try_dial(netns: &NetNs, to: &str) -> std::io::Result<TcpStream> {
     let to: SocketAddr = to.parse().unwrap();
-    let stream = netns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5))).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream
+    let stream = netns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(stream)
 }
 
 /// Sends a byte and gives back the line that the application begins with, or the error.
