@@ -85,7 +85,7 @@ pub(crate) fn image_of(ctx: &Context, container: &Container) -> Result<Image, im
 
 /// Builds the spec of an instance.
 pub(crate) async fn spec(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     entry: &PodEntry,
     container: &Container,
     image: &Image,
@@ -157,7 +157,7 @@ fn own_program(argv: &[String]) -> Option<Bind> {
 }
 
 fn volume_binds(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     container: &Container,
     dir: &Path,

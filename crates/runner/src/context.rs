@@ -106,6 +106,7 @@ pub(crate) struct Context {
     pub events: Events,
     pub enrolment: Enrolment,
     pub names: Arc<crate::names::View>,
+    pub configs: crate::configs::Configs,
     pool: Mutex<Pool>,
     images: Mutex<Arc<Entries>>,
     tokens: Mutex<Tokens>,
@@ -139,6 +140,7 @@ impl Context {
         Arc::new(Self {
             enrolment: Enrolment::default(),
             names: Arc::new(crate::names::View::new(&config.cluster_domain)),
+            configs: crate::configs::Configs::default(),
             config,
             client,
             cluster_ca,

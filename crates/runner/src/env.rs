@@ -2,11 +2,11 @@
 //! The environment of a container.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
-use kube::api::Api;
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
+use crate::configs::{self, Kind};
 use crate::context::Context;
 use crate::downward;
 use crate::expand::expand;
@@ -18,7 +18,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// # Errors
 /// A config map, secret or key is missing; the text is what Kubernetes shows.
 pub(crate) async fn build(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     container: &Container,
     address: Option<std::net::IpAddr>,
@@ -28,11 +28,11 @@ pub(crate) async fn build(
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(r) = &source.config_map_ref {
-            let map = config_map(ctx, namespace, &r.name, r.optional == Some(true)).await?;
+            let map = text(ctx, Kind::ConfigMap, namespace, &r.name, r.optional == Some(true)).await?;
             all.extend(map.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
         }
         if let Some(r) = &source.secret_ref {
-            let map = secret(ctx, namespace, &r.name, r.optional == Some(true)).await?;
+            let map = text(ctx, Kind::Secret, namespace, &r.name, r.optional == Some(true)).await?;
             all.extend(map.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
         }
     }
@@ -49,7 +49,7 @@ pub(crate) async fn build(
     Ok(all)
 }
 
-fn defaults(ctx: &Context, pod: &Pod, container: &Container) -> BTreeMap<String, String> {
+fn defaults(ctx: &Arc<Context>, pod: &Pod, container: &Container) -> BTreeMap<String, String> {
     let hostname = hostname(pod, &ctx.config.node_name);
     let api = ctx.config.api_address.to_string();
     let mut all: BTreeMap<String, String> = [
@@ -82,7 +82,7 @@ pub(crate) fn hostname(pod: &Pod, node: &str) -> String {
 }
 
 async fn from(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     container: &Container,
     source: &EnvVarSource,
@@ -104,7 +104,7 @@ async fn from(
     let (map, key, optional, what) = if let Some(r) = &source.config_map_key_ref {
         let optional = r.optional == Some(true);
         (
-            config_map(ctx, namespace, &r.name, optional).await?,
+            text(ctx, Kind::ConfigMap, namespace, &r.name, optional).await?,
             &r.key,
             optional,
             format!("ConfigMap {namespace}/{}", r.name),
@@ -112,7 +112,7 @@ async fn from(
     } else if let Some(r) = &source.secret_key_ref {
         let optional = r.optional == Some(true);
         (
-            secret(ctx, namespace, &r.name, optional).await?,
+            text(ctx, Kind::Secret, namespace, &r.name, optional).await?,
             &r.key,
             optional,
             format!("Secret {namespace}/{}", r.name),
@@ -127,35 +127,18 @@ async fn from(
     }
 }
 
-async fn config_map(
-    ctx: &Context,
+async fn text(
+    ctx: &Arc<Context>,
+    kind: Kind,
     ns: &str,
     name: &str,
     optional: bool,
 ) -> Result<BTreeMap<String, String>, String> {
-    let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), ns);
-    match api.get_opt(name).await.map_err(|e| e.to_string())? {
-        Some(map) => Ok(map.data.unwrap_or_default()),
+    match configs::get(ctx, kind, ns, name).await? {
+        Some(data) => {
+            Ok(data.iter().map(|(k, v)| (k.clone(), String::from_utf8_lossy(v).into_owned())).collect())
+        }
         None if optional => Ok(BTreeMap::new()),
-        None => Err(format!("configmap {name:?} not found")),
-    }
-}
-
-async fn secret(
-    ctx: &Context,
-    ns: &str,
-    name: &str,
-    optional: bool,
-) -> Result<BTreeMap<String, String>, String> {
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), ns);
-    match api.get_opt(name).await.map_err(|e| e.to_string())? {
-        Some(secret) => Ok(secret
-            .data
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(k, ByteString(v))| (k, String::from_utf8_lossy(&v).into_owned()))
-            .collect()),
-        None if optional => Ok(BTreeMap::new()),
-        None => Err(format!("secret {name:?} not found")),
+        None => Err(format!("{} {name:?} not found", configs::what(kind))),
     }
 }

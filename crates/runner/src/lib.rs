@@ -4,6 +4,7 @@
 //! [`run`] registers the node and runs the Pods that are placed on it; [`pod_init::main`] is what the binary
 //! must call, with one thread, when its first argument is [`pod_init::WORD`].
 
+mod configs;
 mod container;
 mod context;
 mod downward;

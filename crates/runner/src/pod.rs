@@ -18,8 +18,8 @@ use crate::{enrol, net, volumes};
 
 mod run;
 
-/// How often changing volumes are looked at; also bounds the delay of a changed config map.
-const REFRESH: Duration = Duration::from_secs(5);
+/// How often volumes are looked at although nothing they show has changed: tokens are renewed then.
+const REFRESH: Duration = Duration::from_secs(60);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 
 /// Takes a Pod of this node over, or tells its task of the new object.
@@ -147,8 +147,14 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
         if !volumes::changes(&entry.pod()) {
             std::future::pending::<()>().await;
         }
+        let (mut configs, mut object) = (ctx.configs.changes(), entry.object.subscribe());
         loop {
-            tokio::time::sleep(REFRESH).await;
+            tokio::select! {
+                () = tokio::time::sleep(REFRESH) => {}
+                _ = configs.changed() => {}
+                // Labels and annotations may be shown in a volume.
+                _ = object.changed() => {}
+            }
             if let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir).await {
                 tracing::debug!(pod = %entry.full_name(), %error, "volumes not refreshed");
             }

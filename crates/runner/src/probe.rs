@@ -6,15 +6,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meltemi_linux::process::Exit;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::container::Running;
 use crate::context::{Context, PodEntry};
 use crate::sandbox::{Sandbox, Stdio};
+
+mod tls;
 
 /// What probes come from.
 const SOURCE: IpAddr = IpAddr::V4(meltemi_capture::PROBE_SOURCE_V4);
@@ -269,9 +273,6 @@ async fn http_get(
     container: Option<&Container>,
     get: &HTTPGetAction,
 ) -> Result<(), String> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Err("HTTPS probes are not supported on this machine: use tcpSocket or exec".to_owned());
-    }
     let address = target(entry, get.host.as_deref(), port_of(&get.port, container)?)?;
     let stream = dial(address).await?;
     let path = get.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".to_owned());
@@ -285,30 +286,42 @@ async fn http_get(
             request = request.header(&header.name, &header.value);
         }
     }
-    let request = request.header(http::header::HOST, host).body(Empty::<bytes::Bytes>::new());
-    let request = request.map_err(|e| e.to_string())?;
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
-    let exchange = async {
-        let response =
-            sender.send_request(request).await.map_err(|e| format!("Get \"http://{address}{path}\": {e}"))?;
+    let request = request.header(http::header::HOST, host).body(Empty::new()).map_err(|e| e.to_string())?;
+    let tls = get.scheme.as_deref() == Some("HTTPS");
+    let status = if tls {
+        exchange(tls::connect(stream, address.ip()).await?, request).await
+    } else {
+        exchange(stream, request).await
+    };
+    let scheme = if tls { "https" } else { "http" };
+    let status = status.map_err(|e| format!("Get \"{scheme}://{address}{path}\": {e}"))?;
+    if (200..400).contains(&status.as_u16()) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+    }
+}
+
+/// Sends a request; the status of its answer.
+async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<http::StatusCode, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(|e| e.to_string())?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let status = response.status();
         let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        Ok::<_, String>(status)
+        Ok(status)
     };
     // The connection may end before the answer has been looked at; the exchange then still has it, or an error.
     let driving = async {
         let _ = connection.await;
         std::future::pending::<Infallible>().await
     };
-    let status = tokio::select! {
-        status = exchange => status?,
+    tokio::select! {
+        status = answer => status,
         never = driving => match never {},
-    };
-    if (200..400).contains(&status.as_u16()) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
     }
 }

@@ -280,7 +280,7 @@ fn status_of(name: &str, image: &str, c: &Container, init: bool) -> ContainerSta
         image: image.to_owned(),
         image_id: c.image_id.clone(),
         container_id: (!c.id.is_empty()).then(|| format!("meltemi://{}", c.id)),
-        ready: if init { c.succeeded() } else { c.ready && running },
+        ready: (init && c.succeeded()) || (c.ready && running),
         started: Some(c.started && running),
         restart_count: c.restarts,
         state: Some(state_of(&c.phase, &c.id)),

@@ -6,14 +6,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccount, Volume, VolumeProjection,
+    DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccount, Volume, VolumeProjection,
 };
 use kube::api::{Api, PostParams};
 
+use crate::configs::{self, Data, Kind};
 use crate::context::Context;
 use crate::downward;
 
@@ -27,16 +28,13 @@ pub(crate) enum VolumeError {
 /// Files of a volume: path below its root to content and mode.
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
-/// Keys and values of a config map or secret.
-type Data = BTreeMap<String, Vec<u8>>;
-
 /// The folder of a Pod's volume.
 pub(crate) fn folder(pod_dir: &Path, volume: &str) -> PathBuf {
     pod_dir.join("volumes").join(volume)
 }
 
 /// Fills every volume of a Pod; called again, it brings changed contents.
-pub(crate) async fn prepare(ctx: &Context, pod: &Pod, pod_dir: &Path) -> Result<(), VolumeError> {
+pub(crate) async fn prepare(ctx: &Arc<Context>, pod: &Pod, pod_dir: &Path) -> Result<(), VolumeError> {
     let spec = pod.spec.clone().unwrap_or_default();
     for volume in spec.volumes.iter().flatten() {
         let failed = |reason: String| VolumeError::Setup { name: volume.name.clone(), reason };
@@ -83,7 +81,7 @@ pub(crate) fn changes(pod: &Pod) -> bool {
 }
 
 /// Volumes without contents of their own.
-fn plain(ctx: &Context, pod: &Pod, volume: &Volume, dir: &Path) -> Result<(), String> {
+fn plain(ctx: &Arc<Context>, pod: &Pod, volume: &Volume, dir: &Path) -> Result<(), String> {
     if volume.empty_dir.is_some() {
         fs::create_dir_all(dir).map_err(|e| e.to_string())?;
         return fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string());
@@ -101,7 +99,7 @@ fn plain(ctx: &Context, pod: &Pod, volume: &Volume, dir: &Path) -> Result<(), St
 }
 
 /// A hostPath below the node's private root.
-pub(crate) fn host_path(ctx: &Context, path: &str) -> Result<PathBuf, String> {
+pub(crate) fn host_path(ctx: &Arc<Context>, path: &str) -> Result<PathBuf, String> {
     let relative =
         Path::new(path).strip_prefix("/").map_err(|_| format!("hostPath {path:?} is not absolute"))?;
     if relative.components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
@@ -113,18 +111,18 @@ pub(crate) fn host_path(ctx: &Context, path: &str) -> Result<PathBuf, String> {
     Ok(ctx.config.host_root.join(relative))
 }
 
-async fn contents(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<Files>, String> {
+async fn contents(ctx: &Arc<Context>, pod: &Pod, volume: &Volume) -> Result<Option<Files>, String> {
     let mut files = Files::new();
     if let Some(v) = &volume.config_map {
         let mode = mode_of(v.default_mode);
         let optional = v.optional == Some(true);
-        let data = config_map(ctx, pod, &v.name, optional).await?;
+        let data = data(ctx, pod, Kind::ConfigMap, &v.name, optional).await?;
         choose(data, v.items.as_deref(), optional, mode, &mut files)?;
     } else if let Some(v) = &volume.secret {
         let mode = mode_of(v.default_mode);
         let name = v.secret_name.clone().unwrap_or_default();
         let optional = v.optional == Some(true);
-        let data = secret(ctx, pod, &name, optional).await?;
+        let data = data(ctx, pod, Kind::Secret, &name, optional).await?;
         choose(data, v.items.as_deref(), optional, mode, &mut files)?;
     } else if let Some(v) = &volume.downward_api {
         downward_files(ctx, pod, v.items.as_deref(), mode_of(v.default_mode), &mut files)?;
@@ -139,7 +137,7 @@ async fn contents(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<Fi
 }
 
 async fn projected(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     source: &VolumeProjection,
     mode: u32,
@@ -147,12 +145,12 @@ async fn projected(
 ) -> Result<(), String> {
     if let Some(s) = &source.config_map {
         let optional = s.optional == Some(true);
-        let data = config_map(ctx, pod, &s.name, optional).await?;
+        let data = data(ctx, pod, Kind::ConfigMap, &s.name, optional).await?;
         choose(data, s.items.as_deref(), optional, mode, files)?;
     }
     if let Some(s) = &source.secret {
         let optional = s.optional == Some(true);
-        let data = secret(ctx, pod, &s.name, optional).await?;
+        let data = data(ctx, pod, Kind::Secret, &s.name, optional).await?;
         choose(data, s.items.as_deref(), optional, mode, files)?;
     }
     if let Some(s) = &source.downward_api {
@@ -173,35 +171,23 @@ fn namespace(pod: &Pod) -> &str {
     pod.metadata.namespace.as_deref().unwrap_or("default")
 }
 
-/// The data of a config map; `None` when it is not there but may be missing.
-async fn config_map(ctx: &Context, pod: &Pod, name: &str, optional: bool) -> Result<Option<Data>, String> {
-    let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace(pod));
-    let Some(map) = api.get_opt(name).await.map_err(|e| e.to_string())? else {
-        return if optional { Ok(None) } else { Err(format!("configmap {name:?} not found")) };
-    };
-    let mut all: Data = map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
-    all.extend(map.binary_data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)));
-    Ok(Some(all))
-}
-
-/// The data of a secret; `None` when it is not there but may be missing.
-async fn secret(ctx: &Context, pod: &Pod, name: &str, optional: bool) -> Result<Option<Data>, String> {
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace(pod));
-    let Some(secret) = api.get_opt(name).await.map_err(|e| e.to_string())? else {
-        return if optional { Ok(None) } else { Err(format!("secret {name:?} not found")) };
-    };
-    Ok(Some(secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect()))
+/// The data of an object; empty when it is not there but may be missing.
+async fn data(ctx: &Arc<Context>, pod: &Pod, kind: Kind, name: &str, optional: bool) -> Result<Data, String> {
+    match configs::get(ctx, kind, namespace(pod), name).await? {
+        Some(data) => Ok((*data).clone()),
+        None if optional => Ok(Data::new()),
+        None => Err(format!("{} {name:?} not found", configs::what(kind))),
+    }
 }
 
 /// All keys under their own names, or those that are asked for under the names given.
 fn choose(
-    all: Option<Data>,
+    mut all: Data,
     items: Option<&[KeyToPath]>,
     optional: bool,
     mode: u32,
     files: &mut Files,
 ) -> Result<(), String> {
-    let mut all = all.unwrap_or_default();
     let Some(items) = items.filter(|i| !i.is_empty()) else {
         files.extend(all.into_iter().map(|(k, v)| (k, (v, mode))));
         return Ok(());
@@ -219,7 +205,7 @@ fn choose(
 }
 
 fn downward_files(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     items: Option<&[DownwardAPIVolumeFile]>,
     mode: u32,
@@ -246,7 +232,7 @@ fn downward_files(
 
 /// A token bound to the Pod, kept until four fifths of its life have passed.
 async fn token(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     audience: Option<String>,
     seconds: i64,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Containers of a Pod: started, restarted with growing pauses, probed, ended.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, Lifecycle, LifecycleHandler};
 use meltemi_linux::process::Exit;
 use nix::libc;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::container::{self, Running, StartError};
@@ -20,6 +22,7 @@ use crate::state::{Ended, Phase};
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 const STABLE: Duration = Duration::from_secs(600);
+const STARTED_POLL: Duration = Duration::from_millis(20);
 const IMAGE_PAUSE: Duration = Duration::from_secs(2);
 
 /// How one run of a container went.
@@ -35,12 +38,12 @@ pub(super) async fn containers(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbo
     let pod = entry.pod();
     let spec = pod.spec.clone().unwrap_or_default();
     let policy = spec.restart_policy.clone().unwrap_or_else(|| "Always".to_owned());
-    let mut beside = Vec::new();
+    // Companions end with this function.
+    let (_here, gone) = watch::channel(());
     for init in spec.init_containers.iter().flatten() {
-        // An init container that always restarts is a companion: it runs on beside the others.
+        // An init container that always restarts is a companion: once started, it runs on beside the others.
         if init.restart_policy.as_deref() == Some("Always") {
-            let (ctx, entry, sandbox, init) = (ctx.clone(), entry.clone(), sandbox.clone(), init.clone());
-            beside.push(async move { keep(&ctx, &entry, &sandbox, &init, "Always").await });
+            companion(ctx, entry, sandbox, init, gone.clone()).await;
             continue;
         }
         let again = if policy == "Never" { "Never" } else { "OnFailure" };
@@ -60,14 +63,27 @@ pub(super) async fn containers(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbo
         }
     });
     let main = spec.containers.iter().map(|c| keep(ctx, entry, sandbox, c, &policy));
-    let main = futures::future::join_all(main);
-    if beside.is_empty() {
-        main.await;
-    } else {
+    futures::future::join_all(main).await;
+}
+
+/// Runs a companion until `gone` closes; returns when it has started.
+async fn companion(
+    ctx: &Arc<Context>,
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    spec: &Spec,
+    mut gone: watch::Receiver<()>,
+) {
+    let (ctx2, entry2, sandbox, spec2) = (ctx.clone(), entry.clone(), sandbox.clone(), spec.clone());
+    ctx.job("companion", async move {
         tokio::select! {
-            _ = main => {}
-            _ = futures::future::join_all(beside) => {}
+            () = keep(&ctx2, &entry2, &sandbox, &spec2, "Always") => {}
+            _ = gone.changed() => {}
         }
+        Ok::<(), Infallible>(())
+    });
+    while !entry.state().container(&spec.name).is_some_and(|c| c.started) {
+        tokio::time::sleep(STARTED_POLL).await;
     }
 }
 

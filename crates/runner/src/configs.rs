@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Config maps and secrets that Pods of this node refer to: each watched by its name from its first use until a
+//! while after its last, so that a change arrives at once and nothing is asked for again and again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::ByteString;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::context::{Context, lock};
+
+/// Keys and values.
+pub(crate) type Data = BTreeMap<String, Vec<u8>>;
+
+/// How long the first answer may take.
+const FIRST: Duration = Duration::from_secs(5);
+/// An object that nobody has asked for in this time is not watched any more. Longer than the pause between two
+/// looks at a Pod's volumes.
+const UNUSED: Duration = Duration::from_secs(300);
+
+/// Which kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    ConfigMap,
+    Secret,
+}
+
+type Key = (Kind, String, String);
+
+/// `None`: not known yet; `Some(None)`: there is none.
+type Known = Option<Option<Arc<Data>>>;
+
+/// The watched objects.
+#[derive(Debug)]
+pub(crate) struct Configs {
+    watched: Mutex<HashMap<Key, (watch::Receiver<Known>, tokio::time::Instant)>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Configs {
+    fn default() -> Self {
+        Self { watched: Mutex::default(), changes: watch::channel(0).0 }
+    }
+}
+
+impl Configs {
+    /// Sees every change of any watched object.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn is_unused(&self, key: &Key) -> bool {
+        let mut watched = lock(&self.watched);
+        let unused = watched.get(key).is_none_or(|(_, used)| used.elapsed() > UNUSED);
+        if unused {
+            watched.remove(key);
+        }
+        unused
+    }
+}
+
+/// An object's data; `None` when there is no such object.
+///
+/// # Errors
+/// The API does not answer in time.
+pub(crate) async fn get(
+    ctx: &Arc<Context>,
+    kind: Kind,
+    ns: &str,
+    name: &str,
+) -> Result<Option<Arc<Data>>, String> {
+    let key = (kind, ns.to_owned(), name.to_owned());
+    let mut known = {
+        let mut watched = lock(&ctx.configs.watched);
+        let now = tokio::time::Instant::now();
+        let (known, used) = watched.entry(key.clone()).or_insert_with(|| (start(ctx, key), now));
+        *used = now;
+        known.clone()
+    };
+    let first = known.wait_for(Option::is_some);
+    match tokio::time::timeout(FIRST, first).await {
+        Ok(Ok(found)) => Ok(found.clone().flatten()),
+        _ => Err(format!("{} {name:?}: the API server does not answer", what(kind))),
+    }
+}
+
+/// The word for a kind in messages.
+pub(crate) fn what(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ConfigMap => "configmap",
+        Kind::Secret => "secret",
+    }
+}
+
+fn start(ctx: &Arc<Context>, key: Key) -> watch::Receiver<Known> {
+    let (tx, rx) = watch::channel(None);
+    let ctx2 = ctx.clone();
+    ctx.job("watch config", async move {
+        match key.0 {
+            Kind::ConfigMap => follow(&ctx2, &key, tx, of_config_map).await,
+            Kind::Secret => follow(&ctx2, &key, tx, of_secret).await,
+        }
+        Ok::<(), Infallible>(())
+    });
+    rx
+}
+
+async fn follow<K>(ctx: &Arc<Context>, key: &Key, tx: watch::Sender<Known>, data: fn(K) -> Data)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let api: Api<K> = Api::namespaced(ctx.client.clone(), &key.1);
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", key.2));
+    let mut stream = watcher::watcher(api, config).default_backoff().boxed();
+    let set = |found: Option<Data>| {
+        let next = Some(found.map(Arc::new));
+        let changed = tx.send_if_modified(|known| {
+            let changed = *known != next;
+            *known = next;
+            changed
+        });
+        if changed {
+            ctx.configs.changes.send_modify(|n| *n += 1);
+        }
+    };
+    let mut listed = None;
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            () = tokio::time::sleep(UNUSED) => {
+                if ctx.configs.is_unused(key) {
+                    return;
+                }
+                continue;
+            }
+        };
+        match event {
+            Some(Ok(Event::Init)) => listed = None,
+            Some(Ok(Event::InitApply(object))) => listed = Some(data(object)),
+            Some(Ok(Event::InitDone)) => set(listed.take()),
+            Some(Ok(Event::Apply(object))) => set(Some(data(object))),
+            Some(Ok(Event::Delete(_))) => set(None),
+            Some(Err(error)) => tracing::debug!(%error, name = key.2, "watch of a {}", what(key.0)),
+            None => return,
+        }
+    }
+}
+
+fn of_config_map(map: ConfigMap) -> Data {
+    let text = map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes()));
+    text.chain(map.binary_data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v))).collect()
+}
+
+fn of_secret(secret: Secret) -> Data {
+    secret.data.unwrap_or_default().into_iter().map(|(k, ByteString(v))| (k, v)).collect()
+}
