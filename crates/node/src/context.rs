@@ -11,6 +11,8 @@ use meltemi_view::access_log::AccessLog;
 use meltemi_view::metrics::TcpMetrics;
 use meltemi_view::{Denied, Guard, L4Request, View};
 
+use crate::connections::Connections;
+
 /// Shared by all workers and Pods.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -22,6 +24,7 @@ pub(crate) struct Context {
     pub(crate) cluster_id: String,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) resolver: SocketAddr,
+    pub(crate) connections: Connections,
 }
 
 impl Context {

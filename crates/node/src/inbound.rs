@@ -101,7 +101,7 @@ impl Served {
         };
         match connect.accept() {
             Ok(stream) => {
-                recording.opened();
+                recording.opened(&self.pod.workload);
                 let copied = splice(stream, delivered.stream, Some(delivered.permit)).await;
                 recording.ended(copied.from_tunnel, copied.to_tunnel, copied.error);
             }

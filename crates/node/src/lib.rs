@@ -6,6 +6,7 @@
 //! knows; without a control plane it goes on with what it knew last.
 
 mod admin;
+mod connections;
 mod context;
 mod dns;
 mod inbound;
@@ -136,6 +137,7 @@ pub fn start_with(
         cluster_id: config.cluster_id,
         trust_domain: config.trust_domain,
         resolver: config.resolver,
+        connections: connections::Connections::default(),
     });
     let workers = Workers::start(config.workers, &context)?;
     if let Some(at) = config.endpoints {

@@ -88,7 +88,7 @@ impl Served {
         };
         match self.pool.dial(&dial).await {
             Ok(dialled) => {
-                recording.opened();
+                recording.opened(&self.pod.workload);
                 let copied = splice(dialled.stream, stream, None).await;
                 drop(dialled.lease);
                 recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
@@ -118,7 +118,7 @@ impl Served {
         let connecting = tokio::time::timeout(sockets::CONNECT, sockets::connect(&self.pod.netns, to, None));
         match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(upstream) => {
-                recording.opened();
+                recording.opened(&self.pod.workload);
                 let copied = relay(stream, upstream, None).await;
                 recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
             }

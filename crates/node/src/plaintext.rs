@@ -44,7 +44,7 @@ impl Served {
         let source = from.ip().to_canonical();
         match deliver(permit, sockets::connect(&self.pod.netns, to, Some(source))).await {
             Ok(delivered) => {
-                recording.opened();
+                recording.opened(&self.pod.workload);
                 let copied = relay(stream, delivered.stream, Some(delivered.permit)).await;
                 recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
             }

@@ -4,10 +4,11 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use meltemi_model::{SpiffeId, Workload};
+use meltemi_model::{SpiffeId, Workload, WorkloadUid};
 use meltemi_view::access_log::{L4Record, Side};
 use meltemi_view::metrics::TcpLabels;
 
+use crate::connections::{Connection, Open};
 use crate::context::Context;
 
 /// A connection that is being recorded.
@@ -17,7 +18,7 @@ pub(crate) struct Recording<'a> {
     labels: TcpLabels,
     pub record: L4Record,
     begun: Instant,
-    opened: bool,
+    opened: Option<Open>,
 }
 
 /// A side from what is known of it.
@@ -68,12 +69,20 @@ impl<'a> Recording<'a> {
             duration: std::time::Duration::ZERO,
             error: None,
         };
-        Self { context, labels, record, begun: Instant::now(), opened: false }
+        Self { context, labels, record, begun: Instant::now(), opened: None }
     }
 
     /// Bytes may flow.
-    pub(crate) fn opened(&mut self) {
-        self.opened = true;
+    pub(crate) fn opened(&mut self, workload: &WorkloadUid) {
+        let to = &self.record.destination;
+        self.opened = Some(self.context.connections.open(Connection {
+            workload: workload.clone(),
+            direction: self.record.direction,
+            src: self.record.source.addr,
+            original_dst: to.hbone_addr.or(to.addr),
+            actual_dst: to.addr,
+            protocol: if to.hbone_addr.is_some() { "HBONE" } else { "TCP" },
+        }));
         self.context.metrics.opened.get_or_create(&self.labels).inc();
     }
 
@@ -95,7 +104,7 @@ impl<'a> Recording<'a> {
         self.labels.response_flags = flags;
         self.record.duration = self.begun.elapsed();
         let metrics = &self.context.metrics;
-        if !self.opened {
+        if self.opened.is_none() {
             metrics.opened.get_or_create(&self.labels).inc();
         }
         metrics.closed.get_or_create(&self.labels).inc();
