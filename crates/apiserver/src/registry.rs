@@ -5,8 +5,9 @@ mod builtin;
 mod custom;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use kube_cel::CompiledSchema;
 use serde_json::Value;
 
 use crate::store::ResourceKey;
@@ -54,10 +55,16 @@ pub struct Scale {
 }
 
 /// One version of a CustomResourceDefinition.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Custom {
     /// `schema.openAPIV3Schema`.
     pub schema: Value,
+    /// The same without what the server sees to: `apiVersion`, `kind` and `metadata` being there.
+    pub checked: Value,
+    /// Its CEL rules, compiled when first needed.
+    pub rules: OnceLock<CompiledSchema>,
+    /// Changes with everything that clients are told of this version.
+    pub digest: u64,
     /// `additionalPrinterColumns`.
     pub columns: Vec<Value>,
     /// Kind of a list.

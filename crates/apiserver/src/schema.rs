@@ -8,7 +8,7 @@ mod typed;
 
 use std::sync::OnceLock;
 
-use kube_cel::Validator;
+use kube_cel::{CompiledSchema, Validator};
 use serde_json::{Value, json};
 
 use crate::registry::ResourceInfo;
@@ -35,9 +35,10 @@ pub fn check(info: &ResourceInfo, object: &Value, old: Option<&Value>) -> Found 
     let mut found = Found::default();
     match &info.custom {
         Some(custom) => {
-            custom_object(&custom.schema, object, &mut found);
+            custom_object(&custom.checked, object, &mut found);
             if found.causes.is_empty() && found.unknown.is_empty() {
-                found.causes.extend(rules(&custom.schema, object, old));
+                let compiled = custom.rules.get_or_init(|| kube_cel::compile_schema(&custom.schema));
+                found.causes.extend(rules(compiled, object, old));
             }
         }
         None => {
@@ -59,15 +60,11 @@ fn custom_object(schema: &Value, object: &Value, found: &mut Found) {
             rest.remove(key);
         }
     }
-    let mut schema = schema.clone();
-    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
-        required.retain(|r| r != "apiVersion" && r != "kind" && r != "metadata");
-    }
-    check::object(&schema, &rest, found);
+    check::object(schema, &rest, found);
 }
 
-fn rules(schema: &Value, object: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let Err(errors) = Validator::new().validate(schema, object, old) else { return Vec::new() };
+fn rules(schema: &CompiledSchema, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let Err(errors) = Validator::new().validate_compiled(schema, object, old) else { return Vec::new() };
     errors
         .into_iter()
         .map(|error| Cause {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the schemas of the built-in kinds do not say: names that must differ, ports that must exist, labels. Pure.
 
+pub(crate) mod definition;
 mod pod;
 
 use base64::Engine as _;
@@ -28,6 +29,7 @@ pub fn faults(info: &ResourceInfo, object: &Value) -> Vec<Cause> {
         ("batch", "Job") => {
             template(&spec["template"], "spec.template", &["OnFailure", "Never"], &mut faults)
         }
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::faults(object, &mut faults),
         _ => {}
     }
     faults

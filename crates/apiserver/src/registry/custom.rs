@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The resources that a CustomResourceDefinition adds: one for each served version.
 
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -46,6 +47,9 @@ pub(super) fn resources(definition: &Value) -> Vec<ResourceInfo> {
                 virtual_only: false,
                 custom: Some(Arc::new(Custom {
                     schema: version["schema"]["openAPIV3Schema"].clone(),
+                    checked: checked(&version["schema"]["openAPIV3Schema"]),
+                    rules: OnceLock::new(),
+                    digest: digest(&[names, version]),
                     columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
                     list_kind,
                 })),
@@ -53,6 +57,22 @@ pub(super) fn resources(definition: &Value) -> Vec<ResourceInfo> {
             }
         })
         .collect()
+}
+
+fn checked(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|r| r != "apiVersion" && r != "kind" && r != "metadata");
+    }
+    schema
+}
+
+fn digest(parts: &[&Value]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for part in parts {
+        part.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn text(value: &Value) -> String {

@@ -90,6 +90,16 @@ fn an_object_is_checked_by_its_schema_and_its_rules() {
     }
     let said = server.refused(&["apply", "-f", "-"], &WIDGETS.replace("schema:\n", "shema:\n"));
     assert!(said.contains("shema\""), "{said}");
+    for (right, wrong, expected) in [
+        ("'self == oldSelf'", "'self =='", "compilation failed"),
+        ("'^x+$'", "'(x'", "must be a valid regular expression"),
+        ("storage: true", "storage: false", "exactly one version marked as storage version"),
+        ("name: widgets.example.com", "name: gadgets.example.com", "must be spec.names.plural"),
+        ("scope: Namespaced", "scope: Cluster", "spec.scope: Invalid value: \"Cluster\": field is immutable"),
+    ] {
+        let said = server.refused(&["apply", "-f", "-"], &WIDGETS.replace(right, wrong));
+        assert!(said.contains(expected), "{wrong}: {said}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::Call;
 use crate::registry::ResourceInfo;
 use crate::status::{Cause, Refusal};
+use crate::validate::definition;
 
 /// A node registers itself with its status; of everything else the status belongs to its controllers.
 pub(super) fn keeps_status_on_create(info: &ResourceInfo) -> bool {
@@ -61,7 +62,12 @@ pub(super) fn on_update(call: &Call, live: &Value, object: &mut Value) -> Result
             ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
                 immutable(call, live, object, &["roleRef"])?;
             }
-            ("apiextensions.k8s.io", _) => establish(call, object),
+            ("apiextensions.k8s.io", _) => {
+                if let Some(cause) = definition::changes(live, object).into_iter().next() {
+                    return Err(fault(call, object, cause));
+                }
+                establish(call, object);
+            }
             _ => {}
         }
     }

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! CustomResourceDefinitions: one stored version, a schema each, rules that can be evaluated.
+//!
+//! A rule or pattern that cannot be compiled is refused here, when somebody looks, and not with every object.
+
+use kube_cel::{CompiledSchema, compile_schema};
+use serde_json::Value;
+
+use crate::status::Cause;
+
+pub(super) fn faults(object: &Value, faults: &mut Vec<Cause>) {
+    let spec = &object["spec"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let wanted = format!("{}.{}", text(&spec["names"]["plural"]), text(&spec["group"]));
+    if object["metadata"]["name"] != wanted.as_str() {
+        let why = "must be spec.names.plural+\".\"+spec.group";
+        faults.push(Cause::invalid("metadata.name", &object["metadata"]["name"], why));
+    }
+    if spec["scope"] != "Namespaced" && spec["scope"] != "Cluster" {
+        let allowed = ["Cluster".to_owned(), "Namespaced".to_owned()];
+        faults.push(Cause::unsupported("spec.scope", &spec["scope"], &allowed));
+    }
+    let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let why = "must have exactly one version marked as storage version";
+        faults.push(Cause::invalid("spec.versions", &"array".into(), why));
+    }
+    if spec["conversion"]["strategy"] == "Webhook" {
+        let allowed = ["None".to_owned()];
+        faults.push(Cause::unsupported("spec.conversion.strategy", &"Webhook".into(), &allowed));
+    }
+    for (index, version) in versions.iter().enumerate() {
+        let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if schema.is_object() {
+            patterns(schema, &path, faults);
+            rules(&compile_schema(schema), &path, faults);
+        } else {
+            let message = "Required value: schemas are required".to_owned();
+            faults.push(Cause { field: path, reason: "FieldValueRequired", message });
+        }
+    }
+}
+
+/// What names the objects that are stored already cannot change.
+pub(crate) fn changes(live: &Value, object: &Value) -> Vec<Cause> {
+    let paths = ["/spec/group", "/spec/scope", "/spec/names/plural", "/spec/names/kind"];
+    let differs = |path: &&str| live.pointer(path) != object.pointer(path);
+    let fault = |path: &str| {
+        let field = path.trim_start_matches('/').replace('/', ".");
+        Cause::invalid(field, object.pointer(path).unwrap_or(&Value::Null), "field is immutable")
+    };
+    paths.iter().filter(|path| differs(path)).map(|path| fault(path)).collect()
+}
+
+fn rules(schema: &CompiledSchema, path: &str, faults: &mut Vec<Cause>) {
+    for error in schema.compilation_errors() {
+        let field = format!("{path}.x-kubernetes-validations");
+        faults.push(Cause::invalid(field, &"rule".into(), format!("compilation failed: {error}")));
+    }
+    for (name, inner) in &schema.properties {
+        rules(inner, &format!("{path}.properties[{name}]"), faults);
+    }
+    if let Some(inner) = &schema.items {
+        rules(inner, &format!("{path}.items"), faults);
+    }
+    if let Some(inner) = &schema.additional_properties {
+        rules(inner, &format!("{path}.additionalProperties"), faults);
+    }
+}
+
+fn patterns(schema: &Value, path: &str, faults: &mut Vec<Cause>) {
+    if let Some(pattern) = schema["pattern"].as_str()
+        && let Err(error) = regex_automata::meta::Regex::new(pattern)
+    {
+        let why = format!("must be a valid regular expression, but isn't: {error}");
+        faults.push(Cause::invalid(format!("{path}.pattern"), &pattern.into(), why));
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        patterns(inner, &format!("{path}.properties[{name}]"), faults);
+    }
+    for key in ["items", "additionalProperties"] {
+        if schema[key].is_object() {
+            patterns(&schema[key], &format!("{path}.{key}"), faults);
+        }
+    }
+}
