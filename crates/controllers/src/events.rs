@@ -96,8 +96,11 @@ impl Events {
     }
 }
 
+/// Object, reason, message.
+type Key = (Option<String>, Option<String>, Option<String>);
+
 async fn write(client: Client, mut events: mpsc::Receiver<Event>) {
-    let mut recent: HashMap<(Option<String>, Option<String>, Option<String>), Instant> = HashMap::new();
+    let mut recent: HashMap<Key, Instant> = HashMap::new();
     while let Some(event) = events.recv().await {
         let key = (event.involved_object.uid.clone(), event.reason.clone(), event.message.clone());
         recent.retain(|_, at| at.elapsed() < QUIET);

@@ -47,6 +47,8 @@ enum Command {
     Serve(serve::Role),
     /// Run one of the sample programs, as the images of the samples do
     Sample(sample::Args),
+    /// What policies say of a request
+    Authz(cmd::authz::Args),
     /// Waypoints, as istioctl has them
     Waypoint(cmd::waypoint::Args),
     /// What a proxy holds, as istioctl shows it
@@ -71,6 +73,7 @@ impl Cli {
             Command::Demo(args) => cmd::demo::run(&args),
             Command::Serve(role) => serve::run(role),
             Command::Sample(args) => block_on(sample::run(args)),
+            Command::Authz(args) => block_on(cmd::authz::run(args, &global)),
             Command::Waypoint(args) => block_on(cmd::waypoint::run(args, &global)),
             Command::ProxyConfig(args) => block_on(cmd::proxy_config::run(args, &global)),
             Command::ProxyStatus(args) => block_on(cmd::proxy_status::run(args, &global)),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole cluster on one machine, judged by kubectl: Debian 12's 1.20 and a current 1.35, side by side.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 #[path = "cluster/machine.rs"]
 mod machine;
 

@@ -60,6 +60,7 @@ fn minimum_gap(spec: &k8s_openapi::api::apps::v1::DeploymentSpec, desired: i32) 
     crate::rolling::resolve(rolling.and_then(|r| r.max_unavailable.as_ref()), "25%", desired, false)
 }
 
+#[expect(clippy::too_many_arguments, reason = "the two statuses and what lies between them")]
 fn progressing(
     deployment: &Deployment,
     old: &DeploymentStatus,

@@ -188,7 +188,7 @@ impl Graph {
         if node.waits(FOREGROUND) {
             let blocks =
                 |d: &&Node| d.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true));
-            if !dependents.iter().any(|d| blocks(d)) {
+            if !dependents.iter().any(blocks) {
                 return Verdict::Release(Box::new(node.clone()));
             }
             let alone = |d: &&&Node| !d.deleting && d.owners.iter().all(|o| self.is_leaving(&o.uid));

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ impl Program {
         Ok(Self { name: name.to_owned(), args, netns: None, fds: Vec::new() })
     }
 
-    fn spawn(&self, executable: &PathBuf, log: &File) -> std::io::Result<meltemi_linux::process::Child> {
+    fn spawn(&self, executable: &Path, log: &File) -> std::io::Result<meltemi_linux::process::Child> {
         let mut spawn = Spawn::new(executable)?;
         for arg in &self.args {
             spawn = spawn.arg(arg)?;

@@ -71,11 +71,6 @@ impl Paths {
         self.data.join("bin")
     }
 
-    /// Kubeconfigs and certificates of the components.
-    pub fn components(&self) -> PathBuf {
-        self.data.join("components")
-    }
-
     /// The user's image table.
     pub fn images(&self) -> PathBuf {
         self.data.join("images.json")

@@ -305,7 +305,7 @@ impl Conversation {
 
     /// Sends every subscription what it lacks, in the order that keeps policies ahead of workloads.
     async fn push(&mut self) -> Result<(), Option<Status>> {
-        let mut steps: Vec<(&'static str, Vec<Resource>, Vec<String>, u64, bool)> = Vec::new();
+        let mut steps: Vec<Part> = Vec::new();
         {
             let state = self.publisher.state.lock().unwrap_or_else(PoisonError::into_inner);
             for (kind, subscription) in &mut self.subscriptions {
@@ -363,6 +363,9 @@ impl Conversation {
         }
     }
 }
+
+/// Of one type: what came, what went, the generation, and whether it is the first answer.
+type Part = (&'static str, Vec<Resource>, Vec<String>, u64, bool);
 
 /// What a subscription lacks, and what it has too much; notes it as held.
 fn difference(

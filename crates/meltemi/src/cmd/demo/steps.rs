@@ -91,12 +91,11 @@ pub fn application() -> Vec<Step> {
         },
         Step {
             say: "Everything is rolled out",
-            run: "kubectl rollout status deploy/bookinfo-gateway-istio --timeout=90s && \
-                  for d in productpage-v1 details-v1 ratings-v1 reviews-v1 reviews-v2 reviews-v3 curl; do \
+            run: "for d in productpage-v1 details-v1 ratings-v1 reviews-v1 reviews-v2 reviews-v3 curl bookinfo-gateway-istio; do \
                   kubectl rollout status deploy/$d --timeout=90s || exit 1; done"
                 .into(),
             shows: vec!["deployment \"productpage-v1\" successfully rolled out"],
-            within: SHORT,
+            within: LONG,
             ..Step::default()
         },
         Step {
@@ -115,8 +114,11 @@ pub fn application() -> Vec<Step> {
         },
         Step {
             say: "Every Pod of the application is enrolled",
-            run: "meltemi ztunnel-config workload --workload-namespace default".into(),
-            shows: vec!["productpage-v1", "HBONE"],
+            run: "kubectl get pods -l 'app in (productpage,details,ratings,reviews,curl)' -o jsonpath='{range .items[*]}\
+                  {.metadata.name} {.metadata.annotations.ambient\\.istio\\.io/redirection}{\"\\n\"}{end}'; \
+                  [ $(kubectl get pods -o yaml | grep -c 'ambient.istio.io/redirection: enabled') -ge 7 ]"
+                .into(),
+            shows: vec!["productpage-v1", "enabled"],
             within: LONG,
             ..Step::default()
         },

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `pods/portforward` as client libraries speak it: one WebSocket, two channels a port (data, error), named in the query.
+
+use std::io;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream::SplitSink;
+use futures::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::kubelet::{Kubelet, NodeIo, Place};
+use super::websocket::ClientSocket;
+
+/// Protocols under which it is asked for.
+pub(super) const PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "v5.channel.k8s.io"];
+/// Ports of one request.
+const MAX_PORTS: usize = 16;
+const READ: usize = 16 * 1024;
+
+fn framed(channel: u8, payload: &[u8]) -> Message {
+    let mut frame = BytesMut::with_capacity(payload.len() + 1);
+    frame.put_u8(channel);
+    frame.put_slice(payload);
+    Message::Binary(frame.freeze())
+}
+
+fn channel(index: usize, error: bool) -> u8 {
+    u8::try_from(index * 2).unwrap_or(u8::MAX - 1) + u8::from(error)
+}
+
+/// Serves the ports until the client closes.
+pub(super) async fn serve(
+    socket: ClientSocket,
+    kubelet: Kubelet,
+    place: Place,
+    ports: Vec<u16>,
+) -> io::Result<()> {
+    let (mut sink, mut source) = socket.split();
+    let (to_client, mut outgoing) = tokio::sync::mpsc::channel::<Message>(16);
+    let mut writers: Vec<Option<WriteHalf<NodeIo>>> = Vec::new();
+    let mut readers = futures::stream::FuturesUnordered::new();
+    for (index, port) in ports.iter().take(MAX_PORTS).enumerate() {
+        // Both channels begin with the port, little-endian.
+        for error in [false, true] {
+            send(&mut sink, framed(channel(index, error), &port.to_le_bytes())).await?;
+        }
+        let path = format!("/portForward/{}?port={port}", place.pod);
+        match kubelet.upgrade(&place, &path, super::forward::INNER).await {
+            Ok(node) => {
+                let (mut read, write) = tokio::io::split(node);
+                writers.push(Some(write));
+                let to_client = to_client.clone();
+                readers.push(async move {
+                    let mut buffer = vec![0; READ];
+                    while let Ok(n @ 1..) = read.read(&mut buffer).await {
+                        if to_client.send(framed(channel(index, false), &buffer[..n])).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            Err(refusal) => {
+                writers.push(None);
+                send(&mut sink, framed(channel(index, true), refusal.message.as_bytes())).await?;
+            }
+        }
+    }
+    drop(to_client);
+    loop {
+        tokio::select! {
+            Some(()) = readers.next() => {}
+            message = outgoing.recv() => match message {
+                Some(message) => send(&mut sink, message).await?,
+                // Every node's end has closed, and all it said is on its way.
+                None => return sink.close().await.map_err(io::Error::other),
+            },
+            message = source.next() => match message {
+                None | Some(Ok(Message::Close(_))) => return Ok(()),
+                Some(Ok(Message::Binary(bytes))) => deliver(&mut writers, &bytes).await?,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(io::Error::other(error)),
+            },
+        }
+    }
+}
+
+async fn deliver(writers: &mut [Option<WriteHalf<NodeIo>>], bytes: &Bytes) -> io::Result<()> {
+    let Some((number, payload)) = bytes.split_first() else { return Ok(()) };
+    // Only data channels, the even ones, carry bytes to a node.
+    match writers.get_mut(usize::from(number / 2)) {
+        Some(Some(writer)) if number % 2 == 0 => writer.write_all(payload).await,
+        _ => Ok(()),
+    }
+}
+
+async fn send(sink: &mut SplitSink<ClientSocket, Message>, message: Message) -> io::Result<()> {
+    sink.send(message).await.map_err(io::Error::other)
+}
