@@ -4,7 +4,7 @@
 mod gnostic;
 
 use axum::body::Body;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use crate::registry::{Registry, ResourceInfo};
@@ -13,8 +13,29 @@ use crate::schema;
 
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
-/// `/openapi/v2` in the form that the client accepts.
-pub fn v2(registry: &Registry, accept: &str) -> Response<Body> {
+/// `/openapi/v2` in the form that the client accepts; nothing when the client has it already.
+pub fn v2(registry: &Registry, headers: &HeaderMap) -> Response<Body> {
+    let text =
+        |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+    let tag = format!("\"{:016X}\"", registry.digest(None));
+    if text(header::IF_NONE_MATCH) == tag {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return tagged(response, &tag);
+    }
+    tagged(v2_formed(registry, text(header::ACCEPT)), &tag)
+}
+
+fn tagged(mut response: Response<Body>, tag: &str) -> Response<Body> {
+    let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn v2_formed(registry: &Registry, accept: &str) -> Response<Body> {
     let document = v2_document(registry);
     if !accept.contains("proto-openapi.spec.v2") {
         return json_response(StatusCode::OK, &document);
@@ -56,15 +77,27 @@ pub fn v3_index(registry: &Registry) -> Value {
         for version in versions {
             let path =
                 if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-            let url = format!("/openapi/v3/{path}");
+            let hash = registry.digest(Some((&group, &version)));
+            let url = format!("/openapi/v3/{path}?hash={hash:016X}");
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
     }
     json!({"paths": paths})
 }
 
-/// The document of a group version; none when nothing serves it.
-pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+/// The document of a group version; none when nothing serves it. One that was asked for by its hash may be kept.
+pub fn v3(registry: &Registry, group: &str, version: &str, query: Option<&str>) -> Option<Response<Body>> {
+    let mut response = json_response(StatusCode::OK, &v3_document(registry, group, version)?);
+    let hash = format!("hash={:016X}", registry.digest(Some((group, version))));
+    if query.is_some_and(|query| query.split('&').any(|pair| pair == hash)) {
+        let headers = response.headers_mut();
+        headers
+            .insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
+    }
+    Some(response)
+}
+
+fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let resources = registry.all();
     let mine: Vec<_> = resources.iter().filter(|r| r.group == group && r.version == version).collect();
     if mine.is_empty() {

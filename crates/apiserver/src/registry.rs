@@ -5,6 +5,7 @@ mod builtin;
 mod custom;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use kube_cel::CompiledSchema;
@@ -145,6 +146,19 @@ impl Registry {
         self.all().into_iter().find(|r| r.group == group && r.version == version && r.kind == kind)
     }
 
+    /// Changes with everything that is served of a group version; with any, when none is named.
+    pub fn digest(&self, of: Option<(&str, &str)>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        env!("CARGO_PKG_VERSION").hash(&mut hasher);
+        for resource in self.all() {
+            if of.is_none_or(|(group, version)| resource.group == group && resource.version == version) {
+                let custom = resource.custom.as_ref().map(|custom| custom.digest);
+                (resource.api_version(), &resource.plural, custom).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+
     /// Groups with their versions, preferred version first, in the order of first appearance; the core group first.
     pub fn groups(&self) -> Vec<(String, Vec<String>)> {
         let mut groups: Vec<(String, Vec<String>)> = Vec::new();
@@ -201,6 +215,8 @@ mod tests {
             "names": {"plural": "foos", "kind": "Foo"}, "versions": [{"name": "v1", "served": true, "storage": true,
             "schema": {"openAPIV3Schema": {"type": "object"}}, "subresources": {"status": {}}}]}}));
         let foo = registry.find("x.io", "v1", "foos").unwrap();
+        assert_eq!(registry.digest(Some(("", "v1"))), Registry::new().digest(Some(("", "v1"))));
+        assert_ne!(registry.digest(None), Registry::new().digest(None));
         assert!(foo.status && foo.namespaced && foo.singular == "foo" && foo.list_kind() == "FooList");
         registry.remove_definition("foos.x.io");
         assert!(registry.find("x.io", "v1", "foos").is_none());

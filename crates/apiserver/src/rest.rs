@@ -186,6 +186,7 @@ fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<
         return Err(Refusal::method_not_allowed());
     }
     let accept = request.headers().get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    let query = request.uri().query();
     let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
@@ -198,10 +199,14 @@ fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<
         ["api", version] => found(discovery::resources(&api.registry, "", version)),
         ["apis", group] => found(discovery::group(&api.registry, group)),
         ["apis", group, version] => found(discovery::resources(&api.registry, group, version)),
-        ["openapi", "v2"] => Ok(openapi::v2(&api.registry, accept)),
+        ["openapi", "v2"] => Ok(openapi::v2(&api.registry, request.headers())),
         ["openapi", "v3"] => Ok(json_response(StatusCode::OK, &openapi::v3_index(&api.registry))),
-        ["openapi", "v3", "api", version] => found(openapi::v3(&api.registry, "", version)),
-        ["openapi", "v3", "apis", group, version] => found(openapi::v3(&api.registry, group, version)),
+        ["openapi", "v3", "api", version] => {
+            openapi::v3(&api.registry, "", version, query).ok_or_else(Refusal::no_such_path)
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            openapi::v3(&api.registry, group, version, query).ok_or_else(Refusal::no_such_path)
+        }
         [".well-known", "openid-configuration"] => {
             Ok(json_response(StatusCode::OK, &api.auth.openid_configuration()))
         }
