@@ -138,9 +138,14 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     enrol::before_start(ctx, entry, &sandbox).await;
     let dir = ctx.config.pods_dir.join(&entry.uid);
     let mut pause = Duration::from_millis(100);
+    let mut configs = ctx.configs.changes();
     while let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir).await {
         ctx.events.warning(&entry.pod(), None, "FailedMount", error.to_string());
-        tokio::time::sleep(pause).await;
+        // What is missing is most often a config map that is about to be written.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = configs.changed() => {}
+        }
         pause = (pause * 2).min(Duration::from_secs(2));
     }
     let refreshing = async {
