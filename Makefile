@@ -41,4 +41,4 @@ bench:
 
 fuzz-smoke:
 	@scripts/setup.sh build
-	cargo test --package meltemi-policy --release -- fuzz
+	PROPTEST_CASES=20000 cargo test --package meltemi-policy --package meltemi-wire -- fuzz

@@ -80,7 +80,10 @@ pub fn explain(objects: &[Value], request: &Request) -> Result<Answer, String> {
     let policies = world.policies()?;
     let service = world.find("Service", &request.to.0, &request.to.1).cloned();
     if service.is_none() {
-        world.assumed.push(format!("Service {}/{} exists and selects Pods labelled app={}", request.to.0, request.to.1, request.to.1));
+        world.assumed.push(format!(
+            "Service {}/{} exists and selects Pods labelled app={}",
+            request.to.0, request.to.1, request.to.1
+        ));
     }
     if world.find("ServiceAccount", &request.from.0, &request.from.1).is_none() {
         world.assumed.push(format!("ServiceAccount {}/{} exists", request.from.0, request.from.1));
@@ -90,7 +93,10 @@ pub fn explain(objects: &[Value], request: &Request) -> Result<Answer, String> {
     let client = identity(&world.mesh, &request.from.0, &request.from.1)?;
     let targeted: Vec<Arc<Policy>> = policies
         .iter()
-        .filter(|p| p.policy.name.namespace.as_ref() == request.to.0 && p.targets.contains(&Reference::Service(request.to.1.clone())))
+        .filter(|p| {
+            p.policy.name.namespace.as_ref() == request.to.0
+                && p.targets.contains(&Reference::Service(request.to.1.clone()))
+        })
         .map(|p| Arc::new(p.policy.clone()))
         .collect();
     let waypoint = world.waypoint(service.as_ref(), request, !targeted.is_empty());
@@ -107,14 +113,20 @@ pub fn explain(objects: &[Value], request: &Request) -> Result<Answer, String> {
         }
         peer = identity(&world.mesh, &namespace, &name)?;
     }
-    let set = PolicySet::compile(policies.iter().filter(|p| selects(p, &request.to.0, &labels)).filter_map(|p| {
-        layer4::project(p).policy.map(Arc::new)
-    }));
+    let set = PolicySet::compile(
+        policies
+            .iter()
+            .filter(|p| selects(p, &request.to.0, &labels))
+            .filter_map(|p| layer4::project(p).policy.map(Arc::new)),
+    );
     let facts = facts(&peer, target_port, None);
     let why = meltemi_policy::explain(&set, &facts);
     let mut answer = answer(&why, "node proxy", world.assumed);
     if peer != client && answer.verdict == Verdict::Deny {
-        answer.reason = format!("{}; the connection comes from the waypoint ({peer}), which this policy does not admit", answer.reason);
+        answer.reason = format!(
+            "{}; the connection comes from the waypoint ({peer}), which this policy does not admit",
+            answer.reason
+        );
     }
     Ok(answer)
 }
@@ -131,7 +143,14 @@ fn at_waypoint(
     let judge = |method: &str, path: &str| -> Result<Explanation, String> {
         let normal = normalize(path, Normalization::Base).map_err(|e| format!("--path: {e}"))?;
         let (paths, headers) = (readings(&normal), Fields(&request.headers));
-        let http = HttpFacts { method, host: &request.to.1, paths: &paths, headers: &headers, remote_ip: None, claims: None };
+        let http = HttpFacts {
+            method,
+            host: &request.to.1,
+            paths: &paths,
+            headers: &headers,
+            remote_ip: None,
+            claims: None,
+        };
         Ok(meltemi_policy::explain(set, &facts(client, port, Some(http))))
     };
     let method = request.method.as_deref();
@@ -180,7 +199,14 @@ impl Headers for Fields<'_> {
 
 fn facts<'a>(source: &'a SpiffeId, port: u16, http: Option<HttpFacts<'a>>) -> Facts<'a> {
     let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    Facts { source: Some(source), source_ip: nowhere, destination_ip: nowhere, destination_port: port, sni: None, http }
+    Facts {
+        source: Some(source),
+        source_ip: nowhere,
+        destination_ip: nowhere,
+        destination_port: port,
+        sni: None,
+        http,
+    }
 }
 
 fn identity(mesh: &MeshConfig, namespace: &str, account: &str) -> Result<SpiffeId, String> {
@@ -206,7 +232,11 @@ fn selects(policy: &Authorization, namespace: &str, labels: &BTreeMap<String, St
 impl World<'_> {
     fn find(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
         self.objects.iter().find(|o| {
-            let place = o["metadata"]["namespace"].as_str().unwrap_or(if kind == "Namespace" { "" } else { "default" });
+            let place = o["metadata"]["namespace"].as_str().unwrap_or(if kind == "Namespace" {
+                ""
+            } else {
+                "default"
+            });
             o["kind"] == kind && o["metadata"]["name"] == name && place == namespace
         })
     }
@@ -219,7 +249,8 @@ impl World<'_> {
             let name = NamespacedName::new(metadata["namespace"].as_str().unwrap_or("default"), name);
             let wrong = |e: String| format!("AuthorizationPolicy {name}: {e}");
             let spec = object.get("spec").cloned().unwrap_or_else(|| serde_json::json!({}));
-            let spec: AuthorizationPolicySpec = serde_json::from_value(spec).map_err(|e| wrong(format!("spec: {e}")))?;
+            let spec: AuthorizationPolicySpec =
+                serde_json::from_value(spec).map_err(|e| wrong(format!("spec: {e}")))?;
             let texts = |map: &Value| {
                 let pairs = map.as_object().into_iter().flatten();
                 pairs.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
@@ -240,7 +271,9 @@ impl World<'_> {
         let selector = texts(&service["spec"]["selector"]);
         let of_pods = self.objects.iter().filter_map(|o| match o["kind"].as_str() {
             Some("Pod") => Some(texts(&o["metadata"]["labels"])),
-            Some("Deployment" | "DaemonSet" | "StatefulSet") => Some(texts(&o["spec"]["template"]["metadata"]["labels"])),
+            Some("Deployment" | "DaemonSet" | "StatefulSet") => {
+                Some(texts(&o["spec"]["template"]["metadata"]["labels"]))
+            }
             _ => None,
         });
         let mut fitting = of_pods.filter(|labels| selector.iter().all(|(k, v)| labels.get(k) == Some(v)));
@@ -248,7 +281,12 @@ impl World<'_> {
     }
 
     /// The waypoint that requests to the Service go through.
-    fn waypoint(&mut self, service: Option<&Value>, request: &Request, targeted: bool) -> Option<(String, String)> {
+    fn waypoint(
+        &mut self,
+        service: Option<&Value>,
+        request: &Request,
+        targeted: bool,
+    ) -> Option<(String, String)> {
         let namespace = self.find("Namespace", "", &request.to.0);
         let labels = [service.map(|s| &s["metadata"]["labels"]), namespace.map(|n| &n["metadata"]["labels"])];
         let said = labels.into_iter().flatten().find_map(|l| {
@@ -260,7 +298,10 @@ impl World<'_> {
             Some((_, name)) if name == "none" => None,
             Some(found) => Some(found),
             None if targeted && (service.is_none() || namespace.is_none()) => {
-                self.assumed.push(format!("Service {}/{} uses the waypoint \"waypoint\"", request.to.0, request.to.1));
+                self.assumed.push(format!(
+                    "Service {}/{} uses the waypoint \"waypoint\"",
+                    request.to.0, request.to.1
+                ));
                 Some((request.to.0.clone(), "waypoint".to_owned()))
             }
             None => None,
@@ -308,7 +349,10 @@ mod tests {
         assert!(denied.assumed.iter().any(|a| a.contains("Service default/web")));
         // With the waypoint: the layer 7 policy first, then the trap of the layer 4 policy that forgets the waypoint.
         assert_eq!(ask(&objects, "curl", None).verdict, Verdict::Unknown);
-        assert_eq!(ask(&objects, "curl", Some("DELETE")).enforced_at.as_deref(), Some("waypoint default/waypoint"));
+        assert_eq!(
+            ask(&objects, "curl", Some("DELETE")).enforced_at.as_deref(),
+            Some("waypoint default/waypoint")
+        );
         let trap = ask(&objects, "curl", Some("GET"));
         assert!(trap.verdict == Verdict::Deny && trap.reason.contains("comes from the waypoint"), "{trap:?}");
         objects[0]["spec"]["rules"][0]["from"][0]["source"]["principals"] =

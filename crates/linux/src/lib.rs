@@ -6,7 +6,7 @@
 
 pub mod caps;
 pub mod mount;
-pub mod netlink;
+mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod process;

@@ -51,6 +51,8 @@ enum Command {
     Authz(cmd::authz::Args),
     /// Waypoints, as istioctl has them
     Waypoint(cmd::waypoint::Args),
+    /// What a node proxy holds, as istioctl shows it
+    ZtunnelConfig(cmd::ztunnel_config::Args),
     /// What a proxy holds, as istioctl shows it
     ProxyConfig(cmd::proxy_config::Args),
     /// Which proxies are connected, as istioctl shows it
@@ -75,6 +77,7 @@ impl Cli {
             Command::Sample(args) => block_on(sample::run(args)),
             Command::Authz(args) => block_on(cmd::authz::run(args, &global)),
             Command::Waypoint(args) => block_on(cmd::waypoint::run(args, &global)),
+            Command::ZtunnelConfig(args) => block_on(cmd::ztunnel_config::run(args, &global)),
             Command::ProxyConfig(args) => block_on(cmd::proxy_config::run(args, &global)),
             Command::ProxyStatus(args) => block_on(cmd::proxy_status::run(args, &global)),
             Command::Version(args) => block_on(cmd::version::run(args, &global)),

@@ -13,6 +13,7 @@ pub mod status;
 pub mod up;
 pub mod version;
 pub mod waypoint;
+pub mod ztunnel_config;
 
 use std::path::PathBuf;
 

@@ -54,8 +54,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("{:?} listens on {address}", args.program);
     let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    axum::serve(listener, routes).with_graceful_shutdown(async move {
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(async move {
             stop.recv().await;
-        }).await?;
+        })
+        .await?;
     Ok(ExitCode::SUCCESS)
 }

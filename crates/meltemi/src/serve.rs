@@ -46,11 +46,17 @@ pub fn run(role: Role) -> anyhow::Result<ExitCode> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match role {
-        Role::Apiserver(args) => runtime.block_on(supervised("apiserver", |tasks| apiserver::start(args, tasks))),
-        Role::Controllers(args) => runtime.block_on(supervised("controllers", |tasks| controllers::start(args, tasks))),
+        Role::Apiserver(args) => {
+            runtime.block_on(supervised("apiserver", |tasks| apiserver::start(args, tasks)))
+        }
+        Role::Controllers(args) => {
+            runtime.block_on(supervised("controllers", |tasks| controllers::start(args, tasks)))
+        }
         Role::Runner(args) => runtime.block_on(supervised("runner", |tasks| runner::start(args, tasks))),
         Role::Control(args) => runtime.block_on(supervised("control", |tasks| control::start(args, tasks))),
-        Role::Waypoint(args) => runtime.block_on(supervised("waypoint", |tasks| waypoint::start(args, tasks))),
+        Role::Waypoint(args) => {
+            runtime.block_on(supervised("waypoint", |tasks| waypoint::start(args, tasks)))
+        }
         Role::Node(args) => runtime.block_on(supervised("node", |tasks| node::start(args, tasks))),
     }
 }

@@ -19,7 +19,11 @@ const STEPS: &[(&str, &str, i32)] = &[
     ("kubectl wait --for=condition=Ready pods -l app=details --timeout=60s", "condition met", 0),
     ("kubectl get nodes", "Ready", 0),
     ("kubectl get pods -o wide", "node-2", 0),
-    ("kubectl exec deploy/curl -- curl -s http://productpage:9080/productpage", "<title>Simple Bookstore App</title>", 0),
+    (
+        "kubectl exec deploy/curl -- curl -s http://productpage:9080/productpage",
+        "<title>Simple Bookstore App</title>",
+        0,
+    ),
     ("kubectl exec deploy/curl -- sh -c 'exit 56'", "command terminated with exit code 56", 56),
     ("kubectl logs deploy/details-v1", "listens on", 0),
     ("kubectl describe pod -l app=ratings", "Started container ratings", 0),
@@ -29,7 +33,11 @@ const STEPS: &[(&str, &str, i32)] = &[
     ("kubectl rollout status deploy/details-v1 --timeout=60s", "successfully rolled out", 0),
     ("kubectl apply -f samples/bookinfo/bookinfo.yaml", "service/reviews unchanged", 0),
     ("kubectl delete deploy ratings-v1", "deployment.apps \"ratings-v1\" deleted", 0),
-    ("kubectl wait --for=delete pod -l app=ratings --timeout=60s; kubectl get pods -l app=ratings", "No resources found", 0),
+    (
+        "kubectl wait --for=delete pod -l app=ratings --timeout=60s; kubectl get pods -l app=ratings",
+        "No resources found",
+        0,
+    ),
 ];
 
 #[test]
@@ -64,17 +72,29 @@ fn what_is_wrong_is_refused_and_what_is_not_allowed_is_forbidden() {
         "only one of targetRefs or selector can be set",
         1,
     );
-    machine.step(&policy("{action: PERMIT}"), "supported values: \"ALLOW\", \"DENY\", \"AUDIT\", \"CUSTOM\"", 1);
+    machine.step(
+        &policy("{action: PERMIT}"),
+        "supported values: \"ALLOW\", \"DENY\", \"AUDIT\", \"CUSTOM\"",
+        1,
+    );
     machine.step(&policy("{rules: [{from: [{source: {principals: [a]}}]}]}"), "created", 0);
     machine.step("kubectl apply -f samples/curl/curl.yaml", "created", 0);
-    machine.step("kubectl wait --for=condition=Ready pods -l app=curl --timeout=60s; kubectl get pods", "Running", 0);
+    machine.step(
+        "kubectl wait --for=condition=Ready pods -l app=curl --timeout=60s; kubectl get pods",
+        "Running",
+        0,
+    );
     let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
     let ask = format!(
         "kubectl exec deploy/curl -- sh -c 'curl -sk -H \"Authorization: Bearer $(cat {token})\" \
          https://10.96.0.1/api/v1/namespaces/default/secrets'"
     );
     machine.step(&ask, "cannot list resource", 0);
-    machine.step("kubectl exec deploy/curl -- sh -c 'curl -sk https://10.96.0.1/api/v1/nodes'", "system:anonymous", 0);
+    machine.step(
+        "kubectl exec deploy/curl -- sh -c 'curl -sk https://10.96.0.1/api/v1/nodes'",
+        "system:anonymous",
+        0,
+    );
     for (attempt, code) in [("touch /usr/x", 1), ("ls /var/lib/meltemi", 2)] {
         machine.step(&format!("kubectl exec deploy/curl -- {attempt}"), "command terminated", code);
     }
@@ -87,7 +107,10 @@ fn data_survives_and_nothing_else_remains() {
     let root = machine.output("kubectl get secret -n istio-system istio-ca-secret -o jsonpath={.data}");
     let machine = machine.restart();
     machine.step("kubectl get configmap kept -o jsonpath={.data.a}", "b", 0);
-    assert_eq!(machine.output("kubectl get secret -n istio-system istio-ca-secret -o jsonpath={.data}"), root);
+    assert_eq!(
+        machine.output("kubectl get secret -n istio-system istio-ca-secret -o jsonpath={.data}"),
+        root
+    );
     machine.kill_supervisor();
     assert!(machine.processes().is_empty(), "left behind: {:?}", machine.processes());
 }

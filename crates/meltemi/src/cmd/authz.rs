@@ -28,7 +28,9 @@ enum Verb {
 
 /// `meltemi authz explain`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  meltemi authz explain --from default/curl --to productpage --method GET --path /productpage")]
+#[command(
+    after_help = "Example:\n  meltemi authz explain --from default/curl --to productpage --method GET --path /productpage"
+)]
 struct ExplainArgs {
     /// The client, NAMESPACE/SERVICEACCOUNT
     #[arg(long, value_name = "NS/SA")]
@@ -91,7 +93,8 @@ fn request(args: &ExplainArgs, namespace: &str) -> anyhow::Result<Request> {
         [] => bail!("--to: expected SERVICE or SERVICE.NAMESPACE"),
     };
     let header = |text: &String| {
-        let (name, value) = text.split_once('=').with_context(|| format!("--header {text:?}: expected NAME=VALUE"))?;
+        let (name, value) =
+            text.split_once('=').with_context(|| format!("--header {text:?}: expected NAME=VALUE"))?;
         Ok((name.to_owned(), value.to_owned()))
     };
     Ok(Request {
@@ -105,11 +108,14 @@ fn request(args: &ExplainArgs, namespace: &str) -> anyhow::Result<Request> {
 }
 
 fn print(answer: &Answer) {
-    println!("{}", match answer.verdict {
-        Verdict::Allow => "ALLOW",
-        Verdict::Deny => "DENY",
-        Verdict::Unknown => "UNKNOWN",
-    });
+    println!(
+        "{}",
+        match answer.verdict {
+            Verdict::Allow => "ALLOW",
+            Verdict::Deny => "DENY",
+            Verdict::Unknown => "UNKNOWN",
+        }
+    );
     let lines = [
         ("policy", answer.policy.clone()),
         ("rule", answer.rule.map(|r| r.to_string())),
@@ -138,9 +144,11 @@ async fn live(client: kube::Client) -> anyhow::Result<Vec<Value>> {
     ];
     let mut objects = Vec::new();
     for (group, version, kind, plural) in kinds {
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        for item in api.list(&ListParams::default()).await.with_context(|| format!("listing {plural}"))?.items {
+        for item in api.list(&ListParams::default()).await.with_context(|| format!("listing {plural}"))?.items
+        {
             let mut value = serde_json::to_value(item)?;
             value["kind"] = kind.into();
             objects.push(value);
@@ -152,7 +160,8 @@ async fn live(client: kube::Client) -> anyhow::Result<Vec<Value>> {
 /// A file of YAML documents, or every such file of a folder.
 fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
     if path.is_dir() {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(path)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(path)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
         files.sort();
         for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml")) {
             read(file, objects)?;
@@ -160,7 +169,9 @@ fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    for object in crate::machine::deploy::parse(&text).with_context(|| format!("reading {}", path.display()))? {
+    for object in
+        crate::machine::deploy::parse(&text).with_context(|| format!("reading {}", path.display()))?
+    {
         objects.push(serde_json::to_value(object)?);
     }
     Ok(())

@@ -43,7 +43,11 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let paths = Paths::find(Some(&args.name), args.data_dir.as_deref())?;
     if Running::read(&paths)?.is_some() {
-        bail!("mesh {:?} is already running; stop it with `meltemi down --name {}` first", paths.name, paths.name);
+        bail!(
+            "mesh {:?} is already running; stop it with `meltemi down --name {}` first",
+            paths.name,
+            paths.name
+        );
     }
     let begun = Instant::now();
     println!("# A mesh on this machine: {} nodes, nothing of the host changed", args.nodes);
@@ -51,18 +55,26 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     up::start(&paths, &up::Options { nodes: args.nodes, port: None, detach: true })?;
     let walked = walk(args, &paths);
     if walked.is_ok() && args.keep {
-        println!("\nEvery step held, in {:.1} s. The mesh is still running. Try next:", begun.elapsed().as_secs_f32());
+        println!(
+            "\nEvery step held, in {:.1} s. The mesh is still running. Try next:",
+            begun.elapsed().as_secs_f32()
+        );
         println!("  export KUBECONFIG={}", paths.kubeconfig().display());
         println!("  export PATH={}:$PATH", paths.bin().display());
         println!("  kubectl get pods -A");
-        println!("  meltemi authz explain --from default/curl --to productpage --method DELETE --path /productpage");
+        println!(
+            "  meltemi authz explain --from default/curl --to productpage --method DELETE --path /productpage"
+        );
         println!("  meltemi down --name {} --purge", args.name);
         return Ok(ExitCode::SUCCESS);
     }
     if walked.is_err() && args.keep {
         println!("\nThe mesh is still running: export KUBECONFIG={}", paths.kubeconfig().display());
     } else {
-        println!("\n# The mesh is stopped; nothing of it remains\n$ meltemi down --name {} --purge", args.name);
+        println!(
+            "\n# The mesh is stopped; nothing of it remains\n$ meltemi down --name {} --purge",
+            args.name
+        );
         if walked.is_err() {
             print_logs(&paths);
         }
@@ -123,7 +135,8 @@ fn samples_dir() -> anyhow::Result<PathBuf> {
 
 /// The wanted local port when it is free, else any.
 fn free_port(wanted: u16) -> anyhow::Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", wanted)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
+    let listener =
+        TcpListener::bind(("127.0.0.1", wanted)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
     Ok(listener.local_addr()?.port())
 }
 

@@ -17,7 +17,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Stop the mesh of this machine; nothing of it remains on the host but its data.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example: stop the mesh and forget its objects, certificates and logs\n  meltemi down --purge")]
+#[command(
+    after_help = "Example: stop the mesh and forget its objects, certificates and logs\n  meltemi down --purge"
+)]
 pub struct Args {
     /// Name of the mesh
     #[arg(long, value_name = "N")]
@@ -77,8 +79,18 @@ fn remove(paths: &Paths) -> anyhow::Result<()> {
         return Ok(());
     }
     let names = [
-        "bin", "components", "db.sqlite", "db.sqlite-shm", "db.sqlite-wal", "images.json", "kubeconfig", "lock", "logs",
-        "nodes", "pki", "running.json",
+        "bin",
+        "components",
+        "db.sqlite",
+        "db.sqlite-shm",
+        "db.sqlite-wal",
+        "images.json",
+        "kubeconfig",
+        "lock",
+        "logs",
+        "nodes",
+        "pki",
+        "running.json",
     ];
     for name in names {
         let path = paths.data.join(name);

@@ -29,17 +29,32 @@ pub async fn get(
     path: &str,
     bearer: Option<&str>,
 ) -> anyhow::Result<Bytes> {
+    let mut request = Request::get(path).header("host", "localhost");
+    if let Some(token) = bearer {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    ask(client, (namespace, pod), port, request.body(Empty::new())?).await
+}
+
+/// POSTs to `path` of a port of a Pod; an answer other than 200 is an error.
+pub async fn post(client: &Client, namespace: &str, pod: &str, port: u16, path: &str) -> anyhow::Result<Bytes> {
+    let request = Request::post(path).header("host", "localhost").body(Empty::new())?;
+    ask(client, (namespace, pod), port, request).await
+}
+
+async fn ask(
+    client: &Client,
+    (namespace, pod): (&str, &str),
+    port: u16,
+    request: Request<Empty<Bytes>>,
+) -> anyhow::Result<Bytes> {
+    let path = request.uri().to_string();
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let whole = || format!("port {port} of Pod {namespace}/{pod}");
     let mut forward = pods.portforward(pod, &[port]).await.with_context(whole)?;
     let stream = forward.take_stream(port).with_context(whole)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(whole)?;
-    let mut request = Request::get(path).header("host", "localhost");
-    if let Some(token) = bearer {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let request = request.body(Empty::<Bytes>::new())?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
@@ -100,7 +115,8 @@ pub async fn node_proxy(client: &Client, namespace: &str, node: &str) -> anyhow:
         .with_context(|| format!("no running ztunnel Pod on node {node}"))
 }
 
-async fn running(client: &Client, namespace: &str, selector: &str) -> anyhow::Result<Vec<Pod>> {
+/// The running Pods of a selector.
+pub async fn running(client: &Client, namespace: &str, selector: &str) -> anyhow::Result<Vec<Pod>> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let list = pods.list(&kube::api::ListParams::default().labels(selector)).await?;
     Ok(list

@@ -14,7 +14,9 @@ use crate::machine::paths::Paths;
 
 /// What a Pod's image runs on this machine; no image is ever pulled.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080")]
+#[command(
+    after_help = "Example:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080"
+)]
 pub struct Args {
     /// Name of the mesh
     #[arg(long, value_name = "N")]
@@ -59,7 +61,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Add { reference, command } => {
             if reference.trim().is_empty() || reference.chars().any(char::is_whitespace) {
-                bail!("image reference {reference:?}: expected a reference without blanks, e.g. docker.io/acme/api:1.4");
+                bail!(
+                    "image reference {reference:?}: expected a reference without blanks, e.g. docker.io/acme/api:1.4"
+                );
             }
             paths.create()?;
             table.insert(reference.clone(), command.clone());
@@ -96,6 +100,7 @@ fn read(file: &Path) -> anyhow::Result<Table> {
 /// Replaces the file in one step, so that a runner never reads half of it.
 fn write(file: &Path, table: &Table) -> anyhow::Result<()> {
     let next = file.with_extension("json.next");
-    fs::write(&next, serde_json::to_vec_pretty(table)?).with_context(|| format!("writing {}", next.display()))?;
+    fs::write(&next, serde_json::to_vec_pretty(table)?)
+        .with_context(|| format!("writing {}", next.display()))?;
     fs::rename(&next, file).with_context(|| format!("writing {}", file.display()))
 }

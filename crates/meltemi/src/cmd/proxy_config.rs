@@ -21,7 +21,10 @@ const REDIRECTION: &str = "ambient.istio.io/redirection";
 
 /// Show what a proxy holds.
 #[derive(clap::Args, Debug)]
-#[command(visible_alias = "pc", after_help = "Example:\n  meltemi proxy-config secret deploy/waypoint -n default")]
+#[command(
+    visible_alias = "pc",
+    after_help = "Example:\n  meltemi proxy-config secret deploy/waypoint -n default"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -135,7 +138,8 @@ fn read(pod: &Pod) -> anyhow::Result<Proxied> {
     let namespace = pod.namespace().unwrap_or_default();
     let name = pod.name_any();
     let spec = pod.spec.as_ref();
-    let own_proxy = pod.labels().contains_key(GATEWAY_NAME) || pod.labels().get("app").is_some_and(|a| a == "ztunnel");
+    let own_proxy =
+        pod.labels().contains_key(GATEWAY_NAME) || pod.labels().get("app").is_some_and(|a| a == "ztunnel");
     let enrolled = pod.annotations().get(REDIRECTION).is_some_and(|v| v == "enabled");
     if !own_proxy && !enrolled {
         bail!(

@@ -26,7 +26,8 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let namespace = &global.istio_namespace;
     let pod = forward::control_pod(&client, namespace).await?;
     let token = forward::control_token(&client, namespace).await?;
-    let body = forward::get(&client, namespace, &pod, forward::MONITORING, "/debug/syncz", Some(&token)).await?;
+    let body =
+        forward::get(&client, namespace, &pod, forward::MONITORING, "/debug/syncz", Some(&token)).await?;
     let proxies: Value = serde_json::from_slice(&body).context("the control plane's list of proxies")?;
     let mut chosen: Vec<Value> = proxies.as_array().cloned().unwrap_or_default();
     if let Some(wanted) = &args.proxy {
@@ -53,7 +54,14 @@ fn table(proxies: &[Value], istiod: &str) -> String {
             .map(|(name, state)| format!("{name}:{}", state["status"].as_str().unwrap_or("UNKNOWN")))
             .collect();
         let subscribed = format!("{} ({})", types.len(), types.join(","));
-        rows.push(vec![text("proxy"), text("cluster"), istiod.to_owned(), text("version"), text("kind"), subscribed]);
+        rows.push(vec![
+            text("proxy"),
+            text("cluster"),
+            istiod.to_owned(),
+            text("version"),
+            text("kind"),
+            subscribed,
+        ]);
     }
     lay_out(&rows, 5)
 }

@@ -102,7 +102,12 @@ fn print(paths: &Paths, status: &Status) {
         return;
     };
     println!("mesh {:?}: version {}, since {}", running.name, running.version, running.started);
-    println!("API https://127.0.0.1:{}   data {}   supervisor pid {}", running.port, paths.data.display(), running.pid);
+    println!(
+        "API https://127.0.0.1:{}   data {}   supervisor pid {}",
+        running.port,
+        paths.data.display(),
+        running.pid
+    );
     for (title, lines) in [("NODE", &status.nodes), ("POD (istio-system)", &status.pods)] {
         println!("\n{title:<40} READY  DETAIL");
         for line in lines {
@@ -149,7 +154,11 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     } else {
         for check in &checks {
             let mark = if check.ok { "ok  " } else { "FAIL" };
-            println!("{mark}  {}{}", check.name, if check.ok { String::new() } else { format!("\n      {}", check.fix) });
+            println!(
+                "{mark}  {}{}",
+                check.name,
+                if check.ok { String::new() } else { format!("\n      {}", check.fix) }
+            );
         }
     }
     Ok(if checks.iter().all(|c| c.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -193,9 +202,11 @@ fn checks() -> Vec<Check> {
 
 /// Whether the kernel has nf_tables, built in or as a module that is loaded or can be.
 fn nf_tables() -> bool {
-    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let release =
+        nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let modules = |file: &str| {
-        std::fs::read_to_string(format!("/lib/modules/{release}/{file}")).is_ok_and(|t| t.contains("nf_tables.ko"))
+        std::fs::read_to_string(format!("/lib/modules/{release}/{file}"))
+            .is_ok_and(|t| t.contains("nf_tables.ko"))
     };
     std::path::Path::new("/sys/module/nf_tables").exists()
         || std::path::Path::new("/proc/net/netfilter").exists()
@@ -204,5 +215,6 @@ fn nf_tables() -> bool {
 }
 
 fn in_path(name: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
 }

@@ -19,7 +19,9 @@ const DEFAULT_PORT: u16 = 6443;
 
 /// Start a mesh on this machine: API, controllers, nodes, control plane and proxies, in private namespaces.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  meltemi up --detach\n  export KUBECONFIG=$(meltemi kubeconfig)\n  kubectl get nodes")]
+#[command(
+    after_help = "Example:\n  meltemi up --detach\n  export KUBECONFIG=$(meltemi kubeconfig)\n  kubectl get nodes"
+)]
 pub struct Args {
     /// Name of the mesh; several run side by side
     #[arg(long, value_name = "N")]

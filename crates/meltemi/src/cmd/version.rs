@@ -71,7 +71,8 @@ async fn ask(global: &Global) -> anyhow::Result<(String, BTreeMap<String, u32>)>
     let body = forward::get(&client, namespace, &pod, forward::MONITORING, "/version", None).await?;
     let mesh = String::from_utf8_lossy(&body).trim().to_owned();
     let token = forward::control_token(&client, namespace).await?;
-    let body = forward::get(&client, namespace, &pod, forward::MONITORING, "/debug/syncz", Some(&token)).await?;
+    let body =
+        forward::get(&client, namespace, &pod, forward::MONITORING, "/debug/syncz", Some(&token)).await?;
     let proxies: Value = serde_json::from_slice(&body).context("the control plane's list of proxies")?;
     let mut counted = BTreeMap::new();
     for proxy in proxies.as_array().into_iter().flatten() {
@@ -90,7 +91,9 @@ fn text(versions: &Versions) -> String {
         let each: Vec<String> = versions
             .data_plane_version
             .iter()
-            .map(|(version, count)| format!("{version} ({count} {})", if *count == 1 { "proxy" } else { "proxies" }))
+            .map(|(version, count)| {
+                format!("{version} ({count} {})", if *count == 1 { "proxy" } else { "proxies" })
+            })
             .collect();
         out.push_str(&format!("data plane version: {}\n", each.join(", ")));
     }

@@ -120,8 +120,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Apply(apply) => apply_waypoint(name, &apply, global).await?,
         Command::Generate(generate) => {
             let namespace = global.namespace.as_deref();
-            let gateway = texts::gateway(name, namespace, generate.traffic.as_deref(), generate.revision.as_deref())
-                .context("failed to create gateway")?;
+            let gateway =
+                texts::gateway(name, namespace, generate.traffic.as_deref(), generate.revision.as_deref())
+                    .context("failed to create gateway")?;
             print!("{}", texts::yaml(&gateway)?);
         }
         Command::Delete(delete) => return delete_waypoints(&delete, global).await,
@@ -129,7 +130,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
             let (gateways, _) = waypoints(global, list.all_namespaces).await?;
             print!("{}", texts::list(&gateways, list.all_namespaces));
         }
-        Command::Status(status) => show_status(&status, global).await.context("failed to print waypoint status")?,
+        Command::Status(status) => {
+            show_status(&status, global).await.context("failed to print waypoint status")?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -138,7 +141,10 @@ async fn apply_waypoint(name: &str, args: &ApplyArgs, global: &Global) -> anyhow
     let client = global.client().await?;
     let namespace = global.namespace(&client);
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let found = namespaces.get_opt(&namespace).await.with_context(|| format!("failed to get namespace {namespace}"))?;
+    let found = namespaces
+        .get_opt(&namespace)
+        .await
+        .with_context(|| format!("failed to get namespace {namespace}"))?;
     let Some(found) = found else { bail!("namespace: {namespace} not found") };
     let label = |key: &str| found.labels().get(key).map_or("", String::as_str);
     if args.enroll_namespace {
@@ -156,7 +162,10 @@ async fn apply_waypoint(name: &str, args: &ApplyArgs, global: &Global) -> anyhow
     match gateways.patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&gateway)).await {
         Ok(_) => {}
         Err(kube::Error::Api(error)) if error.code == 404 => {
-            bail!("missing Kubernetes Gateway CRDs need to be installed before applying a waypoint: {}", error.message)
+            bail!(
+                "missing Kubernetes Gateway CRDs need to be installed before applying a waypoint: {}",
+                error.message
+            )
         }
         Err(error) => return Err(error.into()),
     }
@@ -211,16 +220,20 @@ async fn delete_waypoints(args: &DeleteArgs, global: &Global) -> anyhow::Result<
     if let Some(revision) = &args.revision {
         gateways.retain(|g| g.labels().get(REVISION) == Some(revision));
     }
-    let names: Vec<String> = if many { gateways.iter().map(|g| g.name_any()).collect() } else { args.names.clone() };
+    let names: Vec<String> =
+        if many { gateways.iter().map(|g| g.name_any()).collect() } else { args.names.clone() };
     let api: Api<Gateway> = Api::namespaced(client, &namespace);
     let mut failed = Vec::new();
     for name in names {
         let known = gateways.iter().any(|g| g.name_any() == name);
-        let deleted = if known { api.delete(&name, &DeleteParams::default()).await.map(|_| true) } else { Ok(false) };
+        let deleted =
+            if known { api.delete(&name, &DeleteParams::default()).await.map(|_| true) } else { Ok(false) };
         match deleted {
             Ok(true) => println!("waypoint {namespace}/{name} deleted"),
             Ok(false) => println!("waypoint {namespace}/{name} not found"),
-            Err(kube::Error::Api(error)) if error.code == 404 => println!("waypoint {namespace}/{name} not found"),
+            Err(kube::Error::Api(error)) if error.code == 404 => {
+                println!("waypoint {namespace}/{name} not found")
+            }
             Err(error) => failed.push(error.to_string()),
         }
     }

@@ -54,7 +54,16 @@ impl Program {
     pub fn runner(paths: &Paths, node: &Node) -> anyhow::Result<Self> {
         let (address, pods) = (node.address.to_string(), node.pod_cidr.to_string());
         let args = [
-            "serve", "runner", "--node", &node.name, "--address", &address, "--pod-cidr", &pods, "--run-dir", RUN_DIR,
+            "serve",
+            "runner",
+            "--node",
+            &node.name,
+            "--address",
+            &address,
+            "--pod-cidr",
+            &pods,
+            "--run-dir",
+            RUN_DIR,
             "--data-dir",
         ];
         let program = Self::new(&format!("runner-{}", node.name), &args, paths)?;

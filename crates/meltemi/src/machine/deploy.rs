@@ -80,8 +80,9 @@ pub async fn apply(client: &Client) -> anyhow::Result<()> {
 async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObject) -> anyhow::Result<()> {
     let types = object.types.as_ref().context("a manifest without kind")?;
     let gvk = GroupVersionKind::try_from(types)?;
-    let (resource, capabilities) =
-        discovery.resolve_gvk(&gvk).with_context(|| format!("{} {} is not served", types.api_version, types.kind))?;
+    let (resource, capabilities) = discovery
+        .resolve_gvk(&gvk)
+        .with_context(|| format!("{} {} is not served", types.api_version, types.kind))?;
     let namespaced = capabilities.scope == kube::discovery::Scope::Namespaced;
     let api = api(client, &resource, namespaced, object.metadata.namespace.as_deref());
     let name = object.metadata.name.as_deref().context("a manifest without name")?;
@@ -89,7 +90,12 @@ async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObjec
     Ok(())
 }
 
-fn api(client: &Client, resource: &ApiResource, namespaced: bool, namespace: Option<&str>) -> Api<DynamicObject> {
+fn api(
+    client: &Client,
+    resource: &ApiResource,
+    namespaced: bool,
+    namespace: Option<&str>,
+) -> Api<DynamicObject> {
     if namespaced {
         Api::namespaced_with(client.clone(), namespace.unwrap_or("default"), resource)
     } else {

@@ -80,10 +80,20 @@ fn connect(hub: &mut Rtnl, node: &Node, index: u16) -> io::Result<()> {
     let outer = hub.link_index(&here.name)?;
     hub.set_up(outer)?;
     hub.set_neighbour(outer, IpAddr::V4(node.address), there.mac)?;
-    hub.set_route(&Route { interface: Some(outer), source: Some(HUB.into()), ..Route::to(host(node.address)) })?;
+    hub.set_route(&Route {
+        interface: Some(outer),
+        source: Some(HUB.into()),
+        ..Route::to(host(node.address))
+    })?;
     let behind = Route::to(IpNet::V4(node.pod_cidr));
     let gateway = Some(IpAddr::V4(node.address));
-    hub.set_route(&Route { interface: Some(outer), gateway, onlink: true, source: Some(HUB.into()), ..behind })?;
+    hub.set_route(&Route {
+        interface: Some(outer),
+        gateway,
+        onlink: true,
+        source: Some(HUB.into()),
+        ..behind
+    })?;
 
     let mut inner = Rtnl::open_in(&node.netns)?;
     let eth0 = inner.link_index("eth0")?;

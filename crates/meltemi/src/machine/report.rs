@@ -85,7 +85,8 @@ impl Running {
     /// Writes `running.json`.
     pub fn write(&self, paths: &Paths) -> anyhow::Result<()> {
         let file = paths.running();
-        fs::write(&file, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", file.display()))
+        fs::write(&file, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("writing {}", file.display()))
     }
 
     /// What `running.json` says, if its process is still the one that it names.

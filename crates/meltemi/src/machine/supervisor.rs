@@ -98,6 +98,7 @@ async fn start(
 /// A `/run` of the mesh's own: the host's is neither seen nor touched.
 fn private_run_dir() -> anyhow::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, Some("mode=0755")).context("mounting /run")?;
+    nix::mount::mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, Some("mode=0755"))
+        .context("mounting /run")?;
     std::fs::create_dir(RUN_DIR).context("creating the run directory")
 }

@@ -19,7 +19,8 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// Largest answer of another service.
 const MAX_ANSWER: usize = 1024 * 1024;
 /// Headers that are passed on, so that traces hang together.
-const PASSED_ON: &[&str] = &["x-request-id", "traceparent", "tracestate", "b3", "end-user", "user-agent", "authorization"];
+const PASSED_ON: &[&str] =
+    &["x-request-id", "traceparent", "tracestate", "b3", "end-user", "user-agent", "authorization"];
 
 /// Where the other services are, by the variables that the well-known application has.
 #[derive(Clone, Debug)]
@@ -62,7 +63,10 @@ pub(super) async fn fetch(authority: &str, path: &str, headers: &HeaderMap) -> a
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| anyhow::anyhow!(e))?;
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await
+                .map_err(|e| anyhow::anyhow!(e))?;
             anyhow::ensure!(status == StatusCode::OK, "{authority}{path} answered {status}");
             Ok(serde_json::from_slice(&body.to_bytes())?)
         };
@@ -92,7 +96,9 @@ pub(super) fn details() -> Router {
 
 /// `/ratings/<id>`
 pub(super) fn ratings() -> Router {
-    let one = |Path(id): Path<u32>| async move { Json(json!({"id": id, "ratings": {"Reviewer1": 5, "Reviewer2": 4}})) };
+    let one = |Path(id): Path<u32>| async move {
+        Json(json!({"id": id, "ratings": {"Reviewer1": 5, "Reviewer2": 4}}))
+    };
     Router::new().route("/ratings/{id}", get(one)).route("/health", get(health))
 }
 
@@ -107,7 +113,9 @@ pub(super) fn reviews(version: &str, upstreams: Upstreams) -> Router {
     let one = move |Path(id): Path<u32>, headers: HeaderMap| async move {
         let rating = match &stars {
             None => None,
-            Some(color) => Some((color.clone(), fetch(&upstreams.ratings, &format!("/ratings/{id}"), &headers).await)),
+            Some(color) => {
+                Some((color.clone(), fetch(&upstreams.ratings, &format!("/ratings/{id}"), &headers).await))
+            }
         };
         Json(json!({"id": id, "podname": podname, "reviews": [
             review("Reviewer1", "An extremely entertaining play by Shakespeare. The slapstick humour is refreshing!", rating.as_ref()),

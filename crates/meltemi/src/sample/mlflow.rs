@@ -13,7 +13,9 @@ pub(super) fn routes() -> Router {
 async fn echo(method: Method, uri: Uri, headers: HeaderMap) -> Json<Value> {
     let headers: serde_json::Map<String, Value> = headers
         .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into()))
+        .map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into())
+        })
         .collect();
     Json(json!({"service": "mlflow", "method": method.as_str(), "path": uri.path(), "headers": headers}))
 }

@@ -103,10 +103,21 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         let reviews = |rating: Value| json!({"podname": "p", "reviews": [{"reviewer": "r", "text": "<b>", "rating": rating}]});
-        let full = render(Some(&json!({"type": "paperback", "pages": 200})), Some(&reviews(json!({"stars": 4, "color": "red"}))));
-        assert!(full.contains("<title>Simple Bookstore App</title>") && full.contains("★★★★☆") && full.contains("&lt;b&gt;"));
-        let error = render(None, Some(&reviews(json!({"error": "Ratings service is currently unavailable"}))));
-        assert!(error.contains("product details are currently unavailable") && error.contains("Ratings service is currently unavailable"));
+        let full = render(
+            Some(&json!({"type": "paperback", "pages": 200})),
+            Some(&reviews(json!({"stars": 4, "color": "red"}))),
+        );
+        assert!(
+            full.contains("<title>Simple Bookstore App</title>")
+                && full.contains("★★★★☆")
+                && full.contains("&lt;b&gt;")
+        );
+        let error =
+            render(None, Some(&reviews(json!({"error": "Ratings service is currently unavailable"}))));
+        assert!(
+            error.contains("product details are currently unavailable")
+                && error.contains("Ratings service is currently unavailable")
+        );
         assert!(render(None, None).contains("product reviews are currently unavailable"));
     }
 }

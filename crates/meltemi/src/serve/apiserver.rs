@@ -42,11 +42,13 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
     if let Some(fd) = args.listen_fd {
         listeners.push(TcpListener::from(meltemi_linux::process::inherited(fd).context("--listen-fd")?));
     }
-    let inside = (args.listen.is_empty() && args.listen_fd.is_some()).then_some(SocketAddr::new(args.advertise, 443));
+    let inside =
+        (args.listen.is_empty() && args.listen_fd.is_some()).then_some(SocketAddr::new(args.advertise, 443));
     for address in args.listen.iter().chain(&inside) {
         listeners.push(TcpListener::bind(address).with_context(|| format!("--listen {address}"))?);
     }
-    let host_port = listeners.first().context("nothing to listen on: give --listen or --listen-fd")?.local_addr()?.port();
+    let host_port =
+        listeners.first().context("nothing to listen on: give --listen or --listen-fd")?.local_addr()?.port();
     let config = Config {
         listeners,
         data_dir: args.data_dir,

@@ -46,8 +46,10 @@ pub struct Args {
 
 /// Starts it.
 pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
-    let server_name = args.control.rsplit_once(':').map_or(args.control.as_str(), |(host, _)| host).to_owned();
-    let identity = SpiffeId::new(&TrustDomain::parse(&args.trust_domain)?, &args.pod_namespace, &args.service_account)?;
+    let server_name =
+        args.control.rsplit_once(':').map_or(args.control.as_str(), |(host, _)| host).to_owned();
+    let identity =
+        SpiffeId::new(&TrustDomain::parse(&args.trust_domain)?, &args.pod_namespace, &args.service_account)?;
     let config = Config {
         gateway: NamespacedName::new(args.pod_namespace.clone(), args.gateway_name),
         pod: NamespacedName::new(args.pod_namespace, args.pod_name),

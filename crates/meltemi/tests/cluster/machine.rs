@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Brought by `scripts/kubectls.sh`.
-pub const KUBECTLS: [&str; 2] = ["kubectl-1.20", "kubectl-1.35"];
+pub(crate) const KUBECTLS: [&str; 2] = ["kubectl-1.20", "kubectl-1.35"];
 
 const BINARY: &str = env!("CARGO_BIN_EXE_meltemi");
 const LIMIT: Duration = Duration::from_secs(30);
 
-pub struct Machine {
+pub(crate) struct Machine {
     dir: Option<tempfile::TempDir>,
     name: String,
 }
@@ -22,7 +22,7 @@ fn repository() -> PathBuf {
 
 impl Machine {
     /// Starts a mesh of two nodes and chooses a kubectl for it.
-    pub fn start(kubectl: &str) -> Self {
+    pub(crate) fn start(kubectl: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = repository().join("target/tools").join(kubectl);
         assert!(program.exists(), "{} is missing: scripts/kubectls.sh brings it", program.display());
@@ -56,7 +56,11 @@ impl Machine {
         for entry in std::fs::read_dir(self.data().join("logs")).into_iter().flatten().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
-            all.push_str(&format!("--- {}\n{}\n", entry.path().display(), lines[lines.len().saturating_sub(30)..].join("\n")));
+            all.push_str(&format!(
+                "--- {}\n{}\n",
+                entry.path().display(),
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            ));
         }
         all
     }
@@ -70,12 +74,12 @@ impl Machine {
     }
 
     /// What a command prints.
-    pub fn output(&self, command: &str) -> String {
+    pub(crate) fn output(&self, command: &str) -> String {
         String::from_utf8_lossy(&self.shell(command).output().unwrap().stdout).into_owned()
     }
 
     /// Runs a command once.
-    pub fn step(&self, command: &str, shows: &str, code: i32) {
+    pub(crate) fn step(&self, command: &str, shows: &str, code: i32) {
         let output = self.shell(command).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
@@ -87,7 +91,7 @@ impl Machine {
     }
 
     /// Runs a command until it shows a text.
-    pub fn eventually(&self, command: &str, shows: &str) {
+    pub(crate) fn eventually(&self, command: &str, shows: &str) {
         let begun = Instant::now();
         loop {
             let text = self.output(command);
@@ -100,7 +104,7 @@ impl Machine {
     }
 
     /// Forwards a port and gets a page through it.
-    pub fn port_forward(&self, what: &str, port: u16, path: &str, shows: &str) {
+    pub(crate) fn port_forward(&self, what: &str, port: u16, path: &str, shows: &str) {
         let local = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let mut forward = self
             .shell(&format!("exec kubectl port-forward {what} {local}:{port}"))
@@ -120,7 +124,7 @@ impl Machine {
     }
 
     /// Stops it and starts it again on its data.
-    pub fn restart(self) -> Self {
+    pub(crate) fn restart(self) -> Self {
         self.down();
         assert!(self.processes().is_empty(), "left behind: {:?}", self.processes());
         self.up();
@@ -128,7 +132,7 @@ impl Machine {
     }
 
     /// Kills the first process of the mesh, and gives the kernel a moment.
-    pub fn kill_supervisor(&self) {
+    pub(crate) fn kill_supervisor(&self) {
         let running = std::fs::read_to_string(self.data().join("running.json")).unwrap();
         let running: serde_json::Value = serde_json::from_str(&running).unwrap();
         let pid = i32::try_from(running["pid"].as_i64().unwrap()).unwrap();
@@ -140,7 +144,7 @@ impl Machine {
     }
 
     /// Command lines of processes that work on this mesh's data.
-    pub fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         let data = self.data().to_string_lossy().into_owned();
         let all = std::fs::read_dir("/proc").unwrap().flatten();
         all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())

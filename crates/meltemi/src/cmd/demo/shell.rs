@@ -77,7 +77,8 @@ impl Shell {
     pub fn background(&self, run: &str) -> anyhow::Result<Background> {
         println!("\n$ {run} &");
         // `exec` so that the process that is ended is the command and not a shell around it.
-        let child = self.command(&format!("exec {run}")).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child =
+            self.command(&format!("exec {run}")).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         Ok(Background(child))
     }
 
@@ -97,9 +98,13 @@ impl Shell {
 
     fn seen(&self, run: &str) -> anyhow::Result<Seen> {
         // One pipe for both streams keeps their order; `timeout` bounds a command that hangs.
-        let limited = format!("exec 2>&1; exec timeout {} bash -c \"$MELTEMI_STEP\"", COMMAND_LIMIT.as_secs());
-        let output =
-            self.command(&limited).env("MELTEMI_STEP", run).output().context("running bash (is it installed?)")?;
+        let limited =
+            format!("exec 2>&1; exec timeout {} bash -c \"$MELTEMI_STEP\"", COMMAND_LIMIT.as_secs());
+        let output = self
+            .command(&limited)
+            .env("MELTEMI_STEP", run)
+            .output()
+            .context("running bash (is it installed?)")?;
         Ok(Seen {
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
             code: output.status.code().unwrap_or(-1),
@@ -125,7 +130,10 @@ fn fault(step: &Step, seen: &Seen) -> Option<String> {
     if let Some(text) = step.shows.iter().find(|text| !seen.output.contains(**text)) {
         return Some(format!("the output does not show {text:?}"));
     }
-    step.hides.iter().find(|text| seen.output.contains(**text)).map(|text| format!("the output shows {text:?}"))
+    step.hides
+        .iter()
+        .find(|text| seen.output.contains(**text))
+        .map(|text| format!("the output shows {text:?}"))
 }
 
 #[cfg(test)]

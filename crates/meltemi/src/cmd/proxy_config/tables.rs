@@ -77,8 +77,11 @@ pub(super) fn secret(certificates: &Value) -> String {
     ])];
     for certificate in items(certificates) {
         let identity = text(certificate, "identity");
-        let trust_domain =
-            identity.strip_prefix("spiffe://").and_then(|r| r.split('/').next()).unwrap_or_default().to_owned();
+        let trust_domain = identity
+            .strip_prefix("spiffe://")
+            .and_then(|r| r.split('/').next())
+            .unwrap_or_default()
+            .to_owned();
         let status = match certificate["state"].as_str() {
             Some("Available") => "ACTIVE".to_owned(),
             Some(other) => other.to_uppercase(),
@@ -125,9 +128,8 @@ pub(super) fn route(routes: &Value) -> String {
     let mut rows = vec![row(["NAME", "HOSTNAMES", "PARENTS", "RULES"])];
     for route in items(routes) {
         let list = |key: &str| {
-            let all: Vec<String> = items(&route[key])
-                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-                .collect();
+            let all: Vec<String> =
+                items(&route[key]).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
             if all.is_empty() { "*".to_owned() } else { all.join(",") }
         };
         let rules = items(&route["rules"]).count().to_string();

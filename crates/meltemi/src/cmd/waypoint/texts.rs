@@ -219,7 +219,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_istioctl_reads_them() {
-        for (text, seconds) in [("90s", 90.0), ("2m", 120.0), ("1m30s", 90.0), ("500ms", 0.5), ("1.5h", 5400.0)] {
+        for (text, seconds) in
+            [("90s", 90.0), ("2m", 120.0), ("1m30s", 90.0), ("500ms", 0.5), ("1.5h", 5400.0)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
         }
         for text in ["", "90", "s", "1d", "-1s"] {
