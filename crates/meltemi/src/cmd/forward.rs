@@ -37,7 +37,13 @@ pub async fn get(
 }
 
 /// POSTs to `path` of a port of a Pod; an answer other than 200 is an error.
-pub async fn post(client: &Client, namespace: &str, pod: &str, port: u16, path: &str) -> anyhow::Result<Bytes> {
+pub async fn post(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+    path: &str,
+) -> anyhow::Result<Bytes> {
     let request = Request::post(path).header("host", "localhost").body(Empty::new())?;
     ask(client, (namespace, pod), port, request).await
 }

@@ -17,7 +17,10 @@ use tables::Filter;
 
 /// Show what a node proxy holds.
 #[derive(clap::Args, Debug)]
-#[command(visible_alias = "zc", after_help = "Example:\n  meltemi ztunnel-config workload --workload-namespace default")]
+#[command(
+    visible_alias = "zc",
+    after_help = "Example:\n  meltemi ztunnel-config workload --workload-namespace default"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -124,7 +127,8 @@ struct From {
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let (from, section, filter) = match args.command {
         Command::Workload { from, address, workload_namespace, workload_node } => {
-            let filter = Filter { address, namespace: workload_namespace, node: workload_node, ..Filter::default() };
+            let filter =
+                Filter { address, namespace: workload_namespace, node: workload_node, ..Filter::default() };
             (from, "workloads", filter)
         }
         Command::Service { from, service_namespace } => {
@@ -161,12 +165,18 @@ fn print(output: &str, value: &Value, short: impl FnOnce() -> String) -> anyhow:
 }
 
 async fn dump(from: &From, global: &Global) -> anyhow::Result<Value> {
-    if [from.pod.is_some(), from.node.is_some(), from.file.is_some()].into_iter().filter(|given| *given).count() > 1 {
+    if [from.pod.is_some(), from.node.is_some(), from.file.is_some()]
+        .into_iter()
+        .filter(|given| *given)
+        .count()
+        > 1
+    {
         bail!("at most one of --file, --node, or pod name must be passed");
     }
     if let Some(path) = &from.file {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        return serde_json::from_str(&text).with_context(|| format!("{} is no configuration dump", path.display()));
+        return serde_json::from_str(&text)
+            .with_context(|| format!("{} is no configuration dump", path.display()));
     }
     let client = global.client().await?;
     let pod = target(&client, from, global).await?;
@@ -206,6 +216,7 @@ async fn target(client: &Client, from: &From, global: &Global) -> anyhow::Result
     let (name, of) = text.split_once('.').unwrap_or((text, &own));
     let pods: Api<Pod> = Api::namespaced(client.clone(), of);
     let pod = pods.get_opt(name).await?.with_context(|| format!("Pod {of}/{name} not found"))?;
-    let node = pod.spec.and_then(|s| s.node_name).with_context(|| format!("Pod {of}/{name} is on no node yet"))?;
+    let node =
+        pod.spec.and_then(|s| s.node_name).with_context(|| format!("Pod {of}/{name} is on no node yet"))?;
     forward::node_proxy(client, namespace, &node).await
 }

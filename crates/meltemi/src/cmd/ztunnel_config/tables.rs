@@ -35,7 +35,11 @@ fn texts(value: &Value) -> Vec<&str> {
 /// The part of a section that the filter lets through.
 pub(super) fn select(dump: &Value, section: &str, filter: &Filter) -> Value {
     let namespace = |value: &Value| {
-        let own = if section == "workloadState" { text(&value["info"], "namespace") } else { text(value, "namespace") };
+        let own = if section == "workloadState" {
+            text(&value["info"], "namespace")
+        } else {
+            text(value, "namespace")
+        };
         filter.namespace.as_ref().is_none_or(|wanted| wanted == own)
     };
     let address = |value: &Value| {
@@ -44,9 +48,9 @@ pub(super) fn select(dump: &Value, section: &str, filter: &Filter) -> Value {
     let node = |value: &Value| filter.node.as_ref().is_none_or(|wanted| wanted == text(value, "node"));
     let wanted = |value: &Value| namespace(value) && address(value) && node(value);
     match &dump[section] {
-        Value::Object(map) => {
-            Value::Object(map.iter().filter(|(_, v)| wanted(v)).map(|(k, v)| (k.clone(), v.clone())).collect())
-        }
+        Value::Object(map) => Value::Object(
+            map.iter().filter(|(_, v)| wanted(v)).map(|(k, v)| (k.clone(), v.clone())).collect(),
+        ),
         Value::Array(list) => Value::Array(list.iter().filter(|v| wanted(v)).cloned().collect()),
         _ => json!([]),
     }
@@ -175,7 +179,9 @@ fn valid(after: &str, before: &str, now: jiff::Timestamp) -> bool {
 fn connections(dump: &Value, states: &Value, filter: &Filter) -> Vec<Vec<String>> {
     let mut names = HashMap::new();
     for w in items(&dump["workloads"]) {
-        names.extend(texts(&w["workloadIps"]).into_iter().map(|ip| (ip.to_owned(), text(w, "name").to_owned())));
+        names.extend(
+            texts(&w["workloadIps"]).into_iter().map(|ip| (ip.to_owned(), text(w, "name").to_owned())),
+        );
     }
     for s in items(&dump["services"]) {
         let vips = texts(&s["vips"]).into_iter().filter_map(|v| v.rsplit_once('/'));
@@ -262,7 +268,11 @@ mod tests {
                 "NAMESPACE SERVICE NAME SERVICE VIP WAYPOINT ENDPOINTS\n\
                  default   waypoint     10.96.0.7   None     1/2\n",
             ),
-            ("policies", none(), "NAMESPACE POLICY NAME ACTION SCOPE\ndefault   p           Allow  Namespace\n"),
+            (
+                "policies",
+                none(),
+                "NAMESPACE POLICY NAME ACTION SCOPE\ndefault   p           Allow  Namespace\n",
+            ),
             (
                 "workloadState",
                 none(),
