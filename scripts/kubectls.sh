@@ -28,5 +28,6 @@ os.chmod(sys.argv[2] + ".next", 0o755)
 os.rename(sys.argv[2] + ".next", sys.argv[2])
 PY
 fi
-"$tools/kubectl-1.20" version --client --short 2>/dev/null | head -1
-"$tools/kubectl-1.35" version --client | head -1
+for version in 1.20 1.35; do
+  "$tools/kubectl-$version" version --client >/dev/null 2>&1 || { echo "kubectls: $tools/kubectl-$version does not run" >&2; exit 1; }
+done

@@ -7,13 +7,13 @@ set -euo pipefail
 case "${1:-build}" in
   build) want=(gcc libc6-dev make) ;;
   demo) want=(gcc libc6-dev make curl kubernetes-client) ;;
-  test) want=(gcc libc6-dev make curl nftables iproute2 openssl tcpdump python3 python3-pip chromium chromium-driver) ;;
+  test) want=(gcc libc6-dev make curl nftables iproute2 openssl python3 python3-pip) ;;
   *) echo "usage: $0 build|demo|test" >&2; exit 2 ;;
 esac
 
 # A program that is there serves as well as its package.
 declare -A program=([gcc]=cc [make]=make [curl]=curl [kubernetes-client]=kubectl [nftables]=/usr/sbin/nft [iproute2]=/usr/sbin/ip
-  [openssl]=openssl [tcpdump]=/usr/bin/tcpdump [python3]=python3 [python3-pip]=pip3 [chromium]=chromium [chromium-driver]=chromedriver)
+  [openssl]=openssl [python3]=python3 [python3-pip]=pip3)
 
 missing=()
 for package in "${want[@]}"; do

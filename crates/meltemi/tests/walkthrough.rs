@@ -5,8 +5,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// One walk at a time: both forward a local port, and the machine has two cores.
+static TURN: Mutex<()> = Mutex::new(());
 
 fn walk(kubectl: &str) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let program = repository.join("target/tools").join(kubectl);
     assert!(program.exists(), "{} is missing: scripts/kubectls.sh brings it", program.display());

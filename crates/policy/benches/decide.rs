@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Time of a decision at layer 4, hit and miss, by number of rules.
 
-#![expect(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

@@ -132,6 +132,7 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
         let (want, kind) = (call.info.api_version(), &call.info.kind);
         return Err(Refusal::bad_request(format!("apply: the object must be {want} {kind}")));
     }
+    identity::check_shape(&config)?;
     let mut config = config;
     let mut warnings = decode_config(call, &mut config)?;
     if config["metadata"]["name"].as_str().is_some_and(|name| name != call.name()) {

@@ -117,3 +117,38 @@ async fn a_watch_from_a_forgotten_revision_is_told_so() {
     };
     assert_eq!(code, 410);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_any_shape_is_refused_and_breaks_nothing() {
+    let server = Server::start();
+    let client = client(&server).await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    maps.create(&PostParams::default(), &config_map("a")).await.unwrap();
+    let uri = "/api/v1/namespaces/default/configmaps/a?fieldManager=x";
+    let shapes = [
+        json!(5),
+        json!([]),
+        json!(null),
+        json!("x"),
+        json!({"metadata": []}),
+        json!({"metadata": {"name": []}}),
+    ];
+    for shape in shapes {
+        for kind in ["merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml", "json-patch+json"]
+        {
+            let body = if kind.starts_with("json") {
+                json!([{"op": "replace", "path": "", "value": shape}])
+            } else {
+                shape.clone()
+            };
+            let request = http::Request::patch(uri)
+                .header("content-type", format!("application/{kind}"))
+                .body(body.to_string().into_bytes())
+                .unwrap();
+            let answer = client.request::<serde_json::Value>(request).await.unwrap_err();
+            let kube::Error::Api(status) = answer else { panic!("{kind} {shape}: {answer}") };
+            assert!(matches!(status.code, 400 | 422), "{kind} {shape}: {status:?}");
+        }
+    }
+    assert!(maps.get("a").await.is_ok());
+}

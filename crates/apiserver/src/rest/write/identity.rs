@@ -9,7 +9,18 @@ use crate::status::{Cause, Refusal};
 /// Letters for generated names: none that spell words.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
+/// Whether it is an object with metadata at all: a patch can make anything of it.
+pub(super) fn check_shape(object: &Value) -> Result<(), Refusal> {
+    let wrong = |what: &str| Err(Refusal::bad_request(format!("{what} must be an object")));
+    match object.as_object().map(|object| object.get("metadata")) {
+        None => wrong("the body"),
+        Some(Some(metadata)) if !metadata.is_object() && !metadata.is_null() => wrong("metadata"),
+        Some(_) => Ok(()),
+    }
+}
+
 pub(super) fn for_create(call: &Call, object: &mut Value) -> Result<(), Refusal> {
+    check_shape(object)?;
     check_type(call, object)?;
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
@@ -53,6 +64,7 @@ pub(super) fn for_create(call: &Call, object: &mut Value) -> Result<(), Refusal>
 }
 
 pub(super) fn for_update(call: &Call, live: &Value, object: &mut Value) -> Result<(), Refusal> {
+    check_shape(object)?;
     check_type(call, object)?;
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
