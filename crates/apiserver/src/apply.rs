@@ -140,7 +140,11 @@ fn managed(object: &Value) -> Vec<Value> {
 }
 
 fn set_managed(object: &mut Value, managers: Vec<Value>) {
-    object["metadata"]["managedFields"] = Value::Array(managers);
+    if managers.is_empty() {
+        object["metadata"].as_object_mut().map(|metadata| metadata.remove("managedFields"));
+    } else {
+        object["metadata"]["managedFields"] = Value::Array(managers);
+    }
 }
 
 fn same(entry: &Value, manager: &Manager<'_>) -> bool {

@@ -11,12 +11,20 @@ const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Whether it is an object with metadata at all: a patch can make anything of it.
 pub(super) fn check_shape(object: &Value) -> Result<(), Refusal> {
-    let wrong = |what: &str| Err(Refusal::bad_request(format!("{what} must be an object")));
-    match object.as_object().map(|object| object.get("metadata")) {
-        None => wrong("the body"),
-        Some(Some(metadata)) if !metadata.is_object() && !metadata.is_null() => wrong("metadata"),
-        Some(_) => Ok(()),
+    let wrong = |what: &str| Err(Refusal::bad_request(what));
+    if !object.is_object() {
+        return wrong("the body must be an object");
     }
+    let metadata = &object["metadata"];
+    if !metadata.is_object() && !metadata.is_null() {
+        return wrong("metadata must be an object");
+    }
+    for key in ["name", "namespace", "generateName"] {
+        if !metadata[key].is_string() && !metadata[key].is_null() {
+            return wrong(&format!("metadata.{key} must be a string"));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn for_create(call: &Call, object: &mut Value) -> Result<(), Refusal> {
