@@ -20,7 +20,7 @@ build:
 test:
 	@scripts/setup.sh test
 	@scripts/kubectls.sh
-	cargo test --workspace
+	KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
 
 # Format, lints, dependency table, licences.
 check: $(TOOLS)/bin/cargo-deny
