@@ -11,6 +11,8 @@ use meltemi_view::access_log::AccessLog;
 use meltemi_view::metrics::TcpMetrics;
 use meltemi_view::{Denied, Guard, L4Request, View};
 
+use tokio_util::task::TaskTracker;
+
 use crate::connections::Connections;
 
 /// Shared by all workers and Pods.
@@ -25,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) resolver: SocketAddr,
     pub(crate) connections: Connections,
+    /// What a drain waits for.
+    pub(crate) open: TaskTracker,
 }
 
 impl Context {

@@ -53,8 +53,9 @@ impl Served {
                 }
             };
             let Some(connect) = next else { return Ok(()) };
-            let (served, tunnel) = (self.clone(), tunnel.clone());
+            let (served, tunnel, open) = (self.clone(), tunnel.clone(), self.context.open.token());
             self.context.tasks.spawn_job("stream", async move {
+                let _open = open;
                 served.stream(connect, &tunnel).await;
                 Ok::<(), std::convert::Infallible>(())
             });

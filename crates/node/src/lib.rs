@@ -37,6 +37,8 @@ use meltemi_view::access_log::AccessLog;
 use meltemi_view::metrics::TcpMetrics;
 use meltemi_wire::xds::types;
 
+use tokio_util::task::TaskTracker;
+
 use crate::context::Context;
 use crate::workers::Workers;
 
@@ -138,6 +140,7 @@ pub fn start_with(
         trust_domain: config.trust_domain,
         resolver: config.resolver,
         connections: connections::Connections::default(),
+        open: TaskTracker::new(),
     });
     let workers = Workers::start(config.workers, &context)?;
     if let Some(at) = config.endpoints {

@@ -23,7 +23,7 @@ use crate::sockets;
 pub(crate) const OWN: Duration = Duration::from_secs(5);
 /// How long a client that is refused may take to say something: a reset before that reaches some clients as a failure to
 /// send.
-const REFUSAL: Duration = Duration::from_millis(200);
+const REFUSAL: Duration = Duration::from_millis(500);
 
 /// A Pod, as the node's agent names it: who it is comes from there and never from the network.
 #[derive(Debug)]
@@ -95,7 +95,9 @@ impl Served {
                 }
             };
             let served = self.clone();
+            let open = self.context.open.token();
             self.context.tasks.spawn_job("connection", async move {
+                let _open = open;
                 sockets::prepare(&stream)?;
                 let gone = served.pod.gone.clone();
                 let mut drain = served.context.tasks.drain();
@@ -152,6 +154,7 @@ pub(crate) fn is_ours(port: u16) -> bool {
 
 /// Ends a client's connection with a reset.
 pub(crate) async fn refuse(stream: TcpStream) {
-    let _ = tokio::time::timeout(REFUSAL, stream.readable()).await;
+    // Readiness alone may be told although there is nothing: only a byte is a byte.
+    let _ = tokio::time::timeout(REFUSAL, stream.peek(&mut [0])).await;
     meltemi_tunnel::copy::reset(&stream);
 }

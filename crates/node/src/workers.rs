@@ -65,7 +65,8 @@ async fn work(
         let (pod, answer) = tokio::select! {
             next = pods.recv() => match next {
                 Some(next) => next,
-                None => return,
+                // Whoever hands Pods over has ended, as it does when a drain starts.
+                None => break,
             },
             () = drain.started() => break,
         };
@@ -74,6 +75,10 @@ async fn work(
         let started = started.and_then(|()| Served::start(context.clone(), pod));
         let _ = answer.send(started);
     }
-    // Connections of this thread go on until the deadline.
-    drain.forced().await;
+    // Connections go on until the last has ended, or the deadline.
+    context.open.close();
+    tokio::select! {
+        () = context.open.wait() => {}
+        () = drain.forced() => {}
+    }
 }

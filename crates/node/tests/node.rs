@@ -26,13 +26,14 @@ const APP: &str = "10.244.1.3:9080";
 const PRINCIPAL_A: &str = "cluster.local/ns/default/sa/a";
 
 fn main() {
-    let cases: [(&str, fn()); 7] = [
+    let cases: [(&str, fn()); 8] = [
         ("bytes, half-close and addresses through a tunnel, nothing in the clear", || run(tunnel())),
         ("a denied client sees a reset", || run(denied())),
         ("a change closes what it forbids and nothing else", || run(changed())),
         ("plaintext is judged without an identity", || run(plaintext())),
         ("a policy that is named and not known denies, in either order", || run(missing())),
         ("what a hostile peer may ask for", || run(hostile())),
+        ("a drain ends when the last connection has", || run(drained())),
         ("openssl sees the identity, and is refused without a certificate of the mesh", || run(openssl())),
     ];
     let wanted = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
@@ -207,6 +208,24 @@ async fn hostile() {
         let to = format!("{B}:{port}");
         is_reset(mesh::try_dial(&mesh.b, &to).and_then(|mut stream| greeting(&mut stream)));
     }
+}
+
+async fn drained() {
+    let mut mesh = Mesh::start().await;
+    let mut client = dial(&mesh.a, APP);
+    assert_eq!(greeting(&mut client).unwrap(), A);
+    let stopping = mesh.stop();
+    std::thread::sleep(Duration::from_millis(300));
+    // No further connections; the open one goes on.
+    assert!(mesh::try_dial(&mesh.a, APP).is_err());
+    client.write_all(b"still here").unwrap();
+    let mut echoed = [0; 10];
+    client.read_exact(&mut echoed).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    client.read_to_end(&mut Vec::new()).unwrap();
+    let begun = Instant::now();
+    stopping.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 async fn openssl() {

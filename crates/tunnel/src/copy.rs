@@ -124,7 +124,9 @@ async fn to_tunnel(read: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &mut
     loop {
         let mut data = next(&read).await?;
         if data.is_empty() {
-            return send.send_data(Bytes::new(), true).map_err(io::Error::other);
+            // A peer that has ended already and reads no further is told in vain; how it ended the other way says.
+            let _ = send.send_data(Bytes::new(), true);
+            return Ok(());
         }
         *count += data.len() as u64;
         while !data.is_empty() {
@@ -143,7 +145,12 @@ async fn to_tunnel(read: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &mut
 
 async fn from_tunnel(recv: &mut RecvStream, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
     while let Some(data) = recv.data().await {
-        let data = data.map_err(io::Error::other)?;
+        let data = match data {
+            Ok(data) => data,
+            // The peer has ended, and reads no further.
+            Err(error) if error.reason() == Some(Reason::NO_ERROR) => break,
+            Err(error) => return Err(io::Error::other(error)),
+        };
         write.write_all(&data).await?;
         *count += data.len() as u64;
         recv.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;

@@ -80,8 +80,8 @@ impl AsyncWrite for TunnelIo {
 
 impl Drop for TunnelIo {
     fn drop(&mut self) {
-        if !self.ended {
-            self.stream.send.send_reset(Reason::CANCEL);
-        }
+        // After an end of our own: nothing was cut off, we only read no further.
+        let reason = if self.ended { Reason::NO_ERROR } else { Reason::CANCEL };
+        self.stream.send.send_reset(reason);
     }
 }

@@ -23,6 +23,7 @@ use meltemi_model::workload::TunnelProtocol;
 use meltemi_model::{NamespacedName, SpiffeId, TrustDomain, Workload, WorkloadUid};
 use meltemi_node::{Config, start_with};
 use meltemi_runtime::drain::{self, DrainTrigger};
+use meltemi_runtime::tasks::Supervisor;
 use meltemi_runtime::{Readiness, Tasks};
 use meltemi_state::Delta;
 use meltemi_view::View;
@@ -68,7 +69,8 @@ pub(crate) struct Mesh {
     pub(crate) ca: Arc<CaCore>,
     known: Known,
     pub(crate) tasks: Tasks,
-    _trigger: DrainTrigger,
+    trigger: Option<DrainTrigger>,
+    supervisor: Option<Supervisor>,
     _agent: SeqPacket,
     _folder: tempfile::TempDir,
 }
@@ -87,7 +89,7 @@ impl Mesh {
         let path = folder.path().join("zds.sock");
         let listener = Listener::bind(&path).unwrap();
         let (trigger, watch) = drain::channel();
-        let (tasks, _supervisor) = Tasks::new("test", watch);
+        let (tasks, supervisor) = Tasks::new("test", watch);
         let (view, ca) = (View::fixed(Known::default()), ca());
         let nowhere = ControlPlane {
             address: String::new(),
@@ -125,7 +127,30 @@ impl Mesh {
         }
         tell(&agent, &Request::SnapshotSent, None).await;
         view.publish(known.clone());
-        Self { a, b, view, ca, known, tasks, _trigger: trigger, _agent: agent, _folder: folder }
+        Self {
+            a,
+            b,
+            view,
+            ca,
+            known,
+            tasks,
+            trigger: Some(trigger),
+            supervisor: Some(supervisor),
+            _agent: agent,
+            _folder: folder,
+        }
+    }
+
+    /// Begins a drain with a deadline of ten seconds; resolves when everything has ended.
+    #[expect(clippy::disallowed_methods, reason = "a test has no owner for tasks but itself")]
+    pub(crate) fn stop(&mut self) -> tokio::task::JoinHandle<()> {
+        let (trigger, supervisor) = (self.trigger.take().unwrap(), self.supervisor.take().unwrap());
+        tokio::spawn(async move {
+            tokio::select! {
+                ended = supervisor.run() => ended.unwrap(),
+                () = trigger.start(Duration::from_secs(10)) => panic!("the deadline has passed"),
+            }
+        })
     }
 
     /// Changes what is known.

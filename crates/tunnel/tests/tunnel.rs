@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tunnels over loopback: reuse, streams for each tunnel, hostile clients.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "a test has no owner for tasks but itself")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use meltemi_identity::ca::{CaCore, CaMaterial};
+use meltemi_identity::svid::{Svid, key_and_csr};
+use meltemi_identity::tls;
+use meltemi_model::{SpiffeId, TrustDomain};
+use meltemi_runtime::{Tasks, drain};
+use meltemi_tunnel::{Dial, DialError, Pool, accept};
+use tokio::net::{TcpListener, TcpStream};
+
+fn svid(ca: &CaCore, account: &str) -> Arc<Svid> {
+    let id = SpiffeId::new(&TrustDomain::default(), "default", account).unwrap();
+    let (key, csr) = key_and_csr(&id).unwrap();
+    let chain = ca.sign(&csr, &id, None, SystemTime::now()).unwrap();
+    Arc::new(Svid::new(&chain, &key, &id).unwrap())
+}
+
+fn ca() -> CaCore {
+    CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap()
+}
+
+/// A server that counts tunnels and answers every CONNECT with 200 and holds it, those to port 1 with 503.
+async fn server(svid: &Svid) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, tunnels) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let (config, count) = (Arc::new(tls::server(svid).unwrap()), tunnels.clone());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let config = config.clone();
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let Ok(mut incoming) = accept(stream, config).await else { return };
+                let mut held = Vec::new();
+                while let Ok(Some(connect)) = incoming.next().await {
+                    if connect.authority().ends_with(":1") {
+                        connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+                    } else if let Ok(stream) = connect.accept() {
+                        held.push(stream);
+                    }
+                }
+            });
+        }
+    });
+    (address, tunnels)
+}
+
+fn dial(svid: &Arc<Svid>, address: SocketAddr, expected: &SpiffeId, authority: &str) -> Dial {
+    Dial {
+        svid: svid.clone(),
+        address,
+        expected: vec![expected.clone()],
+        authority: authority.to_owned(),
+        headers: HeaderMap::new(),
+    }
+}
+
+#[tokio::test]
+async fn tunnels_are_shared_to_a_bound_and_only_by_equals() {
+    let ca = ca();
+    let (client, other, own) = (svid(&ca, "client"), svid(&ca, "other"), svid(&ca, "server"));
+    let (address, tunnels) = server(&own).await;
+    let (_trigger, watch) = drain::channel();
+    let (tasks, _supervisor) = Tasks::new("test", watch);
+    let connector = Arc::new(|to| Box::pin(TcpStream::connect(to)) as _);
+    let pool = Pool::new(connector, tasks);
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(pool.dial(&dial(&client, address, &own.identity, "10.0.0.1:80")).await.unwrap());
+    }
+    assert_eq!(tunnels.load(Ordering::SeqCst), 1);
+    // One more than a tunnel carries; and somebody else's connection never shares.
+    open.push(pool.dial(&dial(&client, address, &own.identity, "10.0.0.1:80")).await.unwrap());
+    assert_eq!(tunnels.load(Ordering::SeqCst), 2);
+    open.push(pool.dial(&dial(&other, address, &own.identity, "10.0.0.1:80")).await.unwrap());
+    assert_eq!(tunnels.load(Ordering::SeqCst), 3);
+    let refused = pool.dial(&dial(&client, address, &own.identity, "10.0.0.1:1")).await;
+    assert!(matches!(refused, Err(DialError::Status(StatusCode::SERVICE_UNAVAILABLE))));
+    let wrong = pool.dial(&dial(&client, address, &other.identity, "10.0.0.1:80")).await;
+    assert!(matches!(wrong, Err(DialError::Tls { .. })), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn who_opens_and_resets_without_end_is_told_to_calm_down() {
+    let ca = ca();
+    let (client, own) = (svid(&ca, "client"), svid(&ca, "server"));
+    let (address, _) = server(&own).await;
+    let config = Arc::new(tls::client(&client, vec![own.identity.clone()]).unwrap());
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
+    let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    let (sender, connection) = h2::client::handshake(tls).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let mut sent = 0;
+    let hostile = async {
+        for _ in 0..100_000 {
+            sent += 1;
+            let Ok(mut ready) = sender.clone().ready().await else { break };
+            let mut request = Request::new(());
+            *request.method_mut() = Method::CONNECT;
+            *request.uri_mut() = "10.0.0.1:80".parse().unwrap();
+            let Ok((response, mut send)) = ready.send_request(request, false) else { break };
+            send.send_data(Bytes::new(), false).unwrap_or_default();
+            send.send_reset(h2::Reason::CANCEL);
+            drop(response);
+            tokio::task::yield_now().await;
+        }
+        drop(sender);
+    };
+    tokio::time::timeout(Duration::from_secs(30), hostile).await.unwrap();
+    let error = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap().unwrap().unwrap_err();
+    // The server closes behind its GOAWAY; what was still under way to it may turn that into a broken pipe.
+    assert!(error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) || error.is_io(), "{error:?}");
+    assert!(sent < 10_000, "{sent} streams were let through");
+}
