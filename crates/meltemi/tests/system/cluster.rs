@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole cluster on one machine, judged by kubectl: Debian 12's 1.20 and a current 1.35, side by side.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
-#[path = "cluster/machine.rs"]
-mod machine;
-
-use machine::{KUBECTLS, Machine};
+use crate::machine::{KUBECTLS, Machine};
 
 /// What a user types, what must be seen, and the exit code.
 const STEPS: &[(&str, &str, i32)] = &[

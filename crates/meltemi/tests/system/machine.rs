@@ -2,7 +2,8 @@
 //! A mesh of a test's own: its data in a temporary directory, stopped when dropped.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Brought by `scripts/kubectls.sh`.
@@ -67,7 +68,8 @@ impl Machine {
 
     fn shell(&self, command: &str) -> Command {
         let mut shell = Command::new("bash");
-        let path = format!("{}:{}", self.root().join("path").display(), std::env::var("PATH").unwrap());
+        let own = format!("{}:{}", self.root().join("path").display(), self.data().join("bin").display());
+        let path = format!("{own}:{}", std::env::var("PATH").unwrap());
         shell.args(["-c", &format!("exec 2>&1\n{command}")]).current_dir(repository()).stdin(Stdio::null());
         shell.env("PATH", path).env("KUBECONFIG", self.data().join("kubeconfig")).env("HOME", self.root());
         shell
@@ -84,9 +86,8 @@ impl Machine {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.code() == Some(code) && text.contains(shows),
-            "$ {command}\n{text}\nexit {:?} instead of {code}, must show {shows:?}\n{}",
+            "$ {command}\n{text}\nexit {:?} instead of {code}, must show {shows:?}",
             output.status.code(),
-            self.logs()
         );
     }
 
@@ -103,24 +104,81 @@ impl Machine {
         }
     }
 
+    /// Forwards a port of a Pod or Service (with its `-n`); ended when dropped.
+    pub(crate) fn forward(&self, what: &str, port: u16) -> (Background, u16) {
+        let local = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let forward = self.background(&format!("kubectl port-forward {what} {local}:{port}"));
+        forward.shows(b"Forwarding from");
+        (forward, local)
+    }
+
     /// Forwards a port and gets a page through it.
     pub(crate) fn port_forward(&self, what: &str, port: u16, path: &str, shows: &str) {
-        let local = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let mut forward = self
-            .shell(&format!("exec kubectl port-forward {what} {local}:{port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let (_forward, local) = self.forward(what, port);
         self.eventually(&format!("curl -s http://localhost:{local}{path}"), shows);
-        forward.kill().unwrap();
-        forward.wait().unwrap();
+    }
+
+    /// Writes down every packet that the machine between the nodes sees, in the mesh's own network namespace.
+    pub(crate) fn wiretap(&self) -> Background {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/wiretap.py");
+        let pid = self.pid("serve apiserver").unwrap();
+        // As an ordinary user the namespaces belong to a user namespace, which is entered first.
+        let user = if nix::unistd::geteuid().is_root() { "" } else { "-U --preserve-credentials " };
+        let tap = self
+            .background(&format!("nsenter -t {pid} {user}-n python3 -u {} /dev/stdout", script.display()));
+        tap.shows(b"listening");
+        tap
     }
 
     fn down(&self) {
         let mut command = Command::new(BINARY);
         command.args(["down", "--name", &self.name, "--data-dir"]).arg(self.data());
         assert!(command.stdout(Stdio::null()).status().unwrap().success(), "down");
+    }
+
+    /// The process id, as the host sees it, of a process of this mesh whose command line has the text.
+    pub(crate) fn pid(&self, text: &str) -> Option<i32> {
+        let mut family = vec![self.supervisor()];
+        let mut at = 0;
+        while let Some(pid) = family.get(at).copied() {
+            at += 1;
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).replace('\0', " ").contains(text) {
+                return Some(pid);
+            }
+            for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+                let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                let new = children.split_whitespace().filter_map(|p| p.parse::<i32>().ok());
+                let new: Vec<i32> = new.filter(|p| !family.contains(p)).collect();
+                family.extend(new);
+            }
+        }
+        None
+    }
+
+    /// Kills a process of this mesh as `kill -9` does; true when there was one.
+    pub(crate) fn kill(&self, text: &str) -> bool {
+        let Some(pid) = self.pid(text) else { return false };
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).is_ok()
+    }
+
+    /// Starts a command in the background, its output in a file.
+    pub(crate) fn background(&self, command: &str) -> Background {
+        let output = self.root().join(format!("output-{}", BACKGROUND.fetch_add(1, Ordering::Relaxed)));
+        let file = std::fs::File::create(&output).unwrap();
+        let child = self.shell(&format!("exec {command}")).stdout(file).spawn().unwrap();
+        Background { child, output }
+    }
+
+    /// Where a test may put files.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    fn supervisor(&self) -> i32 {
+        let running = std::fs::read_to_string(self.data().join("running.json")).unwrap();
+        let running: serde_json::Value = serde_json::from_str(&running).unwrap();
+        i32::try_from(running["pid"].as_i64().unwrap()).unwrap()
     }
 
     /// Stops it and starts it again on its data.
@@ -133,9 +191,7 @@ impl Machine {
 
     /// Kills the first process of the mesh, and gives the kernel a moment.
     pub(crate) fn kill_supervisor(&self) {
-        let running = std::fs::read_to_string(self.data().join("running.json")).unwrap();
-        let running: serde_json::Value = serde_json::from_str(&running).unwrap();
-        let pid = i32::try_from(running["pid"].as_i64().unwrap()).unwrap();
+        let pid = self.supervisor();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
         let begun = Instant::now();
         while !self.processes().is_empty() && begun.elapsed() < LIMIT {
@@ -149,8 +205,57 @@ impl Machine {
         let all = std::fs::read_dir("/proc").unwrap().flatten();
         all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
             .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-            .filter(|line| line.contains(&data) && !line.contains("cluster-"))
+            .filter(|line| line.contains(&data) && !line.contains("system-"))
             .collect()
+    }
+}
+
+/// A command in the background, ended when dropped.
+pub(crate) struct Background {
+    child: Child,
+    output: PathBuf,
+}
+
+static BACKGROUND: AtomicUsize = AtomicUsize::new(0);
+
+impl Background {
+    /// What it has printed so far.
+    pub(crate) fn output(&self) -> Vec<u8> {
+        std::fs::read(&self.output).unwrap()
+    }
+
+    /// Waits until it has printed a text.
+    pub(crate) fn shows(&self, text: &[u8]) {
+        let begun = Instant::now();
+        while !self.output().windows(text.len()).any(|window| window == text) {
+            let seen = String::from_utf8_lossy(&self.output()).into_owned();
+            assert!(begun.elapsed() < LIMIT, "{:?} did not show in {seen:?}", String::from_utf8_lossy(text));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its exit code, once it has ended.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
+    }
+
+    /// The exit code, when it ends within this time.
+    pub(crate) fn ends_within(&mut self, limit: Duration) -> Option<i32> {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if let Some(code) = self.ended() {
+                return Some(code);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

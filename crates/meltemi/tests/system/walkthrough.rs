@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The walkthrough, step by step as `make demo` shows it, with Debian 12's kubectl (1.20) and a current one (1.35).
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};

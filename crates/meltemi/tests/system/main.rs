@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The whole system: meshes on this machine, judged from outside by kubectl, curl, openssl and a browser.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+mod control;
+mod faults;
+mod machine;
+mod open;
+mod outside;
+mod pods;
+mod walkthrough;
