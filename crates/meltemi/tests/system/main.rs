@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod browser;
 mod cluster;
 mod control;
 mod faults;
