@@ -5,6 +5,7 @@
 //! descriptors and gives owned ones, and reports the kernel's own error.
 
 pub mod caps;
+pub mod diag;
 pub mod mount;
 mod netlink;
 pub mod netns;

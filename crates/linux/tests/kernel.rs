@@ -254,6 +254,15 @@ fn veth() {
     assert_eq!(peer.ip().to_string(), "169.254.1.1");
     server.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
+    // The server's end is seen in its namespace, and ended from outside.
+    let sockets = other.run(meltemi_linux::diag::tcp_sockets).unwrap();
+    assert_eq!(sockets.listening, ["10.244.1.2:80".parse().unwrap()]);
+    let [open] = sockets.established.as_slice() else { panic!("{sockets:?}") };
+    assert_eq!((open.local, open.remote), (server.local_addr().unwrap(), peer));
+    other.run(|| meltemi_linux::diag::destroy(open)).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let again = other.run(|| meltemi_linux::diag::destroy(open)).unwrap_err();
+    assert_eq!(again.kind(), std::io::ErrorKind::NotFound);
     other.run(|| write_sysctl("ipv4/ip_forward", "1")).unwrap();
     assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), "0");
     assert!(other.id().unwrap() != NetNs::current().unwrap().id().unwrap());

@@ -10,6 +10,7 @@ mod connections;
 mod context;
 mod dns;
 mod inbound;
+mod legacy;
 mod outbound;
 mod plaintext;
 mod pod;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meltemi_identity::tls;
+use meltemi_linux::diag::TcpConnection;
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::sockopt;
 use meltemi_model::net::ports;
@@ -31,6 +32,8 @@ pub(crate) struct Pod {
     pub workload: WorkloadUid,
     pub identity: SpiffeId,
     pub netns: NetNs,
+    /// Connections that are older than the enrolment.
+    pub legacy: Vec<TcpConnection>,
     /// No further connections.
     pub closed: CancellationToken,
     /// Connections end.
@@ -55,7 +58,7 @@ enum Kind {
 
 impl Served {
     /// Opens the Pod's listeners on this worker and serves them.
-    pub(crate) fn start(context: Arc<Context>, pod: Arc<Pod>) -> io::Result<()> {
+    pub(crate) fn start(context: Arc<Context>, pod: Arc<Pod>) -> io::Result<Arc<Self>> {
         let mut listeners = Vec::new();
         for (kind, port) in [
             (Kind::Outbound, ports::OUTBOUND),
@@ -74,7 +77,7 @@ impl Served {
         for (kind, listener) in listeners {
             served.context.tasks.spawn_job("listener", served.clone().accept(kind, listener));
         }
-        Ok(())
+        Ok(served)
     }
 
     async fn accept(self: Arc<Self>, kind: Kind, listener: TcpListener) -> io::Result<()> {

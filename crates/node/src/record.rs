@@ -74,6 +74,12 @@ impl<'a> Recording<'a> {
 
     /// Bytes may flow.
     pub(crate) fn opened(&mut self, workload: &WorkloadUid) {
+        let tunnel = self.record.destination.hbone_addr.is_some();
+        self.opened_as(workload, if tunnel { "HBONE" } else { "TCP" });
+    }
+
+    /// Bytes may flow, over this protocol.
+    pub(crate) fn opened_as(&mut self, workload: &WorkloadUid, protocol: &'static str) {
         let to = &self.record.destination;
         self.opened = Some(self.context.connections.open(Connection {
             workload: workload.clone(),
@@ -81,7 +87,7 @@ impl<'a> Recording<'a> {
             src: self.record.source.addr,
             original_dst: to.hbone_addr.or(to.addr),
             actual_dst: to.addr,
-            protocol: if to.hbone_addr.is_some() { "HBONE" } else { "TCP" },
+            protocol,
         }));
         self.context.metrics.opened.get_or_create(&self.labels).inc();
     }

@@ -72,7 +72,11 @@ async fn work(
         };
         // Names are asked for rarely: one worker answers them.
         let started = if index == 0 { dns::start(&context, &pod) } else { Ok(()) };
-        let started = started.and_then(|()| Served::start(context.clone(), pod));
+        let started = started.and_then(|()| Served::start(context.clone(), pod)).map(|served| {
+            if index == 0 && !served.pod.legacy.is_empty() {
+                context.tasks.spawn_job("legacy connections", served.legacy());
+            }
+        });
         let _ = answer.send(started);
     }
     // Connections go on until the last has ended, or the deadline.

@@ -16,6 +16,7 @@ use meltemi_wire::zds::{self, MAX_MESSAGE, Request, Workload};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::legacy;
 use crate::pod::Pod;
 use crate::workers::Workers;
 
@@ -128,7 +129,12 @@ impl Client {
         let identity = SpiffeId::new(&self.context.trust_domain, &namespace, &service_account)
             .map_err(io::Error::other)?;
         self.context.certificates.prefetch(&identity);
+        let legacy = legacy::inbound(&netns).unwrap_or_else(|error| {
+            tracing::error!(pod = %name, %error, "connections that are older than the enrolment cannot be listed");
+            Vec::new()
+        });
         let pod = Arc::new(Pod {
+            legacy,
             workload: WorkloadUid::pod(&self.context.cluster_id, &namespace, &name),
             identity,
             netns,

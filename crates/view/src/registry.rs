@@ -23,6 +23,8 @@ type Judge<S> = Arc<dyn Fn(&S) -> Result<(Permit, Revoker), Denied> + Send + Syn
 struct Entry<S> {
     judge: Judge<S>,
     revoker: Option<Revoker>,
+    /// Denied by a newer state than the one that its first judgement read, which is still under way.
+    overtaken: Option<String>,
     /// Undecided since this look of the clock.
     undecided: Option<tokio::time::Instant>,
     label: Arc<str>,
@@ -86,7 +88,10 @@ impl<S: Send + Sync + 'static> Registry<S> {
                 let text = format!("{BOUND} connections are open");
                 return Err(Denied { text, policy: None, rule: None, clause: None, missing: false });
             }
-            entries.insert(id, Entry { judge: judge.clone(), revoker: None, undecided: None, label });
+            entries.insert(
+                id,
+                Entry { judge: judge.clone(), revoker: None, overtaken: None, undecided: None, label },
+            );
         }
         let all = self.entries.clone();
         let guard = Guard(Box::new(move || {
@@ -94,6 +99,9 @@ impl<S: Send + Sync + 'static> Registry<S> {
         }));
         let (permit, revoker) = judge(&load())?;
         if let Some(entry) = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+            if let Some(reason) = entry.overtaken.take() {
+                revoker.revoke(reason);
+            }
             entry.revoker = Some(revoker);
         }
         Ok((permit, guard))
@@ -108,7 +116,7 @@ impl<S: Send + Sync + 'static> Registry<S> {
         for entry in entries.values_mut() {
             let denied = match (entry.judge)(state) {
                 Ok(_) => {
-                    entry.undecided = None;
+                    (entry.undecided, entry.overtaken) = (None, None);
                     continue;
                 }
                 Err(denied) => denied,
@@ -116,10 +124,12 @@ impl<S: Send + Sync + 'static> Registry<S> {
             if denied.missing && now.duration_since(*entry.undecided.get_or_insert(now)) < PATIENCE {
                 continue;
             }
-            if let Some(revoker) = &entry.revoker {
-                revoker.revoke(format!("connection closed due to policy change: {}", denied.text));
-                revoked += 1;
+            let reason = format!("connection closed due to policy change: {}", denied.text);
+            match &entry.revoker {
+                Some(revoker) => revoker.revoke(reason),
+                None => entry.overtaken = Some(reason),
             }
+            revoked += 1;
         }
         revoked
     }
@@ -147,5 +157,55 @@ impl<S> Registry<S> {
         let mut labels: Vec<_> = entries.values().map(|e| e.label.clone()).collect();
         labels.sort();
         labels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use meltemi_policy::{Facts, PolicySet, admit};
+
+    use super::*;
+
+    /// Judges by a state that is simply whether it is allowed.
+    fn judge(allowed: &bool) -> Result<(Permit, Revoker), Denied> {
+        let nowhere = IpAddr::from([0, 0, 0, 0]);
+        let facts = Facts {
+            source: None,
+            source_ip: nowhere,
+            destination_ip: nowhere,
+            destination_port: 1,
+            sni: None,
+            http: None,
+        };
+        let no = || Denied { text: "no".into(), policy: None, rule: None, clause: None, missing: false };
+        if *allowed { admit(&PolicySet::default(), &facts, 0).map_err(|_| no()) } else { Err(no()) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_during_the_first_judgement_is_not_missed() {
+        let registry = Registry::<bool>::default();
+        let other = registry.clone();
+        // The old state is read; before the verdict is noted the new one is published and judged by.
+        let read = move || {
+            other.judge_again(&false);
+            Arc::new(true)
+        };
+        let (permit, _guard) = registry.open("x".into(), read, judge).unwrap();
+        let revoked = tokio::time::timeout(Duration::from_secs(1), permit.revoked()).await;
+        assert!(revoked.is_ok_and(|reason| reason.contains("policy change")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_denied_is_taken_back() {
+        let registry = Registry::<bool>::default();
+        let (permit, guard) = registry.open("x".into(), || Arc::new(true), judge).unwrap();
+        assert_eq!(registry.judge_again(&true), 0);
+        assert!(tokio::time::timeout(Duration::from_secs(1), permit.revoked()).await.is_err());
+        assert_eq!(registry.judge_again(&false), 1);
+        assert!(permit.revoked().await.contains("no"));
+        drop(guard);
+        assert!(registry.is_empty() && registry.open("y".into(), || Arc::new(false), judge).is_err());
     }
 }

@@ -54,13 +54,12 @@ fn only_what_a_policy_forbids_is_closed() {
     machine.step("kubectl label namespace mesh istio.io/dataplane-mode=ambient", "labeled", 0);
     ready(&machine, "mesh", 3);
     goes_on(&mut before);
-    layer4(&machine);
-    goes_on(&mut before);
-    drop(before);
+    layer4(&machine, &mut before);
     layer7(&machine);
 }
 
-fn layer4(machine: &Machine) {
+/// `before` is older than the enrolment: no proxy carries it, and as plaintext the policies hold for it.
+fn layer4(machine: &Machine, before: &mut Background) {
     let (mut a, mut b, mut x) =
         (slow(machine, "mesh", "a"), slow(machine, "mesh", "b"), slow(machine, "outside", "x"));
     enforce(
@@ -71,6 +70,7 @@ fn layer4(machine: &Machine) {
                 "rules": [{"from": [{"source": {"principals": [principal("b")]}}]}]}),
     );
     ends("b, denied by name", &mut b, 56);
+    goes_on(before);
     goes_on(&mut a);
     goes_on(&mut x);
     enforce(
@@ -81,6 +81,7 @@ fn layer4(machine: &Machine) {
                 "rules": [{"from": [{"source": {"principals": [principal("a")]}}]}]}),
     );
     ends("x, which has no identity", &mut x, 56);
+    ends("a, in the clear since before the enrolment", before, 56);
     goes_on(&mut a);
     machine.step("kubectl -n mesh delete authorizationpolicy --all", "deleted", 0);
     goes_on(&mut a);
