@@ -65,6 +65,7 @@ pub async fn apply(client: &Client) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
             let Err(error) = apply_one(client, &discovery, &object).await else { break };
+            tracing::debug!(name = object.metadata.name, %error, "not applied yet");
             if begun.elapsed() > APPLY_LIMIT {
                 let name = object.metadata.name.clone().unwrap_or_default();
                 let kind = object.types.as_ref().map(|t| t.kind.clone()).unwrap_or_default();
@@ -73,6 +74,7 @@ pub async fn apply(client: &Client) -> anyhow::Result<()> {
             tokio::time::sleep(PAUSE).await;
             discovery = Discovery::new(client.clone()).run().await?;
         }
+        tracing::debug!(name = object.metadata.name, took = ?begun.elapsed(), "applied");
     }
     Ok(())
 }
