@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::call::Call;
 use crate::patch;
-use crate::rest::Call;
 use crate::selector::Labels;
 use crate::status::Refusal;
 

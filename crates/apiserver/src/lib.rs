@@ -6,14 +6,17 @@
 //! store, whose single writer gives every change the next revision and hands it to the watches.
 
 pub mod admission;
+pub mod answer;
 pub mod api;
 pub mod apply;
 pub mod auth;
 mod bootstrap;
+pub mod call;
 pub mod defaults;
 pub mod discovery;
 pub mod events;
 pub mod openapi;
+pub mod options;
 pub mod patch;
 pub mod path;
 pub mod pki;

@@ -7,8 +7,8 @@ use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use crate::answer::json_response;
 use crate::registry::{Registry, ResourceInfo};
-use crate::rest::json_response;
 use crate::schema;
 
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -123,7 +123,7 @@ fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Value>
 }
 
 fn info() -> Value {
-    json!({"title": "Kubernetes", "version": format!("v{}.{}.0", crate::rest::VERSION.0, crate::rest::VERSION.1)})
+    json!({"title": "Kubernetes", "version": format!("v{}.{}.0", crate::answer::VERSION.0, crate::answer::VERSION.1)})
 }
 
 fn kind_extension(info: &ResourceInfo) -> Value {

@@ -4,7 +4,6 @@
 mod body;
 mod collection;
 mod delete;
-mod options;
 mod read;
 mod sub;
 mod watch;
@@ -14,83 +13,17 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::IntoResponse;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-pub use self::options::Options;
+use crate::answer::{aggregated_response, json_response, version};
 use crate::api::Api;
-use crate::auth::{self, Attributes, ResourceTarget, User};
-use crate::path::{self, Target};
-use crate::registry::ResourceInfo;
+use crate::auth::{self, Attributes, User};
+use crate::call::{Call, resource_target};
+use crate::options::Options;
+use crate::path;
 use crate::status::Refusal;
 use crate::{discovery, openapi};
-
-/// The version of Kubernetes whose API this is.
-pub const VERSION: (&str, &str) = ("1", "35");
-
-/// Everything that is known of a request for a resource.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// The API.
-    pub api: Api,
-    /// Who asks.
-    pub user: Arc<User>,
-    /// What for.
-    pub target: Target,
-    /// The resource.
-    pub info: Arc<ResourceInfo>,
-    /// Query parameters.
-    pub options: Options,
-    /// Headers.
-    pub headers: HeaderMap,
-}
-
-impl Call {
-    /// The namespace, empty for cluster-scoped resources.
-    pub fn namespace(&self) -> &str {
-        if self.info.namespaced { self.target.namespace.as_deref().unwrap_or_default() } else { "" }
-    }
-
-    /// The object's name, when the path names one.
-    pub fn name(&self) -> &str {
-        self.target.name.as_deref().unwrap_or_default()
-    }
-
-    /// The subresource, empty for the main one.
-    pub fn subresource(&self) -> &str {
-        self.target.subresource.as_deref().unwrap_or_default()
-    }
-
-    /// Authorization attributes with the given verb.
-    pub fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
-        Attributes { verb, target: auth::Target::Resource(resource_target(&self.target, &self.options)) }
-    }
-
-    /// 404 for the object of the path.
-    pub fn not_found(&self) -> Refusal {
-        Refusal::not_found(&self.info.qualified(), self.name())
-    }
-
-    /// Who is noted as the manager of fields: `fieldManager`, else the program of the User-Agent.
-    pub fn manager(&self) -> String {
-        if let Some(manager) = &self.options.field_manager {
-            return manager.clone();
-        }
-        let agent = self.headers.get(header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("unknown");
-        agent.split('/').next().unwrap_or("unknown").chars().take(128).collect()
-    }
-}
-
-fn resource_target<'a>(target: &'a Target, options: &'a Options) -> ResourceTarget<'a> {
-    ResourceTarget {
-        group: &target.group,
-        resource: &target.resource,
-        subresource: target.subresource.as_deref().unwrap_or_default(),
-        namespace: target.namespace.as_deref().unwrap_or_default(),
-        name: target.name.as_deref().unwrap_or_default(),
-        field_selector: options.field_selector_text.as_deref().unwrap_or_default(),
-    }
-}
 
 /// Answers a request.
 pub async fn handle(api: Api, peer: Option<Arc<User>>, request: Request<Body>) -> Response<Body> {
@@ -219,32 +152,6 @@ fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<
     }
 }
 
-fn version() -> Value {
-    let (major, minor) = VERSION;
-    json!({
-        "major": major, "minor": minor, "gitVersion": format!("v{major}.{minor}.0+meltemi.{}", env!("CARGO_PKG_VERSION")),
-        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-        "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
-    })
-}
-
 fn found(value: Option<Value>) -> Result<Response<Body>, Refusal> {
     value.map(|value| json_response(StatusCode::OK, &value)).ok_or_else(Refusal::no_such_path)
-}
-
-/// A JSON answer.
-pub fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
-    *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-fn aggregated_response(value: &Value) -> Response<Body> {
-    let mut response = json_response(StatusCode::OK, value);
-
-    let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-    response
 }

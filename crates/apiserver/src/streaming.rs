@@ -25,7 +25,6 @@ use serde_json::Value;
 use self::kubelet::{Kubelet, Place};
 use crate::auth::Objects;
 use crate::pki::{Pki, PkiError};
-use crate::rest::Call;
 use crate::status::Refusal;
 
 /// A streaming subresource of a Pod.
@@ -100,19 +99,6 @@ impl Streaming {
             PodStream::PortForward => forward::serve(self, place, request),
         }
     }
-}
-
-/// Serves the call of a streaming subresource.
-///
-/// # Errors
-/// As [`Streaming::serve`]; and a client that may only read is refused what acts, whatever method asks for it (the
-/// upgrade of a WebSocket is a GET).
-pub(crate) async fn open(call: &Call, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-    let stream = PodStream::of(call.subresource()).ok_or_else(Refusal::no_such_path)?;
-    if stream != PodStream::Log {
-        call.api.auth.authorize(&call.user, &call.attributes("create"))?;
-    }
-    call.api.streaming.serve(stream, call.namespace(), call.name(), request).await
 }
 
 /// The query's pairs in order.

@@ -64,7 +64,7 @@ pub fn is_applied(netns: &NetNs) -> Result<bool, Error> {
 
 fn route(netns: &NetNs, work: impl FnOnce(&mut Rtnl, u32) -> io::Result<()>) -> Result<(), Error> {
     let all = || {
-        let mut rtnl = Rtnl::open_in(netns)?;
+        let mut rtnl = netns.rtnl()?;
         let lo = rtnl.link_index("lo")?;
         work(&mut rtnl, lo)
     };

@@ -108,7 +108,7 @@ fn pod() -> NetNs {
     for address in ["172.30.0.11/32", "169.254.7.127/32"] {
         node.add_address(1, address.parse().unwrap()).unwrap();
     }
-    let mut inside = Rtnl::open_in(&pod).unwrap();
+    let mut inside = pod.rtnl().unwrap();
     let eth0 = inside.link_index("eth0").unwrap();
     inside.set_up(eth0).unwrap();
     inside.add_address(eth0, "10.244.1.2/32".parse().unwrap()).unwrap();

@@ -13,6 +13,8 @@ use std::path::Path;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::fstat;
 
+use crate::rtnl::Rtnl;
+
 /// An open network namespace; it lives at least as long as this value.
 #[derive(Debug)]
 pub struct NetNs(OwnedFd);
@@ -73,7 +75,7 @@ impl NetNs {
     pub fn create() -> io::Result<Self> {
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            let mut rtnl = crate::rtnl::Rtnl::open()?;
+            let mut rtnl = Rtnl::open()?;
             let lo = rtnl.link_index("lo")?;
             rtnl.set_up(lo)?;
             Self::current()
@@ -95,6 +97,14 @@ impl NetNs {
     /// No descriptors left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self(self.0.try_clone()?))
+    }
+
+    /// The interfaces, addresses and routes of this namespace.
+    ///
+    /// # Errors
+    /// It cannot be entered.
+    pub fn rtnl(&self) -> io::Result<Rtnl> {
+        self.run(Rtnl::open)
     }
 
     /// Runs a closure on a thread that is in this namespace, and waits for it.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Interfaces, addresses, neighbours, routes and rules of a network namespace, by rtnetlink; and its sysctls.
 //!
-//! A [`Rtnl`] belongs to the namespace of the thread that opened it; [`Rtnl::open_in`] opens one in another.
+//! A [`Rtnl`] belongs to the namespace of the thread that opened it; [`crate::netns::NetNs::rtnl`] opens one in another.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use ipnet::IpNet;
 
 use crate::netlink::{Buffer, F_ACK, F_CREATE, F_EXCL, F_REPLACE, F_ROOT_MATCH, Socket};
-use crate::netns::NetNs;
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -107,14 +106,6 @@ impl Rtnl {
         Ok(Self(Socket::open(libc::NETLINK_ROUTE)?))
     }
 
-    /// For another namespace.
-    ///
-    /// # Errors
-    /// It cannot be entered.
-    pub fn open_in(netns: &NetNs) -> io::Result<Self> {
-        netns.run(Self::open)
-    }
-
     /// The index of an interface.
     ///
     /// # Errors
@@ -134,7 +125,7 @@ impl Rtnl {
     ///
     /// # Errors
     /// A name is taken, or no right over either namespace.
-    pub fn add_veth(&mut self, here: &VethEnd, there: &VethEnd, other: &NetNs) -> io::Result<()> {
+    pub fn add_veth(&mut self, here: &VethEnd, there: &VethEnd, other: &impl AsFd) -> io::Result<()> {
         let mut b = Buffer::default();
         b.begin(NEWLINK, F_ACK | F_CREATE | F_EXCL, &ifinfo(0, 0, 0));
         b.text(libc::IFLA_IFNAME, &here.name);

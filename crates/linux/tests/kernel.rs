@@ -237,7 +237,7 @@ fn veth() {
     here.set_route(&to_pod).unwrap();
     here.set_neighbour(v0, "10.244.1.2".parse().unwrap(), [2, 0, 0, 0, 0, 2]).unwrap();
 
-    let mut there = Rtnl::open_in(&other).unwrap();
+    let mut there = other.rtnl().unwrap();
     let eth0 = there.link_index("eth0").unwrap();
     there.set_up(eth0).unwrap();
     there.add_address(eth0, "10.244.1.2/32".parse().unwrap()).unwrap();

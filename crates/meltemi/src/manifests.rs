@@ -3,7 +3,7 @@
 
 use kube::api::DynamicObject;
 use meltemi_resources::crds;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const NAMESPACE: &str = include_str!("../../../deploy/namespace.yaml");
 const RBAC: &str = include_str!("../../../deploy/rbac.yaml");
@@ -22,8 +22,17 @@ pub fn objects() -> anyhow::Result<Vec<DynamicObject>> {
     Ok(objects)
 }
 
+/// Parses a file of several YAML documents.
+pub fn parse(text: &str) -> anyhow::Result<Vec<DynamicObject>> {
+    serde_yaml_ng::Deserializer::from_str(text)
+        .map(serde_yaml_ng::Value::deserialize)
+        .filter(|value| !matches!(value, Ok(serde_yaml_ng::Value::Null)))
+        .map(|value| Ok(serde_yaml_ng::from_value(value?)?))
+        .collect()
+}
+
 fn parsed(name: &str, text: &str) -> anyhow::Result<Vec<DynamicObject>> {
-    crate::machine::deploy::parse(text).map_err(|e| e.context(format!("deploy/{name}")))
+    parse(text).map_err(|e| e.context(format!("deploy/{name}")))
 }
 
 fn dynamic(object: &impl Serialize) -> anyhow::Result<DynamicObject> {

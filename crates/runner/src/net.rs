@@ -119,7 +119,7 @@ pub fn connect_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io
     })?;
     let mut node = Rtnl::open()?;
     node.add_veth(&here, &there, pod)?;
-    let mut inside = Rtnl::open_in(pod)?;
+    let mut inside = pod.rtnl()?;
     let lo = inside.link_index("lo")?;
     inside.set_up(lo)?;
     let eth0 = inside.link_index("eth0")?;

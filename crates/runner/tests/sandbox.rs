@@ -196,7 +196,7 @@ fn addresses_are_ones_own() {
     let listener = TcpListener::bind((NODE, 81)).unwrap();
     listener.set_nonblocking(true).unwrap();
     for wrong in [OTHER, PROBE_SOURCE_V4, Ipv4Addr::new(8, 8, 8, 8)] {
-        let mut rtnl = Rtnl::open_in(first.netns()).unwrap();
+        let mut rtnl = first.netns().rtnl().unwrap();
         rtnl.add_address(1, format!("{wrong}/32").parse().unwrap()).unwrap();
         let sent = first.netns().run(|| {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;

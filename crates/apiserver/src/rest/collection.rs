@@ -10,7 +10,8 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::read::{Form, metadata, shown};
-use super::{Call, json_response};
+use crate::answer::json_response;
+use crate::call::Call;
 use crate::status::Refusal;
 use crate::store::ObjectName;
 use crate::table;

@@ -8,8 +8,10 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::read::respond;
-use super::{Call, Options, json_response};
 use crate::admission::{self, Operation};
+use crate::answer::json_response;
+use crate::call::Call;
+use crate::options::Options;
 use crate::registry::ResourceInfo;
 use crate::status::Refusal;
 use crate::store::{StoreError, Stored};
@@ -109,7 +111,7 @@ async fn delete_one(call: &Call, name: &str, options: &DeleteOptions) -> Result<
         match result {
             Ok(done) => return Ok(done),
             Err(StoreError::Conflict) => {}
-            Err(error) => return Err(super::write::refusal(call, name, error)),
+            Err(error) => return Err(call.refused(name, error)),
         }
     }
     Err(Refusal::conflict(&call.info.qualified(), name, "the object keeps changing; please try again"))

@@ -7,7 +7,8 @@ use axum::body::Body;
 use http::{HeaderMap, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Call, json_response};
+use crate::answer::json_response;
+use crate::call::Call;
 use crate::registry::ResourceInfo;
 use crate::status::Refusal;
 use crate::{events, table};

@@ -8,10 +8,13 @@ use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::delete::{self, DeleteOptions};
-use super::{Call, Options, body, json_response, write};
+use super::{body, write};
+use crate::answer::json_response;
+use crate::call::Call;
+use crate::options::Options;
 use crate::status::Refusal;
 use crate::store::StoreError;
-use crate::streaming;
+use crate::streaming::PodStream;
 
 pub(super) async fn dispatch(
     call: Call,
@@ -33,7 +36,7 @@ pub(super) async fn dispatch(
             delete::delete(&call, &options).await?;
             Ok(json_response(StatusCode::CREATED, &success()))
         }
-        ("", "pods", "log" | "exec" | "attach" | "portforward", _) => streaming::open(&call, request).await,
+        ("", "pods", "log" | "exec" | "attach" | "portforward", _) => stream(&call, request).await,
         ("", "serviceaccounts", "token", "create") => {
             let review = body::read(request).await?;
             let token = call.api.auth.create_token(call.namespace(), call.name(), &review)?;
@@ -84,12 +87,22 @@ fn bind(call: &Call, binding: &Value) -> Result<Response<Body>, Refusal> {
         match call.api.store.replace(&call.info.key, call.namespace(), call.name(), live.revision, pod) {
             Ok(_) => return Ok(json_response(StatusCode::CREATED, &success())),
             Err(StoreError::Conflict) => {}
-            Err(error) => return Err(write::refusal(call, call.name(), error)),
+            Err(error) => return Err(call.refused(call.name(), error)),
         }
     }
 }
 
 /// `autoscaling/v1 Scale` over the object's own fields.
+/// Serves a streaming subresource. A client that may only read is refused what acts, whatever method asks for it: the
+/// upgrade of a WebSocket is a GET.
+async fn stream(call: &Call, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    let stream = PodStream::of(call.subresource()).ok_or_else(Refusal::no_such_path)?;
+    if stream != PodStream::Log {
+        call.api.auth.authorize(&call.user, &call.attributes("create"))?;
+    }
+    call.api.streaming.serve(stream, call.namespace(), call.name(), request).await
+}
+
 async fn scale(call: &Call, verb: &str, request: Request<Body>) -> Result<Response<Body>, Refusal> {
     let paths = call.info.scale.clone().ok_or_else(Refusal::no_such_path)?;
     let live =

@@ -13,8 +13,8 @@ use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Call;
 use super::read::{Form, formed};
+use crate::call::Call;
 use crate::status::Refusal;
 use crate::store::{Change, Event};
 

@@ -10,11 +10,11 @@ use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::Call;
-use super::options::FieldValidation;
 use super::read::respond;
 use crate::admission::{self, Operation};
 use crate::apply::{self, Manager};
+use crate::call::Call;
+use crate::options::FieldValidation;
 use crate::patch::{self, PatchKind};
 use crate::schema::Typed;
 use crate::status::{Cause, Refusal};
@@ -73,7 +73,7 @@ async fn create_object(
             .api
             .store
             .create(&call.info.key, call.namespace(), &name, object)
-            .map_err(|error| refusal(call, &name, error))?;
+            .map_err(|error| call.refused(&name, error))?;
         rules::after_write(call, &stored.value);
         Ok(stored.value)
     })
@@ -179,7 +179,7 @@ async fn change(
             .get(&call.info.key, call.namespace(), call.name())
             .ok_or_else(|| call.not_found())?;
         if expected.is_some_and(|wanted| wanted != live.revision.to_string()) {
-            return Err(modified(call));
+            return Err(call.modified());
         }
         let mut object = work(&live.value)?;
         let warnings = prepare(call, &live, &mut object, operation).await?;
@@ -190,10 +190,10 @@ async fn change(
         match store(call, &live, object) {
             Ok(value) => return Ok((value, warnings)),
             Err(StoreError::Conflict) if expected.is_none() => {}
-            Err(error) => return Err(refusal(call, call.name(), error)),
+            Err(error) => return Err(call.refused(call.name(), error)),
         }
     }
-    Err(modified(call))
+    Err(call.modified())
 }
 
 /// Everything between the wanted object and the one that may be stored.
@@ -327,24 +327,6 @@ fn rbac(call: &Call, object: &Value) -> Result<(), Refusal> {
         return call.api.auth.admit_rbac(&call.user, &call.info.plural, object);
     }
     Ok(())
-}
-
-fn modified(call: &Call) -> Refusal {
-    Refusal::conflict(
-        &call.info.qualified(),
-        call.name(),
-        "the object has been modified; please apply your changes to the latest version and try again",
-    )
-}
-
-/// A store's error as the client sees it.
-pub(super) fn refusal(call: &Call, name: &str, error: StoreError) -> Refusal {
-    match error {
-        StoreError::AlreadyExists => Refusal::already_exists(&call.info.qualified(), name),
-        StoreError::NotFound => Refusal::not_found(&call.info.qualified(), name),
-        StoreError::Conflict => modified(call),
-        error @ (StoreError::Disk(_) | StoreError::Corrupt(_)) => Refusal::internal(error),
-    }
 }
 
 fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {

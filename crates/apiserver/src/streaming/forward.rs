@@ -19,7 +19,6 @@ use crate::status::Refusal;
 
 const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
-pub(super) const INNER: &str = "meltemi-raw/1";
 /// Streams whose other half has not come yet.
 const MAX_UNPAIRED: usize = 64;
 
@@ -125,7 +124,7 @@ async fn connect(kubelet: &Kubelet, place: &Place, pair: Pair) {
     let outcome = match port.parse::<u16>() {
         Ok(port) if port != 0 => {
             let path = format!("/portForward/{}?port={port}", place.pod);
-            match kubelet.upgrade(place, &path, INNER).await {
+            match kubelet.upgrade(place, &path, ports::INNER).await {
                 Ok(node) => copy(node, data).await.map_err(|e| e.to_string()),
                 Err(refusal) => Err(refusal.message),
             }

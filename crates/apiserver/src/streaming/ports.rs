@@ -15,6 +15,8 @@ use super::websocket::ClientSocket;
 /// Protocols under which it is asked for.
 pub(super) const PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "v5.channel.k8s.io"];
 /// Ports of one request.
+/// What bytes of a forwarded port are spoken as between here and the node.
+pub(super) const INNER: &str = "meltemi-raw/1";
 const MAX_PORTS: usize = 16;
 const READ: usize = 16 * 1024;
 
@@ -46,7 +48,7 @@ pub(super) async fn serve(
             send(&mut sink, framed(channel(index, error), &port.to_le_bytes())).await?;
         }
         let path = format!("/portForward/{}?port={port}", place.pod);
-        match kubelet.upgrade(&place, &path, super::forward::INNER).await {
+        match kubelet.upgrade(&place, &path, INNER).await {
             Ok(node) => {
                 let (mut read, write) = tokio::io::split(node);
                 writers.push(Some(write));

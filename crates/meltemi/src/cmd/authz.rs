@@ -169,9 +169,7 @@ fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    for object in
-        crate::machine::deploy::parse(&text).with_context(|| format!("reading {}", path.display()))?
-    {
+    for object in crate::manifests::parse(&text).with_context(|| format!("reading {}", path.display()))? {
         objects.push(serde_json::to_value(object)?);
     }
     Ok(())

@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 
 use self::shell::{Shell, Step};
 use super::{down, up};
+use crate::machine::launch::Options;
 use crate::machine::paths::Paths;
 use crate::machine::report::Running;
 
@@ -52,7 +53,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     println!("# A mesh on this machine: {} nodes, nothing of the host changed", args.nodes);
     println!("$ meltemi up --detach --name {} --nodes {}", args.name, args.nodes);
-    up::start(&paths, &up::Options { nodes: args.nodes, port: None, detach: true })?;
+    up::start(&paths, &Options { nodes: args.nodes, port: None, detach: true })?;
     let walked = walk(args, &paths);
     if walked.is_ok() && args.keep {
         println!(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::machine::launch::{self, Launched};
+use crate::machine::launch::{self, Launched, Options};
 use crate::machine::paths::Paths;
 use crate::machine::report::{Progress, Running};
 
@@ -38,17 +38,6 @@ pub struct Args {
     /// Return when everything is ready, leaving the mesh running
     #[arg(long)]
     detach: bool,
-}
-
-/// What a mesh is started with.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Number of nodes, 1..=16.
-    pub nodes: u16,
-    /// Port of the API; chosen when none.
-    pub port: Option<u16>,
-    /// Whether the mesh outlives this process.
-    pub detach: bool,
 }
 
 /// Runs the command.

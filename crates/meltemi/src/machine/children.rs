@@ -19,8 +19,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::network::Node;
-use super::paths::Paths;
-use super::supervisor::RUN_DIR;
+use super::paths::{Paths, RUN_DIR};
 
 /// First pause before a process that ended is started again; doubled each time, up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(50);

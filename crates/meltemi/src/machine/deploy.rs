@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, Discovery};
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::paths::Paths;
@@ -103,15 +102,6 @@ fn api(
     } else {
         Api::all_with(client.clone(), resource)
     }
-}
-
-/// Parses a file of several YAML documents.
-pub fn parse(text: &str) -> anyhow::Result<Vec<DynamicObject>> {
-    serde_yaml_ng::Deserializer::from_str(text)
-        .map(serde_yaml_ng::Value::deserialize)
-        .filter(|value| !matches!(value, Ok(serde_yaml_ng::Value::Null)))
-        .map(|value| Ok(serde_yaml_ng::from_value(value?)?))
-        .collect()
 }
 
 /// Waits until every node is Ready.

@@ -14,7 +14,6 @@ use nix::sys::signal::{SigSet, Signal};
 use super::paths::Paths;
 use super::report::{Running, start_time};
 use super::supervisor::{self, Handed};
-use crate::cmd::up::Options;
 
 /// A supervisor that has been started.
 #[derive(Debug)]
@@ -22,6 +21,17 @@ pub struct Launched {
     child: Child,
     /// Its progress, one JSON line a step.
     pub progress: Option<File>,
+}
+
+/// What a mesh is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of nodes, 1..=16.
+    pub nodes: u16,
+    /// Port of the API; chosen when none.
+    pub port: Option<u16>,
+    /// Whether the mesh outlives this process.
+    pub detach: bool,
 }
 
 /// Starts the supervisor; returns in the launching process only.

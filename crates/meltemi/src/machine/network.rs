@@ -95,7 +95,7 @@ fn connect(hub: &mut Rtnl, node: &Node, index: u16) -> io::Result<()> {
         ..behind
     })?;
 
-    let mut inner = Rtnl::open_in(&node.netns)?;
+    let mut inner = node.netns.rtnl()?;
     let eth0 = inner.link_index("eth0")?;
     inner.add_address(eth0, host(node.address))?;
     inner.set_up(eth0)?;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+/// Unix sockets and the nodes' host folders, on a file system that only the mesh sees.
+pub const RUN_DIR: &str = "/run/meltemi";
 /// The mesh that is meant when no name is given.
 pub const DEFAULT_NAME: &str = "default";
 

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::children::{Children, Program};
 use super::deploy;
 use super::network::Network;
-use super::paths::Paths;
+use super::paths::{Paths, RUN_DIR};
 use super::report::Reporter;
 
 /// What the launcher hands over.
@@ -30,9 +30,6 @@ pub struct Handed {
     /// Number of nodes.
     pub nodes: u16,
 }
-
-/// Unix sockets and the nodes' host folders, on a file system that only the mesh sees.
-pub const RUN_DIR: &str = "/run/meltemi";
 
 /// How long the components may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(6);

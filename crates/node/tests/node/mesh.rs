@@ -202,7 +202,7 @@ fn pod(link: &str, ip: &str, mac: u8) -> NetNs {
     node.add_veth(&end(link, mac), &end("eth0", mac + 1), &pod).unwrap();
     let index = node.link_index(link).unwrap();
     node.set_up(index).unwrap();
-    let mut inside = Rtnl::open_in(&pod).unwrap();
+    let mut inside = pod.rtnl().unwrap();
     let eth0 = inside.link_index("eth0").unwrap();
     inside.set_up(eth0).unwrap();
     inside.add_address(eth0, format!("{ip}/32").parse().unwrap()).unwrap();

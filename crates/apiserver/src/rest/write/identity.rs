@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::Call;
+use crate::call::Call;
 use crate::status::{Cause, Refusal};
 
 /// Letters for generated names: none that spell words.

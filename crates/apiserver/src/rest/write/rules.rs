@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use super::super::Call;
+use crate::call::Call;
 use crate::registry::ResourceInfo;
 use crate::status::{Cause, Refusal};
 use crate::validate::definition;

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A request for a resource, with all that is known of it before its verb is served.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, header};
+
+use crate::api::Api;
+use crate::auth::{self, Attributes, ResourceTarget, User};
+use crate::options::Options;
+use crate::path::Target;
+use crate::registry::ResourceInfo;
+use crate::status::Refusal;
+use crate::store::StoreError;
+
+/// Everything that is known of a request for a resource.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The API.
+    pub api: Api,
+    /// Who asks.
+    pub user: Arc<User>,
+    /// What for.
+    pub target: Target,
+    /// The resource.
+    pub info: Arc<ResourceInfo>,
+    /// Query parameters.
+    pub options: Options,
+    /// Headers.
+    pub headers: HeaderMap,
+}
+
+impl Call {
+    /// The namespace, empty for cluster-scoped resources.
+    pub fn namespace(&self) -> &str {
+        if self.info.namespaced { self.target.namespace.as_deref().unwrap_or_default() } else { "" }
+    }
+
+    /// The object's name, when the path names one.
+    pub fn name(&self) -> &str {
+        self.target.name.as_deref().unwrap_or_default()
+    }
+
+    /// The subresource, empty for the main one.
+    pub fn subresource(&self) -> &str {
+        self.target.subresource.as_deref().unwrap_or_default()
+    }
+
+    /// Authorization attributes with the given verb.
+    pub fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
+        Attributes { verb, target: auth::Target::Resource(resource_target(&self.target, &self.options)) }
+    }
+
+    /// 404 for the object of the path.
+    pub fn not_found(&self) -> Refusal {
+        Refusal::not_found(&self.info.qualified(), self.name())
+    }
+
+    /// Who is noted as the manager of fields: `fieldManager`, else the program of the User-Agent.
+    pub fn manager(&self) -> String {
+        if let Some(manager) = &self.options.field_manager {
+            return manager.clone();
+        }
+        let agent = self.headers.get(header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("unknown");
+        agent.split('/').next().unwrap_or("unknown").chars().take(128).collect()
+    }
+
+    /// 409: somebody else was faster.
+    pub fn modified(&self) -> Refusal {
+        Refusal::conflict(
+            &self.info.qualified(),
+            self.name(),
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
+    }
+
+    /// A store's error as the client sees it.
+    pub fn refused(&self, name: &str, error: StoreError) -> Refusal {
+        match error {
+            StoreError::AlreadyExists => Refusal::already_exists(&self.info.qualified(), name),
+            StoreError::NotFound => Refusal::not_found(&self.info.qualified(), name),
+            StoreError::Conflict => self.modified(),
+            error @ (StoreError::Disk(_) | StoreError::Corrupt(_)) => Refusal::internal(error),
+        }
+    }
+}
+
+/// The resource of a path, for authorization.
+pub fn resource_target<'a>(target: &'a Target, options: &'a Options) -> ResourceTarget<'a> {
+    ResourceTarget {
+        group: &target.group,
+        resource: &target.resource,
+        subresource: target.subresource.as_deref().unwrap_or_default(),
+        namespace: target.namespace.as_deref().unwrap_or_default(),
+        name: target.name.as_deref().unwrap_or_default(),
+        field_selector: options.field_selector_text.as_deref().unwrap_or_default(),
+    }
+}
