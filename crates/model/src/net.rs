@@ -62,3 +62,32 @@ impl fmt::Debug for NetworkAddress {
         write!(f, "{self}")
     }
 }
+
+/// What an application speaks on a port (`istio.workload.AppProtocol`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// Not declared: sniffed where it matters.
+    #[default]
+    Unknown,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC.
+    Grpc,
+    /// Plain TCP.
+    Tcp,
+    /// TLS, passed through.
+    Tls,
+}
+
+/// One port of a service, or of a workload for a service (`istio.workload.Port`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortMapping {
+    /// Port of the service, 1..=65535.
+    pub service_port: u16,
+    /// Port of the workload; 0 means that each workload says it (named ports).
+    pub target_port: u16,
+    /// Declared protocol.
+    pub app_protocol: AppProtocol,
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::identity::{InvalidIdentity, SpiffeId, TrustDomain};
 use crate::names::{NamespacedHostname, NamespacedName, WorkloadUid};
 use crate::net::NetworkAddress;
-use crate::service::PortMapping;
+use crate::net::PortMapping;
 
 /// How a workload is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -2,10 +2,11 @@
 //! Config maps and secrets that Pods of this node refer to: each watched by its name from its first use until a
 //! while after its last, so that a change arrives at once and nothing is asked for again and again.
 
-use std::collections::{BTreeMap, HashMap};
+pub(crate) mod watched;
+
 use std::convert::Infallible;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -18,58 +19,13 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::context::{Context, lock};
-
-/// Keys and values.
-pub(crate) type Data = BTreeMap<String, Vec<u8>>;
+pub(crate) use self::watched::{Data, Kind};
+use self::watched::{Key, Known, UNUSED};
+use crate::context::Context;
+use crate::lock::lock;
 
 /// How long the first answer may take.
 const FIRST: Duration = Duration::from_secs(5);
-/// An object that nobody has asked for in this time is not watched any more. Longer than the pause between two
-/// looks at a Pod's volumes.
-const UNUSED: Duration = Duration::from_secs(300);
-
-/// Which kind of object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    ConfigMap,
-    Secret,
-}
-
-type Key = (Kind, String, String);
-
-/// `None`: not known yet; `Some(None)`: there is none.
-type Known = Option<Option<Arc<Data>>>;
-
-/// The watched objects.
-#[derive(Debug)]
-pub(crate) struct Configs {
-    watched: Mutex<HashMap<Key, (watch::Receiver<Known>, tokio::time::Instant)>>,
-    changes: watch::Sender<u64>,
-}
-
-impl Default for Configs {
-    fn default() -> Self {
-        Self { watched: Mutex::default(), changes: watch::channel(0).0 }
-    }
-}
-
-impl Configs {
-    /// Sees every change of any watched object.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    fn is_unused(&self, key: &Key) -> bool {
-        let mut watched = lock(&self.watched);
-        let unused = watched.get(key).is_none_or(|(_, used)| used.elapsed() > UNUSED);
-        if unused {
-            watched.remove(key);
-        }
-        unused
-    }
-}
-
 /// An object's data; `None` when there is no such object.
 ///
 /// # Errors

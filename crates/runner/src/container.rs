@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One instance of a container: made, started, logged, ended.
 
+pub(crate) mod running;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -11,47 +13,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use meltemi_linux::process::{Child, Exit, pipe};
+use meltemi_linux::process::{Exit, pipe};
 use meltemi_linux::pty;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
 
-use crate::context::{Context, PodEntry, lock};
+use self::running::Running;
+use crate::context::{Context, PodEntry};
 use crate::expand::expand;
 use crate::image::Image;
+use crate::lock::lock;
 use crate::logs::{Log, Stream};
 use crate::pod_init::{Bind, ContainerSpec};
-use crate::sandbox::{Exec, Sandbox, Stdio};
+use crate::sandbox::{Sandbox, Stdio};
 use crate::{env, image, volumes};
-
-/// A running instance.
-pub(crate) struct Running {
-    pub child: Child,
-    pub env: Vec<(String, String)>,
-    pub cwd: PathBuf,
-    pub network_admin: bool,
-    pub output: broadcast::Sender<(Stream, Bytes)>,
-    pub stdin: Mutex<Option<tokio_pipe::Sender>>,
-    pub terminal: Option<Arc<pty::Master>>,
-    pub exit: watch::Receiver<Option<Exit>>,
-}
-
-impl Running {
-    /// Waits for its end.
-    pub(crate) async fn ended(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        match exit.wait_for(Option::is_some).await {
-            Ok(found) => found.unwrap_or(Exit::Code(255)),
-            Err(_) => Exit::Code(255),
-        }
-    }
-
-    /// A program to run beside it.
-    pub(crate) fn exec(&self, argv: Vec<String>) -> Exec {
-        Exec { argv, env: self.env.clone(), cwd: self.cwd.clone(), network_admin: self.network_admin }
-    }
-}
 
 /// Why an instance could not be started: the reason word and a message.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -12,10 +12,12 @@ use k8s_openapi::api::core::v1::Pod;
 use meltemi_runtime::Tasks;
 use tokio::sync::{Notify, watch};
 
-use crate::container::Running;
-use crate::enrol::Enrolment;
+use crate::configs::watched::Configs;
+use crate::container::running::Running;
+use crate::enrol::enrolment::Enrolment;
 use crate::events::Events;
 use crate::image::Entries;
+use crate::lock::lock;
 use crate::net::Pool;
 use crate::sandbox::Sandbox;
 use crate::state::State;
@@ -106,7 +108,7 @@ pub(crate) struct Context {
     pub events: Events,
     pub enrolment: Enrolment,
     pub names: Arc<crate::names::View>,
-    pub configs: crate::configs::Configs,
+    pub configs: Configs,
     pool: Mutex<Pool>,
     images: Mutex<Arc<Entries>>,
     tokens: Mutex<Tokens>,
@@ -140,7 +142,7 @@ impl Context {
         Arc::new(Self {
             enrolment: Enrolment::default(),
             names: Arc::new(crate::names::View::new(&config.cluster_domain)),
-            configs: crate::configs::Configs::default(),
+            configs: Configs::default(),
             config,
             client,
             cluster_ca,
@@ -246,8 +248,4 @@ impl PodEntry {
     pub(crate) fn host_network(&self) -> bool {
         self.pod().spec.as_ref().and_then(|s| s.host_network) == Some(true)
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,16 +2,18 @@
 //! Enrolment of Pods in the mesh, as the CNI agent does it: who is eligible, capture, the node proxy's knowledge,
 //! and the annotation that says so.
 
+pub(crate) mod enrolment;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, Patch, PatchParams};
 use meltemi_capture::{Options, Plan};
-use tokio::sync::watch;
 
-use crate::context::{Context, PodEntry, lock};
+use crate::context::{Context, PodEntry};
+use crate::lock::lock;
 use crate::sandbox::Sandbox;
 use crate::zds;
 
@@ -21,40 +23,6 @@ const ANNOTATION: &str = "ambient.istio.io/redirection";
 const WAIT_FOR_PROXY: Duration = Duration::from_secs(5);
 /// And this long when no proxy is connected at all.
 const WAIT_FOR_NONE: Duration = Duration::from_secs(2);
-
-/// Who is enrolled, and the labels of namespaces.
-#[derive(Debug)]
-pub(crate) struct Enrolment {
-    namespaces: watch::Sender<BTreeMap<String, BTreeMap<String, String>>>,
-    pub proxies: zds::Proxies,
-    /// One change of one Pod at a time.
-    gate: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<bool>>>>,
-}
-
-impl Default for Enrolment {
-    fn default() -> Self {
-        Self {
-            namespaces: watch::channel(BTreeMap::new()).0,
-            proxies: zds::Proxies::default(),
-            gate: Mutex::default(),
-        }
-    }
-}
-
-impl Enrolment {
-    pub(crate) fn set_namespace(&self, name: &str, labels: Option<BTreeMap<String, String>>) {
-        self.namespaces.send_modify(|all| {
-            match labels {
-                Some(labels) => all.insert(name.to_owned(), labels),
-                None => all.remove(name),
-            };
-        });
-    }
-
-    fn gate(&self, uid: &str) -> Arc<tokio::sync::Mutex<bool>> {
-        lock(&self.gate).entry(uid.to_owned()).or_default().clone()
-    }
-}
 
 /// Whether a Pod belongs into the mesh.
 pub(crate) fn eligible(pod: &Pod, namespace: Option<&BTreeMap<String, String>>) -> bool {

@@ -13,6 +13,7 @@ mod env;
 mod events;
 mod expand;
 mod image;
+mod lock;
 mod logs;
 mod names;
 pub mod net;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use meltemi_dns::{Answer, Names};
 
-use crate::context::lock;
+use crate::lock::lock;
 use crate::services::{Known, Table};
 
 /// Names that lead to each other are followed this far.

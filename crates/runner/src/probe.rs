@@ -14,7 +14,7 @@ use meltemi_linux::process::Exit;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::container::Running;
+use crate::container::running::Running;
 use crate::context::{Context, PodEntry};
 use crate::sandbox::{Sandbox, Stdio};
 

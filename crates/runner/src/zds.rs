@@ -5,118 +5,24 @@
 //! a Pod that leaves is told to all. A proxy that connects gets a snapshot first. Whoever waits for a Pod to be
 //! taken gets the answer of the first proxy that takes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(crate) mod proxies;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::seqpacket::{Listener, SeqPacket};
 use meltemi_wire::zds::{MAX_MESSAGE, Request, Workload as Named, read_ack, read_hello};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::context::{Context, lock};
+pub(crate) use self::proxies::Workload;
+use self::proxies::{Command, Proxies};
+use crate::context::Context;
 
 const ANSWER: Duration = Duration::from_secs(10);
-
-/// An enrolled Pod.
-#[derive(Clone, Debug)]
-pub(crate) struct Workload {
-    pub uid: String,
-    pub name: String,
-    pub namespace: String,
-    pub service_account: String,
-    pub netns: Arc<NetNs>,
-}
-
-#[derive(Debug)]
-enum Command {
-    Add(Workload),
-    Del(String),
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    next: u64,
-    workloads: BTreeMap<String, Workload>,
-    connections: BTreeMap<u64, Connection>,
-    waiting: BTreeMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    commands: mpsc::UnboundedSender<Command>,
-    told: BTreeSet<String>,
-}
-
-/// The connected proxies and what they have to know.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Proxies(Arc<Mutex<Inner>>);
-
-impl Proxies {
-    /// Adds a Pod; resolves when a proxy has taken it.
-    pub(crate) fn add(&self, workload: Workload) -> impl Future<Output = Result<(), String>> + use<> {
-        let (tx, rx) = oneshot::channel();
-        let mut inner = lock(&self.0);
-        inner.waiting.entry(workload.uid.clone()).or_default().push(tx);
-        inner.workloads.insert(workload.uid.clone(), workload.clone());
-        if let Some(mut newest) = inner.connections.last_entry() {
-            newest.get_mut().told.insert(workload.uid.clone());
-            let _ = newest.get().commands.send(Command::Add(workload));
-        }
-        async move { rx.await.unwrap_or_else(|_| Err("the Pod left the mesh".to_owned())) }
-    }
-
-    /// Removes a Pod.
-    pub(crate) fn remove(&self, uid: &str) {
-        let mut inner = lock(&self.0);
-        inner.workloads.remove(uid);
-        inner.waiting.remove(uid);
-        for connection in inner.connections.values_mut() {
-            connection.told.remove(uid);
-            let _ = connection.commands.send(Command::Del(uid.to_owned()));
-        }
-    }
-
-    /// Whether a proxy is connected.
-    pub(crate) fn any(&self) -> bool {
-        !lock(&self.0).connections.is_empty()
-    }
-
-    fn answered(&self, uid: &str, result: &Result<(), String>) {
-        let mut inner = lock(&self.0);
-        // A refusal is not the end: the proxy tries again, and so may the next one.
-        for waiter in inner.waiting.remove(uid).unwrap_or_default() {
-            let _ = waiter.send(result.clone());
-        }
-    }
-
-    fn connect(&self) -> (u64, Vec<Workload>, mpsc::UnboundedReceiver<Command>) {
-        let (commands, rx) = mpsc::unbounded_channel();
-        let mut inner = lock(&self.0);
-        inner.next += 1;
-        let id = inner.next;
-        let snapshot: Vec<Workload> = inner.workloads.values().cloned().collect();
-        let told = inner.workloads.keys().cloned().collect();
-        inner.connections.insert(id, Connection { commands, told });
-        (id, snapshot, rx)
-    }
-
-    /// A proxy is gone: the newest of those left learns what only that one knew.
-    fn disconnect(&self, id: u64) {
-        let mut inner = lock(&self.0);
-        inner.connections.remove(&id);
-        let workloads: Vec<Workload> = inner.workloads.values().cloned().collect();
-        let Some(mut newest) = inner.connections.last_entry() else { return };
-        for workload in workloads {
-            if newest.get_mut().told.insert(workload.uid.clone()) {
-                let _ = newest.get().commands.send(Command::Add(workload));
-            }
-        }
-    }
-}
 
 /// Listens for node proxies.
 pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod backends;
 pub mod convert;
 pub mod table;
+pub mod world;
 
 pub use attach::{Attached, Parent, attach};
 pub use table::{Routed, Table};

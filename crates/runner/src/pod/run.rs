@@ -12,7 +12,8 @@ use nix::libc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::container::{self, Running, StartError};
+use crate::container::running::Running;
+use crate::container::{self, StartError};
 use crate::context::{Context, PodEntry};
 use crate::logs::Log;
 use crate::probe;

@@ -20,8 +20,9 @@ use tokio::sync::{broadcast, mpsc};
 use super::channels::{self, ERROR, HALF_CLOSE, PROTOCOL, RESIZE, STDERR, STDIN, STDOUT};
 use super::query::Query;
 use super::{Body, Refusal, has_container, switching};
-use crate::container::Running;
-use crate::context::{Context, PodEntry, lock};
+use crate::container::running::Running;
+use crate::context::{Context, PodEntry};
+use crate::lock::lock;
 use crate::logs::Stream;
 use crate::sandbox::Stdio;
 

@@ -4,7 +4,7 @@
 use gateway_api::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
 use meltemi_model::NamespacedName;
 
-use super::attach::World;
+use super::world::World;
 use crate::condition::Condition;
 use crate::facts::name_of;
 

@@ -11,8 +11,9 @@ use gateway_api::httproutes::{
 use meltemi_model::l7;
 use serde_json::Value;
 
-use super::attach::{Attached, Parent, World};
+use super::attach::{Attached, Parent};
 use super::backends;
+use super::world::World;
 use crate::facts::name_of;
 use crate::mesh::MeshConfig;
 

@@ -12,8 +12,9 @@ use gateway_api::httproutes::HttpRoute;
 use gateway_api::referencegrants::ReferenceGrant;
 use meltemi_model::{NamespacedName, l7};
 
-use super::attach::{Attached, Parent, World, attach};
+use super::attach::{Attached, Parent, attach};
 use super::convert;
+use super::world::World;
 use crate::condition::Condition;
 use crate::facts::{Labels, name_of};
 use crate::gateways::classes;

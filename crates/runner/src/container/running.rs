@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A running instance of a container, for whoever looks at it or runs something beside it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use meltemi_linux::process::{Child, Exit};
+use meltemi_linux::pty;
+use tokio::net::unix::pipe as tokio_pipe;
+use tokio::sync::{broadcast, watch};
+
+use crate::logs::Stream;
+use crate::sandbox::Exec;
+
+/// A running instance.
+pub(crate) struct Running {
+    pub child: Child,
+    pub env: Vec<(String, String)>,
+    pub cwd: PathBuf,
+    pub network_admin: bool,
+    pub output: broadcast::Sender<(Stream, Bytes)>,
+    pub stdin: Mutex<Option<tokio_pipe::Sender>>,
+    pub terminal: Option<Arc<pty::Master>>,
+    pub exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Running {
+    /// Waits for its end.
+    pub(crate) async fn ended(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(found) => found.unwrap_or(Exit::Code(255)),
+            Err(_) => Exit::Code(255),
+        }
+    }
+
+    /// A program to run beside it.
+    pub(crate) fn exec(&self, argv: Vec<String>) -> Exec {
+        Exec { argv, env: self.env.clone(), cwd: self.cwd.clone(), network_admin: self.network_admin }
+    }
+}

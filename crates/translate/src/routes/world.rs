@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What routes look at beside themselves, whoever holds it.
+
+use gateway_api::gateways::Gateway;
+use meltemi_model::NamespacedName;
+
+use crate::facts::Labels;
+
+/// What attachment looks at; the index answers in the control plane, files answer offline.
+pub trait World {
+    /// A Gateway.
+    fn gateway(&self, name: &NamespacedName) -> Option<&Gateway>;
+    /// Ports of a Service; none when there is no such Service.
+    fn service_ports(&self, name: &NamespacedName) -> Option<Vec<u16>>;
+    /// Labels of a namespace.
+    fn namespace_labels(&self, name: &str) -> Labels;
+    /// The waypoint that a Service is bound to; an error says why there is none.
+    fn waypoint_of(&self, service: &NamespacedName) -> Result<NamespacedName, &'static str>;
+    /// Whether a ReferenceGrant lets a route of `from` refer to a Service.
+    fn granted(&self, from: &str, to: &NamespacedName) -> bool;
+}
