@@ -3,6 +3,8 @@
 
 mod cells;
 mod custom;
+mod pod;
+mod value;
 
 use std::sync::Arc;
 
@@ -65,32 +67,6 @@ fn render_at(
     })
 }
 
-/// A duration as kubectl writes it: `42s`, `5m12s`, `3h`, `2d4h`.
-fn age(since: &Value, now: jiff::Timestamp) -> String {
-    let Some(then) = since.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok()) else {
-        return "<unknown>".into();
-    };
-    human(now.as_second() - then.as_second())
-}
-
-fn human(seconds: i64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    let pair = |big: i64, unit: char, small: i64, small_unit: char| {
-        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
-    };
-    match seconds {
-        ..0 => "0s".into(),
-        0..=119 => format!("{seconds}s"),
-        120..=599 => pair(minutes, 'm', seconds % 60, 's'),
-        600..=10_799 => format!("{minutes}m"),
-        10_800..=28_799 => pair(hours, 'h', minutes % 60, 'm'),
-        28_800..=172_799 => format!("{hours}h"),
-        172_800..=691_199 => pair(days, 'd', hours % 24, 'h'),
-        691_200..=63_071_999 => format!("{days}d"),
-        _ => pair(days / 365, 'y', days % 365, 'd'),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,7 +122,7 @@ mod tests {
             (900_000, "10d"),
         ];
         for (seconds, expected) in cases {
-            assert_eq!(human(seconds), expected);
+            assert_eq!(value::human(seconds), expected);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Delta xDS, knowing no resource: names, versions, acknowledgements and reconnects.
 
 pub mod client;
+pub mod publisher;
 pub mod server;
 
 /// Type URLs.

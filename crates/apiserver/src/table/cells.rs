@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Column, age, column, wide};
+use super::value::{age, count, each, labels, number, or, text};
+use super::{Column, column, pod, value, wide};
 
 pub(super) fn columns(group: &str, kind: &str) -> Vec<Column> {
     let text = |names: &[&str]| names.iter().map(|n| column(n, "string")).collect::<Vec<_>>();
@@ -65,38 +66,6 @@ pub(super) fn columns(group: &str, kind: &str) -> Vec<Column> {
     plain.into_iter().chain(extra.iter().map(|name| wide(name))).collect()
 }
 
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-fn or(value: &Value, otherwise: &str) -> Value {
-    let text = text(value);
-    if text.is_empty() { json!(otherwise) } else { json!(text) }
-}
-
-fn number(value: &Value) -> Value {
-    json!(value.as_i64().unwrap_or(0))
-}
-
-fn count(value: &Value) -> usize {
-    value.as_array().map_or_else(|| value.as_object().map_or(0, serde_json::Map::len), Vec::len)
-}
-
-fn labels(value: &Value) -> Value {
-    let list: Vec<String> =
-        value.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
-    json!(if list.is_empty() { "<none>".to_owned() } else { list.join(",") })
-}
-
-fn each(list: &Value, key: &str) -> Value {
-    let list: Vec<String> = list.as_array().into_iter().flatten().map(|item| text(&item[key])).collect();
-    json!(list.join(","))
-}
-
 pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let metadata = &item["metadata"];
     let (spec, status) = (&item["spec"], &item["status"]);
@@ -106,7 +75,7 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
     let workload =
         || [each(template, "name"), each(template, "image"), labels(&spec["selector"]["matchLabels"])];
     match (group, kind) {
-        ("", "Pod") => pod(item, now),
+        ("", "Pod") => pod::cells(item, now),
         ("", "Service") => service(item, age),
         ("", "Node") => node(item, age),
         ("", "Namespace") => vec![name, or(&status["phase"], "Active"), age],
@@ -163,7 +132,7 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
             json!(if spec["suspend"] == true { "True" } else { "False" }),
             json!(count(&status["active"])),
             json!(if status["lastScheduleTime"].is_string() {
-                super::age(&status["lastScheduleTime"], now)
+                value::age(&status["lastScheduleTime"], now)
             } else {
                 "<none>".into()
             }),
@@ -207,77 +176,6 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
         ],
         _ => vec![name, age],
     }
-}
-
-fn pod(item: &Value, now: jiff::Timestamp) -> Vec<Value> {
-    let (metadata, spec, status) = (&item["metadata"], &item["spec"], &item["status"]);
-    let total = count(&spec["containers"]);
-    let statuses = status["containerStatuses"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let ready = statuses.iter().filter(|s| s["ready"] == true).count();
-    let restarts: i64 = statuses.iter().filter_map(|s| s["restartCount"].as_i64()).sum();
-    let last = statuses
-        .iter()
-        .filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str())
-        .max()
-        .map(|at| super::age(&json!(at), now));
-    let restarts = match last {
-        Some(last) if restarts > 0 => format!("{restarts} ({last} ago)"),
-        _ => restarts.to_string(),
-    };
-    vec![
-        metadata["name"].clone(),
-        json!(format!("{ready}/{total}")),
-        json!(pod_state(item, statuses, ready)),
-        json!(restarts),
-        json!(age(&metadata["creationTimestamp"], now)),
-        or(&status["podIP"], "<none>"),
-        or(&spec["nodeName"], "<none>"),
-        or(&status["nominatedNodeName"], "<none>"),
-        json!("<none>"),
-    ]
-}
-
-/// The word in the STATUS column: the most telling reason there is.
-fn pod_state(item: &Value, statuses: &[Value], ready: usize) -> String {
-    let status = &item["status"];
-    if item["metadata"]["deletionTimestamp"].is_string() {
-        return "Terminating".into();
-    }
-    let inits = status["initContainerStatuses"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let total = count(&item["spec"]["initContainers"]);
-    for (index, init) in inits.iter().enumerate() {
-        let state = &init["state"];
-        if state["terminated"]["exitCode"] == 0 || init["started"] == true && init["ready"] == true {
-            continue;
-        }
-        if let Some(terminated) = state["terminated"].as_object() {
-            let reason = terminated.get("reason").map(text).unwrap_or_default();
-            return format!(
-                "Init:{}",
-                if reason.is_empty() { format!("ExitCode:{}", terminated["exitCode"]) } else { reason }
-            );
-        }
-        let waiting = text(&state["waiting"]["reason"]);
-        if !waiting.is_empty() && waiting != "PodInitializing" {
-            return format!("Init:{waiting}");
-        }
-        return format!("Init:{index}/{total}");
-    }
-    let mut word = status["reason"].as_str().or(status["phase"].as_str()).unwrap_or("Unknown").to_owned();
-    for one in statuses.iter().rev() {
-        let state = &one["state"];
-        if let Some(reason) = state["waiting"]["reason"].as_str().filter(|r| !r.is_empty()) {
-            word = reason.to_owned();
-        } else if state["terminated"].is_object() {
-            let reason = text(&state["terminated"]["reason"]);
-            word = if reason.is_empty() {
-                format!("ExitCode:{}", state["terminated"]["exitCode"])
-            } else {
-                reason
-            };
-        }
-    }
-    if word == "Completed" && ready > 0 { "Running".into() } else { word }
 }
 
 fn service(item: &Value, age: Value) -> Vec<Value> {
@@ -393,8 +291,8 @@ fn job(item: &Value, age: Value, now: jiff::Timestamp) -> Vec<Value> {
         "Running"
     };
     let duration = match (status["startTime"].as_str(), status["completionTime"].as_str()) {
-        (Some(start), Some(end)) => end.parse().map(|end| super::age(&json!(start), end)).unwrap_or_default(),
-        (Some(start), None) => super::age(&json!(start), now),
+        (Some(start), Some(end)) => end.parse().map(|end| value::age(&json!(start), end)).unwrap_or_default(),
+        (Some(start), None) => value::age(&json!(start), now),
         _ => String::new(),
     };
     vec![

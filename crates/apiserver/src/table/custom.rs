@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Column, age, column};
+use super::value::age;
+use super::{Column, column};
 
 pub(super) fn columns(declared: &[Value]) -> Vec<Column> {
     let mut all = vec![column("Name", "string")];
