@@ -18,6 +18,10 @@ pub trait Claims {
     fn each(&self, path: &[Arc<str>], with: &mut dyn FnMut(&str));
     /// `<iss>/<sub>`, both present.
     fn principal(&self) -> Option<&str>;
+    /// `iss` and `sub` apart; both may hold a `/`. Without better knowledge, the principal is split at its last one.
+    fn issuer_and_subject(&self) -> Option<(&str, &str)> {
+        self.principal()?.rsplit_once('/')
+    }
 }
 
 /// The HTTP part.

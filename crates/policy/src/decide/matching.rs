@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use meltemi_model::authz::{Attribute, Clause, Match, Predicate, StringMatch, ValueMatch};
 
 use crate::facts::Facts;
@@ -78,7 +78,8 @@ fn predicate_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> 
             predicate,
             |wanted| matches!(wanted, ValueMatch::Port(port) if *port == facts.destination_port),
         ),
-        Attribute::ConnectionSni => text(facts.sni),
+        // Without a look at TLS nobody can tell; HTTP without a server name has none.
+        Attribute::ConnectionSni if facts.sni.is_some() || facts.http.is_some() => text(facts.sni),
         // Nobody can tell: an ALLOW does not match, a DENY does.
         Attribute::Unsupported(_) => sense == Sense::Deny,
         _ => http_matches(predicate, facts, sense),
@@ -88,20 +89,17 @@ fn predicate_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> 
 fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool {
     // A layer 7 field without a request to look at: an ALLOW does not match, a DENY does.
     let Some(http) = &facts.http else { return sense == Sense::Deny };
+    // The elements of a claim are one value: one that matches is enough, and one that is excluded too.
     let claims = |path: &[std::sync::Arc<str>]| {
-        over_readings(
-            predicate,
-            // A list claim matches when one of its elements does, on both sides.
-            Sense::Deny,
-            |with| {
-                if let Some(claims) = http.claims {
-                    claims.each(path, with);
-                }
-            },
-            true,
-        )
+        let reads = |wanted: &ValueMatch| {
+            let mut any = false;
+            if let Some(claims) = http.claims {
+                claims.each(path, &mut |text| any |= text_matches(wanted, text, true));
+            }
+            any
+        };
+        fulfils(predicate, reads)
     };
-    let claim = |name: &str| claims(&[name.into()]);
     match &predicate.attribute {
         Attribute::Method => fulfils(predicate, |wanted| text_matches(wanted, http.method, true)),
         Attribute::Path => {
@@ -121,12 +119,14 @@ fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool 
             Some(ip) => fulfils(predicate, |wanted| ip_matches(wanted, ip)),
             None => predicate.values.is_empty(),
         },
-        Attribute::RequestPrincipal => match http.claims.and_then(|c| c.principal()) {
-            Some(principal) => fulfils(predicate, |wanted| text_matches(wanted, principal, true)),
-            None => predicate.values.is_empty(),
+        Attribute::RequestPrincipal => match http.claims.and_then(|c| c.issuer_and_subject()) {
+            Some((iss, sub)) if !iss.is_empty() && !sub.is_empty() => {
+                fulfils(predicate, |wanted| request_principal_matches(wanted, iss, sub))
+            }
+            _ => predicate.values.is_empty(),
         },
-        Attribute::RequestAuthAudiences => claim("aud"),
-        Attribute::RequestAuthPresenter => claim("azp"),
+        Attribute::RequestAuthAudiences => claims(&["aud".into()]),
+        Attribute::RequestAuthPresenter => claims(&["azp".into()]),
         Attribute::RequestAuthClaim(path) => claims(path),
         _ => sense == Sense::Deny,
     }
@@ -153,12 +153,41 @@ fn without_case(wanted: &StringMatch, value: &str) -> bool {
     }
 }
 
+/// Issuer and subject are matched apart: the pattern is split at its last `/`, for an issuer is often a URL.
+fn request_principal_matches(wanted: &ValueMatch, iss: &str, sub: &str) -> bool {
+    let ValueMatch::String(wanted) = wanted else { return false };
+    match wanted {
+        StringMatch::Presence => true,
+        StringMatch::Exact(text) => text.rsplit_once('/') == Some((iss, sub)),
+        StringMatch::Prefix(text) => match text.rsplit_once('/') {
+            Some((whole, start)) => iss == whole && sub.starts_with(start),
+            None => iss.starts_with(&**text),
+        },
+        StringMatch::Suffix(text) => match text.rsplit_once('/') {
+            Some((end, whole)) => iss.ends_with(end) && sub == whole,
+            None => sub.ends_with(&**text),
+        },
+    }
+}
+
 /// An IPv4 address in IPv6 clothes is the IPv4 address.
 fn ip_matches(wanted: &ValueMatch, ip: IpAddr) -> bool {
     let ValueMatch::Cidr(range) = wanted else { return false };
-    match (range, ip.to_canonical()) {
+    match (canonical(*range), ip.to_canonical()) {
         (IpNet::V4(range), IpAddr::V4(ip)) => range.contains(&ip),
         (IpNet::V6(range), IpAddr::V6(ip)) => range.contains(&ip),
         _ => false,
     }
+}
+
+/// A range without host bits; one of mapped IPv4 addresses as what it means.
+pub(crate) fn canonical(range: IpNet) -> IpNet {
+    if let IpNet::V6(six) = range
+        && let Some(four) = six.addr().to_ipv4_mapped()
+        && let Some(length) = six.prefix_len().checked_sub(96)
+        && let Ok(four) = Ipv4Net::new(four, length)
+    {
+        return IpNet::V4(four.trunc());
+    }
+    range.trunc()
 }
