@@ -107,7 +107,7 @@ pub fn explain(objects: &[Value], request: &Request) -> Result<Answer, String> {
             *p.policy.name.namespace == *namespace && p.targets.contains(&Reference::Gateway(name.clone()))
         });
         let all = targeted.iter().cloned().chain(gateway.map(|p| Arc::new(p.policy.clone())));
-        let set = PolicySet::compile(all);
+        let set = PolicySet::compile(all).map_err(|e| e.to_string())?;
         if let Some(answer) = at_waypoint(&set, &client, service_port, request, &place, &mut world)? {
             return Ok(answer);
         }
@@ -118,7 +118,8 @@ pub fn explain(objects: &[Value], request: &Request) -> Result<Answer, String> {
             .iter()
             .filter(|p| selects(p, &request.to.0, &labels))
             .filter_map(|p| layer4::project(p).policy.map(Arc::new)),
-    );
+    )
+    .map_err(|e| e.to_string())?;
     let facts = facts(&peer, target_port, None);
     let why = meltemi_policy::explain(&set, &facts);
     let mut answer = answer(&why, "node proxy", world.assumed);
@@ -176,7 +177,7 @@ fn answer(why: &Explanation, place: &str, assumed: Vec<String>) -> Answer {
     let verdict = match why.decision {
         Decision::Allow { .. } => Verdict::Allow,
         Decision::Deny { .. } => Verdict::Deny,
-        Decision::Undecided { .. } => Verdict::Unknown,
+        Decision::Ask { .. } | Decision::Undecided { .. } => Verdict::Unknown,
     };
     Answer {
         verdict,

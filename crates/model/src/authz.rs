@@ -100,6 +100,20 @@ pub struct Match {
     pub predicates: Vec<Predicate>,
 }
 
+impl Match {
+    /// A match that nothing fulfils: a principal that is the empty text and is not.
+    pub fn never() -> Self {
+        let empty = || vec![ValueMatch::String(StringMatch::Exact("".into()))];
+        Self {
+            predicates: vec![Predicate {
+                attribute: Attribute::SourcePrincipal,
+                values: empty(),
+                not_values: empty(),
+            }],
+        }
+    }
+}
+
 /// One attribute: some value matches (when there are values) and no not-value does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,6 +184,35 @@ impl Attribute {
     }
 }
 
+/// The field or the `when` key that it is written as.
+impl std::fmt::Display for Attribute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SourcePrincipal => "principals",
+            Self::SourceNamespace => "namespaces",
+            Self::SourceServiceAccount => "serviceAccounts",
+            Self::SourceTrustDomain => "trustDomains",
+            Self::SourceIp => "ipBlocks",
+            Self::RemoteIp => "remoteIpBlocks",
+            Self::RequestPrincipal => "requestPrincipals",
+            Self::DestinationIp => "destination.ip",
+            Self::DestinationPort => "ports",
+            Self::ConnectionSni => "connection.sni",
+            Self::Host => "hosts",
+            Self::Method => "methods",
+            Self::Path => "paths",
+            Self::Header(name) => return write!(f, "request.headers[{name}]"),
+            Self::RequestAuthAudiences => "request.auth.audiences",
+            Self::RequestAuthPresenter => "request.auth.presenter",
+            Self::RequestAuthClaim(path) => {
+                f.write_str("request.auth.claims")?;
+                return path.iter().try_for_each(|name| write!(f, "[{name}]"));
+            }
+            Self::Unsupported(key) => key,
+        })
+    }
+}
+
 /// One value of a predicate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ValueMatch {
@@ -235,6 +278,18 @@ impl std::fmt::Display for StringMatch {
             Self::Prefix(text) => write!(f, "{text}*"),
             Self::Suffix(text) => write!(f, "*{text}"),
             Self::Presence => f.write_str("*"),
+        }
+    }
+}
+
+impl std::fmt::Display for ValueMatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::String(text) => text.fmt(f),
+            Self::Cidr(range) => range.fmt(f),
+            Self::Port(port) => port.fmt(f),
+            Self::ServiceAccount { namespace, name } => write!(f, "{namespace}/{name}"),
+            Self::PathTemplate(template) => f.write_str(&template.0),
         }
     }
 }

@@ -29,6 +29,7 @@ fn set(rules: usize) -> PolicySet {
         dry_run: false,
         rules: (0..rules).map(rule).collect(),
     })])
+    .unwrap()
 }
 
 fn layer4(c: &mut Criterion) {

@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verdict: CUSTOM, then DENY, then ALLOW; without an ALLOW policy everything else is allowed.
 
-mod matching;
-
-use meltemi_model::authz::Policy;
+use std::ops::ControlFlow;
 
 use crate::facts::Facts;
 use crate::set::PolicySet;
 
-pub(crate) use self::matching::{Sense, clause_matches};
-
 /// A rule of a policy, as indices into the [`PolicySet`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Index of the policy.
     pub policy: u32,
     /// Index of its rule.
     pub rule: u32,
+    /// Index of the clause with which it matched: its last, for all of them hold. None when it has no clauses.
+    pub clause: Option<u32>,
 }
 
 /// A verdict. It is not an error.
@@ -32,6 +30,12 @@ pub enum Decision {
         /// What denies.
         by: Option<Rule>,
     },
+    /// The provider of this CUSTOM rule is to be asked; what it allows goes on with [`resume`]. Who has no such provider
+    /// denies.
+    Ask {
+        /// What asks.
+        by: Rule,
+    },
     /// A policy that applies is not known: treated as denied. The index is into [`PolicySet::missing`].
     Undecided {
         /// The first that is missing.
@@ -46,37 +50,60 @@ impl Decision {
     }
 }
 
-/// Judges. Allocates nothing.
+/// Judges. Allocates nothing. Of several rules that could decide, the first of the first policy does.
 pub fn decide(set: &PolicySet, facts: &Facts<'_>) -> Decision {
-    // CUSTOM asks an external authorizer; none is attached here, and what cannot be asked is denied.
-    for (policy, custom) in set.custom() {
-        if let Some(rule) = first_match(custom, facts, Sense::Deny) {
-            return Decision::Deny { by: Some(Rule { policy, rule }) };
+    ask(set, facts, 0)
+}
+
+/// Goes on after the provider of a CUSTOM rule ([`Decision::Ask`]) has allowed: asks the next provider, or decides. Every
+/// provider is asked at most once, in the order in which policies name them.
+pub fn resume(set: &PolicySet, facts: &Facts<'_>, allowed: Rule) -> Decision {
+    let provider = set.policy(allowed.policy).map(|policy| &policy.action);
+    let asked = set.asking().iter().position(|(name, _)| {
+        matches!(provider, Some(meltemi_model::authz::Action::Custom { provider }) if provider == name)
+    });
+    match asked {
+        Some(asked) => ask(set, facts, asked + 1),
+        // That rule is not of this set: nothing is known to have been allowed.
+        None => ask(set, facts, 0),
+    }
+}
+
+fn ask(set: &PolicySet, facts: &Facts<'_>, from: usize) -> Decision {
+    for (_, stage) in &set.asking()[from..] {
+        if let Some(by) = stage.first(facts) {
+            return Decision::Ask { by };
         }
     }
-    for (policy, deny) in set.deny() {
-        if let Some(rule) = first_match(deny, facts, Sense::Deny) {
-            return Decision::Deny { by: Some(Rule { policy, rule }) };
-        }
+    if let Some(by) = set.denying().first(facts) {
+        return Decision::Deny { by: Some(by) };
     }
     if !set.missing().is_empty() {
         return Decision::Undecided { missing: 0 };
     }
-    let mut restricted = false;
-    for (policy, allow) in set.allow() {
-        restricted = true;
-        if let Some(rule) = first_match(allow, facts, Sense::Allow) {
-            return Decision::Allow { by: Some(Rule { policy, rule }) };
-        }
+    let allow = set.allowing();
+    if allow.is_empty() {
+        return Decision::Allow { by: None };
     }
-    if restricted { Decision::Deny { by: None } } else { Decision::Allow { by: None } }
+    match allow.first(facts) {
+        Some(by) => Decision::Allow { by: Some(by) },
+        None => Decision::Deny { by: None },
+    }
 }
 
-/// The first rule that matches.
-pub(crate) fn first_match(policy: &Policy, facts: &Facts<'_>, sense: Sense) -> Option<u32> {
-    let matches =
-        |rule: &meltemi_model::authz::Rule| rule.clauses.iter().all(|c| clause_matches(c, facts, sense));
-    policy.rules.iter().position(matches).and_then(|index| u32::try_from(index).ok())
+/// Calls for rules of AUDIT policies and of dry runs that match; the verdict does not change by it. In no order, and for
+/// some rules more than once, until told to stop.
+pub fn reports(set: &PolicySet, facts: &Facts<'_>, mut with: impl FnMut(Rule) -> ControlFlow<()>) {
+    let mut flow = ControlFlow::Continue(());
+    for stage in set.auditing() {
+        stage.each(facts, |rule| {
+            flow = with(rule);
+            flow
+        });
+        if flow.is_break() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 //! clauses that failed.
 
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::{Attribute, Clause, ClauseOrigin, Policy, Predicate, ValueMatch};
+use meltemi_model::authz::{Action, Clause, ClauseOrigin, Policy, Predicate, ValueMatch};
 
-use crate::decide::{Decision, Sense, clause_matches, decide};
+use crate::decide::{Decision, decide};
 use crate::facts::Facts;
+use crate::matching::{Sense, clause_matches};
 use crate::set::PolicySet;
 
 /// Rules that are looked at for the closest one.
@@ -23,6 +24,8 @@ pub struct Explanation {
     pub policy: Option<NamespacedName>,
     /// Index of its rule.
     pub rule: Option<u32>,
+    /// Index of the clause that failed, of the closest ALLOW rule.
+    pub failed: Option<u32>,
     /// The clause that failed (closest ALLOW) or the one that matched last (DENY), as text.
     pub clause: Option<String>,
     /// One line.
@@ -38,6 +41,7 @@ pub fn explain(set: &PolicySet, facts: &Facts<'_>) -> Explanation {
             decision,
             policy: None,
             rule: None,
+            failed: None,
             clause: None,
             text: "no ALLOW policy applies and no DENY policy matches".into(),
         },
@@ -45,7 +49,7 @@ pub fn explain(set: &PolicySet, facts: &Facts<'_>) -> Explanation {
             let policy = name(by.policy);
             let text =
                 policy.as_ref().map_or_else(String::new, |p| format!("allowed by {p} rule[{}]", by.rule));
-            Explanation { decision, policy, rule: Some(by.rule), clause: None, text }
+            Explanation { decision, policy, rule: Some(by.rule), failed: None, clause: None, text }
         }
         Decision::Deny { by: Some(by) } => {
             let policy = name(by.policy);
@@ -55,7 +59,18 @@ pub fn explain(set: &PolicySet, facts: &Facts<'_>) -> Explanation {
             let text = policy
                 .as_ref()
                 .map_or_else(String::new, |p| format!("explicitly denied by: {p} rule[{}]", by.rule));
-            Explanation { decision, policy, rule: Some(by.rule), clause, text }
+            Explanation { decision, policy, rule: Some(by.rule), failed: None, clause, text }
+        }
+        Decision::Ask { by } => {
+            let policy = name(by.policy);
+            let provider = match set.policy(by.policy).map(|p| &p.action) {
+                Some(Action::Custom { provider }) => provider.clone(),
+                _ => "".into(),
+            };
+            let text = policy.as_ref().map_or_else(String::new, |p| {
+                format!("{p} rule[{}] asks provider \"{provider}\", which is not configured", by.rule)
+            });
+            Explanation { decision, policy, rule: Some(by.rule), failed: None, clause: None, text }
         }
         Decision::Deny { by: None } => closest(set, facts, decision),
         Decision::Undecided { missing } => {
@@ -63,7 +78,7 @@ pub fn explain(set: &PolicySet, facts: &Facts<'_>) -> Explanation {
             let text = policy
                 .as_ref()
                 .map_or_else(String::new, |p| format!("policy {p} applies but is not known yet"));
-            Explanation { decision, policy, rule: None, clause: None, text }
+            Explanation { decision, policy, rule: None, failed: None, clause: None, text }
         }
     }
 }
@@ -90,7 +105,7 @@ fn closest(set: &PolicySet, facts: &Facts<'_>, decision: Decision) -> Explanatio
         let text = policy
             .as_ref()
             .map_or_else(|| prefix.to_owned(), |p| format!("{prefix}; {p} has no rule that can match"));
-        return Explanation { decision, policy, rule: None, clause: None, text };
+        return Explanation { decision, policy, rule: None, failed: None, clause: None, text };
     };
     let clause = describe(&policy.rules[rule].clauses[failed]);
     let text = format!("{prefix}; closest is {} rule[{rule}], which failed at {clause}", policy.name);
@@ -98,6 +113,7 @@ fn closest(set: &PolicySet, facts: &Facts<'_>, decision: Decision) -> Explanatio
         decision,
         policy: Some(policy.name.clone()),
         rule: u32::try_from(rule).ok(),
+        failed: u32::try_from(failed).ok(),
         clause: Some(clause),
         text,
     }
@@ -121,30 +137,9 @@ pub fn describe(clause: &Clause) -> String {
 }
 
 fn predicate(predicate: &Predicate) -> String {
-    let name = match &predicate.attribute {
-        Attribute::SourcePrincipal => "principals".to_owned(),
-        Attribute::SourceNamespace => "namespaces".to_owned(),
-        Attribute::SourceServiceAccount => "serviceAccounts".to_owned(),
-        Attribute::SourceTrustDomain => "trustDomains".to_owned(),
-        Attribute::SourceIp => "ipBlocks".to_owned(),
-        Attribute::RemoteIp => "remoteIpBlocks".to_owned(),
-        Attribute::RequestPrincipal => "requestPrincipals".to_owned(),
-        Attribute::DestinationIp => "destination.ip".to_owned(),
-        Attribute::DestinationPort => "ports".to_owned(),
-        Attribute::ConnectionSni => "connection.sni".to_owned(),
-        Attribute::Host => "hosts".to_owned(),
-        Attribute::Method => "methods".to_owned(),
-        Attribute::Path => "paths".to_owned(),
-        Attribute::Header(name) => format!("request.headers[{name}]"),
-        Attribute::RequestAuthAudiences => "request.auth.audiences".to_owned(),
-        Attribute::RequestAuthPresenter => "request.auth.presenter".to_owned(),
-        Attribute::RequestAuthClaim(path) => {
-            format!("request.auth.claims{}", path.iter().map(|p| format!("[{p}]")).collect::<String>())
-        }
-        Attribute::Unsupported(key) => key.to_string(),
-    };
+    let name = &predicate.attribute;
     let list = |values: &[ValueMatch]| {
-        let mut texts: Vec<String> = values.iter().take(VALUES).map(value).collect();
+        let mut texts: Vec<String> = values.iter().take(VALUES).map(ToString::to_string).collect();
         if values.len() > VALUES {
             texts.push(format!("… {} more", values.len() - VALUES));
         }
@@ -156,15 +151,5 @@ fn predicate(predicate: &Predicate) -> String {
         (false, false) => {
             format!("{name}=[{}] but not [{}]", list(&predicate.values), list(&predicate.not_values))
         }
-    }
-}
-
-fn value(value: &ValueMatch) -> String {
-    match value {
-        ValueMatch::String(text) => text.to_string(),
-        ValueMatch::Cidr(range) => range.to_string(),
-        ValueMatch::Port(port) => port.to_string(),
-        ValueMatch::ServiceAccount { namespace, name } => format!("{namespace}/{name}"),
-        ValueMatch::PathTemplate(template) => template.0.to_string(),
     }
 }

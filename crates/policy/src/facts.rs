@@ -2,7 +2,7 @@
 //! What is known of a connection or request when it is judged; borrowed, so that judging allocates nothing.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use meltemi_model::SpiffeId;
 
@@ -66,4 +66,16 @@ pub struct Facts<'a> {
     pub sni: Option<&'a str>,
     /// The HTTP part; none at layer 4.
     pub http: Option<HttpFacts<'a>>,
+}
+
+/// Path of the claim `aud`.
+pub(crate) fn audiences() -> &'static [Arc<str>] {
+    static PATH: LazyLock<[Arc<str>; 1]> = LazyLock::new(|| ["aud".into()]);
+    &*PATH
+}
+
+/// Path of the claim `azp`.
+pub(crate) fn presenter() -> &'static [Arc<str>] {
+    static PATH: LazyLock<[Arc<str>; 1]> = LazyLock::new(|| ["azp".into()]);
+    &*PATH
 }

@@ -1,46 +1,112 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The policies of one workload or target, sorted by what they do.
+//! The policies of one workload or target, sorted by what they do and indexed.
 
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Policy};
 
-/// Compiled policies; immutable.
-#[derive(Clone, Debug, Default)]
+use crate::check::{InvalidPolicy, ValidPolicy};
+use crate::matching::Sense;
+use crate::stage::{Placed, Stage};
+
+/// Compiled policies; immutable. The order in which policies are given is the order in which they decide.
+#[derive(Clone, Debug)]
 pub struct PolicySet {
     policies: Vec<Arc<Policy>>,
-    custom: Vec<u32>,
-    deny: Vec<u32>,
-    allow: Vec<u32>,
-    audit: Vec<u32>,
     missing: Vec<NamespacedName>,
+    /// In the order in which policies first name the providers.
+    custom: Vec<(Arc<str>, Stage)>,
+    deny: Stage,
+    allow: Stage,
+    /// AUDIT, and dry runs of all but ALLOW.
+    audit: Stage,
+    /// Dry runs of ALLOW.
+    dry_allow: Stage,
+}
+
+impl Default for PolicySet {
+    fn default() -> Self {
+        Self::new(Vec::new(), Vec::new())
+    }
+}
+
+/// Policies by what becomes of them.
+#[derive(Default)]
+struct Sorted<'a> {
+    custom: Vec<(Arc<str>, Vec<Placed<'a>>)>,
+    deny: Vec<Placed<'a>>,
+    allow: Vec<Placed<'a>>,
+    audit: Vec<Placed<'a>>,
+    dry_allow: Vec<Placed<'a>>,
+}
+
+fn sort(policies: &[ValidPolicy]) -> Sorted<'_> {
+    let mut sorted = Sorted::default();
+    for placed in (0..).zip(policies) {
+        match &placed.1.action {
+            Action::Allow if placed.1.dry_run => sorted.dry_allow.push(placed),
+            // Reported only; never part of the verdict.
+            _ if placed.1.dry_run => sorted.audit.push(placed),
+            Action::Audit => sorted.audit.push(placed),
+            Action::Allow => sorted.allow.push(placed),
+            Action::Deny => sorted.deny.push(placed),
+            Action::Custom { provider } => {
+                match sorted.custom.iter_mut().find(|(name, _)| name == provider) {
+                    Some((_, policies)) => policies.push(placed),
+                    None => sorted.custom.push((provider.clone(), vec![placed])),
+                }
+            }
+        }
+    }
+    sorted
 }
 
 impl PolicySet {
-    /// From policies, in any order.
-    pub fn compile(policies: impl IntoIterator<Item = Arc<Policy>>) -> Self {
-        Self::with_missing(policies, Vec::new())
+    /// From policies, which are checked.
+    ///
+    /// # Errors
+    /// The first policy that is not valid; nothing may be allowed by the rest.
+    pub fn compile(policies: impl IntoIterator<Item = Arc<Policy>>) -> Result<Self, InvalidPolicy> {
+        let valid = policies.into_iter().map(ValidPolicy::new).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::new(valid, Vec::new()))
     }
 
-    /// From policies, and the names of those that apply too but are not known (yet): nothing is allowed meanwhile.
-    pub fn with_missing(
-        policies: impl IntoIterator<Item = Arc<Policy>>,
-        missing: Vec<NamespacedName>,
-    ) -> Self {
-        let mut set = Self { policies: policies.into_iter().collect(), missing, ..Self::default() };
-        for (index, policy) in set.policies.iter().enumerate() {
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            match policy.action {
-                // Reported only; never part of the verdict.
-                _ if policy.dry_run => set.audit.push(index),
-                Action::Custom { .. } => set.custom.push(index),
-                Action::Deny => set.deny.push(index),
-                Action::Allow => set.allow.push(index),
-                Action::Audit => set.audit.push(index),
-            }
+    /// From valid policies, and the names of those that apply too but are not known (yet): nothing is allowed meanwhile.
+    pub fn new(policies: Vec<ValidPolicy>, missing: Vec<NamespacedName>) -> Self {
+        let sorted = sort(&policies);
+        let stage = Stage::build;
+        Self {
+            custom: sorted.custom.into_iter().map(|(name, all)| (name, stage(&all, Sense::Deny))).collect(),
+            deny: stage(&sorted.deny, Sense::Deny),
+            allow: stage(&sorted.allow, Sense::Allow),
+            audit: stage(&sorted.audit, Sense::Deny),
+            dry_allow: stage(&sorted.dry_allow, Sense::Allow),
+            policies: policies.iter().map(|policy| policy.policy().clone()).collect(),
+            missing,
         }
-        set
+    }
+
+    /// The same as [`PolicySet::new`], made from this set: what both have is not indexed again. Worth it where both have
+    /// much in common, in the same order.
+    #[must_use]
+    pub fn updated(&self, policies: Vec<ValidPolicy>, missing: Vec<NamespacedName>) -> Self {
+        let sorted = sort(&policies);
+        let custom = |(name, all): (Arc<str>, Vec<Placed<'_>>)| {
+            let known = self.custom.iter().find(|(known, _)| *known == name);
+            let stage =
+                known.map_or_else(|| Stage::build(&all, Sense::Deny), |(_, stage)| stage.updated(&all));
+            (name, stage)
+        };
+        Self {
+            custom: sorted.custom.into_iter().map(custom).collect(),
+            deny: self.deny.updated(&sorted.deny),
+            allow: self.allow.updated(&sorted.allow),
+            audit: self.audit.updated(&sorted.audit),
+            dry_allow: self.dry_allow.updated(&sorted.dry_allow),
+            policies: policies.iter().map(|policy| policy.policy().clone()).collect(),
+            missing,
+        }
     }
 
     /// A policy by its index in a decision.
@@ -63,24 +129,62 @@ impl PolicySet {
         self.policies.is_empty() && self.missing.is_empty()
     }
 
-    pub(crate) fn custom(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        self.at(&self.custom)
+    /// CUSTOM policies in force, with their indices.
+    pub fn custom(&self) -> impl Iterator<Item = (u32, &Policy)> {
+        self.in_force(|action| matches!(action, Action::Custom { .. }))
     }
 
-    pub(crate) fn deny(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        self.at(&self.deny)
+    /// DENY policies in force, with their indices.
+    pub fn deny(&self) -> impl Iterator<Item = (u32, &Policy)> {
+        self.in_force(|action| *action == Action::Deny)
     }
 
-    pub(crate) fn allow(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        self.at(&self.allow)
+    /// ALLOW policies in force, with their indices.
+    pub fn allow(&self) -> impl Iterator<Item = (u32, &Policy)> {
+        self.in_force(|action| *action == Action::Allow)
     }
 
-    /// AUDIT policies and dry runs.
+    /// AUDIT policies and dry runs, with their indices.
     pub fn reported(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        self.at(&self.audit)
+        (0..)
+            .zip(&self.policies)
+            .filter(|(_, p)| p.dry_run || p.action == Action::Audit)
+            .map(|(i, p)| (i, &**p))
     }
 
-    fn at<'a>(&'a self, indices: &'a [u32]) -> impl Iterator<Item = (u32, &'a Policy)> {
-        indices.iter().map(|index| (*index, &*self.policies[*index as usize]))
+    fn in_force(&self, wanted: impl Fn(&Action) -> bool) -> impl Iterator<Item = (u32, &Policy)> {
+        let all = (0..).zip(&self.policies).map(|(index, policy)| (index, &**policy));
+        all.filter(move |(_, policy)| !policy.dry_run && wanted(&policy.action))
+    }
+
+    /// Bytes that the indexes take on the heap; the policies themselves are not counted.
+    pub fn index_bytes(&self) -> usize {
+        self.stages().map(Stage::heap).sum()
+    }
+
+    /// Rows that the indexes hold: a rule has one for each combination of its clauses' matches.
+    pub fn index_rows(&self) -> usize {
+        self.stages().map(Stage::rows).sum()
+    }
+
+    fn stages(&self) -> impl Iterator<Item = &Stage> {
+        let custom = self.custom.iter().map(|(_, stage)| stage);
+        custom.chain([&self.deny, &self.allow, &self.audit, &self.dry_allow])
+    }
+
+    pub(crate) fn asking(&self) -> &[(Arc<str>, Stage)] {
+        &self.custom
+    }
+
+    pub(crate) fn denying(&self) -> &Stage {
+        &self.deny
+    }
+
+    pub(crate) fn allowing(&self) -> &Stage {
+        &self.allow
+    }
+
+    pub(crate) fn auditing(&self) -> [&Stage; 2] {
+        [&self.audit, &self.dry_allow]
     }
 }

@@ -10,6 +10,7 @@ use meltemi_model::authz::{
 use meltemi_model::{NamespacedName, SpiffeId};
 
 use super::{Decision, decide};
+use crate::check::ValidPolicy;
 use crate::explain::explain;
 use crate::facts::{Facts, Headers, HttpFacts};
 use crate::http::{Normalization, normalize, readings};
@@ -91,7 +92,7 @@ fn the_order_of_actions_and_the_meaning_of_nothing() {
         ),
     ];
     for (what, policies, with, without) in cases {
-        let set = PolicySet::compile(policies);
+        let set = PolicySet::compile(policies).unwrap();
         assert_eq!(decide(&set, &l4(Some(&a))).is_allow(), with, "{what}");
         assert_eq!(decide(&set, &l4(None)).is_allow(), without, "{what}, plaintext");
     }
@@ -100,7 +101,8 @@ fn the_order_of_actions_and_the_meaning_of_nothing() {
 #[test]
 fn a_missing_policy_is_not_skipped() {
     let name = NamespacedName::new("ns", "late");
-    let set = PolicySet::with_missing([policy("allow", Action::Allow, vec![Rule::default()])], vec![name]);
+    let allow = ValidPolicy::new(policy("allow", Action::Allow, vec![Rule::default()])).unwrap();
+    let set = PolicySet::new(vec![allow], vec![name]);
     assert_eq!(decide(&set, &l4(None)), Decision::Undecided { missing: 0 });
     assert_eq!(explain(&set, &l4(None)).text, "policy ns/late applies but is not known yet");
 }
@@ -128,8 +130,9 @@ fn allowed(
 
 #[test]
 fn ways_around_a_policy() {
-    let deny = |predicates| PolicySet::compile([policy("p", Action::Deny, vec![rule(predicates)])]);
-    let allow = |predicates| PolicySet::compile([policy("p", Action::Allow, vec![rule(predicates)])]);
+    let deny = |predicates| PolicySet::compile([policy("p", Action::Deny, vec![rule(predicates)])]).unwrap();
+    let allow =
+        |predicates| PolicySet::compile([policy("p", Action::Allow, vec![rule(predicates)])]).unwrap();
     let p1 = deny(vec![predicate(Attribute::Path, &["/admin", "/admin/*"], &[])]);
     let p2 = allow(vec![
         predicate(Attribute::Path, &["/public/*"], &[]),
@@ -184,7 +187,8 @@ fn a_denial_names_the_closest_rule_and_the_clause_that_failed() {
         "productpage-ztunnel",
         Action::Allow,
         vec![rule(vec![predicate(Attribute::SourcePrincipal, &[wanted], &[])])],
-    )]);
+    )])
+    .unwrap();
     let why = explain(&set, &l4(Some(&a)));
     assert_eq!(why.policy.unwrap().to_string(), "ns/productpage-ztunnel");
     assert_eq!(why.clause.unwrap(), format!("from(principals=[{wanted}])"));

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Does a clause match? Ambiguity goes against whoever would profit from it: where a value can be read in several ways,
+//! Does a rule match, read clause by clause: for what the index cannot hold and for explanations. Ambiguity goes against whoever would profit from it: where a value can be read in several ways,
 //! a DENY matches on any reading and an ALLOW needs all of them.
 
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
-use meltemi_model::authz::{Attribute, Clause, Match, Predicate, StringMatch, ValueMatch};
+use meltemi_model::authz::{Attribute, Clause, Match, Predicate, Rule, StringMatch, ValueMatch};
 
-use crate::facts::Facts;
+use crate::facts::{Facts, audiences, presenter};
 use crate::http::{host_forms, template_matches};
 
 /// On which side a match is made.
@@ -17,6 +17,11 @@ pub(crate) enum Sense {
     Allow,
     /// A match refuses.
     Deny,
+}
+
+/// AND over clauses; none is true.
+pub(crate) fn rule_matches(rule: &Rule, facts: &Facts<'_>, sense: Sense) -> bool {
+    rule.clauses.iter().all(|clause| clause_matches(clause, facts, sense))
 }
 
 /// OR over matches; none is true.
@@ -125,8 +130,8 @@ fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool 
             }
             _ => predicate.values.is_empty(),
         },
-        Attribute::RequestAuthAudiences => claims(&["aud".into()]),
-        Attribute::RequestAuthPresenter => claims(&["azp".into()]),
+        Attribute::RequestAuthAudiences => claims(audiences()),
+        Attribute::RequestAuthPresenter => claims(presenter()),
         Attribute::RequestAuthClaim(path) => claims(path),
         _ => sense == Sense::Deny,
     }

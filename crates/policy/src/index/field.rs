@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One attribute of all rows: which rows want something of it, and which of them a request fulfils.
+
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use ipnet::IpNet;
+use meltemi_model::authz::{Attribute, Predicate, StringMatch, ValueMatch};
+use smallvec::SmallVec;
+use std::hash::BuildHasher;
+
+use super::Post;
+use super::ranges::Ranges;
+use super::sets::{Query, SetRef, SetsBuilder};
+use super::text::{Patterns, Texts};
+use crate::facts::{Facts, HttpFacts, audiences, presenter};
+use crate::http::host_forms;
+use crate::matching::{Sense, canonical};
+
+/// Stands between issuer and subject: a byte that no text has.
+const BETWEEN: u8 = 0xff;
+
+/// A value in the form in which it is looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Exact(Arc<[u8]>),
+    Prefix(Arc<[u8]>),
+    Suffix(Arc<[u8]>),
+    Presence,
+    Template(Arc<str>),
+    Range(IpNet),
+    Port(u16),
+}
+
+#[derive(Clone, Debug)]
+enum Lookup {
+    Texts(Texts),
+    Ranges(Ranges),
+    Ports(HashTable<(u16, Post)>),
+}
+
+/// One attribute of all rows.
+#[derive(Clone, Debug)]
+pub(super) struct Field {
+    attribute: Attribute,
+    lookup: Lookup,
+    /// Rows that do not ask for a value.
+    wild: SetRef,
+    /// Rows that say nothing of it at all.
+    free: SetRef,
+}
+
+/// Collects a [`Field`].
+#[derive(Debug, Default)]
+pub(super) struct FieldBuilder {
+    values: HashMap<Key, (Vec<u32>, Vec<u32>)>,
+    positive: Vec<u32>,
+    named: Vec<u32>,
+}
+
+impl FieldBuilder {
+    /// Adds what a row wants; rows come in order.
+    pub(super) fn add(&mut self, row: u32, predicate: &Predicate) {
+        self.named.push(row);
+        if !predicate.values.is_empty() {
+            self.positive.push(row);
+        }
+        for value in &predicate.values {
+            if let Some(key) = key(&predicate.attribute, value) {
+                self.values.entry(key).or_default().0.push(row);
+            }
+        }
+        for value in &predicate.not_values {
+            if let Some(key) = key(&predicate.attribute, value) {
+                self.values.entry(key).or_default().1.push(row);
+            }
+        }
+    }
+
+    /// The field.
+    pub(super) fn build(
+        self,
+        attribute: Attribute,
+        sets: &mut SetsBuilder,
+        hash: &DefaultHashBuilder,
+    ) -> Field {
+        let Self { values, positive, named } = self;
+        // Made here, so that no decision has to.
+        let _ = (audiences(), presenter());
+        let (mut patterns, mut ranges, mut ports) = (Patterns::default(), Vec::new(), Vec::new());
+        for (key, (plus, minus)) in values {
+            let post = Post { plus: sets.set(plus), minus: sets.set(minus) };
+            match key {
+                Key::Exact(text) => patterns.exact.push((text, post)),
+                Key::Prefix(text) => patterns.prefixes.push((text, post)),
+                Key::Suffix(text) => patterns.suffixes.push((text, post)),
+                Key::Presence => patterns.presence = Some(post),
+                Key::Template(text) => patterns.templates.push((text, post)),
+                Key::Range(range) => ranges.push((range, post)),
+                Key::Port(port) => ports.push((port, post)),
+            }
+        }
+        let lookup = match attribute {
+            Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
+                Lookup::Ranges(Ranges::new(&ranges))
+            }
+            Attribute::DestinationPort => {
+                let mut table = HashTable::with_capacity(ports.len());
+                for (port, post) in ports {
+                    table.insert_unique(hash.hash_one(port), (port, post), |(port, _)| hash.hash_one(port));
+                }
+                Lookup::Ports(table)
+            }
+            _ => Lookup::Texts(Texts::new(patterns, hash)),
+        };
+        let wild = sets.all_but(&positive);
+        let free = if named.len() == positive.len() { wild } else { sets.all_but(&named) };
+        Field { attribute, lookup, wild, free }
+    }
+}
+
+impl Field {
+    /// What is cheap to look up and often decides comes first.
+    pub(super) fn order(attribute: &Attribute) -> u8 {
+        match attribute {
+            Attribute::DestinationPort => 0,
+            Attribute::SourcePrincipal | Attribute::SourceServiceAccount => 1,
+            Attribute::SourceNamespace | Attribute::SourceTrustDomain | Attribute::Method => 2,
+            Attribute::SourceIp | Attribute::DestinationIp | Attribute::RemoteIp => 3,
+            Attribute::Path | Attribute::Host | Attribute::ConnectionSni => 4,
+            _ => 5,
+        }
+    }
+
+    /// Narrows the query to the rows that the facts fulfil. False when none is left.
+    #[inline]
+    pub(super) fn narrow(
+        &self,
+        facts: &Facts<'_>,
+        sense: Sense,
+        hash: &DefaultHashBuilder,
+        query: &mut Query<'_>,
+    ) -> bool {
+        match &self.lookup {
+            Lookup::Ports(table) => {
+                let port = facts.destination_port;
+                query.plus(self.wild);
+                if let Some((_, post)) = table.find(hash.hash_one(port), |(known, _)| *known == port) {
+                    post.put(query);
+                }
+                query.end_group();
+                query.end_term()
+            }
+            Lookup::Ranges(ranges) => {
+                let ip = match self.attribute {
+                    Attribute::SourceIp => Some(facts.source_ip),
+                    Attribute::DestinationIp => Some(facts.destination_ip),
+                    _ => match &facts.http {
+                        Some(http) => http.remote_ip,
+                        None => return self.unknown(sense, query),
+                    },
+                };
+                query.plus(self.wild);
+                if let Some(ip) = ip {
+                    ranges.visit(ip.to_canonical(), |post| post.put(query));
+                }
+                query.end_group();
+                query.end_term()
+            }
+            Lookup::Texts(texts) => self.narrow_by_text(texts, facts, sense, hash, query),
+        }
+    }
+
+    /// Nobody can tell: an ALLOW does not match, a DENY does.
+    fn unknown(&self, sense: Sense, query: &mut Query<'_>) -> bool {
+        if sense == Sense::Deny {
+            return true;
+        }
+        query.plus(self.free);
+        query.end_group();
+        query.end_term()
+    }
+
+    fn narrow_by_text(
+        &self,
+        texts: &Texts,
+        facts: &Facts<'_>,
+        sense: Sense,
+        hash: &DefaultHashBuilder,
+        query: &mut Query<'_>,
+    ) -> bool {
+        let one = match &self.attribute {
+            Attribute::SourcePrincipal => facts.source.map(|id| id.principal()),
+            Attribute::SourceNamespace => facts.source.map(|id| id.namespace()),
+            Attribute::SourceTrustDomain => facts.source.map(|id| id.trust_domain()),
+            // `/ns/<namespace>/sa/<name>`: no part of it has a slash.
+            Attribute::SourceServiceAccount => {
+                facts.source.map(|id| &id.principal()[id.trust_domain().len()..])
+            }
+            Attribute::ConnectionSni if facts.sni.is_some() || facts.http.is_some() => facts.sni,
+            attribute => {
+                let Some(http) = &facts.http else { return self.unknown(sense, query) };
+                match attribute {
+                    Attribute::Method => Some(http.method),
+                    _ => return self.narrow_by_http(texts, http, sense, hash, query),
+                }
+            }
+        };
+        query.plus(self.wild);
+        if let Some(text) = one {
+            texts.visit(hash, text.as_bytes(), |post| post.put(query));
+        }
+        query.end_group();
+        query.end_term()
+    }
+
+    fn narrow_by_http(
+        &self,
+        texts: &Texts,
+        http: &HttpFacts<'_>,
+        sense: Sense,
+        hash: &DefaultHashBuilder,
+        query: &mut Query<'_>,
+    ) -> bool {
+        let claim = |path: &[Arc<str>], query: &mut Query<'_>| {
+            if let Some(claims) = http.claims {
+                claims.each(path, &mut |text| texts.visit(hash, text.as_bytes(), |post| post.put(query)));
+            }
+        };
+        let (mut left, mut some) = (true, false);
+        let mut reading = |text: &str, query: &mut Query<'_>| {
+            query.plus(self.wild);
+            texts.visit(hash, text.as_bytes(), |post| post.put(query));
+            query.end_group();
+            some = true;
+            // An ALLOW needs every reading, a DENY any.
+            if sense == Sense::Allow {
+                left &= query.end_term();
+            }
+        };
+        match &self.attribute {
+            Attribute::Path => http.paths.iter().for_each(|path| reading(path, query)),
+            Attribute::Header(name) => http.headers.each(name, &mut |value| reading(value, query)),
+            other => {
+                query.plus(self.wild);
+                match other {
+                    Attribute::Host => {
+                        let lower = lower_case(http.host);
+                        // What folding changes is ASCII: the text stays one.
+                        let lower = std::str::from_utf8(&lower).unwrap_or(http.host);
+                        for form in host_forms(lower).into_iter().flatten() {
+                            texts.visit(hash, form.as_bytes(), |post| post.put(query));
+                        }
+                    }
+                    Attribute::RequestPrincipal => {
+                        if let Some((iss, sub)) = http.claims.and_then(|claims| claims.issuer_and_subject())
+                            && !iss.is_empty()
+                            && !sub.is_empty()
+                        {
+                            let mut text: SmallVec<[u8; 256]> = SmallVec::from_slice(iss.as_bytes());
+                            text.push(BETWEEN);
+                            text.extend_from_slice(sub.as_bytes());
+                            texts.visit(hash, &text, |post| post.put(query));
+                        }
+                    }
+                    Attribute::RequestAuthAudiences => claim(audiences(), query),
+                    Attribute::RequestAuthPresenter => claim(presenter(), query),
+                    Attribute::RequestAuthClaim(path) => claim(path, query),
+                    _ => {}
+                }
+                query.end_group();
+                return query.end_term();
+            }
+        }
+        if !some {
+            query.plus(self.wild);
+            query.end_group();
+            return query.end_term();
+        }
+        if sense == Sense::Deny { query.end_term() } else { left }
+    }
+
+    pub(super) fn heap(&self) -> usize {
+        match &self.lookup {
+            Lookup::Texts(texts) => texts.heap(),
+            Lookup::Ranges(ranges) => ranges.heap(),
+            Lookup::Ports(table) => table.allocation_size(),
+        }
+    }
+}
+
+fn lower_case(text: &str) -> SmallVec<[u8; 256]> {
+    let mut lower = SmallVec::from_slice(text.as_bytes());
+    lower.make_ascii_lowercase();
+    lower
+}
+
+fn key(attribute: &Attribute, value: &ValueMatch) -> Option<Key> {
+    Some(match value {
+        ValueMatch::String(text) => {
+            let fold = |text: &Arc<str>| folded(attribute, text);
+            match text {
+                StringMatch::Exact(text) => Key::Exact(fold(text)),
+                StringMatch::Prefix(text) => Key::Prefix(fold(text)),
+                StringMatch::Suffix(text) => Key::Suffix(fold(text)),
+                StringMatch::Presence => Key::Presence,
+            }
+        }
+        ValueMatch::Cidr(range) => Key::Range(canonical(*range)),
+        ValueMatch::Port(port) => Key::Port(*port),
+        ValueMatch::ServiceAccount { namespace, name } => {
+            Key::Exact(format!("/ns/{namespace}/sa/{name}").into_bytes().into())
+        }
+        ValueMatch::PathTemplate(template) => Key::Template(template.0.clone()),
+    })
+}
+
+fn folded(attribute: &Attribute, text: &Arc<str>) -> Arc<[u8]> {
+    match attribute {
+        Attribute::Host if text.bytes().any(|b| b.is_ascii_uppercase()) => {
+            text.to_ascii_lowercase().into_bytes().into()
+        }
+        Attribute::RequestPrincipal => {
+            let mut bytes = text.as_bytes().to_vec();
+            if let Some(slash) = text.rfind('/') {
+                bytes[slash] = BETWEEN;
+            }
+            bytes.into()
+        }
+        _ => text.clone().into(),
+    }
+}
