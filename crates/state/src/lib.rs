@@ -4,6 +4,7 @@
 //! One writer applies deltas to its own copy and hands out clones; readers hold an `Arc<Snapshot>`. Pure: randomness comes
 //! in as a parameter.
 
+mod policies;
 pub mod resolve;
 pub mod snapshot;
 

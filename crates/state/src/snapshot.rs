@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use meltemi_model::authz::{Policy, Scope};
 use meltemi_model::{NamespacedHostname, NamespacedName, NetworkAddress, Service, Workload, WorkloadUid};
-use meltemi_policy::PolicySet;
+use meltemi_policy::{InvalidPolicy, PolicySet};
+
+use crate::policies::Policies;
 
 /// A change of the snapshot.
 #[derive(Clone, Debug)]
@@ -22,6 +24,16 @@ pub enum Delta {
     Policy(Box<Policy>),
     /// A policy that is gone.
     PolicyGone(NamespacedName),
+    /// A policy that could not be read: what was known of it before stays in force; if nothing was, nothing is allowed
+    /// where it applies.
+    PolicyRefused {
+        /// Its name.
+        name: NamespacedName,
+        /// Where it applies; everywhere, when that is not known.
+        scope: Option<Scope>,
+        /// Why.
+        reason: Arc<str>,
+    },
 }
 
 /// The mesh as one control plane tells it.
@@ -34,22 +46,26 @@ pub struct Snapshot {
     by_vip: HashMap<NetworkAddress, BTreeSet<NamespacedHostname>>,
     by_hostname: HashMap<Arc<str>, BTreeSet<NamespacedHostname>>,
     endpoints: HashMap<NamespacedHostname, BTreeMap<WorkloadUid, Arc<Workload>>>,
-    policies: HashMap<NamespacedName, Arc<Policy>>,
+    policies: Policies,
 }
 
 impl Snapshot {
-    /// Applies changes in order; the generation grows by one.
-    pub fn apply(&mut self, deltas: impl IntoIterator<Item = Delta>) {
+    /// Applies changes in order; the generation grows by one. Returns the policies that are not valid: they are refused
+    /// ([`Delta::PolicyRefused`]), all else is applied.
+    pub fn apply(&mut self, deltas: impl IntoIterator<Item = Delta>) -> Vec<InvalidPolicy> {
+        let mut invalid = Vec::new();
         for delta in deltas {
             match delta {
                 Delta::Workload(workload) => self.put_workload(Arc::new(*workload)),
                 Delta::Service(service) => self.put_service(Arc::new(*service)),
                 Delta::AddressGone(name) => self.remove_address(&name),
-                Delta::Policy(policy) => drop(self.policies.insert(policy.name.clone(), Arc::new(*policy))),
-                Delta::PolicyGone(name) => drop(self.policies.remove(&name)),
+                Delta::Policy(policy) => invalid.extend(self.policies.put(*policy).err()),
+                Delta::PolicyGone(name) => self.policies.remove(&name),
+                Delta::PolicyRefused { name, scope, reason } => self.policies.refuse(name, scope, reason),
             }
         }
         self.generation += 1;
+        invalid
     }
 
     /// Grows with every change.
@@ -187,21 +203,19 @@ impl Snapshot {
 
     /// All policies.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        self.policies.values()
+        self.policies.all()
+    }
+
+    /// Why a policy was refused, if its last version was.
+    pub fn refused(&self, name: &NamespacedName) -> Option<&Arc<str>> {
+        self.policies.refused(name)
     }
 
     /// The policies that apply at a workload: of the mesh, of its namespace, and those that it names. A name that is not
-    /// known is told as missing.
-    pub fn policies_for(&self, workload: &Workload) -> PolicySet {
-        let by_scope = self.policies.values().filter(|policy| match policy.scope {
-            Scope::Global => true,
-            Scope::Namespace => policy.name.namespace == workload.namespace,
-            Scope::WorkloadSelector => false,
-        });
-        let named = workload.authorization_policies.iter().filter_map(|name| self.policies.get(name));
-        let missing =
-            workload.authorization_policies.iter().filter(|n| !self.policies.contains_key(*n)).cloned();
-        PolicySet::with_missing(by_scope.chain(named).cloned(), missing.collect())
+    /// known is told as missing. The set is compiled once for all workloads with the same list and kept as long as none
+    /// of its policies changes.
+    pub fn policies_for(&self, workload: &Workload) -> Arc<PolicySet> {
+        self.policies.of(workload)
     }
 }
 

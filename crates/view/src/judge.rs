@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A layer 4 request with its facts, owned, so that it can be judged again when something changes.
 
+mod http_sets;
+
 use std::net::SocketAddr;
 
 use meltemi_model::{NamespacedName, SpiffeId, WorkloadUid};
 use meltemi_policy::{Decision, Explanation, Facts, Permit, PolicySet, Revoker, admit, explain};
 use meltemi_state::Snapshot;
+
+pub use self::http_sets::HttpSets;
 
 /// Why something is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +75,18 @@ impl L4Request {
             sni: None,
             http: None,
         };
-        judge(&set, &facts, snapshot.generation())
+        judge(&set, &facts, snapshot.generation()).map_err(|denied| refused(denied, snapshot))
+    }
+}
+
+/// Says why a policy is not known, where it was refused. Nothing is gained by waiting for it.
+fn refused(denied: Denied, snapshot: &Snapshot) -> Denied {
+    let reason = denied.policy.as_ref().filter(|_| denied.missing).and_then(|name| snapshot.refused(name));
+    match (reason, &denied.policy) {
+        (Some(reason), Some(name)) => {
+            let text = format!("policy {name} was refused by this proxy and is not known: {reason}");
+            Denied { text, missing: false, ..denied }
+        }
+        _ => denied,
     }
 }

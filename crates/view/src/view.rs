@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use meltemi_identity::channel::ControlPlane;
+use meltemi_model::NamespacedName;
 use meltemi_model::l7::{HttpPolicy, Jwt, Listener, Route, TlsSecret};
+use meltemi_policy::ValidPolicy;
 use meltemi_runtime::{Ready, Tasks};
 use meltemi_state::{Delta, Snapshot};
 use meltemi_wire::convert::{self, Address};
@@ -15,6 +17,7 @@ use meltemi_wire::xds::client::{self, Handler, Rejected, Update};
 use meltemi_wire::xds::types;
 use tokio::sync::watch;
 
+use crate::judge::HttpSets;
 use crate::registry::{PATIENCE, Registry};
 
 /// Everything that a proxy is told.
@@ -23,7 +26,9 @@ pub struct Mesh {
     /// Workloads, services, layer 4 policies.
     pub snapshot: Snapshot,
     /// Layer 7 policies, by name.
-    pub http_policies: BTreeMap<String, Arc<HttpPolicy>>,
+    pub http_policies: Arc<BTreeMap<String, Arc<HttpPolicy>>>,
+    /// Their sets, by what they apply to.
+    pub http_sets: HttpSets,
     /// Routes.
     pub routes: BTreeMap<String, Arc<Route>>,
     /// Listeners.
@@ -177,13 +182,15 @@ impl Sink {
         match type_url {
             types::ADDRESS | types::AUTHORIZATION => snapshot(&mut mesh.snapshot, type_url, updates),
             types::HTTP_POLICY => {
-                let rejected = documents(&mut mesh.http_policies, updates.clone());
+                let policies = Arc::make_mut(&mut mesh.http_policies);
+                let mut rejected = documents(policies, updates.clone());
+                rejected.extend(refuse_invalid(policies, &updates));
                 for update in &updates {
                     mesh.refused.remove(&update.name);
                 }
                 for one in &rejected {
                     // A policy that cannot be read is not the policy before it, and not none.
-                    mesh.http_policies.remove(&one.name);
+                    policies.remove(&one.name);
                     mesh.refused.insert(one.name.clone(), one.reason.clone());
                 }
                 rejected
@@ -215,6 +222,16 @@ fn documents<T: serde::de::DeserializeOwned>(
     rejected
 }
 
+/// Policies of an update that the engine does not take.
+fn refuse_invalid(policies: &BTreeMap<String, Arc<HttpPolicy>>, updates: &[Update]) -> Vec<Rejected> {
+    let received = updates.iter().filter_map(|update| policies.get_key_value(&update.name));
+    let invalid = |(name, policy): (&String, &Arc<HttpPolicy>)| {
+        let error = ValidPolicy::new(policy.policy.clone()).err()?;
+        Some(Rejected { name: name.clone(), reason: error.to_string() })
+    };
+    received.filter_map(invalid).collect()
+}
+
 fn snapshot(snapshot: &mut Snapshot, type_url: &str, updates: Vec<Update>) -> Vec<Rejected> {
     let mut rejected = Vec::new();
     let mut deltas = HashMap::new();
@@ -233,9 +250,17 @@ fn snapshot(snapshot: &mut Snapshot, type_url: &str, updates: Vec<Update>) -> Ve
         };
         match delta {
             Ok(delta) => drop(deltas.insert(name, delta)),
-            Err(reason) => rejected.push(Rejected { name, reason }),
+            Err(reason) => {
+                if type_url == types::AUTHORIZATION {
+                    let known = name.parse().unwrap_or_else(|_| NamespacedName::new("", name.as_str()));
+                    let reason = reason.as_str().into();
+                    deltas.insert(name.clone(), Delta::PolicyRefused { name: known, scope: None, reason });
+                }
+                rejected.push(Rejected { name, reason });
+            }
         }
     }
-    snapshot.apply(deltas.into_values());
+    let invalid = snapshot.apply(deltas.into_values());
+    rejected.extend(invalid.iter().map(|e| Rejected { name: e.policy.to_string(), reason: e.to_string() }));
     rejected
 }

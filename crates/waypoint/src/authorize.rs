@@ -3,12 +3,11 @@
 //! every change as long as the request is open.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use http::HeaderMap;
 use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedHostname, NamespacedName, SpiffeId};
-use meltemi_policy::{Facts, Headers, HttpFacts, Permit, PolicySet, Revoker};
+use meltemi_policy::{Facts, Headers, HttpFacts, Permit, Revoker};
 use meltemi_view::judge::{Denied, judge};
 use meltemi_view::registry::Guard;
 use meltemi_view::view::Mesh;
@@ -61,8 +60,7 @@ impl RequestFacts {
                 missing: false,
             });
         }
-        let policies = mesh.http_policies.values().filter(|p| p.targets.iter().any(applies));
-        let set = PolicySet::compile(policies.map(|p| Arc::new(p.policy.clone())));
+        let set = mesh.http_sets.of(&mesh.http_policies, self.service.as_ref(), &self.gateway)?;
         let headers = Fields(&self.headers);
         let http = HttpFacts {
             method: &self.method,
