@@ -2,12 +2,15 @@
 //! The kinds of `security.istio.io` as their authors write them. A field that is not here is not known, and what is
 //! not known is refused.
 
+mod request;
 pub mod validate;
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use request::{ClaimToHeader, JwtHeader, JwtRule, RequestAuthenticationSpec};
 
 /// Labels that select workloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -99,7 +102,7 @@ pub struct Rule {
     pub when: Option<Vec<Condition>>,
 }
 
-/// A source.
+/// A member of `from`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct From {

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope,
     StringMatch, ValueMatch,
 };
-use meltemi_resources::policies::validate::{self, subscripts};
+use meltemi_resources::policies::validate::{self, Key};
 use meltemi_resources::policies::{self as api, AuthorizationPolicySpec, Values};
 
 use crate::facts::Labels;
@@ -149,13 +148,8 @@ fn text(value: &str) -> Result<ValueMatch, String> {
     Ok(ValueMatch::String(StringMatch::parse(value)))
 }
 
-fn exact(value: &str) -> Result<ValueMatch, String> {
-    Ok(ValueMatch::String(StringMatch::Exact(value.into())))
-}
-
 fn range(value: &str) -> Result<ValueMatch, String> {
-    // The host part of a range means nothing: 10.0.0.1/8 is 10.0.0.0/8.
-    validate::range(value).map(|net: IpNet| ValueMatch::Cidr(net.trunc()))
+    validate::range(value).map(ValueMatch::Cidr)
 }
 
 fn port(value: &str) -> Result<ValueMatch, String> {
@@ -163,7 +157,7 @@ fn port(value: &str) -> Result<ValueMatch, String> {
 }
 
 fn path(value: &str) -> Result<ValueMatch, String> {
-    if value.contains("{*}") || value.contains("{**}") {
+    if validate::is_template(value) {
         return Ok(ValueMatch::PathTemplate(PathTemplate(value.into())));
     }
     text(value)
@@ -201,29 +195,25 @@ fn operation(o: &api::Operation) -> Result<Match, String> {
 }
 
 fn condition(condition: &api::Condition, policy: &NamespacedName) -> Result<Match, String> {
-    let key = condition.key.as_str();
-    let inner = || subscripts(key).unwrap_or_default();
-    let (attribute, read): (Attribute, Reader) = match key {
-        "source.ip" => (Attribute::SourceIp, range),
-        "remote.ip" => (Attribute::RemoteIp, range),
-        "source.namespace" => (Attribute::SourceNamespace, text),
-        "source.serviceAccount" => (Attribute::SourceServiceAccount, exact),
-        "source.trustDomain" => (Attribute::SourceTrustDomain, text),
-        "source.principal" => (Attribute::SourcePrincipal, text),
-        "destination.ip" => (Attribute::DestinationIp, range),
-        "destination.port" => (Attribute::DestinationPort, port),
-        "connection.sni" => (Attribute::ConnectionSni, text),
-        "request.auth.principal" => (Attribute::RequestPrincipal, text),
-        "request.auth.audiences" => (Attribute::RequestAuthAudiences, text),
-        "request.auth.presenter" => (Attribute::RequestAuthPresenter, text),
-        key if key.starts_with("request.headers[") => {
-            (Attribute::Header(inner().concat().to_ascii_lowercase().into()), text)
-        }
-        key if key.starts_with("request.auth.claims[") => {
-            let path: Vec<Arc<str>> = inner().into_iter().map(Into::into).collect();
+    let (attribute, read): (Attribute, Reader) = match validate::key(&condition.key)? {
+        Key::SourceIp => (Attribute::SourceIp, range),
+        Key::RemoteIp => (Attribute::RemoteIp, range),
+        Key::SourceNamespace => (Attribute::SourceNamespace, text),
+        Key::SourceServiceAccount => (Attribute::SourceServiceAccount, text),
+        Key::SourceTrustDomain => (Attribute::SourceTrustDomain, text),
+        Key::SourcePrincipal => (Attribute::SourcePrincipal, text),
+        Key::DestinationIp => (Attribute::DestinationIp, range),
+        Key::DestinationPort => (Attribute::DestinationPort, port),
+        Key::ConnectionSni => (Attribute::ConnectionSni, text),
+        Key::RequestPrincipal => (Attribute::RequestPrincipal, text),
+        Key::Audiences => (Attribute::RequestAuthAudiences, text),
+        Key::Presenter => (Attribute::RequestAuthPresenter, text),
+        Key::Header(name) => (Attribute::Header(name.to_ascii_lowercase().into()), text),
+        Key::Claim(path) => {
+            let path: Vec<Arc<str>> = path.into_iter().map(Into::into).collect();
             (Attribute::RequestAuthClaim(path.into()), text)
         }
-        other => (Attribute::Unsupported(other.into()), text),
+        Key::Experimental(key) => (Attribute::Unsupported(key.into()), text),
     };
     let mut out = Reading(Vec::new());
     if attribute == Attribute::SourceServiceAccount {
