@@ -26,27 +26,9 @@ const LARGEST: usize = 8 << 20;
 /// Judges an object: warnings, or why it is refused.
 pub type Validate = Arc<dyn Fn(&Value) -> Result<Vec<String>, String> + Send + Sync>;
 
-/// The mesh's own judgement of its objects.
+/// The mesh's own judgement of its objects; other kinds are judged by their schema alone.
 pub fn validator() -> Validate {
-    Arc::new(|object| {
-        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        let kind = text(&object["kind"]);
-        let spec = object.get("spec").cloned().unwrap_or_else(|| json!({}));
-        let judged = match kind.as_str() {
-            "AuthorizationPolicy" => serde_json::from_value(spec)
-                .map_err(|e| e.to_string())
-                .and_then(|spec| validate::authorization_policy(&spec)),
-            "PeerAuthentication" => serde_json::from_value(spec)
-                .map_err(|e| e.to_string())
-                .and_then(|spec| validate::peer_authentication(&spec)),
-            // Other kinds are judged by their schema alone.
-            _ => Ok(()),
-        };
-        let metadata = &object["metadata"];
-        judged.map(|()| Vec::new()).map_err(|fault| {
-            format!("invalid policy {}.{}: {fault}", text(&metadata["name"]), text(&metadata["namespace"]))
-        })
-    })
+    Arc::new(|object| validate::object(object).map_or(Ok(Vec::new()), validate::Review::result))
 }
 
 /// `/validate`.
@@ -75,7 +57,14 @@ fn answer(review: &Value, validate: &dyn Fn(&Value) -> Result<Vec<String>, Strin
     let uid = request.get("uid")?.as_str()?;
     let operation = request.get("operation").and_then(Value::as_str).unwrap_or_default();
     let judged = match operation {
-        "CREATE" | "UPDATE" => validate(request.get("object")?),
+        "CREATE" | "UPDATE" => {
+            let mut object = request.get("object")?.clone();
+            // The namespace of the request is the object's, said or not.
+            if object["metadata"].is_object() && object["metadata"]["namespace"].is_null() {
+                object["metadata"]["namespace"] = request.get("namespace").cloned().unwrap_or_default();
+            }
+            validate(&object)
+        }
         _ => Ok(Vec::new()),
     };
     let mut response = json!({ "uid": uid, "allowed": judged.is_ok() });
@@ -177,6 +166,8 @@ pub fn register(
 
 #[cfg(test)]
 mod tests {
+    use tower::ServiceExt as _;
+
     use super::*;
 
     fn review(operation: &str) -> Value {
@@ -199,16 +190,159 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_mesh_refuses_what_istio_refuses() {
-        let policy = |spec: Value| {
-            let metadata = json!({ "name": "p", "namespace": "default" });
-            validator()(&json!({ "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec }))
-        };
-        assert!(policy(json!({})).is_ok());
-        let fault = policy(json!({ "rules": [{ "from": [] }] })).unwrap_err();
-        assert_eq!(fault, "invalid policy p.default: `from` must not be nil/empty, found at rule 0");
-        assert!(policy(json!({ "rulez": [] })).unwrap_err().contains("unknown field `rulez`"));
+    /// Posts a review of an object to the handler; the answer's `response`.
+    async fn post(operation: &str, kind: &str, object: Value) -> Value {
+        let mut object = object;
+        object["apiVersion"] = json!("security.istio.io/v1");
+        object["kind"] = json!(kind);
+        object["metadata"]["name"] = json!("p");
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": { "uid": "u1", "operation": operation, "namespace": "default", "name": "p", "object": object },
+        });
+        let request = axum::http::Request::post("/validate")
+            .header("content-type", "application/json")
+            .body(axum::body::Body::from(review.to_string()))
+            .unwrap();
+        let answer = routes(validator()).oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let body = axum::body::to_bytes(answer.into_body(), LARGEST).await.unwrap();
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&answer["kind"], &answer["response"]["uid"]), (&json!("AdmissionReview"), &json!("u1")));
+        answer["response"].clone()
+    }
+
+    /// What is refused, with the whole message that `kubectl` shows.
+    #[tokio::test]
+    async fn the_mesh_refuses_what_istio_refuses_and_names_the_field() {
+        let spec = |spec: Value| json!({ "spec": spec });
+        let source = |source: Value| spec(json!({ "rules": [{ "from": [{ "source": source }] }] }));
+        let service = json!({ "kind": "Service", "group": "", "name": "x" });
+        let labels = json!({ "matchLabels": { "a": "b" } });
+        let cases = [
+            ("AuthorizationPolicy", spec(json!({})), ""),
+            ("AuthorizationPolicy", json!({}), ""),
+            (
+                "AuthorizationPolicy",
+                spec(json!({ "rules": [{ "from": [] }] })),
+                "invalid policy p.default: `from` must not be empty, found at rule 0",
+            ),
+            (
+                "AuthorizationPolicy",
+                source(json!({})),
+                "invalid policy p.default: `from.source` must not be empty, found at rule 0",
+            ),
+            (
+                "AuthorizationPolicy",
+                source(json!({ "ipBlocks": ["1.2.3.4/99"] })),
+                "invalid policy p.default: bad CIDR range (1.2.3.4/99): netip.ParsePrefix(\"1.2.3.4/99\"): prefix length \
+                 out of range",
+            ),
+            (
+                "AuthorizationPolicy",
+                spec(json!({ "action": "DENY" })),
+                "invalid policy p.default: DENY action without `rules` is meaningless as it will never be triggered, add an \
+                 empty rule `{}` if you want it be triggered for every request",
+            ),
+            (
+                "AuthorizationPolicy",
+                spec(json!({ "selector": labels, "targetRefs": [service] })),
+                "invalid policy p.default: only one of targetRefs or workloadSelector can be set",
+            ),
+            (
+                "AuthorizationPolicy",
+                json!({ "metadata": { "annotations": { "istio.io/dry-run": "maybe" } } }),
+                "invalid policy p.default: annotation istio.io/dry-run: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+            ),
+            (
+                "AuthorizationPolicy",
+                json!({ "rules": [] }),
+                "unknown field \"rules\" on AuthorizationPolicy resource default/p",
+            ),
+            (
+                "PeerAuthentication",
+                spec(json!({ "portLevelMtls": { "80": { "mode": "STRICT" } } })),
+                "mesh/namespace peer authentication cannot have port level mTLS",
+            ),
+            ("PeerAuthentication", spec(json!({ "mtls": { "mode": "STRICT" } })), ""),
+            (
+                "RequestAuthentication",
+                spec(json!({ "jwtRules": [{ "audiences": ["a"] }] })),
+                "issuer or jwksUri must be non-empty string",
+            ),
+            (
+                "RequestAuthentication",
+                spec(json!({ "jwtRules": [{ "issuer": "a", "jwks": "{}" }], "targetRefs": [service] })),
+                "jwks parse error: neither a set of keys nor a key",
+            ),
+            ("RequestAuthentication", spec(json!({ "jwtRules": [{ "issuer": "a" }] })), ""),
+        ];
+        for (kind, object, message) in cases {
+            let response = post("CREATE", kind, object.clone()).await;
+            let text = format!("{kind} {object}: {response}");
+            assert_eq!(response["allowed"], message.is_empty(), "{text}");
+            if !message.is_empty() {
+                assert_eq!(
+                    response["status"]["message"],
+                    format!("configuration is invalid: {message}"),
+                    "{text}"
+                );
+                assert_eq!(
+                    (&response["status"]["code"], &response["status"]["reason"]),
+                    (&json!(422), &json!("Invalid"))
+                );
+            }
+            assert_eq!(post("DELETE", kind, object).await["allowed"], true, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_typo_is_named_by_its_path() {
+        for (kind, spec, path, field) in [
+            ("AuthorizationPolicy", json!({ "rulez": [] }), "spec.rulez", "rulez"),
+            (
+                "AuthorizationPolicy",
+                json!({ "rules": [{ "to": [{ "operation": { "path": ["/"] } }] }] }),
+                "spec.rules[0].to[0].operation.path",
+                "path",
+            ),
+            ("PeerAuthentication", json!({ "mtls": { "modus": "STRICT" } }), "spec.mtls.modus", "modus"),
+            (
+                "RequestAuthentication",
+                json!({ "jwtRules": [{ "issuer": "a", "audience": ["b"] }] }),
+                "spec.jwtRules[0].audience",
+                "audience",
+            ),
+        ] {
+            let response = post("UPDATE", kind, json!({ "spec": spec })).await;
+            let message = response["status"]["message"].as_str().unwrap();
+            let wanted = format!(
+                "configuration is invalid: error decoding configuration: {path}: unknown field `{field}`"
+            );
+            assert!(message.starts_with(&wanted), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_allowed_may_come_with_a_warning() {
+        let http_only =
+            json!({ "action": "DENY", "rules": [{ "to": [{ "operation": { "methods": ["GET"] } }] }] });
+        let response = post("CREATE", "AuthorizationPolicy", json!({ "spec": http_only })).await;
+        assert_eq!(response["allowed"], true);
+        assert!(response["warnings"][0].as_str().unwrap().contains("will deny all traffic to TCP ports"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_a_bad_request() {
+        for body in
+            ["", "{}", "{\"request\": {}}", "[", "{\"request\": {\"uid\": \"u\", \"operation\": \"CREATE\"}}"]
+        {
+            let request = axum::http::Request::post("/validate").header("content-type", "application/json");
+            let request = request.body(axum::body::Body::from(body)).unwrap();
+            let answer = routes(validator()).oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body}");
+        }
     }
 
     #[test]
