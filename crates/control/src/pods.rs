@@ -22,7 +22,7 @@ type Placed = (Arc<str>, Arc<str>, Arc<str>);
 #[derive(Debug, Default)]
 struct Inner {
     pods: HashMap<NamespacedName, Entry>,
-    /// Pods by node and (namespace, service account).
+    /// Pods by node and (namespace, service account); without those on the node's network.
     running: HashMap<Placed, usize>,
 }
 
@@ -32,6 +32,8 @@ struct Entry {
     service_account: Arc<str>,
     node: Arc<str>,
     gateway: Option<Arc<str>>,
+    /// On the node's network: never captured, so that no node proxy speaks for it.
+    host_network: bool,
 }
 
 impl Default for Directory {
@@ -47,6 +49,7 @@ impl Directory {
             uid: p.uid.clone(),
             service_account: p.service_account.clone(),
             node: p.node.clone(),
+            host_network: p.host_network,
             gateway: p.labels.get(meltemi_translate::labels::GATEWAY_NAME).map(|g| g.as_str().into()),
         });
         {
@@ -54,7 +57,7 @@ impl Directory {
             if inner.pods.get(name) == entry.as_ref() {
                 return;
             }
-            if let Some(old) = inner.pods.remove(name) {
+            if let Some(old) = inner.pods.remove(name).filter(|old| !old.host_network) {
                 let key = (old.node, name.namespace.clone(), old.service_account);
                 if let Some(count) = inner.running.get_mut(&key) {
                     *count -= 1;
@@ -64,8 +67,10 @@ impl Directory {
                 }
             }
             if let Some(entry) = entry {
-                let key = (entry.node.clone(), name.namespace.clone(), entry.service_account.clone());
-                *inner.running.entry(key).or_default() += 1;
+                if !entry.host_network {
+                    let key = (entry.node.clone(), name.namespace.clone(), entry.service_account.clone());
+                    *inner.running.entry(key).or_default() += 1;
+                }
                 inner.pods.insert(name.clone(), entry);
             }
         }
@@ -87,7 +92,7 @@ impl Directory {
         (&*entry.uid == uid && &*entry.service_account == service_account).then(|| entry.gateway.clone())?
     }
 
-    /// Whether a Pod of that service account runs on the node.
+    /// Whether a Pod of that service account runs on the node, on a network of its own.
     pub fn runs(&self, node: &str, namespace: &str, service_account: &str) -> bool {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         inner.running.contains_key(&(node.into(), namespace.into(), service_account.into()))
@@ -137,6 +142,13 @@ mod tests {
         assert!(directory.runs("node-1", "default", "curl"));
         directory.set(&NamespacedName::new("default", "b"), None);
         assert!(!directory.runs("node-1", "default", "curl"), "one ended, one gone");
+        let mut host = pod("c", "3", "curl", "node-1", true);
+        host.host_network = true;
+        set(&host);
+        assert!(!directory.runs("node-1", "default", "curl"), "on the node's network");
+        directory.set(&host.name, None);
+        set(&pod("a", "1", "curl", "node-1", true));
+        assert!(directory.runs("node-1", "default", "curl"));
     }
 
     #[test]

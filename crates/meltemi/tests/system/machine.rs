@@ -143,7 +143,8 @@ impl Machine {
         while let Some(pid) = family.get(at).copied() {
             at += 1;
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&line).replace('\0', " ").contains(text) {
+            // With a blank at the end: `serve control` is not `serve controllers`.
+            if String::from_utf8_lossy(&line).replace('\0', " ").contains(&format!("{text} ")) {
                 return Some(pid);
             }
             for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {

@@ -56,14 +56,20 @@ fn certificates(machine: &Machine) {
             "kubectl -n outside exec x -- sh -c '(sleep 1) | openssl s_client -connect {ip}:15008 -alpn h2 {options} 2>&1 {rest}'"
         )
     };
-    let own_ca = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /tmp/k -out /tmp/c -days 1 \
-                  -subj /O=cluster.local -addext basicConstraints=critical,CA:FALSE \
-                  -addext subjectAltName=URI:spiffe://cluster.local/ns/mesh/sa/a";
-    machine.step(&format!("kubectl -n outside exec x -- {own_ca} 2>&1"), "", 0);
+    // Certificates that nobody of the mesh has signed: one by a CA of the mesh's own name, one by another.
+    for ca in ["cluster.local", "elsewhere"] {
+        let make = format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /tmp/{ca}.key -out /tmp/{ca}.crt \
+             -days 1 -subj /O={ca} -addext basicConstraints=critical,CA:FALSE \
+             -addext subjectAltName=URI:spiffe://cluster.local/ns/mesh/sa/a"
+        );
+        machine.step(&format!("kubectl -n outside exec x -- {make} 2>&1"), "", 0);
+    }
     let cases = [
         ("", "| openssl x509 -noout -ext subjectAltName", "URI:spiffe://cluster.local/ns/mesh/sa/echo"),
         ("", "", "alert certificate required"),
-        ("-cert /tmp/c -key /tmp/k", "", "alert unknown ca"),
+        ("-cert /tmp/cluster.local.crt -key /tmp/cluster.local.key", "", "alert decrypt error"),
+        ("-cert /tmp/elsewhere.crt -key /tmp/elsewhere.key", "", "alert unknown ca"),
         ("-tls1_2", "", "alert protocol version"),
     ];
     for (options, rest, shows) in cases {
