@@ -1,58 +1,385 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Time of a decision at layer 4, hit and miss, by number of rules.
+//! Time of a decision by number of rules and by their shape, hit and miss; memory of the index for each rule; time of a
+//! change.
+//!
+//! At the end comes a table with the ratio to one rule: what the figures of a busy machine still tell.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark")]
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion};
 use meltemi_model::authz::{
-    Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch, ValueMatch,
+    Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope,
+    StringMatch, ValueMatch,
 };
 use meltemi_model::{NamespacedName, SpiffeId};
-use meltemi_policy::{Facts, PolicySet, decide};
+use meltemi_policy::{Facts, Headers, HttpFacts, PolicySet, ValidPolicy, decide};
 
-fn set(rules: usize) -> PolicySet {
-    let rule = |index: usize| {
-        let principal = format!("cluster.local/ns/n{index}/sa/s{index}");
-        let values = vec![ValueMatch::String(StringMatch::Exact(principal.into()))];
-        let predicate = Predicate { attribute: Attribute::SourcePrincipal, values, not_values: Vec::new() };
-        let matches = vec![Match { predicates: vec![predicate] }];
-        Rule { clauses: vec![Clause { origin: ClauseOrigin::From, matches }] }
-    };
-    PolicySet::compile([Arc::new(Policy {
-        name: NamespacedName::new("default", "p"),
-        scope: Scope::Namespace,
-        action: Action::Allow,
-        dry_run: false,
-        rules: (0..rules).map(rule).collect(),
-    })])
-    .unwrap()
+const SIZES: [usize; 4] = [1, 100, 10_000, 100_000];
+/// Different requests that are judged in turn.
+const REQUESTS: usize = 64;
+/// Rules of a policy.
+const RULES: usize = 500;
+
+struct Fields(Vec<(&'static str, String)>);
+
+impl Headers for Fields {
+    fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
+        self.0.iter().filter(|(n, _)| *n == name).for_each(|(_, v)| with(v));
+    }
 }
 
-fn layer4(c: &mut Criterion) {
-    let mut group = c.benchmark_group("layer 4");
-    for rules in [1, 100, 10_000] {
-        let set = set(rules);
-        for (what, index) in [("hit", rules - 1), ("miss", rules)] {
-            let id = SpiffeId::parse(&format!("spiffe://cluster.local/ns/n{index}/sa/s{index}")).unwrap();
-            let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            let facts = Facts {
-                source: Some(&id),
-                source_ip: ip,
-                destination_ip: ip,
-                destination_port: 80,
-                sni: None,
-                http: None,
-            };
-            group.bench_function(BenchmarkId::new(what, rules), |b| {
-                b.iter(|| decide(black_box(&set), black_box(&facts)))
-            });
+struct Request {
+    source: SpiffeId,
+    ip: IpAddr,
+    http: Option<(String, Vec<String>, Fields)>,
+}
+
+impl Request {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            source: Some(&self.source),
+            source_ip: self.ip,
+            destination_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            destination_port: 8080,
+            sni: None,
+            http: self.http.as_ref().map(|(host, paths, headers)| HttpFacts {
+                method: "GET",
+                host,
+                paths,
+                headers,
+                remote_ip: Some(self.ip),
+                claims: None,
+            }),
         }
     }
 }
 
-criterion_group!(benches, layer4);
-criterion_main!(benches);
+/// Rules of one kind: the rule of a place among `n`, and a request that only this one matches; from `n` on, no rule
+/// matches.
+struct Shape {
+    name: &'static str,
+    layer: u8,
+    rule: fn(usize, usize) -> Rule,
+    request: fn(usize, usize) -> Request,
+}
+
+fn is(attribute: Attribute, value: impl Into<String>) -> Predicate {
+    Predicate { attribute, values: vec![text(&value.into())], not_values: vec![] }
+}
+
+fn text(value: &str) -> ValueMatch {
+    ValueMatch::String(StringMatch::parse(value))
+}
+
+fn not(attribute: Attribute, values: &[String]) -> Predicate {
+    Predicate { attribute, values: vec![], not_values: values.iter().map(|v| text(v)).collect() }
+}
+
+fn rule(from: Vec<Predicate>, to: Vec<Predicate>) -> Rule {
+    let clause = |origin, predicates: Vec<Predicate>| Clause { origin, matches: vec![Match { predicates }] };
+    let mut clauses = Vec::new();
+    if !from.is_empty() {
+        clauses.push(clause(ClauseOrigin::From, from));
+    }
+    if !to.is_empty() {
+        clauses.push(clause(ClauseOrigin::To, to));
+    }
+    Rule { clauses }
+}
+
+fn principal(i: usize) -> String {
+    format!("cluster.local/ns/team-{}/sa/service-{i}", i % 97)
+}
+
+fn port(value: u16) -> Predicate {
+    Predicate {
+        attribute: Attribute::DestinationPort,
+        values: vec![ValueMatch::Port(value)],
+        not_values: vec![],
+    }
+}
+
+fn ip(i: usize) -> Ipv4Addr {
+    // Ranges lie apart, so that those of a miss are in none.
+    Ipv4Addr::from_bits((10 << 24) + ((i as u32) << 6))
+}
+
+fn range(i: usize) -> Predicate {
+    let range = ValueMatch::Cidr(format!("{}/27", ip(i)).parse().unwrap());
+    Predicate { attribute: Attribute::SourceIp, values: vec![range], not_values: vec![] }
+}
+
+fn path(i: usize) -> String {
+    format!("/api/v1/team-{}/resource-{i}", i % 97)
+}
+
+fn template(i: usize) -> Predicate {
+    let template = ValueMatch::PathTemplate(PathTemplate(format!("/api/{{*}}/r{i}/{{**}}").into()));
+    Predicate { attribute: Attribute::Path, values: vec![template], not_values: vec![] }
+}
+
+fn l4(who: usize, address: usize) -> Request {
+    let source = format!("spiffe://{}", principal(who)).parse().unwrap();
+    Request { source, ip: IpAddr::V4(ip(address)), http: None }
+}
+
+fn l7(who: usize, path: String) -> Request {
+    let host = format!("shop-{who}.example.com");
+    let headers = Fields(vec![("x-tenant", format!("tenant-{who}")), ("accept", "*/*".into())]);
+    Request { http: Some((host, vec![path], headers)), ..l4(who, who) }
+}
+
+fn side(n: usize) -> usize {
+    (n as f64).sqrt().ceil() as usize
+}
+
+/// A decoy: on a path that no request has.
+const ELSEWHERE: &str = "/elsewhere";
+
+const SHAPES: &[Shape] = &[
+    Shape {
+        name: "principals",
+        layer: 4,
+        rule: |i, _| rule(vec![is(Attribute::SourcePrincipal, principal(i))], vec![port(8080)]),
+        request: |i, _| l4(i, 0),
+    },
+    Shape {
+        name: "ranges",
+        layer: 4,
+        rule: |i, _| rule(vec![range(i)], vec![port(8080)]),
+        request: |i, _| l4(0, i),
+    },
+    Shape {
+        name: "principal x range",
+        layer: 4,
+        rule: |i, n| {
+            let (a, b) = (i / side(n), i % side(n));
+            rule(vec![is(Attribute::SourcePrincipal, principal(a)), range(b)], vec![port(8080)])
+        },
+        // A miss has a principal and an address that rules name.
+        request: |i, n| if i < n { l4(i / side(n), i % side(n)) } else { l4(i % side(n), side(n)) },
+    },
+    Shape {
+        name: "only not-values",
+        layer: 4,
+        rule: |i, _| {
+            rule(vec![not(Attribute::SourcePrincipal, &[principal(0), principal(i + 7)])], vec![port(8080)])
+        },
+        request: |i, n| if i < n { l4(3, i) } else { l4(0, i) },
+    },
+    Shape {
+        name: "own principal and path",
+        layer: 7,
+        rule: |i, _| {
+            rule(
+                vec![is(Attribute::SourcePrincipal, principal(i))],
+                vec![is(Attribute::Method, "GET"), is(Attribute::Path, path(i))],
+            )
+        },
+        request: |i, _| l7(i, path(i)),
+    },
+    Shape {
+        name: "principal x path",
+        layer: 7,
+        rule: |i, n| {
+            let (a, b) = (i / side(n), i % side(n));
+            rule(
+                vec![is(Attribute::SourcePrincipal, principal(a))],
+                vec![is(Attribute::Method, "GET"), is(Attribute::Path, path(b))],
+            )
+        },
+        request: |i, n| {
+            if i < n { l7(i / side(n), path(i % side(n))) } else { l7(i % side(n), path(side(n))) }
+        },
+    },
+    Shape {
+        name: "one principal, path prefixes",
+        layer: 7,
+        rule: |i, _| {
+            rule(
+                vec![is(Attribute::SourcePrincipal, principal(0))],
+                vec![is(Attribute::Method, "GET"), is(Attribute::Path, format!("{}/*", path(i)))],
+            )
+        },
+        request: |i, _| l7(0, format!("{}/item/7", path(i))),
+    },
+    Shape {
+        name: "path suffixes",
+        layer: 7,
+        rule: |i, _| {
+            rule(vec![], vec![is(Attribute::Method, "GET"), is(Attribute::Path, format!("*/{i}.html"))])
+        },
+        request: |i, _| l7(0, format!("/static/pages/{i}.html")),
+    },
+    Shape {
+        name: "path templates",
+        layer: 7,
+        rule: |i, _| rule(vec![], vec![is(Attribute::Method, "GET"), template(i)]),
+        request: |i, _| l7(0, format!("/api/v1/r{i}/items/7")),
+    },
+    Shape {
+        name: "hosts and a header",
+        layer: 7,
+        rule: |i, _| {
+            rule(
+                vec![],
+                vec![
+                    is(Attribute::Host, format!("shop-{i}.example.com")),
+                    is(Attribute::Header("x-tenant".into()), format!("tenant-{i}")),
+                ],
+            )
+        },
+        request: |i, _| l7(i, "/".to_owned()),
+    },
+    Shape {
+        name: "only not-values",
+        layer: 7,
+        rule: |i, _| {
+            rule(
+                vec![not(Attribute::SourcePrincipal, &[principal(0)])],
+                vec![not(Attribute::Path, &[ELSEWHERE.to_owned(), path(i + 7)])],
+            )
+        },
+        request: |i, n| if i < n { l7(3, "/".to_owned()) } else { l7(0, path(i)) },
+    },
+];
+
+fn policies(shape: &Shape, n: usize) -> Vec<ValidPolicy> {
+    let policy = |first: usize| {
+        let rules = (first..n.min(first + RULES)).map(|i| (shape.rule)(i, n)).collect();
+        let name = NamespacedName::new("default", format!("p{first:06}"));
+        ValidPolicy::new(Policy {
+            name,
+            scope: Scope::Namespace,
+            action: Action::Allow,
+            dry_run: false,
+            rules,
+        })
+        .unwrap()
+    };
+    (0..n).step_by(RULES).map(policy).collect()
+}
+
+/// The best time of each measurement, in nanoseconds, by bench and size.
+static BEST: Mutex<BTreeMap<(String, usize), f64>> = Mutex::new(BTreeMap::new());
+
+fn note(what: &str, n: usize, time: Duration, iterations: u64) {
+    let each = time.as_secs_f64() * 1e9 / iterations as f64;
+    let mut best = BEST.lock().unwrap_or_else(PoisonError::into_inner);
+    best.entry((what.to_owned(), n)).and_modify(|b| *b = b.min(each)).or_insert(each);
+}
+
+fn decisions(c: &mut Criterion) {
+    for shape in SHAPES {
+        let what = format!("L{} {}", shape.layer, shape.name);
+        let mut group = c.benchmark_group(&what);
+        for n in SIZES {
+            let set = PolicySet::new(policies(shape, n), Vec::new());
+            note(&format!("{what}|bytes"), n, Duration::from_nanos(set.index_bytes() as u64), n as u64);
+            for (case, hit) in [("hit", true), ("miss", false)] {
+                // Spread over the rules by a step that has nothing in common with their number.
+                let at = |i: usize| if hit { (i * 7919 + n / 2) % n } else { n + i };
+                let requests: Vec<Request> = (0..REQUESTS).map(|i| (shape.request)(at(i), n)).collect();
+                let facts: Vec<Facts<'_>> = requests.iter().map(Request::facts).collect();
+                assert!(facts.iter().all(|f| decide(&set, f).is_allow() == hit), "{what} {case} {n}");
+                group.bench_function(BenchmarkId::new(case, n), |b| {
+                    b.iter_custom(|iterations| {
+                        let start = Instant::now();
+                        for i in 0..iterations {
+                            black_box(decide(black_box(&set), black_box(&facts[i as usize % REQUESTS])));
+                        }
+                        let time = start.elapsed();
+                        if iterations > 100 {
+                            note(&format!("{what}|{case}"), n, time, iterations);
+                        }
+                        time
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// One of many policies with one rule each changes, again and again.
+fn changes(c: &mut Criterion) {
+    let mut group = c.benchmark_group("change one policy of");
+    let shape = &SHAPES[4];
+    for n in [10_000, 100_000] {
+        let one = |i: usize, version: usize| {
+            let rules = vec![(shape.rule)(i + version * n, n)];
+            let name = NamespacedName::new("default", format!("p{i:06}"));
+            ValidPolicy::new(Policy {
+                name,
+                scope: Scope::Namespace,
+                action: Action::Allow,
+                dry_run: false,
+                rules,
+            })
+            .unwrap()
+        };
+        let start: Vec<ValidPolicy> = (0..n).map(|i| one(i, 0)).collect();
+        let whole = Instant::now();
+        let set = PolicySet::new(start.clone(), Vec::new());
+        note("build|all at once", n, whole.elapsed(), 1);
+        group.bench_function(BenchmarkId::from_parameter(n), |b| {
+            b.iter_custom(|iterations| {
+                let (mut policies, mut set, mut time) = (start.clone(), set.clone(), Duration::ZERO);
+                for i in 0..iterations as usize {
+                    let at = (i * 7919) % n;
+                    policies[at] = one(at, i + 1);
+                    let now = policies.clone();
+                    let begin = Instant::now();
+                    set = set.updated(now, Vec::new());
+                    time += begin.elapsed();
+                }
+                note("build|one change", n, time, iterations);
+                black_box(&set);
+                time
+            });
+        });
+    }
+    group.finish();
+}
+
+fn table() {
+    let best = BEST.lock().unwrap_or_else(PoisonError::into_inner);
+    let names: std::collections::BTreeSet<&String> = best.keys().map(|(what, _)| what).collect();
+    println!(
+        "\nns for each decision (or bytes for each rule) by number of rules, and times the figure at 1 rule"
+    );
+    for name in names {
+        let at = |n: usize| best.get(&(name.clone(), n)).copied();
+        let cell = |n: usize| at(n).map_or_else(|| format!("{:>10}", ""), |v| format!("{v:>10.0}"));
+        let ratio =
+            |n: usize| at(n).zip(at(1)).map_or_else(String::new, |(v, one)| format!(" {:>5.2}x", v / one));
+        println!(
+            "{name:<45}{}{}{}{}{}{}",
+            cell(1),
+            cell(100),
+            cell(10_000),
+            ratio(10_000),
+            cell(100_000),
+            ratio(100_000)
+        );
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(400))
+        .without_plots()
+        .configure_from_args();
+    decisions(&mut criterion);
+    changes(&mut criterion);
+    criterion.final_summary();
+    table();
+}

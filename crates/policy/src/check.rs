@@ -25,7 +25,18 @@ pub const MAX_SEGMENTS: usize = 256;
 
 /// A policy that the engine takes: the proof is its existence. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ValidPolicy(Arc<Policy>);
+pub struct ValidPolicy(Arc<Policy>, Kind);
+
+/// What becomes of a policy, told without a look at it: sorting many is then cheap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Allow,
+    Deny,
+    Custom,
+    /// AUDIT, and dry runs of all but ALLOW.
+    Audit,
+    DryAllow,
+}
 
 impl ValidPolicy {
     /// Checks a policy.
@@ -35,7 +46,17 @@ impl ValidPolicy {
     pub fn new(policy: impl Into<Arc<Policy>>) -> Result<Self, InvalidPolicy> {
         let policy = policy.into();
         match check(&policy) {
-            Ok(()) => Ok(Self(policy)),
+            Ok(()) => {
+                let kind = match &policy.action {
+                    Action::Allow if policy.dry_run => Kind::DryAllow,
+                    _ if policy.dry_run => Kind::Audit,
+                    Action::Audit => Kind::Audit,
+                    Action::Allow => Kind::Allow,
+                    Action::Deny => Kind::Deny,
+                    Action::Custom { .. } => Kind::Custom,
+                };
+                Ok(Self(policy, kind))
+            }
             Err(wrong) => Err(InvalidPolicy {
                 policy: policy.name.clone(),
                 rule: wrong.rule,
@@ -49,6 +70,10 @@ impl ValidPolicy {
     /// The policy.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.0
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.1
     }
 
     /// Whether both are one and the same value in memory.

@@ -3,6 +3,7 @@
 //! first row in all of them is the answer.
 
 mod field;
+mod query;
 mod ranges;
 mod rows;
 mod sets;
@@ -11,16 +12,15 @@ mod text;
 use std::ops::ControlFlow;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use meltemi_model::authz::{Attribute, Rule};
+use meltemi_model::authz::{Attribute, Predicate, Rule};
 
 use self::field::{Field, FieldBuilder};
+use self::query::Query;
 use self::rows::Row;
-use self::sets::{Query, SetRef, Sets, SetsBuilder};
+use self::sets::{MAX_ROWS, SetRef, Sets, SetsBuilder};
 use crate::check::ValidPolicy;
 use crate::facts::Facts;
 use crate::matching::{Sense, rule_matches};
-
-pub(crate) use self::sets::MAX_ROWS;
 
 /// Attributes that are looked up; of more, the rows' hits are checked one by one.
 const FIELDS: usize = 24;
@@ -175,7 +175,7 @@ impl Index {
                 return ControlFlow::Continue(());
             }
         }
-        query.each(rows, dead.map(|dead| (&dead.sets, dead.rows)), |row| {
+        query.each(dead.map(|dead| (&dead.sets, dead.rows)), |row| {
             let origin = self.rows[row as usize];
             let hit = Hit { policy: origin.policy, rule: origin.rule, clauses: origin.clauses };
             if !origin.exact && !self.confirm(hit, facts) {
@@ -208,6 +208,17 @@ fn wide_rows(policy: &ValidPolicy, place: usize) -> impl Iterator<Item = (Origin
     })
 }
 
+/// An attribute, and how many predicates of the row looked at it before.
+type Slot = (Attribute, usize);
+
+fn slots<'r>(row: &'r Row<'_>) -> impl Iterator<Item = (Slot, &'r Predicate)> {
+    row.predicates.iter().enumerate().map(|(index, predicate)| {
+        let before = &row.predicates[..index];
+        let slot = before.iter().filter(|p| p.attribute == predicate.attribute).count();
+        ((predicate.attribute.clone(), slot), &**predicate)
+    })
+}
+
 /// The fields of all rows. A second predicate of a row on the same attribute is a second field.
 fn fields(
     rows: &[Row<'_>],
@@ -215,16 +226,9 @@ fn fields(
     sets: &mut SetsBuilder,
     hash: &DefaultHashBuilder,
 ) -> Vec<Field> {
-    let slots = |row: &Row<'_>, mut with: Box<dyn FnMut(&Attribute, u32, usize) + '_>| {
-        for (index, predicate) in row.predicates.iter().enumerate() {
-            let before = &row.predicates[..index];
-            let slot = before.iter().filter(|p| p.attribute == predicate.attribute).count();
-            with(&predicate.attribute, slot as u32, index);
-        }
-    };
-    let mut count: HashMap<(Attribute, u32), u32> = HashMap::new();
-    for row in rows {
-        slots(row, Box::new(|attribute, slot, _| *count.entry((attribute.clone(), slot)).or_default() += 1));
+    let mut count: HashMap<Slot, u32> = HashMap::new();
+    for (slot, _) in rows.iter().flat_map(slots) {
+        *count.entry(slot).or_default() += 1;
     }
     let mut chosen: Vec<_> = count.into_iter().collect();
     // Most used first; what is used alike by its name, so that the index does not depend on a hash.
@@ -232,18 +236,17 @@ fn fields(
         (std::cmp::Reverse(*count), format!("{attribute:?}"), *slot)
     });
     chosen.truncate(FIELDS);
-    let mut chosen: Vec<(Attribute, u32)> = chosen.into_iter().map(|(key, _)| key).collect();
+    let mut chosen: Vec<Slot> = chosen.into_iter().map(|(key, _)| key).collect();
     chosen.sort_by_key(|(attribute, _)| Field::order(attribute));
     let places: HashMap<_, _> = chosen.iter().cloned().zip(0usize..).collect();
     let mut builders: Vec<FieldBuilder> = chosen.iter().map(|_| FieldBuilder::default()).collect();
     for ((at, row), origin) in (0..).zip(rows).zip(origins) {
-        slots(
-            row,
-            Box::new(|attribute, slot, index| match places.get(&(attribute.clone(), slot)) {
-                Some(place) => builders[*place].add(at, &row.predicates[index]),
+        for (slot, predicate) in slots(row) {
+            match places.get(&slot) {
+                Some(place) => builders[*place].add(at, predicate),
                 None => origin.exact = false,
-            }),
-        );
+            }
+        }
     }
     builders
         .into_iter()

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Policy};
 
-use crate::check::{InvalidPolicy, ValidPolicy};
+use crate::check::{InvalidPolicy, Kind, ValidPolicy};
 use crate::matching::Sense;
 use crate::stage::{Placed, Stage};
 
 /// Compiled policies; immutable. The order in which policies are given is the order in which they decide.
 #[derive(Clone, Debug)]
 pub struct PolicySet {
-    policies: Vec<Arc<Policy>>,
+    policies: Vec<ValidPolicy>,
     missing: Vec<NamespacedName>,
     /// In the order in which policies first name the providers.
     custom: Vec<(Arc<str>, Stage)>,
@@ -44,14 +44,13 @@ struct Sorted<'a> {
 fn sort(policies: &[ValidPolicy]) -> Sorted<'_> {
     let mut sorted = Sorted::default();
     for placed in (0..).zip(policies) {
-        match &placed.1.action {
-            Action::Allow if placed.1.dry_run => sorted.dry_allow.push(placed),
-            // Reported only; never part of the verdict.
-            _ if placed.1.dry_run => sorted.audit.push(placed),
-            Action::Audit => sorted.audit.push(placed),
-            Action::Allow => sorted.allow.push(placed),
-            Action::Deny => sorted.deny.push(placed),
-            Action::Custom { provider } => {
+        match placed.1.kind() {
+            Kind::Allow => sorted.allow.push(placed),
+            Kind::Deny => sorted.deny.push(placed),
+            Kind::Audit => sorted.audit.push(placed),
+            Kind::DryAllow => sorted.dry_allow.push(placed),
+            Kind::Custom => {
+                let Action::Custom { provider } = &placed.1.action else { continue };
                 match sorted.custom.iter_mut().find(|(name, _)| name == provider) {
                     Some((_, policies)) => policies.push(placed),
                     None => sorted.custom.push((provider.clone(), vec![placed])),
@@ -82,7 +81,7 @@ impl PolicySet {
             allow: stage(&sorted.allow, Sense::Allow),
             audit: stage(&sorted.audit, Sense::Deny),
             dry_allow: stage(&sorted.dry_allow, Sense::Allow),
-            policies: policies.iter().map(|policy| policy.policy().clone()).collect(),
+            policies,
             missing,
         }
     }
@@ -104,18 +103,18 @@ impl PolicySet {
             allow: self.allow.updated(&sorted.allow),
             audit: self.audit.updated(&sorted.audit),
             dry_allow: self.dry_allow.updated(&sorted.dry_allow),
-            policies: policies.iter().map(|policy| policy.policy().clone()).collect(),
+            policies,
             missing,
         }
     }
 
     /// A policy by its index in a decision.
     pub fn policy(&self, index: u32) -> Option<&Arc<Policy>> {
-        self.policies.get(index as usize)
+        self.policies.get(index as usize).map(ValidPolicy::policy)
     }
 
     /// All policies.
-    pub fn policies(&self) -> &[Arc<Policy>] {
+    pub fn policies(&self) -> &[ValidPolicy] {
         &self.policies
     }
 
@@ -131,17 +130,17 @@ impl PolicySet {
 
     /// CUSTOM policies in force, with their indices.
     pub fn custom(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        self.in_force(|action| matches!(action, Action::Custom { .. }))
+        self.of(|kind| kind == Kind::Custom)
     }
 
     /// DENY policies in force, with their indices.
     pub fn deny(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        self.in_force(|action| *action == Action::Deny)
+        self.of(|kind| kind == Kind::Deny)
     }
 
     /// ALLOW policies in force, with their indices.
     pub fn allow(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        self.in_force(|action| *action == Action::Allow)
+        self.of(|kind| kind == Kind::Allow)
     }
 
     /// AUDIT policies and dry runs, with their indices.
@@ -152,9 +151,11 @@ impl PolicySet {
             .map(|(i, p)| (i, &**p))
     }
 
-    fn in_force(&self, wanted: impl Fn(&Action) -> bool) -> impl Iterator<Item = (u32, &Policy)> {
-        let all = (0..).zip(&self.policies).map(|(index, policy)| (index, &**policy));
-        all.filter(move |(_, policy)| !policy.dry_run && wanted(&policy.action))
+    fn of(&self, wanted: impl Fn(Kind) -> bool) -> impl Iterator<Item = (u32, &Policy)> {
+        (0..)
+            .zip(&self.policies)
+            .filter(move |(_, policy)| wanted(policy.kind()))
+            .map(|(at, policy)| (at, &**policy))
     }
 
     /// Bytes that the indexes take on the heap; the policies themselves are not counted.

@@ -5,8 +5,6 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use crate::check::ValidPolicy;
 use crate::decide::Rule;
 use crate::facts::Facts;
@@ -52,30 +50,32 @@ impl Stage {
         Self { sense, base: parts(policies, sense), fresh: Vec::new(), policies: policies.len() }
     }
 
-    /// The same with other policies: what both have is not indexed again.
+    /// The same with other policies: what both have is not indexed again. Policies that are there under the same address
+    /// are found when both lists are sorted by name, or in the same order.
     pub(crate) fn updated(&self, policies: &[Placed<'_>]) -> Self {
-        let mut wanted: HashMap<*const _, u32> =
-            policies.iter().map(|(place, policy)| (Arc::as_ptr(policy.policy()), *place)).collect();
-        if wanted.len() != policies.len() {
-            // The same policy twice: which of its places counts is not to be found by its address.
-            return Self::build(policies, self.sense);
-        }
-        let (mut base, mut changed, mut all, mut before) = (Vec::new(), 0, 0, None);
+        let (mut rest, mut fresh, mut base) = (policies.iter().copied().peekable(), Vec::new(), Vec::new());
+        let (mut changed, mut all) = (0, 0);
         for part in &self.base {
-            let mut take =
-                |policy: &ValidPolicy| wanted.remove(&Arc::as_ptr(policy.policy())).unwrap_or(GONE);
-            let places: Arc<[u32]> = part.index.policies().iter().map(&mut take).collect();
-            for (policy, place) in part.index.policies().iter().zip(&*places) {
-                all += policy.rules.len();
-                if *place == GONE {
-                    changed += policy.rules.len() + 1;
-                } else if before.is_some_and(|before| before > *place) {
-                    // In another order the first row is no longer the first rule.
-                    return Self::build(policies, self.sense);
-                } else {
-                    before = Some(*place);
+            let mut places = Vec::with_capacity(part.index.policies().len());
+            for old in part.index.policies() {
+                // What comes before it by name is new.
+                while let Some((_, new)) = rest.peek()
+                    && !new.is(old)
+                    && new.name < old.name
+                {
+                    fresh.extend(rest.next());
                 }
+                let place = match rest.next_if(|(_, new)| new.is(old)) {
+                    Some((place, _)) => place,
+                    None => {
+                        changed += old.rules.len() + 1;
+                        GONE
+                    }
+                };
+                places.push(place);
             }
+            all += part.index.rows();
+            let places: Arc<[u32]> = places.into();
             let dead = if places == part.places {
                 part.dead.clone()
             } else {
@@ -83,8 +83,7 @@ impl Stage {
             };
             base.push(Part { index: part.index.clone(), places, dead });
         }
-        let fresh: Vec<Placed<'_>> =
-            policies.iter().filter(|(_, p)| wanted.contains_key(&Arc::as_ptr(p.policy()))).copied().collect();
+        fresh.extend(rest);
         changed += fresh.iter().map(|(_, policy)| policy.rules.len() + 1).sum::<usize>();
         // Often enough that the small index stays small, seldom enough that building the base counts for little.
         if changed > PATIENCE.max(4 * all.isqrt()) {

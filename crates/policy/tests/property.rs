@@ -4,6 +4,8 @@
 //!
 //! Some hundred cases by default; `PROPTEST_CASES=1000000` for as many as one likes.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 

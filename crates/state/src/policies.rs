@@ -181,6 +181,8 @@ impl Policies {
                 None => missing.push(name.clone()),
             }
         }
+        // By name: that is how a set finds what it has in common with the one before it.
+        policies.sort_by(|a, b| a.name.cmp(&b.name));
         missing.dedup();
         (policies, missing)
     }

@@ -10,8 +10,9 @@ use smallvec::SmallVec;
 use std::hash::BuildHasher;
 
 use super::Post;
+use super::query::Query;
 use super::ranges::Ranges;
-use super::sets::{Query, SetRef, SetsBuilder};
+use super::sets::{SetRef, SetsBuilder};
 use super::text::{Patterns, Texts};
 use crate::facts::{Facts, HttpFacts, audiences, presenter};
 use crate::http::host_forms;

@@ -17,6 +17,39 @@ pub(super) struct Ranges {
     v6: Line<u128>,
 }
 
+/// An address as a number.
+trait Number: Copy + Ord {
+    fn next(self) -> Option<Self>;
+    /// The distance from `start`, without its last `shift` bits.
+    fn bucket(self, start: Self, shift: u32) -> usize;
+    /// Bits that a distance needs.
+    fn width(self, start: Self) -> u32;
+}
+
+impl Number for u32 {
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+    fn bucket(self, start: Self, shift: u32) -> usize {
+        (self - start).checked_shr(shift).unwrap_or(0) as usize
+    }
+    fn width(self, start: Self) -> u32 {
+        Self::BITS - (self - start).leading_zeros()
+    }
+}
+
+impl Number for u128 {
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+    fn bucket(self, start: Self, shift: u32) -> usize {
+        (self - start).checked_shr(shift).unwrap_or(0) as usize
+    }
+    fn width(self, start: Self) -> u32 {
+        Self::BITS - (self - start).leading_zeros()
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Line<T> {
     /// Where pieces begin, in order.
@@ -25,6 +58,10 @@ struct Line<T> {
     narrowest: Vec<u32>,
     /// Ranges, each with the next wider.
     ranges: Vec<(Post, u32)>,
+    /// How many pieces begin before each of equal stretches of the line: where to search.
+    buckets: Vec<u32>,
+    /// Length of a stretch, in bits.
+    shift: u32,
 }
 
 impl Ranges {
@@ -37,7 +74,7 @@ impl Ranges {
                 IpNet::V6(r) => v6.push((r.network().to_bits(), r.broadcast().to_bits(), *post)),
             }
         }
-        Self { v4: Line::new(v4, |n| n.checked_add(1)), v6: Line::new(v6, |n| n.checked_add(1)) }
+        Self { v4: Line::new(v4), v6: Line::new(v6) }
     }
 
     /// Calls for every range that holds the address, which is canonical.
@@ -54,21 +91,22 @@ impl Ranges {
         four.starts.capacity() * 4
             + six.starts.capacity() * 16
             + (four.narrowest.capacity() + six.narrowest.capacity()) * 4
+            + (four.buckets.capacity() + six.buckets.capacity()) * 4
             + (four.ranges.capacity() + six.ranges.capacity()) * size_of::<(Post, u32)>()
     }
 }
 
-impl<T: Copy + Ord> Line<T> {
-    fn new(mut all: Vec<(T, T, Post)>, next: impl Fn(T) -> Option<T>) -> Self {
+impl<T: Number> Line<T> {
+    fn new(mut all: Vec<(T, T, Post)>) -> Self {
         // Wider ranges before those that they hold.
-        all.sort_by(|a, b| (a.0, std::cmp::Reverse(a.1)).cmp(&(b.0, std::cmp::Reverse(b.1))));
-        let mut line = Self { starts: Vec::new(), narrowest: Vec::new(), ranges: Vec::new() };
+        all.sort_by_key(|(start, end, _)| (*start, std::cmp::Reverse(*end)));
+        let mut line = Self { starts: vec![], narrowest: vec![], ranges: vec![], buckets: vec![], shift: 0 };
         let mut open: Vec<(T, u32)> = Vec::new();
         for (start, end, post) in all {
             while let Some((ends, _)) = open.last()
                 && *ends < start
             {
-                line.close(&mut open, &next);
+                line.close(&mut open);
             }
             line.ranges.push((post, open.last().map_or(NONE, |(_, range)| *range)));
             let range = line.ranges.len() as u32 - 1;
@@ -76,16 +114,34 @@ impl<T: Copy + Ord> Line<T> {
             open.push((end, range));
         }
         while !open.is_empty() {
-            line.close(&mut open, &next);
+            line.close(&mut open);
         }
         line.starts.shrink_to_fit();
         line.narrowest.shrink_to_fit();
+        line.ranges.shrink_to_fit();
+        line.divide();
         line
     }
 
-    fn close(&mut self, open: &mut Vec<(T, u32)>, next: &impl Fn(T) -> Option<T>) {
+    /// Cuts the line into about as many stretches as there are pieces.
+    fn divide(&mut self) {
+        let (Some(first), Some(last)) = (self.starts.first().copied(), self.starts.last().copied()) else {
+            return;
+        };
+        self.shift = last.width(first).saturating_sub(self.starts.len().ilog2() + 1);
+        let count = last.bucket(first, self.shift) + 1;
+        self.buckets = Vec::with_capacity(count + 1);
+        for (piece, start) in self.starts.iter().enumerate() {
+            while self.buckets.len() <= start.bucket(first, self.shift) {
+                self.buckets.push(piece as u32);
+            }
+        }
+        self.buckets.push(self.starts.len() as u32);
+    }
+
+    fn close(&mut self, open: &mut Vec<(T, u32)>) {
         let Some((end, _)) = open.pop() else { return };
-        if let Some(after) = next(end) {
+        if let Some(after) = end.next() {
             self.begin(after, open.last().map_or(NONE, |(_, range)| *range));
         }
     }
@@ -102,8 +158,12 @@ impl<T: Copy + Ord> Line<T> {
 
     #[inline]
     fn visit(&self, ip: T, mut with: impl FnMut(Post)) {
-        let after = self.starts.partition_point(|start| *start <= ip);
-        let mut range = after.checked_sub(1).map_or(NONE, |piece| self.narrowest[piece]);
+        let Some(first) = self.starts.first().copied().filter(|first| *first <= ip) else { return };
+        let bucket = ip.bucket(first, self.shift).min(self.buckets.len() - 2);
+        let (from, to) = (self.buckets[bucket] as usize, self.buckets[bucket + 1] as usize);
+        let after = from + self.starts[from..to].partition_point(|start| *start <= ip);
+        // The first piece begins at or before the address, so that one is always before the place found.
+        let mut range = self.narrowest[after - 1];
         while range != NONE {
             let (post, wider) = self.ranges[range as usize];
             with(post);

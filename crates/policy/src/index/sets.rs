@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sets of rows as trees of 64-bit words, three levels high, and the first row that lies in the intersection of several.
+//! Sets of rows as trees of 64-bit words, three levels high.
 //!
 //! A level says which parts of the level below hold anything, and which hold everything, so that neither nothing nor
 //! everything costs memory or time. One word at the top stands for [`MAX_ROWS`] rows.
 
-use std::ops::ControlFlow;
-
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 
 /// Rows of one index at most.
 pub(crate) const MAX_ROWS: u32 = 1 << 18;
@@ -17,11 +14,28 @@ const ONE: u32 = 1 << 31;
 
 /// A set: none, one row, or a tree of [`Sets`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SetRef(u32);
+pub(super) struct SetRef(u32);
 
 impl SetRef {
     /// The empty set.
-    pub(crate) const EMPTY: Self = Self(NONE);
+    pub(super) const EMPTY: Self = Self(NONE);
+
+    /// The row of a set of one.
+    #[inline]
+    pub(super) fn only(self) -> Option<u32> {
+        (self.0 & ONE != 0 && self.0 != NONE).then_some(self.0 & !ONE)
+    }
+}
+
+/// What a set holds of one block.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Level {
+    /// Words that hold a row.
+    pub(super) some: u64,
+    /// Words that hold every row.
+    pub(super) full: u64,
+    /// Where the words that hold some are; of a set of one row, its bit in the word.
+    words: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,20 +46,15 @@ struct Tree {
     full: u64,
     /// The first of the blocks that hold some but not all.
     blocks: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    some: u64,
-    full: u64,
-    words: u32,
+    /// Every row is in it.
+    all: bool,
 }
 
 /// Where sets live.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sets {
+pub(super) struct Sets {
     trees: Vec<Tree>,
-    blocks: Vec<Block>,
+    blocks: Vec<Level>,
     words: Vec<u64>,
 }
 
@@ -54,7 +63,8 @@ fn rank(word: u64, bit: u32) -> usize {
     (word & ((1u64 << bit) - 1)).count_ones() as usize
 }
 
-fn has(word: u64, bit: u32) -> bool {
+#[inline]
+pub(super) fn has(word: u64, bit: u32) -> bool {
     word >> bit & 1 == 1
 }
 
@@ -64,68 +74,72 @@ impl Sets {
     }
 
     /// Blocks that hold a row of the set.
-    fn top(&self, set: SetRef) -> u64 {
-        match set.0 {
-            NONE => 0,
-            one if one & ONE != 0 => 1 << ((one & !ONE) >> 12),
-            _ => self.tree(set).some,
+    #[inline]
+    pub(super) fn top(&self, set: SetRef) -> u64 {
+        match set.only() {
+            Some(row) => 1 << (row >> 12),
+            None if set == SetRef::EMPTY => 0,
+            None => self.tree(set).some,
         }
     }
 
-    fn top_full(&self, set: SetRef) -> u64 {
+    /// Blocks that hold nothing but rows of the set.
+    #[inline]
+    pub(super) fn top_full(&self, set: SetRef) -> u64 {
         if set.0 & ONE != 0 { 0 } else { self.tree(set).full }
     }
 
-    fn block(&self, set: SetRef, top: u32) -> Option<&Block> {
+    /// Whether every row is in the set.
+    #[inline]
+    pub(super) fn is_all(&self, set: SetRef) -> bool {
+        set.0 & ONE == 0 && self.tree(set).all
+    }
+
+    /// What the set holds of a block.
+    #[inline]
+    pub(super) fn level(&self, set: SetRef, top: u32) -> Level {
+        if let Some(row) = set.only() {
+            let some = if row >> 12 == top { 1 << (row >> 6 & 63) } else { 0 };
+            return Level { some, full: 0, words: ONE | row & 63 };
+        }
+        if set == SetRef::EMPTY {
+            return Level::default();
+        }
         let tree = self.tree(set);
-        has(tree.some, top).then(|| &self.blocks[tree.blocks as usize + rank(tree.some & !tree.full, top)])
+        if has(tree.full, top) {
+            return Level { some: u64::MAX, full: u64::MAX, words: 0 };
+        }
+        if has(tree.some, top) {
+            self.blocks[tree.blocks as usize + rank(tree.some & !tree.full, top)]
+        } else {
+            Level::default()
+        }
     }
 
-    /// Words of a block that hold a row of the set.
-    fn middle(&self, set: SetRef, top: u32) -> u64 {
-        if set.0 & ONE != 0 {
-            let row = set.0 & !ONE;
-            return if set.0 != NONE && row >> 12 == top { 1 << (row >> 6 & 63) } else { 0 };
-        }
-        if has(self.tree(set).full, top) {
+    /// Rows of a word that are in the set whose level this is.
+    #[inline]
+    pub(super) fn word_of(&self, level: &Level, middle: u32) -> u64 {
+        if has(level.full, middle) {
             return u64::MAX;
         }
-        self.block(set, top).map_or(0, |block| block.some)
-    }
-
-    fn middle_full(&self, set: SetRef, top: u32) -> u64 {
-        if set.0 & ONE != 0 {
+        if !has(level.some, middle) {
             return 0;
         }
-        if has(self.tree(set).full, top) {
-            return u64::MAX;
+        if level.words & ONE != 0 {
+            return 1 << (level.words & 63);
         }
-        self.block(set, top).map_or(0, |block| block.full)
+        self.words[level.words as usize + rank(level.some & !level.full, middle)]
     }
 
-    /// Rows of a word that are in the set.
-    fn word(&self, set: SetRef, top: u32, middle: u32) -> u64 {
-        if set.0 & ONE != 0 {
-            let row = set.0 & !ONE;
-            return if set.0 != NONE && row >> 6 == (top << 6 | middle) { 1 << (row & 63) } else { 0 };
-        }
-        if has(self.tree(set).full, top) {
-            return u64::MAX;
-        }
-        let Some(block) = self.block(set, top) else { return 0 };
-        if has(block.full, middle) {
-            return u64::MAX;
-        }
-        if !has(block.some, middle) {
-            return 0;
-        }
-        self.words[block.words as usize + rank(block.some & !block.full, middle)]
+    /// Whether a row is in the set.
+    pub(super) fn holds(&self, set: SetRef, row: u32) -> bool {
+        has(self.word_of(&self.level(set, row >> 12), row >> 6 & 63), row & 63)
     }
 
     /// Bytes on the heap.
-    pub(crate) fn heap(&self) -> usize {
+    pub(super) fn heap(&self) -> usize {
         self.trees.capacity() * size_of::<Tree>()
-            + self.blocks.capacity() * size_of::<Block>()
+            + self.blocks.capacity() * size_of::<Level>()
             + self.words.capacity() * size_of::<u64>()
     }
 
@@ -138,7 +152,7 @@ impl Sets {
 
 /// Fills [`Sets`]; equal sets are kept once.
 #[derive(Debug)]
-pub(crate) struct SetsBuilder {
+pub(super) struct SetsBuilder {
     sets: Sets,
     rows: u32,
     known: HashMap<Box<[u32]>, SetRef>,
@@ -146,12 +160,12 @@ pub(crate) struct SetsBuilder {
 
 impl SetsBuilder {
     /// For sets of the rows below `rows`.
-    pub(crate) fn new(rows: u32) -> Self {
+    pub(super) fn new(rows: u32) -> Self {
         Self { sets: Sets::default(), rows, known: HashMap::new() }
     }
 
     /// The set of some rows, in order.
-    pub(crate) fn set(&mut self, mut rows: Vec<u32>) -> SetRef {
+    pub(super) fn set(&mut self, mut rows: Vec<u32>) -> SetRef {
         rows.dedup();
         match rows.as_slice() {
             [] => return SetRef::EMPTY,
@@ -167,15 +181,15 @@ impl SetsBuilder {
     }
 
     /// The set of all rows but some, in order.
-    pub(crate) fn all_but(&mut self, rows: &[u32]) -> SetRef {
+    pub(super) fn all_but(&mut self, rows: &[u32]) -> SetRef {
         if rows.len() == self.rows as usize { SetRef::EMPTY } else { self.tree(rows, true) }
     }
 
     fn tree(&mut self, rows: &[u32], inverse: bool) -> SetRef {
         let mut rest = rows;
-        let mut tree = Tree { some: 0, full: 0, blocks: self.sets.blocks.len() as u32 };
+        let mut tree = Tree { some: 0, full: 0, blocks: self.sets.blocks.len() as u32, all: false };
         for top in 0..self.rows.div_ceil(1 << 12) {
-            let mut block = Block { some: 0, full: 0, words: self.sets.words.len() as u32 };
+            let mut block = Level { some: 0, full: 0, words: self.sets.words.len() as u32 };
             for middle in 0..64 {
                 match self.take_word(&mut rest, (top << 6 | middle) << 6, inverse) {
                     // No such rows: they keep nothing from being full.
@@ -200,6 +214,7 @@ impl SetsBuilder {
                 self.sets.blocks.push(block);
             }
         }
+        tree.all = (0..self.rows.div_ceil(1 << 12)).all(|top| has(tree.full, top));
         self.sets.trees.push(tree);
         SetRef(self.sets.trees.len() as u32 - 1)
     }
@@ -221,160 +236,8 @@ impl SetsBuilder {
     }
 
     /// The sets.
-    pub(crate) fn build(mut self) -> Sets {
+    pub(super) fn build(mut self) -> Sets {
         self.sets.shrink();
         self.sets
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    set: SetRef,
-    top: u64,
-}
-
-/// An intersection of terms; a term is a union of groups; a group is a union of sets less a union of others.
-#[derive(Debug)]
-pub(crate) struct Query<'s> {
-    sets: &'s Sets,
-    plus: SmallVec<[Part; 64]>,
-    minus: SmallVec<[Part; 32]>,
-    /// Ends in `plus` and `minus`.
-    groups: SmallVec<[(u32, u32); 32]>,
-    /// Ends in `groups`.
-    terms: SmallVec<[u32; 32]>,
-    /// Blocks that can hold a row of the intersection so far.
-    top: u64,
-}
-
-impl<'s> Query<'s> {
-    /// All of `rows` rows.
-    pub(crate) fn new(sets: &'s Sets, rows: u32) -> Self {
-        let blocks = rows.div_ceil(1 << 12);
-        let top = if blocks >= 64 { u64::MAX } else { (1 << blocks) - 1 };
-        Self {
-            sets,
-            plus: SmallVec::new(),
-            minus: SmallVec::new(),
-            groups: SmallVec::new(),
-            terms: SmallVec::new(),
-            top,
-        }
-    }
-
-    /// Adds a set to the group.
-    #[inline]
-    pub(crate) fn plus(&mut self, set: SetRef) {
-        if set != SetRef::EMPTY {
-            self.plus.push(Part { set, top: self.sets.top(set) });
-        }
-    }
-
-    /// Takes a set from the group.
-    #[inline]
-    pub(crate) fn minus(&mut self, set: SetRef) {
-        if set != SetRef::EMPTY {
-            self.minus.push(Part { set, top: self.sets.top(set) });
-        }
-    }
-
-    /// Ends the group.
-    #[inline]
-    pub(crate) fn end_group(&mut self) {
-        self.groups.push((self.plus.len() as u32, self.minus.len() as u32));
-    }
-
-    /// Ends the term. False when nothing can be left.
-    #[inline]
-    pub(crate) fn end_term(&mut self) -> bool {
-        let first = self.terms.last().map_or(0, |end| *end as usize);
-        let (mut plus, mut minus) = first.checked_sub(1).map_or((0, 0), |before| self.groups[before]);
-        let mut union = 0;
-        for (plus_end, minus_end) in &self.groups[first..] {
-            let mut some = 0;
-            for part in &self.plus[plus as usize..*plus_end as usize] {
-                some |= part.top;
-            }
-            for part in &self.minus[minus as usize..*minus_end as usize] {
-                some &= !self.sets.top_full(part.set);
-            }
-            union |= some;
-            (plus, minus) = (*plus_end, *minus_end);
-        }
-        self.terms.push(self.groups.len() as u32);
-        self.top &= union;
-        self.top != 0
-    }
-
-    /// The intersection of all terms at one place of one level.
-    #[inline]
-    fn level(&self, all: u64, plus: impl Fn(&Part) -> u64, minus: impl Fn(&Part) -> u64) -> u64 {
-        let mut left = all;
-        let (mut at_plus, mut at_minus, mut group) = (0, 0, 0);
-        for end in &self.terms {
-            let mut union = 0;
-            for ends in &self.groups[group..*end as usize] {
-                let mut some = 0;
-                for part in &self.plus[at_plus..ends.0 as usize] {
-                    some |= plus(part);
-                }
-                for part in &self.minus[at_minus..ends.1 as usize] {
-                    if some == 0 {
-                        break;
-                    }
-                    some &= !minus(part);
-                }
-                union |= some;
-                (at_plus, at_minus) = (ends.0 as usize, ends.1 as usize);
-            }
-            group = *end as usize;
-            left &= union;
-            if left == 0 {
-                return 0;
-            }
-        }
-        left
-    }
-
-    /// Calls for every row of the intersection, in order, until told to stop.
-    #[inline]
-    pub(crate) fn each(
-        &self,
-        rows: u32,
-        dead: Option<(&Sets, SetRef)>,
-        mut with: impl FnMut(u32) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let sets = self.sets;
-        let mut tops = self.top;
-        while tops != 0 {
-            let top = tops.trailing_zeros();
-            tops &= tops - 1;
-            let mut middles = self.level(
-                u64::MAX,
-                |part| if has(part.top, top) { sets.middle(part.set, top) } else { 0 },
-                |part| if has(part.top, top) { sets.middle_full(part.set, top) } else { 0 },
-            );
-            while middles != 0 {
-                let middle = middles.trailing_zeros();
-                middles &= middles - 1;
-                let mut word = self.level(
-                    u64::MAX,
-                    |part| if has(part.top, top) { sets.word(part.set, top, middle) } else { 0 },
-                    |part| if has(part.top, top) { sets.word(part.set, top, middle) } else { 0 },
-                );
-                if let Some((sets, dead)) = dead {
-                    word &= !sets.word(dead, top, middle);
-                }
-                while word != 0 {
-                    let row = (top << 6 | middle) << 6 | word.trailing_zeros();
-                    word &= word - 1;
-                    if row >= rows {
-                        return ControlFlow::Continue(());
-                    }
-                    with(row)?;
-                }
-            }
-        }
-        ControlFlow::Continue(())
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random policies and requests over small alphabets, so that they meet often.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -319,10 +319,4 @@ pub(crate) fn policies() -> impl Strategy<Value = Vec<Policy>> {
         }
         all
     })
-}
-
-/// A request of layer 4 with nothing special.
-pub(crate) fn plain(source: Option<SpiffeId>) -> Request {
-    let ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-    Request { source, source_ip: ip, destination_ip: ip, port: 80, sni: None, http: None }
 }

@@ -53,7 +53,8 @@ impl HttpSets {
             Target::Gateway(name) => name == gateway,
         };
         let of_target = inner.valid.values().filter(|(policy, _)| policy.targets.iter().any(applies));
-        let policies: Vec<ValidPolicy> = of_target.map(|(_, valid)| valid.clone()).collect();
+        let mut policies: Vec<ValidPolicy> = of_target.map(|(_, valid)| valid.clone()).collect();
+        policies.sort_by(|a, b| a.name.cmp(&b.name));
         let set = Arc::new(match before {
             Some(before) => before.updated(policies, Vec::new()),
             None => PolicySet::new(policies, Vec::new()),
