@@ -375,7 +375,7 @@ fn main() {
     let mut criterion = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(400))
+        .measurement_time(Duration::from_millis(250))
         .without_plots()
         .configure_from_args();
     decisions(&mut criterion);

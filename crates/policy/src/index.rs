@@ -185,6 +185,30 @@ impl Index {
         })
     }
 
+    /// Calls for some rules that do not match for one attribute only, as far as the index can tell.
+    pub(crate) fn near(
+        &self,
+        facts: &Facts<'_>,
+        dead: Option<&Dead>,
+        limit: usize,
+        mut with: impl FnMut(Hit),
+    ) {
+        for without in 0..self.fields.len() {
+            let mut query = Query::new(&self.sets, self.rows.len() as u32);
+            let others = self.fields.iter().enumerate().filter(|(index, _)| *index != without);
+            if !others.map(|(_, f)| f).all(|f| f.narrow(facts, self.sense, &self.hash, &mut query)) {
+                continue;
+            }
+            let mut left = limit;
+            let _ = query.each(dead.map(|dead| (&dead.sets, dead.rows)), |row| {
+                let Origin { policy, rule, clauses, .. } = self.rows[row as usize];
+                with(Hit { policy, rule, clauses });
+                left -= 1;
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        }
+    }
+
     #[cold]
     fn confirm(&self, hit: Hit, facts: &Facts<'_>) -> bool {
         let policy = &self.policies[hit.policy as usize];

@@ -17,7 +17,7 @@ mod stage;
 
 pub use check::{InvalidPolicy, ValidPolicy};
 pub use decide::{Decision, Rule, decide, reports, resume};
-pub use explain::{Explanation, explain};
+pub use explain::{Explanation, explain, explain_decision};
 pub use facts::{Claims, Facts, Headers, HttpFacts};
 pub use permit::{Permit, Revoker, admit};
 pub use set::PolicySet;

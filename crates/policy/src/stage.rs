@@ -122,6 +122,17 @@ impl Stage {
         }
     }
 
+    /// Some rules that almost match: at most `limit` for each attribute.
+    pub(crate) fn near(&self, facts: &Facts<'_>, limit: usize) -> Vec<Rule> {
+        let mut near = Vec::new();
+        for part in self.base.iter().chain(&self.fresh) {
+            part.index.near(facts, part.dead.as_deref(), limit, |hit| near.push(part.rule(hit)));
+        }
+        near.sort();
+        near.dedup();
+        near
+    }
+
     /// Bytes on the heap, policies not counted.
     pub(crate) fn heap(&self) -> usize {
         self.base.iter().chain(&self.fresh).map(|part| part.index.heap() + part.places.len() * 4).sum()

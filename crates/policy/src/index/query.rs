@@ -16,16 +16,19 @@ struct Part {
 }
 
 /// An intersection of terms; a term is a union of groups; a group is a union of sets less a union of others.
+///
+/// There is room for what a request brings in some hundreds of sets at once: five readings of a path with a dozen
+/// patterns each. A request that brings more, by many duplicates of a header, pays for it with an allocation.
 #[derive(Debug)]
 pub(super) struct Query<'s> {
     sets: &'s Sets,
     rows: u32,
-    plus: SmallVec<[Part; 32]>,
-    minus: SmallVec<[Part; 16]>,
+    plus: SmallVec<[Part; 256]>,
+    minus: SmallVec<[Part; 128]>,
     /// Ends in `plus` and `minus`.
-    groups: SmallVec<[(u32, u32); 32]>,
+    groups: SmallVec<[(u32, u32); 64]>,
     /// Ends in `groups`.
-    terms: SmallVec<[u32; 32]>,
+    terms: SmallVec<[u32; 64]>,
     /// Blocks that can hold a row of the intersection so far.
     top: u64,
     /// The only row that can be in the intersection.
@@ -34,7 +37,7 @@ pub(super) struct Query<'s> {
 
 impl<'s> Query<'s> {
     /// All of `rows` rows.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(sets: &'s Sets, rows: u32) -> Self {
         let blocks = rows.div_ceil(1 << 12);
         let top = if blocks >= 64 { u64::MAX } else { (1 << blocks) - 1 };
@@ -159,7 +162,7 @@ impl<'s> Query<'s> {
     /// Calls for every row of the intersection, in order, until told to stop.
     #[inline]
     pub(super) fn each(
-        mut self,
+        &mut self,
         dead: Option<(&Sets, SetRef)>,
         mut with: impl FnMut(u32) -> ControlFlow<()>,
     ) -> ControlFlow<()> {

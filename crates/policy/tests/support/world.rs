@@ -310,13 +310,3 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
         },
     )
 }
-
-/// Some policies, named in order.
-pub(crate) fn policies() -> impl Strategy<Value = Vec<Policy>> {
-    prop::collection::vec(policy(), 0..5).prop_map(|mut all| {
-        for (index, policy) in all.iter_mut().enumerate() {
-            policy.name = NamespacedName::new("ns", format!("p{index:03}"));
-        }
-        all
-    })
-}

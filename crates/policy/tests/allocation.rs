@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A decision takes nothing from the heap: counted by the allocator itself.
+
+#![expect(unsafe_code, reason = "an allocator cannot be written without")]
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use meltemi_policy::{PolicySet, ValidPolicy, decide, reports, resume};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+#[path = "support/world.rs"]
+mod world;
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps to the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps to the contract of `dealloc`.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How many allocations this thread makes meanwhile.
+fn allocations(run: impl FnOnce()) -> usize {
+    let before = COUNT.with(Cell::get);
+    run();
+    COUNT.with(Cell::get) - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
+
+#[test]
+fn deciding_allocates_nothing() {
+    // Large sets of random policies, and random requests: every attribute, several readings, absent values.
+    let mut runner = TestRunner::deterministic();
+    let policies = prop::collection::vec(world::policy(), 200);
+    for _ in 0..20 {
+        let policies = policies.new_tree(&mut runner).unwrap().current();
+        let valid = policies.into_iter().map(|p| ValidPolicy::new(p).unwrap());
+        // Whole, by half, and half of it changed since.
+        let all: Vec<ValidPolicy> = valid.collect();
+        let half = PolicySet::new(all[100..].to_vec(), Vec::new());
+        let sets = [PolicySet::new(all.clone(), Vec::new()), half.updated(all.clone(), Vec::new()), half];
+        for _ in 0..100 {
+            let request = world::request().new_tree(&mut runner).unwrap().current();
+            let facts = request.facts();
+            for set in &sets {
+                let count = allocations(|| {
+                    let mut decision = decide(set, &facts);
+                    while let meltemi_policy::Decision::Ask { by } = decision {
+                        decision = resume(set, &facts, by);
+                    }
+                    reports(set, &facts, |_| ControlFlow::Continue(()));
+                });
+                assert_eq!(count, 0, "{request:?}");
+            }
+        }
+    }
+}
