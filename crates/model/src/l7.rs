@@ -244,8 +244,30 @@ impl std::fmt::Debug for TlsSecret {
     }
 }
 
-/// A RequestAuthentication's rules at its targets. A proxy that cannot verify tokens refuses every request that carries
-/// one for them.
+/// How a path is normalised before it is judged and forwarded (`meshConfig.pathNormalization.normalization`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PathNormalization {
+    /// As received.
+    None,
+    /// RFC 3986 dot segments and unreserved characters, `\` as `/`. Istio's default.
+    #[default]
+    Base,
+    /// Runs of `/` as one, too.
+    MergeSlashes,
+    /// Escaped slashes and backslashes are decoded first.
+    DecodeAndMergeSlashes,
+}
+
+/// What is the same for every layer 7 proxy of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How paths are normalised.
+    pub path_normalization: PathNormalization,
+}
+
+/// A RequestAuthentication's rules at its targets. A proxy that cannot verify tokens refuses every request that they
+/// apply to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
@@ -253,12 +275,12 @@ pub struct Jwt {
     pub name: NamespacedName,
     /// Where it applies.
     pub targets: Vec<Target>,
-    /// Its rules.
+    /// Its rules; never empty.
     pub rules: Vec<JwtRule>,
 }
 
 /// One issuer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JwtRule {
     /// `iss`; any when none.
@@ -267,6 +289,23 @@ pub struct JwtRule {
     pub audiences: Vec<Arc<str>>,
     /// Keys (a JWK set as JSON); none when they could not be had: every token of this issuer fails.
     pub jwks: Option<Arc<str>>,
+    /// Where the keys were to be had, when the policy does not hold them itself.
+    pub jwks_uri: Option<Arc<str>>,
+    /// Longest time for fetching them, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Headers that carry the token, with what stands before it. Without headers, parameters and cookies:
+    /// `Authorization: Bearer` and the parameter `access_token`.
+    pub from_headers: Vec<(Arc<str>, Arc<str>)>,
+    /// Query parameters that carry the token.
+    pub from_params: Vec<Arc<str>>,
+    /// Cookies that carry the token.
+    pub from_cookies: Vec<Arc<str>>,
     /// The token is passed on to the backend.
     pub forward: bool,
+    /// Header that the payload is passed on in, base64url.
+    pub payload_header: Option<Arc<str>>,
+    /// Claims that are passed on: header and claim.
+    pub claim_headers: Vec<(Arc<str>, Arc<str>)>,
+    /// Claims that hold several values with spaces between them, beside `scope` and `permission`.
+    pub space_delimited_claims: Vec<Arc<str>>,
 }

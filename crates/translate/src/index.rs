@@ -201,6 +201,17 @@ impl Index {
         self.policies.get(name)
     }
 
+    /// Takes other settings. Only what nothing in here was computed from may differ: aliases of the trust domain, how
+    /// paths are normalised, names of providers.
+    pub fn set_mesh(&mut self, mesh: MeshConfig) {
+        self.mesh = mesh;
+    }
+
+    /// The PeerAuthentications.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     /// Pods that a selector of a namespace selects; every Pod there without one. The root namespace's policies
     /// look at every namespace.
     pub fn pods_selected(&self, namespace: &str, selector: Option<&Labels>) -> Vec<&PodFacts> {

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is the same for the whole mesh.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use meltemi_model::l7::PathNormalization;
 use meltemi_model::{NamespacedHostname, TrustDomain};
+use serde::Deserialize;
+
+/// Name and key of the ConfigMap that configures the mesh, in its root namespace.
+pub const CONFIG_MAP: &str = "istio";
+/// See [`CONFIG_MAP`].
+pub const CONFIG_KEY: &str = "mesh";
 
 /// Settings that translation needs; the defaults are those of a mesh that was not configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +26,12 @@ pub struct MeshConfig {
     pub root_namespace: Arc<str>,
     /// Name of the network of all workloads, often empty.
     pub network: Arc<str>,
+    /// Further trust domains that policies may mean when they name the mesh's own.
+    pub trust_domain_aliases: Vec<Arc<str>>,
+    /// How layer 7 proxies normalise paths.
+    pub path_normalization: PathNormalization,
+    /// Names of the extension providers, as CUSTOM policies may name them.
+    pub extension_providers: BTreeSet<Arc<str>>,
 }
 
 impl Default for MeshConfig {
@@ -28,11 +42,93 @@ impl Default for MeshConfig {
             cluster_id: "Kubernetes".into(),
             root_namespace: "istio-system".into(),
             network: "".into(),
+            trust_domain_aliases: Vec::new(),
+            path_normalization: PathNormalization::default(),
+            extension_providers: BTreeSet::new(),
         }
     }
 }
 
+/// Istio's mesh configuration as far as it means something here; other keys are for other programs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Document {
+    trust_domain: Option<String>,
+    trust_domain_aliases: Vec<String>,
+    root_namespace: Option<String>,
+    path_normalization: Option<Normalization>,
+    extension_providers: Vec<Provider>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Normalization {
+    normalization: Option<Mode>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum Mode {
+    Default,
+    None,
+    Base,
+    MergeSlashes,
+    DecodeAndMergeSlashes,
+}
+
+#[derive(Debug, Deserialize)]
+struct Provider {
+    name: String,
+}
+
 impl MeshConfig {
+    /// These settings with what the key `mesh` of the ConfigMap `istio` says.
+    ///
+    /// # Errors
+    /// The text is not YAML, or a value that is looked at is not understood: nothing of it is taken.
+    pub fn configured(&self, yaml: &str) -> Result<Self, String> {
+        let document: Option<Document> = serde_yaml_ng::from_str(yaml).map_err(|e| e.to_string())?;
+        let Document {
+            trust_domain,
+            trust_domain_aliases,
+            root_namespace,
+            path_normalization,
+            extension_providers,
+        } = document.unwrap_or_default();
+        let trust_domain = match trust_domain.filter(|d| !d.is_empty()) {
+            Some(name) => name.parse().map_err(|e| format!("trustDomain: {e}"))?,
+            None => self.trust_domain.clone(),
+        };
+        let mut aliases: Vec<Arc<str>> = Vec::new();
+        for alias in trust_domain_aliases {
+            let known: TrustDomain = alias.parse().map_err(|e| format!("trustDomainAliases: {e}"))?;
+            if known != trust_domain && !aliases.iter().any(|a| **a == *known.as_str()) {
+                aliases.push(known.as_str().into());
+            }
+        }
+        let mode = match path_normalization.and_then(|p| p.normalization).unwrap_or(Mode::Default) {
+            Mode::Default | Mode::Base => PathNormalization::Base,
+            Mode::None => PathNormalization::None,
+            Mode::MergeSlashes => PathNormalization::MergeSlashes,
+            Mode::DecodeAndMergeSlashes => PathNormalization::DecodeAndMergeSlashes,
+        };
+        Ok(Self {
+            trust_domain,
+            trust_domain_aliases: aliases,
+            root_namespace: root_namespace
+                .filter(|n| !n.is_empty())
+                .map_or_else(|| self.root_namespace.clone(), Into::into),
+            path_normalization: mode,
+            extension_providers: extension_providers.into_iter().map(|p| p.name.into()).collect(),
+            ..self.clone()
+        })
+    }
+
+    /// The trust domain and its aliases.
+    pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.trust_domain.as_str()).chain(self.trust_domain_aliases.iter().map(|a| &**a))
+    }
+
     /// Host name of a Service: `<name>.<namespace>.svc.<domain>`.
     pub fn hostname(&self, namespace: &str, name: &str) -> String {
         format!("{name}.{namespace}.svc.{}", self.cluster_domain)
@@ -41,5 +137,41 @@ impl MeshConfig {
     /// The key of a Service on the wire.
     pub fn service_key(&self, namespace: &str, name: &str) -> NamespacedHostname {
         NamespacedHostname::new(namespace, self.hostname(namespace, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_config_map_says_is_taken_whole_or_not_at_all() {
+        let plain = MeshConfig::default();
+        let istio = "
+accessLogFile: /dev/stdout
+defaultConfig: {discoveryAddress: 'istiod.istio-system.svc:15012'}
+enablePrometheusMerge: true
+extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: a, port: 9191}}]
+pathNormalization: {normalization: MERGE_SLASHES}
+rootNamespace: istio-system
+trustDomain: td2
+trustDomainAliases: [td1, td2, td1]
+";
+        let read = plain.configured(istio).unwrap();
+        assert_eq!(read.trust_domains().collect::<Vec<_>>(), ["td2", "td1"]);
+        assert_eq!(read.path_normalization, PathNormalization::MergeSlashes);
+        assert!(read.extension_providers.contains("opa"));
+        for yaml in ["", "{}", "pathNormalization: {normalization: DEFAULT}", "pathNormalization: {}"] {
+            assert_eq!(plain.configured(yaml), Ok(plain.clone()), "{yaml}");
+        }
+        for yaml in [
+            "[]",
+            "pathNormalization: {normalization: SOME}",
+            "trustDomain: 'A B'",
+            "trustDomainAliases: ['']",
+            "extensionProviders: [{}]",
+        ] {
+            assert!(plain.configured(yaml).is_err(), "{yaml}");
+        }
     }
 }

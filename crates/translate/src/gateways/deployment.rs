@@ -9,7 +9,7 @@ use meltemi_model::net::ports;
 use serde_json::{Map, Value, json};
 
 use super::classes::{self, Class};
-use crate::facts::name_of;
+use crate::facts::{Labels, name_of};
 use crate::labels;
 use crate::mesh::MeshConfig;
 
@@ -57,6 +57,15 @@ pub fn managed_name(gateway: &Gateway) -> Option<NamespacedName> {
 pub fn service_account(gateway: &Gateway) -> Option<String> {
     let annotation = gateway.metadata.annotations.as_ref().and_then(|a| a.get(labels::SERVICE_ACCOUNT));
     annotation.cloned().or_else(|| Some(managed_name(gateway)?.name.to_string()))
+}
+
+/// Labels of the proxies of a Gateway as [`render`] makes them; none when nothing is deployed for it.
+pub fn pod_labels(gateway: &Gateway) -> Option<Labels> {
+    let class = classes::of(&gateway.spec.gateway_class_name)?;
+    let name = managed_name(gateway)?;
+    let parts = Parts { gateway, class, name: &name, service_account: "" };
+    let text = |(key, value): (String, Value)| Some((key, value.as_str()?.to_owned()));
+    Some(parts.pod_labels().into_iter().filter_map(text).collect())
 }
 
 /// Why nothing is (or may be) deployed for a Gateway.
@@ -187,16 +196,21 @@ impl Parts<'_> {
         })
     }
 
-    fn deployment(&self, template: &ProxyTemplate, mesh: &MeshConfig) -> Value {
-        let mut pod_labels = self.labels();
+    fn pod_labels(&self) -> Map<String, Value> {
+        let mut out = self.labels();
         for (key, value) in [
             (labels::DATAPLANE_MODE, "none"),
             ("sidecar.istio.io/inject", "false"),
             (labels::CANONICAL_NAME, &*self.name.name),
             (labels::CANONICAL_REVISION, "latest"),
         ] {
-            pod_labels.insert(key.to_owned(), json!(value));
+            out.insert(key.to_owned(), json!(value));
         }
+        out
+    }
+
+    fn deployment(&self, template: &ProxyTemplate, mesh: &MeshConfig) -> Value {
+        let pod_labels = self.pod_labels();
         let mut pod_annotations = self.infrastructure(|i| i.annotations.as_ref());
         pod_annotations.insert("prometheus.io/scrape".to_owned(), json!("true"));
         pod_annotations.insert("prometheus.io/port".to_owned(), json!("15020"));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From an AuthorizationPolicy to the model, clause by clause.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
@@ -11,11 +12,9 @@ use meltemi_model::authz::{
 use meltemi_resources::policies::validate::{self, Key};
 use meltemi_resources::policies::{self as api, AuthorizationPolicySpec, Values};
 
+use super::aliases;
 use crate::facts::Labels;
 use crate::mesh::MeshConfig;
-
-/// Annotation of a policy that is only reported on.
-const DRY_RUN: &str = "istio.io/dry-run";
 
 /// What a policy is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +50,19 @@ pub struct Authorization {
     pub selector: Option<Labels>,
     /// Targets; empty when it applies to workloads.
     pub targets: Vec<Reference>,
+    /// Fields and keys that a node proxy cannot evaluate, as their author wrote them.
+    pub http: BTreeSet<String>,
+    /// Something of it was written for one trust domain and holds for its aliases too.
+    pub aliased: bool,
+    /// What is wrong with it and was resolved towards denial; none when it is valid.
+    pub faults: Vec<String>,
+}
+
+impl Authorization {
+    /// Whether it selects workloads by an empty selector.
+    pub fn selects_with_nothing(&self) -> bool {
+        self.selector.as_ref().is_some_and(Labels::is_empty)
+    }
 }
 
 /// Reads a policy.
@@ -64,35 +76,107 @@ pub fn read(
     mesh: &MeshConfig,
 ) -> Result<Authorization, String> {
     validate::authorization_policy(spec)?;
+    let rules = spec.rules.iter().flatten().map(|r| rule(r, name, mesh)).collect::<Result<_, _>>()?;
+    let provider = spec.provider.as_ref().map(|p| p.name.as_str()).unwrap_or_default();
     let selector = spec.selector.as_ref().map(|s| s.match_labels.clone().unwrap_or_default());
-    let targets =
-        spec.target_refs.iter().flatten().chain(spec.target_ref.as_ref()).map(reference).collect::<Vec<_>>();
-    let scope = match (&selector, targets.is_empty()) {
-        (Some(_), _) | (None, false) => Scope::WorkloadSelector,
-        (None, true) if name.namespace == mesh.root_namespace => Scope::Global,
-        (None, true) => Scope::Namespace,
+    let many = spec.target_refs.as_deref().unwrap_or_default();
+    let targets: Vec<Reference> = match many {
+        [] => spec.target_ref.iter().map(reference).collect(),
+        many => many.iter().map(reference).collect(),
     };
-    let action = match spec.action.unwrap_or_default() {
-        api::Action::Allow => Action::Allow,
-        api::Action::Deny => Action::Deny,
-        api::Action::Audit => Action::Audit,
-        api::Action::Custom => {
-            let provider = spec.provider.as_ref().map(|p| p.name.as_str()).unwrap_or_default();
-            Action::Custom { provider: provider.into() }
-        }
-    };
-    let rules = spec.rules.iter().flatten().map(|r| rule(r, name)).collect::<Result<_, _>>()?;
-    let dry_run = annotations
-        .get(DRY_RUN)
-        .is_some_and(|v| matches!(v.as_str(), "true" | "True" | "TRUE" | "t" | "T" | "1"));
     Ok(Authorization {
-        policy: Policy { name: name.clone(), scope, action, dry_run, rules },
+        policy: Policy {
+            scope: scope(&selector, &targets, name, mesh),
+            name: name.clone(),
+            action: action(spec.action.unwrap_or_default(), provider),
+            dry_run: dry_run(annotations),
+            rules,
+        },
         selector,
         targets,
+        http: http(spec.rules.iter().flatten()),
+        aliased: aliased(spec.rules.iter().flatten(), mesh),
+        faults: Vec::new(),
     })
 }
 
-fn reference(target: &api::TargetRef) -> Reference {
+/// Where a policy applies.
+pub(super) fn scope(
+    selector: &Option<Labels>,
+    targets: &[Reference],
+    name: &NamespacedName,
+    mesh: &MeshConfig,
+) -> Scope {
+    match (selector, targets) {
+        (None, []) if name.namespace == mesh.root_namespace => Scope::Global,
+        (None, []) => Scope::Namespace,
+        _ => Scope::WorkloadSelector,
+    }
+}
+
+pub(super) fn action(action: api::Action, provider: &str) -> Action {
+    match action {
+        api::Action::Allow => Action::Allow,
+        api::Action::Deny => Action::Deny,
+        api::Action::Audit => Action::Audit,
+        api::Action::Custom => Action::Custom { provider: provider.into() },
+    }
+}
+
+/// Whether a policy is only reported on; one whose annotation says neither yes nor no is enforced.
+pub(super) fn dry_run(annotations: &Labels) -> bool {
+    annotations.get(validate::DRY_RUN).is_some_and(|value| validate::dry_run(value).unwrap_or(false))
+}
+
+/// Fields and keys of rules that a node proxy cannot evaluate.
+pub(super) fn http<'a>(rules: impl Iterator<Item = &'a api::Rule>) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    let mut given = |name: &str, values: &Values| {
+        if values.as_ref().is_some_and(|v| !v.is_empty()) {
+            out.insert(name.to_owned());
+        }
+    };
+    let mut keys = Vec::new();
+    for rule in rules {
+        for source in rule.from.iter().flatten().filter_map(|f| f.source.as_ref()) {
+            given("requestPrincipals", &source.request_principals);
+            given("notRequestPrincipals", &source.not_request_principals);
+            given("remoteIpBlocks", &source.remote_ip_blocks);
+            given("notRemoteIpBlocks", &source.not_remote_ip_blocks);
+            given("trustDomains", &source.trust_domains);
+            given("notTrustDomains", &source.not_trust_domains);
+        }
+        for operation in rule.to.iter().flatten().filter_map(|t| t.operation.as_ref()) {
+            given("hosts", &operation.hosts);
+            given("notHosts", &operation.not_hosts);
+            given("methods", &operation.methods);
+            given("notMethods", &operation.not_methods);
+            given("paths", &operation.paths);
+            given("notPaths", &operation.not_paths);
+        }
+        keys.extend(rule.when.iter().flatten().map(|when| when.key.clone()));
+    }
+    out.extend(keys.into_iter().filter(|key| !L4_KEYS.contains(&key.as_str())));
+    out
+}
+
+/// Keys of `when` that a node proxy evaluates.
+const L4_KEYS: &[&str] =
+    &["source.ip", "source.namespace", "source.principal", "destination.ip", "destination.port"];
+
+/// Whether trust domain aliases make any difference to rules.
+pub(super) fn aliased<'a>(mut rules: impl Iterator<Item = &'a api::Rule>, mesh: &MeshConfig) -> bool {
+    let moved =
+        |values: &Values| values.iter().flatten().any(|v| aliases::principals(v, mesh) != [v.as_str()]);
+    rules.any(|rule| {
+        let sources = rule.from.iter().flatten().filter_map(|f| f.source.as_ref());
+        let mut whens = rule.when.iter().flatten().filter(|when| when.key == "source.principal");
+        sources.into_iter().any(|s| moved(&s.principals) || moved(&s.not_principals))
+            || whens.any(|when| moved(&when.values) || moved(&when.not_values))
+    })
+}
+
+pub(super) fn reference(target: &api::TargetRef) -> Reference {
     let name = target.name.clone().unwrap_or_default();
     match target.kind.as_deref() {
         Some("ServiceEntry") => Reference::ServiceEntry(name),
@@ -102,11 +186,15 @@ fn reference(target: &api::TargetRef) -> Reference {
     }
 }
 
-fn rule(rule: &api::Rule, policy: &NamespacedName) -> Result<Rule, String> {
+/// Reads one rule.
+///
+/// # Errors
+/// A value that is none.
+pub(super) fn rule(rule: &api::Rule, policy: &NamespacedName, mesh: &MeshConfig) -> Result<Rule, String> {
     let mut clauses = Vec::new();
     let sources: Vec<&api::Source> = rule.from.iter().flatten().filter_map(|f| f.source.as_ref()).collect();
     if !sources.is_empty() {
-        let matches = sources.into_iter().map(|s| source(s, policy)).collect::<Result<_, _>>()?;
+        let matches = sources.into_iter().map(|s| source(s, policy, mesh)).collect::<Result<_, _>>()?;
         clauses.push(Clause { origin: ClauseOrigin::From, matches });
     }
     let operations: Vec<&api::Operation> =
@@ -117,7 +205,7 @@ fn rule(rule: &api::Rule, policy: &NamespacedName) -> Result<Rule, String> {
     }
     for (index, when) in rule.when.iter().flatten().enumerate() {
         let origin = ClauseOrigin::When(u16::try_from(index).unwrap_or(u16::MAX));
-        clauses.push(Clause { origin, matches: vec![condition(when, policy)?] });
+        clauses.push(Clause { origin, matches: vec![condition(when, policy, mesh)?] });
     }
     Ok(Rule { clauses })
 }
@@ -171,9 +259,22 @@ fn account(value: &str, policy: &NamespacedName) -> Result<ValueMatch, String> {
     Ok(ValueMatch::ServiceAccount { namespace, name: name.into() })
 }
 
-fn source(s: &api::Source, policy: &NamespacedName) -> Result<Match, String> {
+/// Identities in every trust domain that they are meant in.
+fn everywhere(values: &Values, expand: fn(&str, &MeshConfig) -> Vec<String>, mesh: &MeshConfig) -> Values {
+    let mut out: Vec<String> = Vec::new();
+    for value in values.as_ref()?.iter().flat_map(|v| expand(v, mesh)) {
+        if !out.contains(&value) {
+            out.push(value);
+        }
+    }
+    Some(out)
+}
+
+fn source(s: &api::Source, policy: &NamespacedName, mesh: &MeshConfig) -> Result<Match, String> {
     let mut out = Reading(Vec::new());
-    out.add(Attribute::SourcePrincipal, &s.principals, &s.not_principals, text)?;
+    let principals = |values| everywhere(values, aliases::principals, mesh);
+    let domains = |values| everywhere(values, aliases::trust_domains, mesh);
+    out.add(Attribute::SourcePrincipal, &principals(&s.principals), &principals(&s.not_principals), text)?;
     out.add(Attribute::RequestPrincipal, &s.request_principals, &s.not_request_principals, text)?;
     out.add(Attribute::SourceNamespace, &s.namespaces, &s.not_namespaces, text)?;
     out.add(Attribute::SourceIp, &s.ip_blocks, &s.not_ip_blocks, range)?;
@@ -181,7 +282,7 @@ fn source(s: &api::Source, policy: &NamespacedName) -> Result<Match, String> {
     out.add(Attribute::SourceServiceAccount, &s.service_accounts, &s.not_service_accounts, |v| {
         account(v, policy)
     })?;
-    out.add(Attribute::SourceTrustDomain, &s.trust_domains, &s.not_trust_domains, text)?;
+    out.add(Attribute::SourceTrustDomain, &domains(&s.trust_domains), &domains(&s.not_trust_domains), text)?;
     Ok(Match { predicates: out.0 })
 }
 
@@ -194,7 +295,11 @@ fn operation(o: &api::Operation) -> Result<Match, String> {
     Ok(Match { predicates: out.0 })
 }
 
-fn condition(condition: &api::Condition, policy: &NamespacedName) -> Result<Match, String> {
+fn condition(
+    condition: &api::Condition,
+    policy: &NamespacedName,
+    mesh: &MeshConfig,
+) -> Result<Match, String> {
     let (attribute, read): (Attribute, Reader) = match validate::key(&condition.key)? {
         Key::SourceIp => (Attribute::SourceIp, range),
         Key::RemoteIp => (Attribute::RemoteIp, range),
@@ -216,10 +321,19 @@ fn condition(condition: &api::Condition, policy: &NamespacedName) -> Result<Matc
         Key::Experimental(key) => (Attribute::Unsupported(key.into()), text),
     };
     let mut out = Reading(Vec::new());
-    if attribute == Attribute::SourceServiceAccount {
-        out.add(attribute, &condition.values, &condition.not_values, |v| account(v, policy))?;
-    } else {
-        out.add(attribute, &condition.values, &condition.not_values, read)?;
+    let (values, not_values) = (&condition.values, &condition.not_values);
+    let all = |expand| (everywhere(values, expand, mesh), everywhere(not_values, expand, mesh));
+    match attribute {
+        Attribute::SourceServiceAccount => out.add(attribute, values, not_values, |v| account(v, policy))?,
+        Attribute::SourcePrincipal => {
+            let (values, not_values) = all(aliases::principals);
+            out.add(attribute, &values, &not_values, read)?;
+        }
+        Attribute::SourceTrustDomain => {
+            let (values, not_values) = all(aliases::trust_domains);
+            out.add(attribute, &values, &not_values, read)?;
+        }
+        _ => out.add(attribute, values, not_values, read)?,
     }
     Ok(Match { predicates: out.0 })
 }

@@ -4,9 +4,7 @@
 //! An ALLOW rule that needs HTTP is dropped: stricter. A DENY rule loses its HTTP conditions and denies what remains,
 //! all of it if nothing remains: stricter too.
 
-use std::collections::BTreeSet;
-
-use meltemi_model::authz::{Action, Attribute, Clause, Match, Policy, Rule};
+use meltemi_model::authz::{Action, Attribute, Clause, ClauseOrigin, Match, Policy, Rule};
 
 use super::authorization::Authorization;
 use crate::condition::Condition;
@@ -43,61 +41,26 @@ pub fn project(authorization: &Authorization) -> Projected {
     match &policy.action {
         Action::Audit => refuse("ztunnel does not support the AUDIT action".to_owned()),
         Action::Custom { .. } => refuse("ztunnel does not support the CUSTOM action".to_owned()),
-        Action::Allow => allow(policy),
-        Action::Deny => deny(policy),
+        Action::Allow => allow(authorization),
+        Action::Deny => deny(authorization),
     }
 }
 
 /// Whether a node proxy can be told of an attribute. A trust domain is of layer 4, but its wire form has no field for
-/// it.
-fn fits(attribute: &Attribute) -> bool {
-    !attribute.needs_l7() && *attribute != Attribute::SourceTrustDomain
-}
-
-fn needs(policy: &Policy) -> BTreeSet<String> {
-    let predicates =
-        policy.rules.iter().flat_map(|r| &r.clauses).flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
-    predicates
-        .filter(|p| !fits(&p.attribute))
-        .flat_map(|p| names(&p.attribute, &p.values, &p.not_values))
-        .collect()
-}
-
-/// Names of a field as its author wrote it.
-fn names(attribute: &Attribute, values: &[impl Sized], not_values: &[impl Sized]) -> Vec<String> {
-    let pair = |positive: &str, negative: &str| {
-        let mut out = Vec::new();
-        if !values.is_empty() {
-            out.push(positive.to_owned());
-        }
-        if !not_values.is_empty() {
-            out.push(negative.to_owned());
-        }
-        out
-    };
+/// it; a service account has one, but only `from` means it for node proxies.
+pub(super) fn fits(origin: ClauseOrigin, attribute: &Attribute) -> bool {
     match attribute {
-        Attribute::Host => pair("hosts", "notHosts"),
-        Attribute::Method => pair("methods", "notMethods"),
-        Attribute::Path => pair("paths", "notPaths"),
-        Attribute::RemoteIp => pair("remoteIpBlocks", "notRemoteIpBlocks"),
-        Attribute::RequestPrincipal => pair("requestPrincipals", "notRequestPrincipals"),
-        Attribute::SourceTrustDomain => pair("trustDomains", "notTrustDomains"),
-        Attribute::ConnectionSni => vec!["connection.sni".to_owned()],
-        Attribute::Header(name) => vec![format!("request.headers[{name}]")],
-        Attribute::RequestAuthAudiences => vec!["request.auth.audiences".to_owned()],
-        Attribute::RequestAuthPresenter => vec!["request.auth.presenter".to_owned()],
-        Attribute::RequestAuthClaim(path) => vec![format!("request.auth.claims[{}]", path.join("]["))],
-        Attribute::Unsupported(key) => vec![key.to_string()],
-        other => vec![format!("{other:?}")],
+        Attribute::SourceTrustDomain => false,
+        Attribute::SourceServiceAccount => !matches!(origin, ClauseOrigin::When(_)),
+        other => !other.needs_l7(),
     }
 }
 
-fn accepted(policy: &Policy, note: &str) -> Option<Condition> {
-    let found = needs(policy);
-    if found.is_empty() {
+fn accepted(authorization: &Authorization, note: &str) -> Option<Condition> {
+    if authorization.http.is_empty() {
         return Some(Condition::yes(ZTUNNEL_ACCEPTED, "Accepted", "attached to ztunnel"));
     }
-    let found: Vec<String> = found.into_iter().collect();
+    let found: Vec<&str> = authorization.http.iter().map(String::as_str).collect();
     let message = format!(
         "ztunnel does not support HTTP attributes (found: {}). In ambient mode you must use a waypoint proxy to enforce \
          HTTP rules. {note}",
@@ -106,21 +69,25 @@ fn accepted(policy: &Policy, note: &str) -> Option<Condition> {
     Some(Condition::yes(ZTUNNEL_ACCEPTED, "UnsupportedValue", message))
 }
 
-fn allow(policy: &Policy) -> Projected {
-    let whole = |rule: &&Rule| {
-        rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates).all(|p| fits(&p.attribute))
-    };
+fn allow(authorization: &Authorization) -> Projected {
+    let policy = &authorization.policy;
+    let whole = |rule: &&Rule| rule.clauses.iter().all(fits_whole);
     let rules = policy.rules.iter().filter(whole).cloned().collect();
     let note = "Within an ALLOW policy, rules matching HTTP attributes are omitted. This will be more restrictive than \
                 requested.";
-    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(policy, note) }
+    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(authorization, note) }
 }
 
-fn deny(policy: &Policy) -> Projected {
+fn fits_whole(clause: &Clause) -> bool {
+    clause.matches.iter().flat_map(|m| &m.predicates).all(|p| fits(clause.origin, &p.attribute))
+}
+
+fn deny(authorization: &Authorization) -> Projected {
+    let policy = &authorization.policy;
     let rules = policy.rules.iter().map(strip).collect();
     let note = "DENY policy with HTTP attributes is enforced without the HTTP rules. This will be more restrictive than \
                 requested.";
-    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(policy, note) }
+    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(authorization, note) }
 }
 
 /// A rule without what needs layer 7. A clause with a match that has nothing left matches all: it is left out, for
@@ -131,7 +98,12 @@ fn strip(rule: &Rule) -> Rule {
             .matches
             .iter()
             .map(|m| Match {
-                predicates: m.predicates.iter().filter(|p| fits(&p.attribute)).cloned().collect(),
+                predicates: m
+                    .predicates
+                    .iter()
+                    .filter(|p| fits(clause.origin, &p.attribute))
+                    .cloned()
+                    .collect(),
             })
             .collect();
         let all = matches.is_empty() || matches.iter().any(|m| m.predicates.is_empty());

@@ -13,6 +13,8 @@ use meltemi_model::authz::{
 };
 use meltemi_resources::policies::{MtlsMode, PeerAuthenticationSpec};
 
+use super::layer4::ZTUNNEL_ACCEPTED;
+use crate::condition::Condition;
 use crate::facts::{Labels, selects};
 use crate::mesh::MeshConfig;
 
@@ -116,6 +118,51 @@ impl Peers {
     }
 }
 
+impl Peers {
+    /// Whether a workload takes plaintext on some port.
+    pub fn take_plaintext(&self, namespace: &str, labels: &Labels, mesh: &MeshConfig) -> bool {
+        self.name_for(namespace, labels, mesh) != Some(static_strict(mesh))
+    }
+
+    /// `ZtunnelAccepted` of one of them; none when it is not among them.
+    pub fn condition(&self, name: &NamespacedName, mesh: &MeshConfig) -> Option<Condition> {
+        let peer = self.0.iter().find(|p| p.name == *name)?;
+        if peer.selector().is_some() {
+            if name.namespace == mesh.root_namespace {
+                let message = "a selector in the root namespace selects no workload in ambient mode";
+                return Some(Condition::no(ZTUNNEL_ACCEPTED, "UnsupportedValue", message));
+            }
+        } else {
+            let level = self.0.iter().find(|p| p.name.namespace == name.namespace && p.selector().is_none());
+            if let Some(older) = level.filter(|older| older.name != *name) {
+                let message = format!("{} is older and takes precedence", older.name);
+                return Some(Condition::no(ZTUNNEL_ACCEPTED, "Conflicted", message));
+            }
+        }
+        let modes = peer.spec.mtls.iter().chain(peer.spec.port_level_mtls.iter().flat_map(|p| p.values()));
+        if modes.into_iter().any(|m| m.mode == MtlsMode::Disable) {
+            let message =
+                "attached to ztunnel; DISABLE is taken as PERMISSIVE: ztunnel never disables mutual TLS";
+            return Some(Condition::yes(ZTUNNEL_ACCEPTED, "UnsupportedValue", message));
+        }
+        Some(Condition::yes(ZTUNNEL_ACCEPTED, "Accepted", "attached to ztunnel"))
+    }
+
+    /// Labels that one of them selects workloads by; none when it is for its whole namespace.
+    pub fn selector_of(&self, name: &NamespacedName) -> Option<&Labels> {
+        self.0.iter().find(|p| p.name == *name)?.selector()
+    }
+
+    /// Policies by which node proxies enforce one of them, if they need any.
+    pub fn made_of(name: &NamespacedName, mesh: &MeshConfig) -> [NamespacedName; 2] {
+        [static_strict(mesh), own_name(name)]
+    }
+}
+
+fn own_name(peer: &NamespacedName) -> NamespacedName {
+    NamespacedName::new(peer.namespace.clone(), format!("{PREFIX}{}", peer.name))
+}
+
 fn static_strict(mesh: &MeshConfig) -> NamespacedName {
     NamespacedName::new(mesh.root_namespace.clone(), STRICT)
 }
@@ -141,7 +188,7 @@ fn own_policy(peer: &Peer, above: MtlsMode) -> Option<Policy> {
     let of = |strict: bool| -> Vec<u16> {
         ports.iter().filter(|(_, m)| (*m == MtlsMode::Strict) == strict).map(|(p, _)| *p).collect()
     };
-    let name = NamespacedName::new(peer.name.namespace.clone(), format!("{PREFIX}{}", peer.name.name));
+    let name = own_name(&peer.name);
     if own == MtlsMode::Strict {
         let exempt = of(false);
         (!exempt.is_empty()).then(|| strict(name, &exempt, &[]))
@@ -250,5 +297,130 @@ mod tests {
         assert_eq!(named(&[of("mtls: {mode: STRICT}")], "shop"), STATIC);
         let mesh_strict = peer("istio-system", "default", "0", "{mtls: {mode: STRICT}}");
         assert_eq!(named(&[mesh_strict, of("mtls: {mode: PERMISSIVE}")], "shop"), "");
+    }
+
+    /// What is denied: plaintext to these ports, by what a workload of `shop` with label `a=b` names.
+    fn refused(peers: &[Peer], ports: &[u16]) -> Vec<u16> {
+        let mesh = MeshConfig::default();
+        let peers = Peers::new(peers.to_vec());
+        let labels = Labels::from([("a".to_owned(), "b".to_owned())]);
+        let Some(name) = peers.name_for("shop", &labels, &mesh) else { return Vec::new() };
+        let policy = peers.policies(&mesh)[&name].clone();
+        let set = meltemi_policy::PolicySet::compile([policy]);
+        let denied = |port: u16| {
+            let nowhere = std::net::IpAddr::from([0, 0, 0, 0]);
+            let facts = meltemi_policy::Facts {
+                source: None,
+                source_ip: nowhere,
+                destination_ip: nowhere,
+                destination_port: port,
+                sni: None,
+                http: None,
+            };
+            !meltemi_policy::decide(&set, &facts).is_allow()
+        };
+        ports.iter().copied().filter(|port| denied(*port)).collect()
+    }
+
+    /// Modes at each level and for two ports, and which of the ports 80, 81 and 82 refuse plaintext.
+    #[test]
+    fn plaintext_is_refused_where_the_nearest_level_says_so() {
+        let mode =
+            |mode: &str| if mode.is_empty() { String::new() } else { format!("mtls: {{mode: {mode}}}") };
+        // Modes of the mesh, the namespace, the workload, port 80, port 81; ports that refuse.
+        type Case = ([&'static str; 5], &'static [u16]);
+        let cases: [Case; 20] = [
+            (["", "", "", "", ""], &[]),
+            (["STRICT", "", "", "", ""], &[80, 81, 82]),
+            (["STRICT", "PERMISSIVE", "", "", ""], &[]),
+            (["STRICT", "DISABLE", "", "", ""], &[]),
+            (["STRICT", "UNSET", "UNSET", "", ""], &[80, 81, 82]),
+            (["PERMISSIVE", "STRICT", "", "", ""], &[80, 81, 82]),
+            (["PERMISSIVE", "STRICT", "PERMISSIVE", "", ""], &[]),
+            (["", "", "STRICT", "", ""], &[80, 81, 82]),
+            (["", "", "STRICT", "PERMISSIVE", ""], &[81, 82]),
+            (["", "", "STRICT", "DISABLE", "PERMISSIVE"], &[82]),
+            (["", "", "STRICT", "STRICT", ""], &[80, 81, 82]),
+            (["", "", "STRICT", "UNSET", ""], &[80, 81, 82]),
+            (["", "", "PERMISSIVE", "STRICT", ""], &[80]),
+            (["", "", "PERMISSIVE", "STRICT", "STRICT"], &[80, 81]),
+            (["STRICT", "", "PERMISSIVE", "STRICT", "PERMISSIVE"], &[80]),
+            (["STRICT", "", "UNSET", "PERMISSIVE", ""], &[81, 82]),
+            (["STRICT", "PERMISSIVE", "UNSET", "STRICT", ""], &[80]),
+            (["PERMISSIVE", "STRICT", "UNSET", "DISABLE", "STRICT"], &[81, 82]),
+            (["", "", "UNSET", "STRICT", "DISABLE"], &[80]),
+            (["STRICT", "STRICT", "DISABLE", "PERMISSIVE", ""], &[]),
+        ];
+        for ([mesh, namespace, workload, first, second], expected) in cases {
+            let mut peers = Vec::new();
+            if !mesh.is_empty() {
+                peers.push(peer("istio-system", "default", "1", &format!("{{{}}}", mode(mesh))));
+            }
+            if !namespace.is_empty() {
+                peers.push(peer("shop", "default", "1", &format!("{{{}}}", mode(namespace))));
+            }
+            if !workload.is_empty() {
+                let ports: Vec<String> = [("80", first), ("81", second)]
+                    .into_iter()
+                    .filter(|(_, mode)| !mode.is_empty())
+                    .map(|(port, mode)| format!("'{port}': {{mode: {mode}}}"))
+                    .collect();
+                let ports = if ports.is_empty() {
+                    String::new()
+                } else {
+                    format!(", portLevelMtls: {{{}}}", ports.join(", "))
+                };
+                let yaml = format!("{{selector: {{matchLabels: {{a: b}}}}, {}{ports}}}", mode(workload));
+                peers.push(peer("shop", "w", "1", &yaml));
+            }
+            let what = format!("{mesh:?} {namespace:?} {workload:?} {first:?} {second:?}");
+            assert_eq!(refused(&peers, &[80, 81, 82]), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_selector_in_the_root_namespace_has_no_effect_on_workloads() {
+        let labels = Labels::from([("a".to_owned(), "b".to_owned())]);
+        let mesh = MeshConfig::default();
+        let root = peer("istio-system", "w", "1", "{selector: {matchLabels: {a: b}}, mtls: {mode: STRICT}}");
+        let peers = Peers::new(vec![root]);
+        for namespace in ["shop", "istio-system"] {
+            assert_eq!(peers.name_for(namespace, &labels, &mesh), None, "{namespace}");
+        }
+    }
+
+    #[test]
+    fn each_says_what_became_of_it() {
+        let all = Peers::new(vec![
+            peer("shop", "old", "1", "{mtls: {mode: STRICT}}"),
+            peer("shop", "new", "2", "{mtls: {mode: PERMISSIVE}}"),
+            peer("shop", "w", "3", "{selector: {matchLabels: {a: b}}, mtls: {mode: DISABLE}}"),
+            peer("istio-system", "w", "1", "{selector: {matchLabels: {a: b}}}"),
+        ]);
+        let cases = [
+            ("shop/old", true, "Accepted", "attached to ztunnel"),
+            ("shop/new", false, "Conflicted", "shop/old is older and takes precedence"),
+            (
+                "shop/w",
+                true,
+                "UnsupportedValue",
+                "attached to ztunnel; DISABLE is taken as PERMISSIVE: ztunnel never disables mutual TLS",
+            ),
+            (
+                "istio-system/w",
+                false,
+                "UnsupportedValue",
+                "a selector in the root namespace selects no workload in ambient mode",
+            ),
+        ];
+        for (name, status, reason, message) in cases {
+            let got = all.condition(&name.parse().unwrap(), &MeshConfig::default()).unwrap();
+            assert_eq!(
+                (got.status, got.reason.as_str(), got.message.as_str()),
+                (status, reason, message),
+                "{name}"
+            );
+        }
+        assert_eq!(all.condition(&"shop/nothing".parse().unwrap(), &MeshConfig::default()), None);
     }
 }
