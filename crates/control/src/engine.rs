@@ -12,6 +12,7 @@ use std::time::Duration;
 use meltemi_model::NamespacedName;
 use meltemi_runtime::Tasks;
 use meltemi_translate::gateways::deployment;
+use meltemi_translate::labels;
 use meltemi_translate::routes::Table;
 use meltemi_translate::waypoints::WaypointFacts;
 use meltemi_translate::{Change, Index, MeshConfig};
@@ -62,6 +63,8 @@ pub struct Engine {
     table: Table,
     security: Security,
     outlets: Outlets,
+    /// The settings of the start.
+    started: MeshConfig,
     /// Kinds that have not been listed yet.
     unlisted: BTreeSet<Kind>,
 }
@@ -71,6 +74,7 @@ impl Engine {
     pub fn new(mesh: MeshConfig, outlets: Outlets) -> Self {
         Self {
             security: Security::new(mesh.clone(), outlets.proxies.clone()),
+            started: mesh.clone(),
             index: Index::new(mesh),
             table: Table::default(),
             outlets,
@@ -128,6 +132,10 @@ impl Engine {
         match object {
             Object::Pod(pod) => {
                 self.outlets.pods.set(&name, Some(&pod));
+                if let Some(gateway) = pod.labels.get(labels::GATEWAY_NAME) {
+                    let gateway = NamespacedName::new(name.namespace.clone(), gateway.as_str());
+                    self.security.see_gateway(&gateway);
+                }
                 self.index.apply(Change::Pod(name, Some(pod)));
             }
             Object::Service(service) => {
@@ -147,13 +155,14 @@ impl Engine {
                 self.outlets.accounts.set(&name, account.as_deref());
                 let waypoint = WaypointFacts::read(&gateway, self.index.mesh());
                 self.index.apply(Change::Waypoint(name.clone(), waypoint));
-                self.security.see_gateway();
+                self.security.set_gateway(&name, Some(&gateway));
                 self.table.set_gateway(&name, Some(gateway.clone()));
                 self.outlets.gateways.set(&name, gateway);
             }
             Object::HttpRoute(route) => self.table.set_route(&name, Some(route)),
             Object::ReferenceGrant(grant) => self.table.set_grant(&name, Some(grant)),
             Object::Security(object) => self.security.set(kind, &name, Some(&object)),
+            Object::MeshConfig(text) => self.configure(&text),
         }
     }
 
@@ -178,7 +187,7 @@ impl Engine {
             Kind::Gateway => {
                 self.outlets.accounts.set(&name, None);
                 self.index.apply(Change::Waypoint(name.clone(), None));
-                self.security.see_gateway();
+                self.security.set_gateway(&name, None);
                 self.table.set_gateway(&name, None);
                 self.outlets.gateways.remove(&name);
             }
@@ -187,7 +196,35 @@ impl Engine {
             Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 self.security.set(kind, &name, None);
             }
+            Kind::MeshConfig => self.configure(""),
         }
+    }
+
+    /// Takes the settings of the mesh's ConfigMap, over those that this process was started with.
+    fn configure(&mut self, text: &str) {
+        let configured = match self.started.configured(text) {
+            Ok(configured) => configured,
+            Err(reason) => {
+                tracing::error!(%reason, "the mesh's configuration is not understood; what was known of it stays");
+                return;
+            }
+        };
+        let now = self.index.mesh();
+        if (&configured.trust_domain, &configured.root_namespace) != (&now.trust_domain, &now.root_namespace)
+        {
+            tracing::warn!(
+                trust_domain = %configured.trust_domain, root_namespace = %configured.root_namespace,
+                "the trust domain and the root namespace are settings of the start (TRUST_DOMAIN); those of the ConfigMap are not taken"
+            );
+        }
+        let mesh = MeshConfig {
+            trust_domain_aliases: configured.trust_domain_aliases,
+            path_normalization: configured.path_normalization,
+            extension_providers: configured.extension_providers,
+            ..now.clone()
+        };
+        self.index.set_mesh(mesh.clone());
+        self.security.set_mesh(mesh);
     }
 
     /// Computes what is different and hands it on.

@@ -149,7 +149,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     );
     let (events, received) = mpsc::channel(WAITING);
     engine::Engine::new(config.mesh.clone(), outlets).start(tasks, received);
-    source::Source::new(client, tasks.clone(), events).start();
+    source::Source::new(client, namespace, tasks.clone(), events).start();
     wait_published(tasks, publishing, &readiness);
     Ok(())
 }

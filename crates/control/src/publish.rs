@@ -26,6 +26,8 @@ pub struct Step {
     pub delta: Delta,
     /// Routes and listeners.
     pub routed: Routed,
+    /// The mesh's settings for layer 7 proxies, when they are others now.
+    pub settings: Option<l7::Settings>,
     /// New or changed layer 7 policies.
     pub http_policies: Vec<For<l7::HttpPolicy>>,
     /// Layer 7 policies that are gone.
@@ -39,7 +41,9 @@ pub struct Step {
 /// Publishes a step; returns the generation that it became.
 pub fn publish(publisher: &Publisher, step: &Step) -> u64 {
     let mut changes = Vec::new();
-    let Step { delta, routed, http_policies, removed_http_policies, tokens, removed_tokens } = step;
+    let Step { delta, routed, settings, http_policies, removed_http_policies, tokens, removed_tokens } = step;
+    // Before what is judged by them.
+    changes.extend(settings.as_ref().and_then(everybodys));
     for policy in &delta.policies {
         changes.extend(authorization(policy));
     }
@@ -117,6 +121,22 @@ fn document<T: Serialize>(type_url: &'static str, name: String, what: &For<T>) -
         }
         Err(error) => {
             tracing::error!(%name, %error, "cannot be sent to gateways");
+            None
+        }
+    }
+}
+
+/// Name of the one resource of settings.
+const SETTINGS: &str = "mesh";
+
+fn everybodys(settings: &l7::Settings) -> Option<Change> {
+    match convert::encode_l7(settings) {
+        Ok(bytes) => {
+            let resource = Published { bytes: bytes.into(), aliases: Vec::new(), audience: Vec::new() };
+            Some(Change { type_url: types::SETTINGS, name: SETTINGS.to_owned(), resource: Some(resource) })
+        }
+        Err(error) => {
+            tracing::error!(%error, "settings cannot be sent to gateways");
             None
         }
     }

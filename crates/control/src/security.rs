@@ -2,45 +2,67 @@
 //! Objects of `security.istio.io`: read, translated, attached, and reported on.
 //!
 //! An object that is not valid (it came past the admission webhook) changes nothing: what was known of it stays in
-//! force, and its status says why.
+//! force. When nothing was known of it, what can be read of it is enforced, and what cannot lets nothing through. Its
+//! status says so.
 
 mod attach;
 pub mod enforced;
+mod peers;
+mod report;
+mod tokens;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
 use meltemi_model::{NamespacedName, l7};
 use meltemi_resources::policies::validate;
-use meltemi_translate::condition::Condition;
 use meltemi_translate::facts::Labels;
+use meltemi_translate::gateways::classes::{self, Class};
+use meltemi_translate::gateways::deployment;
 use meltemi_translate::index::PolicyFacts;
 use meltemi_translate::routes::table::For;
-use meltemi_translate::security::authorization::{self, Authorization};
-use meltemi_translate::security::layer4;
-use meltemi_translate::security::peer::{Peer, Peers};
-use meltemi_translate::{Change, Index, MeshConfig};
+use meltemi_translate::security::authorization::{self, Authorization, Reference};
+use meltemi_translate::security::{layer4, stand_in};
+use meltemi_translate::{Change, MeshConfig};
+use serde_json::Value;
 
 use crate::publish::Step;
 use crate::source::Kind;
-use crate::status::{Key, StatusQueue, Wish};
 use crate::xds::Proxies;
-use enforced::{Generations, Where};
+use attach::{Attached, Ingress};
+use enforced::Generations;
+use peers::PeerObjects;
+use tokens::TokenObjects;
 
-/// Field manager of every condition on a policy.
-const MANAGER: &str = "istio-ambient-policy";
+pub use attach::World;
 
 /// An AuthorizationPolicy and what became of it.
 #[derive(Debug)]
 struct Entry {
+    object: Source,
     generation: Option<i64>,
-    authorization: Option<Authorization>,
-    /// What is said of it whatever the mesh looks like.
-    fixed: Vec<Condition>,
-    /// Where it is attached, for one with targets.
-    attached: attach::Attached,
+    authorization: Authorization,
+    projected: layer4::Projected,
+    /// Why the object as it is now is not what is enforced.
+    fault: Option<String>,
+    attached: Attached,
     since: Generations,
+}
+
+/// What of an object may have to be read again when the mesh's settings change.
+#[derive(Clone, Debug, PartialEq)]
+struct Source {
+    spec: Value,
+    annotations: Labels,
+}
+
+impl Source {
+    fn of(object: &DynamicObject) -> Self {
+        let mut annotations = object.metadata.annotations.clone().unwrap_or_default();
+        annotations.retain(|key, _| key == validate::DRY_RUN);
+        Self { spec: object.data.get("spec").cloned().unwrap_or_default(), annotations }
+    }
 }
 
 /// The objects.
@@ -48,148 +70,138 @@ struct Entry {
 pub struct Security {
     mesh: MeshConfig,
     policies: HashMap<NamespacedName, Entry>,
-    peers: BTreeMap<NamespacedName, Peer>,
+    peers: PeerObjects,
+    tokens: TokenObjects,
+    ingress: Ingress,
     /// Policies by the Services that they target.
     by_service: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
     changes: Vec<Change>,
-    /// Policies with targets to be attached again.
+    /// Policies to be attached again.
     unattached: BTreeSet<NamespacedName>,
     /// What was sent to gateways.
     sent: HashMap<NamespacedName, For<l7::HttpPolicy>>,
+    /// Policies whose workloads may be others since the last step.
+    moved: BTreeSet<NamespacedName>,
     /// Policies whose status is to be written.
     unreported: BTreeSet<NamespacedName>,
     /// Policies that not every proxy has acknowledged.
     pending: BTreeSet<NamespacedName>,
-    gone: BTreeSet<NamespacedName>,
+    /// Settings for gateways that have not been sent.
+    settings: Option<l7::Settings>,
     proxies: Proxies,
 }
 
 impl Security {
     /// No objects yet.
     pub fn new(mesh: MeshConfig, proxies: Proxies) -> Self {
+        let settings = Some(settings(&mesh));
         Self {
             mesh,
             policies: HashMap::new(),
-            peers: BTreeMap::new(),
+            peers: PeerObjects::default(),
+            tokens: TokenObjects::default(),
+            ingress: Ingress::new(),
             by_service: HashMap::new(),
             changes: Vec::new(),
             unattached: BTreeSet::new(),
             sent: HashMap::new(),
+            moved: BTreeSet::new(),
             unreported: BTreeSet::new(),
             pending: BTreeSet::new(),
-            gone: BTreeSet::new(),
+            settings,
             proxies,
+        }
+    }
+
+    /// Takes other settings of the mesh: reads every policy again.
+    pub fn set_mesh(&mut self, mesh: MeshConfig) {
+        if self.mesh == mesh {
+            return;
+        }
+        self.settings = Some(settings(&mesh));
+        self.mesh = mesh;
+        let all: Vec<_> =
+            self.policies.iter().map(|(n, e)| (n.clone(), e.generation, e.object.clone())).collect();
+        for (name, generation, object) in all {
+            self.read(&name, generation, object);
         }
     }
 
     /// An object is new, changed or gone.
     pub fn set(&mut self, kind: Kind, name: &NamespacedName, object: Option<&Arc<DynamicObject>>) {
+        let object = object.map(|o| &**o);
         match kind {
-            Kind::AuthorizationPolicy => self.set_policy(name, object.map(|o| &**o)),
-            Kind::PeerAuthentication => self.set_peer(name, object.map(|o| &**o)),
-            // Its definition takes no spec: there is nothing in it that could be enforced.
+            Kind::AuthorizationPolicy => match object {
+                Some(object) => self.read(name, object.metadata.generation, Source::of(object)),
+                None => self.forget(name),
+            },
+            Kind::PeerAuthentication => self.changes.extend(self.peers.set(name, object)),
+            Kind::RequestAuthentication => self.tokens.set(name, object),
             _ => {}
         }
     }
 
-    fn set_peer(&mut self, name: &NamespacedName, object: Option<&DynamicObject>) {
-        let peer = match object {
-            None => None,
-            Some(object) => {
-                let spec = spec(object).and_then(|spec| {
-                    validate::peer_authentication(&spec)?;
-                    Ok(spec)
-                });
-                match spec {
-                    Ok(spec) => {
-                        let created = object.metadata.creation_timestamp.as_ref().map(|t| t.0.to_string());
-                        Some(Peer { name: name.clone(), created: created.unwrap_or_default(), spec })
-                    }
-                    Err(reason) => {
-                        tracing::error!(%name, %reason, "PeerAuthentication is not valid; what was known of it stays");
-                        return;
-                    }
-                }
-            }
-        };
-        if self.peers.get(name) == peer.as_ref() {
-            return;
-        }
-        match peer {
-            Some(peer) => self.peers.insert(name.clone(), peer),
-            None => self.peers.remove(name),
-        };
-        self.changes.push(Change::Peers(Peers::new(self.peers.values().cloned().collect())));
+    fn forget(&mut self, name: &NamespacedName) {
+        self.policies.remove(name);
+        self.unreported.remove(name);
+        self.pending.remove(name);
+        self.moved.remove(name);
+        self.unattached.insert(name.clone());
+        self.changes.push(Change::Policy(name.clone(), None));
+        self.target(name, BTreeSet::new());
     }
 
-    fn set_policy(&mut self, name: &NamespacedName, object: Option<&DynamicObject>) {
-        let Some(object) = object else {
-            self.policies.remove(name);
-            self.gone.insert(name.clone());
-            self.unreported.remove(name);
-            self.pending.remove(name);
-            self.unattached.insert(name.clone());
-            self.changes.push(Change::Policy(name.clone(), None));
-            self.target(name, BTreeSet::new());
-            return;
-        };
-        let annotations: Labels = object.metadata.annotations.clone().unwrap_or_default();
-        let read = spec(object).and_then(|spec| authorization::read(name, &spec, &annotations, &self.mesh));
-        let generation = object.metadata.generation;
-        match read {
-            Ok(authorization) => self.take(name, generation, authorization),
-            Err(reason) => {
+    fn read(&mut self, name: &NamespacedName, generation: Option<i64>, object: Source) {
+        let read = validate::spec(&serde_json::json!({ "spec": object.spec }))
+            .and_then(|spec| authorization::read(name, &spec, &object.annotations, &self.mesh));
+        let (authorization, fault) = match (read, self.policies.get_mut(name)) {
+            (Ok(authorization), _) => (authorization, None),
+            (Err(reason), Some(entry)) if entry.authorization.faults.is_empty() => {
                 tracing::error!(policy = %name, %reason, "AuthorizationPolicy is not valid; what was known of it stays");
-                let entry = self.policies.entry(name.clone()).or_insert_with(|| Entry {
-                    generation,
-                    authorization: None,
-                    fixed: Vec::new(),
-                    attached: attach::Attached::default(),
-                    since: Generations::default(),
-                });
                 entry.generation = generation;
-                entry.fixed = vec![Condition::no(layer4::ZTUNNEL_ACCEPTED, "Invalid", reason)];
+                entry.fault = Some(reason);
                 self.unreported.insert(name.clone());
+                return;
             }
-        }
+            (Err(reason), _) => {
+                tracing::error!(policy = %name, %reason, "AuthorizationPolicy is not valid; what cannot be read lets nothing through");
+                let mesh = &self.mesh;
+                let instead = stand_in::read(name, &object.spec, &object.annotations, mesh, reason.clone());
+                (instead, Some(reason))
+            }
+        };
+        self.take(name, generation, object, authorization, fault);
     }
 
-    fn take(&mut self, name: &NamespacedName, generation: Option<i64>, authorization: Authorization) {
-        let before = self.policies.get_mut(name);
-        if let Some(entry) = before
-            && entry.authorization.as_ref() == Some(&authorization)
-        {
-            if entry.generation != generation {
-                entry.generation = generation;
-                self.unreported.insert(name.clone());
+    fn take(
+        &mut self,
+        name: &NamespacedName,
+        generation: Option<i64>,
+        object: Source,
+        authorization: Authorization,
+        fault: Option<String>,
+    ) {
+        let since = match self.policies.get_mut(name) {
+            Some(entry) if entry.authorization == authorization => {
+                if entry.generation != generation || entry.fault != fault {
+                    (entry.generation, entry.fault, entry.object) = (generation, fault, object);
+                    self.unreported.insert(name.clone());
+                }
+                return;
             }
-            return;
-        }
+            Some(entry) => entry.since,
+            None => Generations::default(),
+        };
         let projected = layer4::project(&authorization);
-        let facts = projected
-            .policy
+        let facts = projected.policy.clone();
+        let facts = facts
             .map(|policy| PolicyFacts { policy: Arc::new(policy), selector: authorization.selector.clone() });
         self.changes.push(Change::Policy(name.clone(), facts));
-        let services: BTreeSet<NamespacedName> = authorization
-            .targets
-            .iter()
-            .filter_map(|t| match t {
-                authorization::Reference::Service(s) => {
-                    Some(NamespacedName::new(name.namespace.clone(), s.as_str()))
-                }
-                _ => None,
-            })
-            .collect();
-        self.target(name, services);
-        let entry = Entry {
-            generation,
-            authorization: Some(authorization),
-            fixed: projected.condition.into_iter().collect(),
-            attached: attach::Attached::default(),
-            since: Generations::default(),
-        };
+        self.target(name, services(name, &authorization.targets));
+        let attached = Attached::default();
+        let entry = Entry { object, generation, authorization, projected, fault, attached, since };
         self.policies.insert(name.clone(), entry);
-        self.gone.remove(name);
+        self.moved.insert(name.clone());
         self.unattached.insert(name.clone());
         self.unreported.insert(name.clone());
     }
@@ -209,14 +221,29 @@ impl Security {
     /// A Service changed, or its waypoint did.
     pub fn see_service(&mut self, name: &NamespacedName) {
         self.unattached.extend(self.by_service.get(name).into_iter().flatten().cloned());
+        self.tokens.see_service(name);
     }
 
     /// A Gateway changed or is gone.
-    pub fn see_gateway(&mut self) {
-        let with_gateways = self.policies.iter().filter(|(_, e)| {
-            e.authorization.as_ref().is_some_and(|a| a.targets.iter().any(attach::is_of_gateway))
-        });
-        self.unattached.extend(with_gateways.map(|(name, _)| name.clone()));
+    pub fn set_gateway(&mut self, name: &NamespacedName, gateway: Option<&gateway_api::gateways::Gateway>) {
+        let ingress = gateway.filter(|g| classes::of(&g.spec.gateway_class_name) == Some(Class::Ingress));
+        match ingress.and_then(deployment::pod_labels) {
+            Some(labels) => self.ingress.insert(name.clone(), labels),
+            None => self.ingress.remove(name),
+        };
+        self.see_gateway(name);
+    }
+
+    /// A Gateway or one of its proxies changed or is gone.
+    pub fn see_gateway(&mut self, name: &NamespacedName) {
+        let root = &self.mesh.root_namespace;
+        let touched = |(policy, entry): &(&NamespacedName, &Entry)| {
+            let targets = &entry.authorization.targets;
+            let near = policy.namespace == name.namespace || policy.namespace == *root;
+            near && (targets.is_empty() || targets.iter().any(attach::is_of_gateway))
+        };
+        self.unattached.extend(self.policies.iter().filter(touched).map(|(policy, _)| policy.clone()));
+        self.tokens.see_gateways();
     }
 
     /// Changes for the index.
@@ -225,40 +252,41 @@ impl Security {
     }
 
     /// Attaches what is to be attached and adds it to a step.
-    pub fn flush(&mut self, world: &attach::World<'_>, step: &mut Step) {
+    pub fn flush(&mut self, world: &World<'_>, step: &mut Step) {
+        step.settings = self.settings.take();
         for name in std::mem::take(&mut self.unattached) {
-            let Some(entry) = self.policies.get_mut(&name) else {
-                if self.sent.remove(&name).is_some() {
-                    step.removed_http_policies.push(name);
+            let sent = self.policies.get_mut(&name).and_then(|entry| {
+                let authorization = &entry.authorization;
+                let policy = attach::Policy {
+                    kind: "AuthorizationPolicy",
+                    name: &name,
+                    selector: authorization.selector.as_ref(),
+                    targets: &authorization.targets,
+                };
+                let attached = attach::attach(policy, world, &self.ingress);
+                if entry.attached != attached {
+                    self.unreported.insert(name.clone());
+                    entry.attached = attached;
                 }
-                continue;
-            };
-            let Some(authorization) = entry.authorization.as_ref().filter(|a| !a.targets.is_empty()) else {
-                if self.sent.remove(&name).is_some() {
-                    step.removed_http_policies.push(name);
+                let gateways = entry.attached.gateways.clone();
+                let targets = entry.attached.targets.clone();
+                let what = l7::HttpPolicy { policy: authorization.policy.clone(), targets };
+                (!gateways.is_empty()).then_some(For { what, gateways })
+            });
+            match sent {
+                None => {
+                    if self.sent.remove(&name).is_some() {
+                        step.removed_http_policies.push(name);
+                    }
                 }
-                continue;
-            };
-            let attached = attach::attach(authorization, world);
-            if entry.attached.condition != attached.condition {
-                self.unreported.insert(name.clone());
-            }
-            let gateways = attached.gateways.clone();
-            let targets = attached.targets.clone();
-            entry.attached = attached;
-            if gateways.is_empty() {
-                if self.sent.remove(&name).is_some() {
-                    step.removed_http_policies.push(name);
+                Some(sent) if self.sent.get(&name) == Some(&sent) => {}
+                Some(sent) => {
+                    self.sent.insert(name, sent.clone());
+                    step.http_policies.push(sent);
                 }
-                continue;
-            }
-            let what = l7::HttpPolicy { policy: authorization.policy.clone(), targets };
-            let sent = For { what, gateways };
-            if self.sent.get(&name) != Some(&sent) {
-                self.sent.insert(name, sent.clone());
-                step.http_policies.push(sent);
             }
         }
+        self.tokens.flush(world, &self.ingress, step);
         // Workloads that came or went: their namespace's policies have other nodes to be on.
         let mut namespaces: BTreeSet<&str> = step.delta.workloads.iter().map(|w| &*w.namespace).collect();
         let removed = step.delta.removed_workloads.iter().filter_map(|uid| uid.as_str().split('/').nth(3));
@@ -267,84 +295,51 @@ impl Security {
             let root = &self.mesh.root_namespace;
             let of = |n: &&NamespacedName| namespaces.contains(&*n.namespace) || n.namespace == *root;
             self.unreported.extend(self.policies.keys().filter(of).cloned());
+            self.peers.see_workloads(&namespaces, root);
         }
     }
 
     /// A step became a generation: what it brought has to be acknowledged at it.
     pub fn published(&mut self, generation: u64, step: &Step) {
-        let addresses = if step.delta.workloads.is_empty() { 0 } else { generation };
-        for policy in &step.delta.policies {
+        let delta = &step.delta;
+        for policy in &delta.policies {
             if let Some(entry) = self.policies.get_mut(&policy.name) {
-                entry.since = Generations { policy: generation, addresses };
+                entry.since.layer4 = generation;
                 self.unreported.insert(policy.name.clone());
+            }
+        }
+        let moved = std::mem::take(&mut self.moved);
+        if !(delta.workloads.is_empty() && delta.removed_workloads.is_empty()) {
+            for name in moved {
+                if let Some(entry) = self.policies.get_mut(&name) {
+                    entry.since.addresses = generation;
+                }
             }
         }
         for policy in &step.http_policies {
             let name = &policy.what.policy.name;
             if let Some(entry) = self.policies.get_mut(name) {
-                entry.since = Generations { policy: generation, addresses: 0 };
+                entry.since.layer7 = generation;
                 self.unreported.insert(name.clone());
             }
         }
-    }
-
-    /// Hands on the statuses that may be others now.
-    pub fn report(&mut self, index: &Index, status: &StatusQueue) {
-        self.gone.clear();
-        let due = std::mem::take(&mut self.unreported);
-        self.write(due, index, status);
-    }
-
-    /// A proxy has come, gone or said something: looks again at what not every proxy had acknowledged.
-    pub fn acknowledged(&mut self, index: &Index, status: &StatusQueue) {
-        let due = self.pending.clone();
-        self.write(due, index, status);
-    }
-
-    fn write(&mut self, due: BTreeSet<NamespacedName>, index: &Index, status: &StatusQueue) {
-        if due.is_empty() {
-            return;
-        }
-        let proxies = self.proxies.all();
-        for name in due {
-            let Some(entry) = self.policies.get(&name) else { continue };
-            let mut conditions = entry.fixed.clone();
-            conditions.extend(entry.attached.condition.clone());
-            let at = place(entry, index, &name);
-            let enforced = at.map(|at| enforced::condition(&name, &at, entry.since, &proxies));
-            match &enforced {
-                Some(c) if c.reason == "Pending" => self.pending.insert(name.clone()),
-                _ => self.pending.remove(&name),
-            };
-            conditions.extend(enforced);
-            let key = Key {
-                api_version: "security.istio.io/v1",
-                kind: "AuthorizationPolicy",
-                plural: "authorizationpolicies",
-                name: name.clone(),
-                manager: MANAGER,
-            };
-            status.set(key, Wish::Conditions { generation: entry.generation, conditions });
-        }
+        self.peers.published(generation, step);
+        self.tokens.published(generation, step);
     }
 }
 
-/// Proxies that have to know a policy; none when nobody is told of it at all.
-fn place(entry: &Entry, index: &Index, name: &NamespacedName) -> Option<Where> {
-    let authorization = entry.authorization.as_ref()?;
-    if !authorization.targets.is_empty() {
-        return Some(Where::Gateways(entry.attached.gateways.clone()));
-    }
-    index.policy(name)?;
-    let pods = index.pods_selected(&name.namespace, authorization.selector.as_ref());
-    let nodes = pods.into_iter().filter(|p| p.alive && p.enrolled).map(|p| p.node.clone());
-    Some(Where::Nodes(nodes.collect()))
+fn settings(mesh: &MeshConfig) -> l7::Settings {
+    l7::Settings { path_normalization: mesh.path_normalization }
 }
 
-/// The spec of an object; an absent one is empty.
-fn spec<T: serde::de::DeserializeOwned>(object: &DynamicObject) -> Result<T, String> {
-    let spec = object.data.get("spec").cloned().unwrap_or_else(|| serde_json::json!({}));
-    serde_json::from_value(spec).map_err(|e| e.to_string())
+/// Services among targets.
+fn services(policy: &NamespacedName, targets: &[Reference]) -> BTreeSet<NamespacedName> {
+    let service = |target: &Reference| match target {
+        Reference::Service(name) => Some(NamespacedName::new(policy.namespace.clone(), name.as_str())),
+        _ => None,
+    };
+    targets.iter().filter_map(service).collect()
 }
 
-pub use attach::World;
+#[cfg(test)]
+mod tests;

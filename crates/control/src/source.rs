@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use gateway_api::gateways::Gateway;
 use gateway_api::httproutes::HttpRoute;
 use gateway_api::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -22,6 +22,7 @@ use meltemi_model::NamespacedName;
 use meltemi_model::workload::Locality;
 use meltemi_runtime::Tasks;
 use meltemi_translate::facts::{NamespaceFacts, PodFacts, ServiceFacts, SliceFacts, name_of, node_locality};
+use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
@@ -50,11 +51,13 @@ pub enum Kind {
     PeerAuthentication,
     /// RequestAuthentications.
     RequestAuthentication,
+    /// The ConfigMap that configures the mesh.
+    MeshConfig,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Pod,
         Self::Service,
         Self::Slice,
@@ -66,6 +69,7 @@ impl Kind {
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
+        Self::MeshConfig,
     ];
 }
 
@@ -90,6 +94,8 @@ pub enum Object {
     ReferenceGrant(Arc<ReferenceGrant>),
     /// An object of `security.istio.io`, as it was received.
     Security(Arc<DynamicObject>),
+    /// What the mesh's ConfigMap says.
+    MeshConfig(String),
 }
 
 /// What a watcher saw.
@@ -107,6 +113,7 @@ pub enum Event {
 #[derive(Clone)]
 pub struct Source {
     client: Client,
+    namespace: Arc<str>,
     tasks: Tasks,
     events: mpsc::Sender<Event>,
 }
@@ -118,9 +125,9 @@ impl Debug for Source {
 }
 
 impl Source {
-    /// Watchers that hand on to `events`.
-    pub fn new(client: Client, tasks: Tasks, events: mpsc::Sender<Event>) -> Self {
-        Self { client, tasks, events }
+    /// Watchers that hand on to `events`; `namespace` is the mesh's root namespace.
+    pub fn new(client: Client, namespace: Arc<str>, tasks: Tasks, events: mpsc::Sender<Event>) -> Self {
+        Self { client, namespace, tasks, events }
     }
 
     /// Starts one watcher for each kind.
@@ -146,6 +153,12 @@ impl Source {
         self.watch_custom(Kind::ReferenceGrant, &ApiResource::erase::<ReferenceGrant>(&()), |o| {
             Ok(Object::ReferenceGrant(parse(o)?))
         });
+        let settings = Api::<ConfigMap>::namespaced(client(), &self.namespace);
+        let only = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));
+        self.watch_only(Kind::MeshConfig, settings, only, |o| {
+            let text = o.data.as_ref().and_then(|data| data.get(CONFIG_KEY));
+            Ok(Object::MeshConfig(text.cloned().unwrap_or_default()))
+        });
         for (kind, name, plural) in [
             (Kind::AuthorizationPolicy, "AuthorizationPolicy", "authorizationpolicies"),
             (Kind::PeerAuthentication, "PeerAuthentication", "peerauthentications"),
@@ -170,11 +183,23 @@ impl Source {
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
+        self.watch_only(kind, api, watcher::Config::default(), read);
+    }
+
+    fn watch_only<K>(
+        &self,
+        kind: Kind,
+        api: Api<K>,
+        config: watcher::Config,
+        read: fn(&K) -> Result<Object, String>,
+    ) where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
         let events = self.events.clone();
         let mut drain = self.tasks.drain();
         self.tasks.spawn(&format!("watch {kind:?}"), async move {
             let mut watched = Watched { kind, known: HashSet::new(), listed: None, events };
-            let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+            let mut stream = watcher(api, config).default_backoff().boxed();
             loop {
                 let event = tokio::select! {
                     () = drain.started() => return Ok::<(), Infallible>(()),

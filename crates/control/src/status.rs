@@ -76,7 +76,7 @@ impl StatusQueue {
         self.0.more.notify_one();
     }
 
-    fn take(&self) -> BTreeMap<Key, Wish> {
+    pub(crate) fn take(&self) -> BTreeMap<Key, Wish> {
         std::mem::take(&mut self.0.wishes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

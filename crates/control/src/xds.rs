@@ -77,6 +77,12 @@ impl Proxies {
         self.changed.send_modify(|v| *v += 1);
     }
 
+    /// A proxy that says so, without a stream.
+    #[cfg(test)]
+    pub(crate) fn put(&self, proxy: Proxy) {
+        self.lock().insert(proxy.name.clone(), proxy);
+    }
+
     /// As `meltemi proxy-status` reads it.
     pub fn to_json(&self, current: u64) -> Value {
         let proxies = self.all().into_iter().map(|proxy| {
@@ -166,8 +172,15 @@ impl std::fmt::Debug for Endpoint {
 /// Types of a node proxy.
 const NODE_TYPES: &[&str] = &[types::AUTHORIZATION, types::ADDRESS];
 /// Types of a gateway.
-const GATEWAY_TYPES: &[&str] =
-    &[types::HTTP_POLICY, types::JWT, types::TLS_SECRET, types::ROUTE, types::LISTENER, types::ADDRESS];
+const GATEWAY_TYPES: &[&str] = &[
+    types::SETTINGS,
+    types::HTTP_POLICY,
+    types::JWT,
+    types::TLS_SECRET,
+    types::ROUTE,
+    types::LISTENER,
+    types::ADDRESS,
+];
 
 impl Endpoint {
     /// The tonic service.

@@ -19,6 +19,8 @@ pub mod types {
     pub const LISTENER: &str = "type.googleapis.com/meltemi.v1.Listener";
     /// Token rules.
     pub const JWT: &str = "type.googleapis.com/meltemi.v1.Jwt";
+    /// What is the same for the whole mesh.
+    pub const SETTINGS: &str = "type.googleapis.com/meltemi.v1.Settings";
     /// Certificates with keys.
     pub const TLS_SECRET: &str = "type.googleapis.com/meltemi.v1.TlsSecret";
 }

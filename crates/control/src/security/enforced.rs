@@ -15,26 +15,30 @@ use crate::xds::Proxy;
 pub const ENFORCED: &str = "meltemi.dev/Enforced";
 
 /// Proxies that have to know a policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Where {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Where {
     /// The node proxies of these nodes.
-    Nodes(BTreeSet<Arc<str>>),
+    pub nodes: BTreeSet<Arc<str>>,
     /// The proxies of these Gateways.
-    Gateways(BTreeSet<NamespacedName>),
+    pub gateways: BTreeSet<NamespacedName>,
+    /// The type by which gateways are told of it.
+    pub told: Option<&'static str>,
 }
 
-/// What has to be acknowledged.
+/// What has to be acknowledged: the generations in which it was last published.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Generations {
-    /// The policy itself.
-    pub policy: u64,
+    /// The policy for node proxies.
+    pub layer4: u64,
+    /// The policy for gateways.
+    pub layer7: u64,
     /// The workloads that name it, when they changed with it.
     pub addresses: u64,
 }
 
-/// The condition of a policy of that name.
-pub fn condition(name: &NamespacedName, at: &Where, since: Generations, proxies: &[Proxy]) -> Condition {
-    let (wanted, reached) = count(name, at, since, proxies);
+/// The condition of a policy. `names` are those under which it is sent: its own, or those made of it.
+pub fn condition(names: &[String], at: &Where, since: Generations, proxies: &[Proxy]) -> Condition {
+    let (wanted, reached) = count(names, at, since, proxies);
     if wanted == 0 {
         return Condition::no(ENFORCED, "NoTarget", "no proxy has to enforce it");
     }
@@ -46,39 +50,40 @@ pub fn condition(name: &NamespacedName, at: &Where, since: Generations, proxies:
     }
 }
 
-fn count(name: &NamespacedName, at: &Where, since: Generations, proxies: &[Proxy]) -> (usize, usize) {
-    let name = name.to_string();
-    match at {
-        Where::Nodes(nodes) => {
-            let has = |node: &Arc<str>| {
-                proxies.iter().any(|p| {
-                    p.scope == Scope::NodeProxy
-                        && p.node.as_deref() == Some(node)
-                        && holds(p, types::AUTHORIZATION, since.policy, &name)
-                        && holds(p, types::ADDRESS, since.addresses, &name)
-                })
-            };
-            (nodes.len(), nodes.iter().filter(|n| has(n)).count())
-        }
-        Where::Gateways(gateways) => {
-            let (mut wanted, mut reached) = (0, 0);
-            for gateway in gateways {
-                let of = |p: &&Proxy| matches!(&p.scope, Scope::Gateway(g) if g == gateway);
-                let all: Vec<&Proxy> = proxies.iter().filter(of).collect();
-                // A Gateway without a proxy has to get one first.
-                wanted += all.len().max(1);
-                reached += all.iter().filter(|p| holds(p, types::HTTP_POLICY, since.policy, &name)).count();
-            }
-            (wanted, reached)
-        }
+fn count(names: &[String], at: &Where, since: Generations, proxies: &[Proxy]) -> (usize, usize) {
+    let has = |node: &&Arc<str>| {
+        proxies.iter().any(|p| {
+            p.scope == Scope::NodeProxy
+                && p.node.as_deref() == Some(&***node)
+                && holds(p, types::AUTHORIZATION, since.layer4, names)
+                && holds(p, types::ADDRESS, since.addresses, names)
+        })
+    };
+    let (mut wanted, mut reached) = (at.nodes.len(), at.nodes.iter().filter(has).count());
+    for gateway in &at.gateways {
+        let of = |p: &&Proxy| matches!(&p.scope, Scope::Gateway(g) if g == gateway);
+        let all: Vec<&Proxy> = proxies.iter().filter(of).collect();
+        // A Gateway without a proxy has to get one first.
+        wanted += all.len().max(1);
+        let told = at.told.unwrap_or(types::HTTP_POLICY);
+        reached += all.iter().filter(|p| holds(p, told, since.layer7, names)).count();
+    }
+    (wanted, reached)
+}
+
+/// Whether a proxy has everything of a type up to a generation in use, and refuses none of these names.
+fn holds(proxy: &Proxy, type_url: &'static str, since: u64, names: &[String]) -> bool {
+    match proxy.types.get(type_url) {
+        Some((acked, error)) => *acked >= since && !error.as_deref().is_some_and(|e| refuses(e, names)),
+        None => since == 0,
     }
 }
 
-fn holds(proxy: &Proxy, type_url: &'static str, since: u64, name: &str) -> bool {
-    match proxy.types.get(type_url) {
-        Some((acked, error)) => *acked >= since && !error.as_ref().is_some_and(|e| e.contains(name)),
-        None => since == 0,
-    }
+/// Refusals are told as `<name>: <reason>`, with `; ` between them.
+fn refuses(error: &str, names: &[String]) -> bool {
+    error
+        .split("; ")
+        .any(|one| names.iter().any(|n| one.strip_prefix(n.as_str()).is_some_and(|r| r.starts_with(':'))))
 }
 
 #[cfg(test)]
@@ -100,9 +105,10 @@ mod tests {
 
     #[test]
     fn counts_the_proxies_that_have_said_so() {
-        let name = NamespacedName::new("default", "p");
-        let nodes = |all: &[&str]| Where::Nodes(all.iter().map(|n| (*n).into()).collect());
-        let since = Generations { policy: 5, addresses: 0 };
+        let names = ["default/p".to_owned()];
+        let nodes =
+            |all: &[&str]| Where { nodes: all.iter().map(|n| (*n).into()).collect(), ..Where::default() };
+        let since = Generations { layer4: 5, ..Generations::default() };
         let on = |node, acked, error| proxy(Scope::NodeProxy, node, acked, error);
         let cases = [
             ("nobody has to", nodes(&[]), vec![], "no proxy has to enforce it", false),
@@ -117,28 +123,45 @@ mod tests {
             ("another node's does not count", nodes(&["a"]), vec![on("b", 5, None)], "0/1 proxies", false),
             ("refused", nodes(&["a"]), vec![on("a", 5, Some("default/p: bad"))], "0/1 proxies", false),
             (
-                "another is refused",
+                "others are refused",
                 nodes(&["a"]),
-                vec![on("a", 5, Some("default/q: bad"))],
+                vec![on("a", 5, Some("default/q: bad; default/p2: bad; x-default/p: bad"))],
                 "1/1 proxies",
                 true,
             ),
+            (
+                "refused with others",
+                nodes(&["a"]),
+                vec![on("a", 5, Some("default/q: bad; default/p: bad"))],
+                "0/1 proxies",
+                false,
+            ),
         ];
         for (what, at, proxies, message, holds) in cases {
-            let got = condition(&name, &at, since, &proxies);
+            let got = condition(&names, &at, since, &proxies);
             assert_eq!((got.message.as_str(), got.status), (message, holds), "{what}");
         }
     }
 
     #[test]
     fn a_gateway_counts_each_of_its_proxies_and_at_least_one() {
-        let name = NamespacedName::new("default", "p");
+        let names = ["default/p".to_owned()];
         let gateway = NamespacedName::new("default", "waypoint");
-        let at = Where::Gateways([gateway.clone()].into());
-        let since = Generations { policy: 2, addresses: 0 };
-        assert_eq!(condition(&name, &at, since, &[]).message, "0/1 proxies");
+        let at = Where { gateways: [gateway.clone()].into(), ..Where::default() };
+        let since = Generations { layer7: 2, ..Generations::default() };
+        assert_eq!(condition(&names, &at, since, &[]).message, "0/1 proxies");
         let of = |acked| proxy(Scope::Gateway(gateway.clone()), "a", acked, None);
-        assert_eq!(condition(&name, &at, since, &[of(2), of(1)]).message, "1/2 proxies");
-        assert!(condition(&name, &at, since, &[of(2), of(3)]).status);
+        assert_eq!(condition(&names, &at, since, &[of(2), of(1)]).message, "1/2 proxies");
+        assert!(condition(&names, &at, since, &[of(2), of(3)]).status);
+    }
+
+    #[test]
+    fn nodes_and_gateways_are_counted_together() {
+        let names = ["default/p".to_owned()];
+        let gateway = NamespacedName::new("default", "gw");
+        let at = Where { nodes: ["a".into()].into(), gateways: [gateway.clone()].into(), told: None };
+        let since = Generations { layer4: 1, layer7: 2, addresses: 0 };
+        let all = [proxy(Scope::NodeProxy, "a", 1, None), proxy(Scope::Gateway(gateway), "a", 1, None)];
+        assert_eq!(condition(&names, &at, since, &all).message, "1/2 proxies");
     }
 }

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the status of a policy says: one list of conditions, by one manager.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use meltemi_model::NamespacedName;
+use meltemi_translate::Index;
+use meltemi_translate::condition::Condition;
+use meltemi_translate::facts::{Labels, PodFacts};
+use meltemi_translate::security::{layer4, notes};
+use meltemi_wire::xds::types;
+
+use super::enforced::{self, Where};
+use super::{Entry, Security};
+use crate::status::{Key, StatusQueue, Wish};
+use crate::xds::Proxy;
+
+/// Field manager of every condition on a policy.
+const MANAGER: &str = "istio-ambient-policy";
+
+/// The status of an object of the group.
+pub(super) fn key(kind: &'static str, plural: &'static str, name: &NamespacedName) -> Key {
+    Key { api_version: "security.istio.io/v1", kind, plural, name: name.clone(), manager: MANAGER }
+}
+
+/// Nodes on which a policy of that namespace and selector has workloads.
+pub(super) fn nodes(index: &Index, namespace: &str, selector: Option<&Labels>) -> BTreeSet<Arc<str>> {
+    enrolled(index, namespace, selector).map(|pod| pod.node.clone()).collect()
+}
+
+fn enrolled<'a>(
+    index: &'a Index,
+    namespace: &str,
+    selector: Option<&Labels>,
+) -> impl Iterator<Item = &'a PodFacts> {
+    index.pods_selected(namespace, selector).into_iter().filter(|p| p.alive && p.enrolled)
+}
+
+impl Security {
+    /// Hands on the statuses that may be others now.
+    pub fn report(&mut self, index: &Index, status: &StatusQueue) {
+        let due = std::mem::take(&mut self.unreported);
+        self.write(due, index, status);
+        let proxies = self.proxies.all();
+        self.peers.report(index, &proxies, status);
+        self.tokens.report(&proxies, status);
+    }
+
+    /// A proxy has come, gone or said something: looks again at what not every proxy had acknowledged.
+    pub fn acknowledged(&mut self, index: &Index, status: &StatusQueue) {
+        let due = self.pending.clone();
+        self.write(due, index, status);
+        let proxies = self.proxies.all();
+        self.peers.report_pending(index, &proxies, status);
+        self.tokens.report_pending(&proxies, status);
+    }
+
+    fn write(&mut self, due: BTreeSet<NamespacedName>, index: &Index, status: &StatusQueue) {
+        if due.is_empty() {
+            return;
+        }
+        let proxies = self.proxies.all();
+        for name in due {
+            let Some(entry) = self.policies.get(&name) else { continue };
+            let conditions = conditions(&name, entry, index, &proxies);
+            match is_pending(&conditions) {
+                true => self.pending.insert(name.clone()),
+                false => self.pending.remove(&name),
+            };
+            let key = key("AuthorizationPolicy", "authorizationpolicies", &name);
+            status.set(key, Wish::Conditions { generation: entry.generation, conditions });
+        }
+    }
+}
+
+/// Whether some proxy has to acknowledge it yet.
+pub(super) fn is_pending(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|c| c.kind == enforced::ENFORCED && c.reason == "Pending")
+}
+
+/// Everything that is said of a policy.
+fn conditions(name: &NamespacedName, entry: &Entry, index: &Index, proxies: &[Proxy]) -> Vec<Condition> {
+    let authorization = &entry.authorization;
+    let selector = authorization.selector.as_ref();
+    let at_node = entry.projected.policy.is_some();
+    let pods = || enrolled(index, &name.namespace, selector);
+    let at = Where {
+        nodes: if at_node { pods().map(|pod| pod.node.clone()).collect() } else { BTreeSet::new() },
+        gateways: entry.attached.gateways.clone(),
+        told: Some(types::HTTP_POLICY),
+    };
+    let (mesh, peers) = (index.mesh(), index.peers());
+    let plaintext = at_node && pods().any(|pod| peers.take_plaintext(&pod.name.namespace, &pod.labels, mesh));
+    let mut out = Vec::new();
+    match &entry.fault {
+        // What is enforced is not what its author wrote last.
+        Some(fault) if authorization.faults.is_empty() => {
+            let message = format!("{fault}; what was accepted before stays in force");
+            out.push(Condition::no(layer4::ZTUNNEL_ACCEPTED, "Invalid", message));
+        }
+        Some(fault) => out.push(Condition::no(layer4::ZTUNNEL_ACCEPTED, "Invalid", fault.clone())),
+        None => out.extend(entry.projected.condition.clone()),
+    }
+    out.extend(entry.attached.condition.clone());
+    out.extend(notes::differs(authorization, at_node, !at.gateways.is_empty()));
+    out.extend(notes::escapes(authorization, plaintext, &entry.attached.around));
+    // One that no proxy of the mesh can enforce has nothing to count.
+    if authorization.policy.dry_run && !at.gateways.is_empty() {
+        let message = "it is reported on, never enforced";
+        out.push(Condition::no(enforced::ENFORCED, "DryRun", message));
+    } else if at_node || !at.gateways.is_empty() || !authorization.targets.is_empty() {
+        out.push(enforced::condition(&[name.to_string()], &at, entry.since, proxies));
+    }
+    out
+}

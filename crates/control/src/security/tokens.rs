@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! RequestAuthentications: as objects, attached to gateways, and what their status says.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use kube::api::DynamicObject;
+use meltemi_model::{NamespacedName, l7};
+use meltemi_resources::policies::validate;
+use meltemi_translate::condition::Condition;
+use meltemi_translate::routes::table::For;
+use meltemi_translate::security::request::{self, Tokens};
+use meltemi_translate::security::{layer4, notes};
+use meltemi_wire::xds::types;
+
+use super::attach::{self, Attached, Ingress, World};
+use super::enforced::{self, Generations, Where};
+use super::report::{is_pending, key};
+use super::services;
+use crate::publish::Step;
+use crate::status::{StatusQueue, Wish};
+use crate::xds::Proxy;
+
+/// An object and what became of it.
+#[derive(Debug)]
+struct Entry {
+    generation: Option<i64>,
+    tokens: Tokens,
+    /// Why the object as it is now is not what is enforced; with `true`, it never was.
+    fault: Option<(String, bool)>,
+    attached: Attached,
+    since: Generations,
+}
+
+/// The objects.
+#[derive(Debug, Default)]
+pub(super) struct TokenObjects {
+    all: BTreeMap<NamespacedName, Entry>,
+    unattached: BTreeSet<NamespacedName>,
+    sent: HashMap<NamespacedName, For<l7::Jwt>>,
+    unreported: BTreeSet<NamespacedName>,
+    pending: BTreeSet<NamespacedName>,
+}
+
+impl TokenObjects {
+    /// An object is new, changed or gone.
+    pub(super) fn set(&mut self, name: &NamespacedName, object: Option<&DynamicObject>) {
+        self.unattached.insert(name.clone());
+        let Some(object) = object else {
+            self.all.remove(name);
+            self.pending.remove(name);
+            return;
+        };
+        let spec = object.data.get("spec").cloned().unwrap_or_default();
+        let read = validate::spec(&serde_json::json!({ "spec": spec })).and_then(|s| request::read(name, &s));
+        let before = self.all.remove(name);
+        let since = before.as_ref().map(|e| e.since).unwrap_or_default();
+        let (tokens, fault) = match (read, before) {
+            (Ok(tokens), _) => (tokens, None),
+            (Err(reason), before) => {
+                tracing::error!(%name, %reason, "RequestAuthentication is not valid");
+                match before.filter(|e| e.fault.as_ref().is_none_or(|(_, never)| !never)) {
+                    Some(known) => (known.tokens, Some((reason, false))),
+                    None => (request::stand_in(name, &spec), Some((reason, true))),
+                }
+            }
+        };
+        let attached = Attached::default();
+        let entry = Entry { generation: object.metadata.generation, tokens, fault, attached, since };
+        self.all.insert(name.clone(), entry);
+        self.unreported.insert(name.clone());
+    }
+
+    /// A Service changed, or its waypoint did.
+    pub(super) fn see_service(&mut self, service: &NamespacedName) {
+        let touched = self.all.iter().filter(|(name, e)| services(name, &e.tokens.targets).contains(service));
+        self.unattached.extend(touched.map(|(name, _)| name.clone()));
+    }
+
+    /// Some Gateway changed or is gone.
+    pub(super) fn see_gateways(&mut self) {
+        self.unattached.extend(self.all.keys().cloned());
+    }
+
+    /// Attaches what is to be attached and adds it to a step.
+    pub(super) fn flush(&mut self, world: &World<'_>, ingress: &Ingress, step: &mut Step) {
+        for name in std::mem::take(&mut self.unattached) {
+            let sent = self.all.get_mut(&name).and_then(|entry| {
+                let tokens = &entry.tokens;
+                let policy = attach::Policy {
+                    kind: "RequestAuthentication",
+                    name: &name,
+                    selector: tokens.selector.as_ref(),
+                    targets: &tokens.targets,
+                };
+                let attached = attach::attach(policy, world, ingress);
+                if entry.attached != attached {
+                    self.unreported.insert(name.clone());
+                    entry.attached = attached;
+                }
+                let Attached { gateways, targets, .. } = entry.attached.clone();
+                let what = l7::Jwt { name: name.clone(), targets, rules: tokens.rules.clone() };
+                // One without rules asks for nothing.
+                (!gateways.is_empty() && !tokens.rules.is_empty()).then_some(For { what, gateways })
+            });
+            match sent {
+                None => {
+                    if self.sent.remove(&name).is_some() {
+                        step.removed_tokens.push(name);
+                    }
+                }
+                Some(sent) if self.sent.get(&name) == Some(&sent) => {}
+                Some(sent) => {
+                    self.sent.insert(name, sent.clone());
+                    step.tokens.push(sent);
+                }
+            }
+        }
+    }
+
+    /// A step became a generation.
+    pub(super) fn published(&mut self, generation: u64, step: &Step) {
+        for sent in &step.tokens {
+            if let Some(entry) = self.all.get_mut(&sent.what.name) {
+                entry.since.layer7 = generation;
+                self.unreported.insert(sent.what.name.clone());
+            }
+        }
+    }
+
+    /// Hands on the statuses that may be others now.
+    pub(super) fn report(&mut self, proxies: &[Proxy], status: &StatusQueue) {
+        let due = std::mem::take(&mut self.unreported);
+        self.write(due, proxies, status);
+    }
+
+    /// Looks again at what not every proxy had acknowledged.
+    pub(super) fn report_pending(&mut self, proxies: &[Proxy], status: &StatusQueue) {
+        let due = self.pending.clone();
+        self.write(due, proxies, status);
+    }
+
+    fn write(&mut self, due: BTreeSet<NamespacedName>, proxies: &[Proxy], status: &StatusQueue) {
+        for name in due {
+            let Some(entry) = self.all.get(&name) else { continue };
+            let conditions = conditions(&name, entry, proxies);
+            match is_pending(&conditions) {
+                true => self.pending.insert(name.clone()),
+                false => self.pending.remove(&name),
+            };
+            let key = key("RequestAuthentication", "requestauthentications", &name);
+            status.set(key, Wish::Conditions { generation: entry.generation, conditions });
+        }
+    }
+}
+
+fn conditions(name: &NamespacedName, entry: &Entry, proxies: &[Proxy]) -> Vec<Condition> {
+    let mut out = Vec::new();
+    let gateways = &entry.attached.gateways;
+    match &entry.fault {
+        Some((fault, never)) => {
+            let instead = match never {
+                true => "no token is taken where it applies",
+                false => "what was accepted before stays in force",
+            };
+            let message = format!("{fault}; {instead}");
+            out.push(Condition::no(layer4::ZTUNNEL_ACCEPTED, "Invalid", message));
+        }
+        None if gateways.is_empty() => out.extend(request::at_node_proxies(&entry.tokens)),
+        None => {}
+    }
+    out.extend(entry.attached.condition.clone());
+    if !gateways.is_empty() {
+        out.extend(request::differs(&entry.tokens));
+    }
+    out.extend(notes::around(&entry.attached.around));
+    if !entry.tokens.rules.is_empty() {
+        let at = Where { gateways: gateways.clone(), told: Some(types::JWT), ..Where::default() };
+        out.push(enforced::condition(&[name.to_string()], &at, entry.since, proxies));
+    }
+    out
+}
