@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use meltemi_identity::channel::ControlPlane;
 use meltemi_model::NamespacedName;
-use meltemi_model::l7::{HttpPolicy, Jwt, Listener, Route, TlsSecret};
+use meltemi_model::l7::{HttpPolicy, Jwt, Listener, PathNormalization, Route, Settings, TlsSecret};
 use meltemi_policy::ValidPolicy;
 use meltemi_runtime::{Ready, Tasks};
 use meltemi_state::{Delta, Snapshot};
@@ -37,8 +37,18 @@ pub struct Mesh {
     pub jwts: BTreeMap<String, Arc<Jwt>>,
     /// Certificates.
     pub secrets: BTreeMap<String, Arc<TlsSecret>>,
-    /// Layer 7 policies that were refused: their targets are not known, so nothing is allowed until they are mended.
+    /// What is the same for the whole mesh.
+    pub settings: BTreeMap<String, Arc<Settings>>,
+    /// Layer 7 policies and token rules that were refused: their targets are not known, so nothing is allowed until they
+    /// are mended.
     pub refused: BTreeMap<String, String>,
+}
+
+impl Mesh {
+    /// How paths are normalised; as Istio does by default until the control plane has said it.
+    pub fn path_normalization(&self) -> PathNormalization {
+        self.settings.values().next().map(|s| s.path_normalization).unwrap_or_default()
+    }
 }
 
 /// What the view is started with.
@@ -185,25 +195,41 @@ impl Sink {
                 let policies = Arc::make_mut(&mut mesh.http_policies);
                 let mut rejected = documents(policies, updates.clone());
                 rejected.extend(refuse_invalid(policies, &updates));
-                for update in &updates {
-                    mesh.refused.remove(&update.name);
-                }
-                for one in &rejected {
-                    // A policy that cannot be read is not the policy before it, and not none.
-                    policies.remove(&one.name);
-                    mesh.refused.insert(one.name.clone(), one.reason.clone());
-                }
+                guard(policies, &mut mesh.refused, "", &updates, &rejected);
                 rejected
             }
+            types::JWT => {
+                let rejected = documents(&mut mesh.jwts, updates.clone());
+                guard(&mut mesh.jwts, &mut mesh.refused, "RequestAuthentication ", &updates, &rejected);
+                rejected
+            }
+            types::SETTINGS => documents(&mut mesh.settings, updates),
             types::ROUTE => documents(&mut mesh.routes, updates),
             types::LISTENER => documents(&mut mesh.listeners, updates),
-            types::JWT => documents(&mut mesh.jwts, updates),
             types::TLS_SECRET => documents(&mut mesh.secrets, updates),
             other => updates
                 .into_iter()
                 .map(|u| Rejected { name: u.name, reason: format!("type {other} was not asked for") })
                 .collect(),
         }
+    }
+}
+
+/// Of documents that let less through: one that was refused is not the one before it, and not none. `kind` tells those of
+/// one type from those of another.
+fn guard<T>(
+    map: &mut BTreeMap<String, Arc<T>>,
+    refused: &mut BTreeMap<String, String>,
+    kind: &str,
+    updates: &[Update],
+    rejected: &[Rejected],
+) {
+    for update in updates {
+        refused.remove(&format!("{kind}{}", update.name));
+    }
+    for one in rejected {
+        map.remove(&one.name);
+        refused.insert(format!("{kind}{}", one.name), one.reason.clone());
     }
 }
 
@@ -264,3 +290,6 @@ fn snapshot(snapshot: &mut Snapshot, type_url: &str, updates: Vec<Update>) -> Ve
     rejected.extend(invalid.iter().map(|e| Rejected { name: e.policy.to_string(), reason: e.to_string() }));
     rejected
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version};
+use meltemi_model::l7::PathNormalization;
 use meltemi_policy::http::{Normalization, method_is_clean, normalize, readings};
 
 /// A request after the checks.
@@ -39,7 +40,8 @@ const DROPPED: &[&str] = &[
     "x-forwarded-network",
 ];
 
-pub(crate) fn check<B>(request: &Request<B>) -> Result<Checked, StatusCode> {
+/// Checks a request; its path is normalised as the mesh is told to.
+pub(crate) fn check<B>(request: &Request<B>, mode: PathNormalization) -> Result<Checked, StatusCode> {
     let bad = StatusCode::BAD_REQUEST;
     if request.method() == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
@@ -52,7 +54,13 @@ pub(crate) fn check<B>(request: &Request<B>) -> Result<Checked, StatusCode> {
         return Err(bad);
     }
     let host = host(request.uri().authority().map(http::uri::Authority::as_str), headers, request.version())?;
-    let path = normalize(request.uri().path(), Normalization::Base).map_err(|_| bad)?;
+    let mode = match mode {
+        PathNormalization::None => Normalization::None,
+        PathNormalization::Base => Normalization::Base,
+        PathNormalization::MergeSlashes => Normalization::MergeSlashes,
+        PathNormalization::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
+    };
+    let path = normalize(request.uri().path(), mode).map_err(|_| bad)?;
     Ok(Checked { paths: readings(&path), host })
 }
 
@@ -125,8 +133,22 @@ mod tests {
             (request("CONNECT", "127.0.0.1:15000", &[]), 405),
         ];
         for (request, expected) in cases {
-            let seen = check(&request).err().map_or(0, |s| s.as_u16());
+            let seen = check(&request, PathNormalization::Base).err().map_or(0, |s| s.as_u16());
             assert_eq!(seen, expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_forwarded_as_the_mesh_normalises_it() {
+        let request = Request::get("/a/../b//%2fc%5Cd").header("host", "a").body(()).unwrap();
+        let cases = [
+            (PathNormalization::None, "/a/../b//%2fc%5Cd"),
+            (PathNormalization::Base, "/b//%2fc%5Cd"),
+            (PathNormalization::MergeSlashes, "/b/%2fc%5Cd"),
+            (PathNormalization::DecodeAndMergeSlashes, "/b/c/d"),
+        ];
+        for (mode, expected) in cases {
+            assert_eq!(check(&request, mode).unwrap().paths[0], expected, "{mode:?}");
         }
     }
 

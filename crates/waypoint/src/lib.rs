@@ -95,6 +95,7 @@ pub fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         ),
         metadata: metadata(&config),
         types: vec![
+            types::SETTINGS,
             types::ADDRESS,
             types::HTTP_POLICY,
             types::ROUTE,

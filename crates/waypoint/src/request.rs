@@ -133,7 +133,7 @@ async fn phases(
     mut request: Request<Incoming>,
     line: &mut Line,
 ) -> Response<Body> {
-    let checked = match check(&request) {
+    let checked = match check(&request, context.view.mesh().path_normalization()) {
         Ok(checked) => checked,
         Err(status) => {
             line.details = "request_is_ambiguous".into();

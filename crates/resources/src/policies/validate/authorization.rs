@@ -197,7 +197,7 @@ fn source_of(source: &Source, at: &str, review: &mut Review) {
         review.take(asterisks(name, list(values)));
         list(values).iter().for_each(|v| literal_asterisk(name, v, review));
     }
-    for value in [&source.principals, &source.not_principals].into_iter().flat_map(|v| list(v)) {
+    for value in [&source.principals, &source.not_principals].into_iter().flat_map(list) {
         if value.starts_with("spiffe://") {
             review.warn(format!("{value:?} matches no peer: principals are written without spiffe://"));
         }
