@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `istio.security.Authorization`.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch, ValueMatch,
 };
-use prost::Message;
+use prost::Message as _;
 
+use super::known::{self, Message};
 use super::{Invalid, ip, ip_bytes, port};
 use crate::proto::security as proto;
 use crate::proto::security::string_match::MatchType;
@@ -132,12 +135,44 @@ fn accounts(values: &[ValueMatch]) -> Result<Vec<proto::ServiceAccountMatch>, In
     values.iter().map(one).collect()
 }
 
+const STRING: Message =
+    Message(&[(1, "exact", None), (2, "prefix", None), (3, "suffix", None), (4, "presence", None)]);
+const ADDRESS: Message = Message(&[(1, "address", None), (2, "length", None)]);
+const ACCOUNT: Message = Message(&[(1, "namespace", None), (2, "service_account", None)]);
+const MATCH: Message = Message(&[
+    (1, "namespaces", Some(&STRING)),
+    (2, "not_namespaces", Some(&STRING)),
+    (3, "principals", Some(&STRING)),
+    (4, "not_principals", Some(&STRING)),
+    (5, "source_ips", Some(&ADDRESS)),
+    (6, "not_source_ips", Some(&ADDRESS)),
+    (7, "destination_ips", Some(&ADDRESS)),
+    (8, "not_destination_ips", Some(&ADDRESS)),
+    (9, "destination_ports", None),
+    (10, "not_destination_ports", None),
+    (11, "service_accounts", Some(&ACCOUNT)),
+    (12, "not_service_accounts", Some(&ACCOUNT)),
+    (13, "extensions", None),
+]);
+const RULES: Message = Message(&[(2, "matches", Some(&MATCH))]);
+const GROUP: Message = Message(&[(1, "rules", Some(&RULES))]);
+const AUTHORIZATION: Message = Message(&[
+    (1, "name", None),
+    (2, "namespace", None),
+    (3, "scope", None),
+    (4, "action", None),
+    (5, "groups", Some(&GROUP)),
+    (6, "dry_run", None),
+    (7, "extensions", None),
+]);
+
 /// The policy of a message.
 ///
 /// # Errors
 /// The field that is not understood: the whole policy is refused, for a part of it could be wider.
 pub fn policy(bytes: &[u8]) -> Result<Policy, Invalid> {
     let message = proto::Authorization::decode(bytes).map_err(|e| Invalid::new("authorization", e))?;
+    known::only(&AUTHORIZATION, bytes)?;
     let proto::Authorization { name, namespace, scope, action, groups, dry_run, extensions } = message;
     if name.is_empty() {
         return Err(Invalid::new("name", "is empty"));
@@ -185,18 +220,11 @@ fn rule(group: &proto::Group, at: &str, deny: bool) -> Result<Rule, Invalid> {
         } else {
             let some = !matches.is_empty();
             let full: Vec<Match> = matches.into_iter().filter(|m| !m.predicates.is_empty()).collect();
-            if some && full.is_empty() { vec![never()] } else { full }
+            if some && full.is_empty() { vec![Match::never()] } else { full }
         };
         Ok(Clause { origin: ClauseOrigin::Unknown, matches })
     });
     Ok(Rule { clauses: clauses.collect::<Result<_, Invalid>>()? })
-}
-
-/// A match that nothing fulfils: no principal is exactly the empty text.
-fn never() -> Match {
-    let values = vec![ValueMatch::String(StringMatch::Exact("".into()))];
-    let not_values = vec![ValueMatch::String(StringMatch::Exact("".into()))];
-    Match { predicates: vec![Predicate { attribute: Attribute::SourcePrincipal, values, not_values }] }
 }
 
 fn match_from_proto(message: &proto::Match, at: &str) -> Result<Match, Invalid> {
@@ -267,7 +295,13 @@ fn read_strings(list: &[proto::StringMatch], field: &str) -> Result<Vec<ValueMat
 fn read_ranges(list: &[proto::Address], field: &str) -> Result<Vec<ValueMatch>, Invalid> {
     let one = |message: &proto::Address| {
         let length = u8::try_from(message.length).map_err(|_| Invalid::new(field, "length is too large"))?;
-        IpNet::new(ip(field, &message.address)?, length).map_err(|e| Invalid::new(field, e))
+        let address = ip(field, &message.address)?;
+        // An IPv4 range in IPv6 clothes is the IPv4 range, as an address is.
+        let (address, length) = match (address.to_canonical(), length.checked_sub(96)) {
+            (v4 @ IpAddr::V4(_), Some(inner)) if address.is_ipv6() => (v4, inner),
+            _ => (address, length),
+        };
+        IpNet::new(address, length).map_err(|e| Invalid::new(field, e))
     };
     list.iter().map(|message| one(message).map(ValueMatch::Cidr)).collect()
 }
@@ -305,10 +339,57 @@ mod tests {
         assert_eq!(policy(&scope).unwrap_err().field, "scope");
     }
 
+    /// A newer control plane may narrow a policy by what this proxy has never heard of.
+    #[test]
+    fn a_field_that_is_not_known_is_refused_by_its_place() {
+        // Field 15 with the text "x", where each message can hold it.
+        let new = [0x7a, 1, b'x'];
+        let wrap = |field: u8, inner: &[u8]| {
+            let mut out = vec![field << 3 | 2, u8::try_from(inner.len()).unwrap()];
+            out.extend(inner);
+            out
+        };
+        let name = wrap(1, b"p");
+        let in_group = |inner: &[u8]| [name.clone(), wrap(5, inner)].concat();
+        let string = [wrap(1, b"a"), new.to_vec()].concat();
+        let cases = [
+            ([name.clone(), new.to_vec()].concat(), "field 15"),
+            (in_group(&new), "groups[0].field 15"),
+            (in_group(&wrap(1, &new)), "groups[0].rules[0].field 15"),
+            (in_group(&wrap(1, &wrap(2, &new))), "groups[0].rules[0].matches[0].field 15"),
+            (
+                in_group(&wrap(1, &wrap(2, &wrap(3, &string)))),
+                "groups[0].rules[0].matches[0].principals[0].field 15",
+            ),
+        ];
+        for (bytes, field) in cases {
+            let error = policy(&bytes).unwrap_err();
+            assert_eq!((error.field.as_str(), error.reason.as_str()), (field, "is not known"));
+        }
+        assert!(policy(&in_group(&wrap(1, &wrap(2, &wrap(3, &wrap(1, b"a")))))).is_ok());
+        let action =
+            proto::Authorization { name: "p".into(), action: 2, ..Default::default() }.encode_to_vec();
+        assert_eq!(policy(&action).unwrap_err(), Invalid::new("action", "unknown value 2"));
+    }
+
+    #[test]
+    fn ranges_in_ipv6_clothes_are_what_they_cover() {
+        let mapped = std::net::Ipv4Addr::new(10, 0, 0, 0).to_ipv6_mapped().octets().to_vec();
+        let of = |address: Vec<u8>, length| {
+            let bytes = allow(vec![proto::Match {
+                source_ips: vec![proto::Address { address, length }],
+                ..Default::default()
+            }]);
+            policy(&bytes).unwrap().rules[0].clauses[0].matches[0].predicates[0].values[0].clone()
+        };
+        assert_eq!(of(mapped, 104), ValueMatch::Cidr("10.0.0.0/8".parse().unwrap()));
+        assert_eq!(of(vec![0; 16], 0), ValueMatch::Cidr("::/0".parse().unwrap()));
+    }
+
     #[test]
     fn an_empty_match_never_widens() {
         let read = policy(&allow(vec![proto::Match::default()])).unwrap();
-        assert_eq!(read.rules[0].clauses[0].matches, [never()]);
+        assert_eq!(read.rules[0].clauses[0].matches, [Match::never()]);
         let deny = proto::Authorization {
             name: "p".into(),
             action: 1,

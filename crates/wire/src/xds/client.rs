@@ -72,7 +72,7 @@ where
     E: std::fmt::Display,
     T: Fn() -> Option<String> + Send,
 {
-    let mut held: Held = config.types.iter().map(|t| ((*t).to_owned(), HashMap::new())).collect();
+    let mut held: Held = config.types.iter().map(|t| ((*t).to_owned(), BTreeMap::new())).collect();
     let mut pause = MIN_PAUSE;
     loop {
         let outcome = match connect().await {
@@ -91,7 +91,7 @@ where
 }
 
 /// Versions held, by type and name.
-type Held = HashMap<String, HashMap<String, String>>;
+type Held = HashMap<String, BTreeMap<String, String>>;
 
 struct Outcome {
     answered: bool,

@@ -5,7 +5,7 @@
 //! So a policy arrives before the workload that names it, and leaves after it. A stream looks only at the names that
 //! changed since its last look, as long as the log of changes reaches back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::mpsc;
@@ -59,7 +59,7 @@ struct Subscription {
     wildcard: bool,
     names: BTreeSet<String>,
     /// Version held, by name.
-    held: HashMap<String, String>,
+    held: BTreeMap<String, String>,
     /// Generation looked at.
     seen: u64,
     /// Every name has been looked at since the subscription changed.
