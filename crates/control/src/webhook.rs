@@ -11,8 +11,12 @@ use axum::routing::post;
 use axum::{Json, Router};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
+use meltemi_model::NamespacedName;
 use meltemi_resources::policies::validate;
 use meltemi_runtime::{Readiness, Tasks};
+use meltemi_translate::MeshConfig;
+use meltemi_translate::facts::Labels;
+use meltemi_translate::security::authorization;
 use serde_json::{Value, json};
 
 use crate::leader::Leadership;
@@ -28,7 +32,24 @@ pub type Validate = Arc<dyn Fn(&Value) -> Result<Vec<String>, String> + Send + S
 
 /// The mesh's own judgement of its objects; other kinds are judged by their schema alone.
 pub fn validator() -> Validate {
-    Arc::new(|object| validate::object(object).map_or(Ok(Vec::new()), validate::Review::result))
+    Arc::new(|object| {
+        let warnings = validate::object(object).map_or(Ok(Vec::new()), validate::Review::result)?;
+        if object["kind"] == "AuthorizationPolicy" {
+            taken(object)?;
+        }
+        Ok(warnings)
+    })
+}
+
+/// What admission takes, the engine takes: nothing may be stored that every proxy would refuse.
+fn taken(object: &Value) -> Result<(), String> {
+    let metadata = &object["metadata"];
+    let text = |field: &str| metadata[field].as_str().unwrap_or_default();
+    // One that is yet to be generated begins so.
+    let name = ["name", "generateName"].into_iter().map(text).find(|n| !n.is_empty()).unwrap_or("new");
+    let name = NamespacedName::new(text("namespace"), name);
+    let spec = validate::spec(object)?;
+    authorization::read(&name, &spec, &Labels::new(), &MeshConfig::default()).map(drop)
 }
 
 /// `/validate`.
@@ -254,6 +275,12 @@ mod tests {
                 "AuthorizationPolicy",
                 json!({ "metadata": { "annotations": { "istio.io/dry-run": "maybe" } } }),
                 "invalid policy p.default: annotation istio.io/dry-run: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+            ),
+            (
+                "AuthorizationPolicy",
+                spec(json!({ "rules": [{ "to": [{ "operation": { "paths": ["a/{*}"] } }] }] })),
+                "policy default/p is not valid rule[0] clause[0]: paths: invalid or unsupported path a/{*}: it does not begin \
+                 with `/`",
             ),
             (
                 "AuthorizationPolicy",

@@ -9,6 +9,7 @@ use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope,
     StringMatch, ValueMatch,
 };
+use meltemi_policy::ValidPolicy;
 use meltemi_resources::policies::validate::{self, Key};
 use meltemi_resources::policies::{self as api, AuthorizationPolicySpec, Values};
 
@@ -84,14 +85,17 @@ pub fn read(
         [] => spec.target_ref.iter().map(reference).collect(),
         many => many.iter().map(reference).collect(),
     };
+    let policy = Policy {
+        scope: scope(&selector, &targets, name, mesh),
+        name: name.clone(),
+        action: action(spec.action.unwrap_or_default(), provider),
+        dry_run: dry_run(annotations),
+        rules,
+    };
+    // What the engine does not take is no policy, and is refused where its author still looks.
+    let policy = ValidPolicy::new(policy).map_err(|e| e.to_string())?;
     Ok(Authorization {
-        policy: Policy {
-            scope: scope(&selector, &targets, name, mesh),
-            name: name.clone(),
-            action: action(spec.action.unwrap_or_default(), provider),
-            dry_run: dry_run(annotations),
-            rules,
-        },
+        policy: (**policy.policy()).clone(),
         selector,
         targets,
         http: http(spec.rules.iter().flatten()),
@@ -313,6 +317,12 @@ fn condition(
         Key::RequestPrincipal => (Attribute::RequestPrincipal, text),
         Key::Audiences => (Attribute::RequestAuthAudiences, text),
         Key::Presenter => (Attribute::RequestAuthPresenter, text),
+        Key::Header(":authority") => (Attribute::Host, text),
+        Key::Header(":method") => (Attribute::Method, text),
+        // What is judged is the normalised path without query, which is not this header.
+        Key::Header(name) if name.starts_with(':') => {
+            (Attribute::Unsupported(condition.key.as_str().into()), text)
+        }
         Key::Header(name) => (Attribute::Header(name.to_ascii_lowercase().into()), text),
         Key::Claim(path) => {
             let path: Vec<Arc<str>> = path.into_iter().map(Into::into).collect();

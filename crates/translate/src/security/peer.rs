@@ -306,7 +306,7 @@ mod tests {
         let labels = Labels::from([("a".to_owned(), "b".to_owned())]);
         let Some(name) = peers.name_for("shop", &labels, &mesh) else { return Vec::new() };
         let policy = peers.policies(&mesh)[&name].clone();
-        let set = meltemi_policy::PolicySet::compile([policy]);
+        let set = meltemi_policy::PolicySet::compile([policy]).unwrap();
         let denied = |port: u16| {
             let nowhere = std::net::IpAddr::from([0, 0, 0, 0]);
             let facts = meltemi_policy::Facts {

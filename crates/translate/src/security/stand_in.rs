@@ -5,7 +5,8 @@
 //! denies everything in a DENY or CUSTOM; a target that cannot be read is the whole namespace.
 
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::{Action, Policy, Rule};
+use meltemi_model::authz::{Action, Policy, Rule, Scope};
+use meltemi_policy::ValidPolicy;
 use meltemi_resources::policies::{self as api, AuthorizationPolicySpec, validate};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -41,12 +42,12 @@ pub fn read(
         Value::Null => {}
         Value::Array(written) => {
             for one in written {
-                match valid(one, action, provider).map(|api| (authorization::rule(&api, name, mesh), api)) {
-                    Some((Ok(rule), api)) => {
+                match valid(one, action, provider).and_then(|api| Some((taken(&api, name, mesh)?, api))) {
+                    Some((rule, api)) => {
                         rules.push(rule);
                         read.push(api);
                     }
-                    _ => whole = false,
+                    None => whole = false,
                 }
             }
         }
@@ -100,6 +101,20 @@ fn valid(rule: &Value, action: api::Action, provider: &str) -> Option<api::Rule>
     validate::authorization_policy(&alone).ok().map(|()| rule)
 }
 
+/// A rule that the engine takes.
+fn taken(api: &api::Rule, name: &NamespacedName, mesh: &MeshConfig) -> Option<Rule> {
+    let rule = authorization::rule(api, name, mesh).ok()?;
+    let alone = Policy {
+        name: name.clone(),
+        scope: Scope::WorkloadSelector,
+        action: Action::Deny,
+        dry_run: false,
+        rules: vec![rule],
+    };
+    let valid = ValidPolicy::new(alone).ok()?;
+    valid.policy().rules.first().cloned()
+}
+
 /// Selector and targets; neither when one of them cannot be read, or both are there.
 pub(super) fn place(spec: &Value) -> (Option<Labels>, Vec<authorization::Reference>) {
     let selector = part::<api::WorkloadSelector>(&spec["selector"]);
@@ -125,8 +140,6 @@ pub(super) fn place(spec: &Value) -> (Option<Labels>, Vec<authorization::Referen
 
 #[cfg(test)]
 mod tests {
-    use meltemi_model::authz::Scope;
-
     use super::*;
 
     fn stand_in(yaml: &str) -> Authorization {
@@ -144,6 +157,7 @@ mod tests {
     fn what_cannot_be_read_allows_nothing_and_denies_everything() {
         let good = "{from: [{source: {principals: [a]}}]}";
         let everything = Rule::default();
+        let long = "a".repeat(10_000);
         let cases = [
             // (policy, action, rules, is one of them everything)
             (format!("{{rules: [{good}, {{from: []}}]}}"), Action::Allow, 1, false),
@@ -155,6 +169,12 @@ mod tests {
             ("{action: DENY, rules: all}".to_owned(), Action::Deny, 1, true),
             ("{action: CUSTOM, rules: [{}]}".to_owned(), Action::Deny, 1, true),
             ("{action: AUDIT, rules: [{from: []}]}".to_owned(), Action::Audit, 0, false),
+            (
+                format!("{{action: DENY, rules: [{{when: [{{key: source.namespace, values: [{long}]}}]}}]}}"),
+                Action::Deny,
+                1,
+                true,
+            ),
         ];
         for (yaml, action, rules, all) in cases {
             let got = stand_in(&yaml).policy;

@@ -28,7 +28,7 @@ pub enum Key<'a> {
     Audiences,
     /// `request.auth.presenter`
     Presenter,
-    /// `request.headers[name]`
+    /// `request.headers[name]`, pseudo headers such as `:authority` among them.
     Header(&'a str),
     /// `request.auth.claims[a][b]`
     Claim(Vec<&'a str>),
@@ -69,7 +69,9 @@ pub fn key(text: &str) -> Result<Key<'_>, String> {
                 let names = subscripts(rest).ok_or_else(format)?;
                 let &[name] = names.as_slice() else { return Err(format()) };
                 let token = |b: u8| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b);
-                return match name.bytes().all(token) {
+                // A pseudo header of HTTP/2 begins with a colon.
+                let bare = name.strip_prefix(':').unwrap_or(name);
+                return match !bare.is_empty() && bare.bytes().all(token) {
                     true => Ok(Key::Header(name)),
                     false => Err(format!("bad key ({text}): {name:?} is not the name of a header")),
                 };
