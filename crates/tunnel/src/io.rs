@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -17,12 +18,19 @@ pub struct TunnelIo {
     stream: Stream,
     unread: Bytes,
     ended: bool,
+    /// Of the tunnel: it is in use as long as this lives.
+    _lease: Option<Arc<()>>,
 }
 
 impl TunnelIo {
     /// Around a stream.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, unread: Bytes::new(), ended: false }
+        Self { stream, unread: Bytes::new(), ended: false, _lease: None }
+    }
+
+    /// Around a stream that was dialled, with the lease of its tunnel.
+    pub fn holding(stream: Stream, lease: Arc<()>) -> Self {
+        Self { stream, unread: Bytes::new(), ended: false, _lease: Some(lease) }
     }
 }
 

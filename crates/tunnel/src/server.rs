@@ -58,7 +58,8 @@ pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_reset_streams(MAX_RESETS)
-            .max_pending_accept_reset_streams(MAX_RESETS);
+            .max_pending_accept_reset_streams(MAX_RESETS)
+            .max_local_error_reset_streams(Some(MAX_RESETS));
         let mut connection = builder.handshake(tls).await.map_err(io::Error::other)?;
         let ping = connection.ping_pong();
         Ok(Incoming { connection, ping, peer })
