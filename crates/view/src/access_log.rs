@@ -17,15 +17,23 @@ const QUEUE: usize = 16_384;
 pub struct AccessLog(SyncSender<String>);
 
 impl AccessLog {
-    /// Starts the writer.
+    /// Starts the writer to standard output.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn start() -> std::io::Result<Self> {
+        Self::to(std::io::stdout())
+    }
+
+    /// Starts a writer to somewhere else.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn to(out: impl std::io::Write + Send + 'static) -> std::io::Result<Self> {
+        let mut out = std::io::BufWriter::new(out);
         let (sender, lines) = sync_channel::<String>(QUEUE);
         std::thread::Builder::new().name("access-log".into()).spawn(move || {
             while let Ok(first) = lines.recv() {
-                let mut out = std::io::stdout().lock();
                 // Whatever waits goes out with one flush.
                 for line in std::iter::once(first).chain(lines.try_iter().take(1000)) {
                     let _ = writeln!(out, "{line}");
