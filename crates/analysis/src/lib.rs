@@ -3,6 +3,13 @@
 //!
 //! Pure: objects come in as JSON, from files or from an API; nothing is read here.
 
+pub mod compare;
 pub mod explain;
+mod proof;
+pub mod witness;
+mod words;
 
+pub use compare::{Attached, Difference, Differences, Place, Unknown, compare};
+pub use proof::{Guard, Layer};
+pub use witness::Witness;
 pub use explain::{Answer, Request, Verdict, explain};

@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two sets of policies at one place: what the new one lets through that the old one did not, and the reverse; exact, by
+//! rule, each with a request that the engine confirms.
+//!
+//! Allowed is: no DENY rule matches, and an ALLOW rule matches or no ALLOW policy applies. "No ALLOW policy applies" is
+//! taken as one more ALLOW rule, so that both sides have the same shape.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use meltemi_model::authz::{Action, Clause, Match, Policy, Rule};
+use meltemi_policy::{Decision, PolicySet};
+use serde::Serialize;
+
+use crate::proof::{
+    Answer, Builder, Form, Guard, Hints, Layer, Need, Question, Raw, Space, Subject, none_of, rule,
+};
+use crate::witness::Witness;
+use crate::words;
+
+/// Questions that make conditions narrower than the rule, in one comparison.
+const REFINEMENTS: usize = 4_000;
+/// Rules that are named as exceptions of a condition.
+const EXCEPTIONS: usize = 6;
+
+/// A policy and the workloads of the place that it applies to.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// The policy, as the proxy has it.
+    pub policy: Arc<Policy>,
+    /// The workloads; none means all of them.
+    pub guard: Guard,
+}
+
+/// Where a comparison is made.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// `Service default/web`, `workloads of namespace default`.
+    pub target: String,
+    /// `node proxy`, `waypoint default/waypoint`.
+    pub enforced_at: String,
+    /// What is judged there.
+    pub layer: Layer,
+    /// Port of a witness that no policy cares about.
+    pub port: u16,
+    /// Host of a witness that no policy cares about.
+    pub host: String,
+    /// Principals to show first.
+    pub identities: Vec<String>,
+}
+
+/// What changes for some requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Difference {
+    /// What is reached.
+    pub target: String,
+    /// Where it is decided.
+    pub enforced_at: String,
+    /// The policy whose rule makes the difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Index of the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<u32>,
+    /// A sentence.
+    pub because: String,
+    /// Which requests, in the policies' own terms.
+    pub condition: String,
+    /// Which of them not, as the other rules say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// The condition as a rule; none when it is any request.
+    #[serde(skip)]
+    pub within: Option<Rule>,
+    /// One of them.
+    pub witness: Witness,
+}
+
+/// What cannot be known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unknown {
+    /// What is reached.
+    pub target: String,
+    /// Where it is decided.
+    pub enforced_at: String,
+    /// The policy, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// All differences; nothing in any list is a proof that there are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Differences {
+    /// Allowed by the new policies only.
+    pub newly_allowed: Vec<Difference>,
+    /// Denied by the new policies only.
+    pub newly_denied: Vec<Difference>,
+    /// What cannot be known.
+    pub unknown: Vec<Unknown>,
+}
+
+/// A rule on one side.
+struct Item {
+    /// Policy and rule; none for "no ALLOW policy applies".
+    by: Option<(usize, usize)>,
+    form: Form,
+}
+
+struct Side<'a> {
+    policies: &'a [Attached],
+    allow: Vec<Item>,
+    deny: Vec<Item>,
+    custom: Vec<Item>,
+}
+
+type Drafts = [Vec<(Option<(usize, usize)>, Raw)>; 3];
+
+fn draft(builder: &mut Builder, policies: &[Attached], layer: Layer) -> Drafts {
+    let (mut allow, mut deny, mut custom, mut guards) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (index, attached) in policies.iter().enumerate().filter(|(_, a)| !a.policy.dry_run) {
+        let (list, denies) = match attached.policy.action {
+            Action::Allow => {
+                guards.push(attached.guard.clone());
+                (&mut allow, false)
+            }
+            Action::Deny => (&mut deny, true),
+            Action::Custom { .. } => (&mut custom, true),
+            Action::Audit => continue,
+        };
+        for (number, one) in attached.policy.rules.iter().enumerate() {
+            let raw = rule(builder, &attached.guard, one, denies, layer);
+            list.extend(raw.map(|raw| (Some((index, number)), raw)));
+        }
+    }
+    allow.extend(none_of(builder, &guards).map(|raw| (None, raw)));
+    [allow, deny, custom]
+}
+
+fn side<'a>(space: &mut Space, policies: &'a [Attached], drafts: Drafts) -> Side<'a> {
+    let [allow, deny, custom] = drafts.map(|list| {
+        let items = list.into_iter().filter_map(|(by, raw)| Some(Item { by, form: space.form(&raw)? }));
+        items.collect::<Vec<_>>()
+    });
+    Side { policies, allow, deny, custom }
+}
+
+fn any(items: &[Item]) -> Need<'_> {
+    Need::Any(items.iter().map(|i| &i.form).collect())
+}
+
+/// Compares.
+pub fn compare(place: &Place, old: &[Attached], new: &[Attached]) -> Differences {
+    let mut out = Differences::default();
+    if same(old, new) {
+        return out;
+    }
+    let mut builder = Builder::default();
+    let drafts = [old, new].map(|p| draft(&mut builder, p, place.layer));
+    let hints = Hints {
+        identities: place.identities.clone(),
+        ports: vec![place.port],
+        hosts: vec![place.host.clone()],
+    };
+    let mut space = match builder.finish(&hints) {
+        Ok(space) => space,
+        Err(why) => {
+            out.unknown.push(place.unknown(None, why.to_string()));
+            return out;
+        }
+    };
+    let [before, after] = drafts;
+    let before = side(&mut space, old, before);
+    let after = side(&mut space, new, after);
+    let mut work = Work { place, space, budget: REFINEMENTS, unknown: Vec::new(), sets: BTreeMap::new() };
+    out.newly_allowed = work.newly(&before, &after, true);
+    out.newly_denied = work.newly(&after, &before, false);
+    work.custom(&before, &after);
+    out.unknown = work.unknown;
+    out
+}
+
+/// Whether the policies that decide are the same, in any order.
+fn same(old: &[Attached], new: &[Attached]) -> bool {
+    let decides = |list: &[Attached]| -> Vec<String> {
+        let some = list.iter().filter(|a| !a.policy.dry_run && a.policy.action != Action::Audit);
+        let mut all: Vec<String> = some.map(|a| format!("{:?}", (&a.policy.action, &a.policy.rules, &a.guard))).collect();
+        all.sort();
+        all
+    };
+    decides(old) == decides(new)
+}
+
+impl Place {
+    fn unknown(&self, policy: Option<String>, reason: String) -> Unknown {
+        Unknown { target: self.target.clone(), enforced_at: self.enforced_at.clone(), policy, reason }
+    }
+}
+
+struct Work<'a> {
+    place: &'a Place,
+    space: Space,
+    budget: usize,
+    unknown: Vec<Unknown>,
+    /// Compiled sets by side and by the policies that apply.
+    sets: BTreeMap<(bool, Vec<usize>), PolicySet>,
+}
+
+impl Work<'_> {
+    /// What `after` allows and `before` does not. `forward`: `after` is the new side.
+    fn newly(&mut self, before: &Side<'_>, after: &Side<'_>, forward: bool) -> Vec<Difference> {
+        let mut out = Vec::new();
+        let covered: HashSet<&Form> = before.allow.iter().map(|i| &i.form).collect();
+        let mut asked = HashSet::new();
+        for item in after.allow.iter().filter(|i| !covered.contains(&i.form)) {
+            if asked.insert(&item.form) {
+                let never = before.allow.iter().chain(&after.deny).map(|i| &i.form).collect();
+                let question = Question { needs: vec![Need::Form(&item.form)], never };
+                out.extend(self.difference(item, question, (before, after), (forward, false)));
+            }
+        }
+        let kept: HashSet<&Form> = after.deny.iter().map(|i| &i.form).collect();
+        let mut asked = HashSet::new();
+        for item in before.deny.iter().filter(|i| !kept.contains(&i.form)) {
+            if asked.insert(&item.form) {
+                let needs = vec![Need::Form(&item.form), any(&before.allow), any(&after.allow)];
+                let question = Question { needs, never: after.deny.iter().map(|i| &i.form).collect() };
+                out.extend(self.difference(item, question, (before, after), (forward, true)));
+            }
+        }
+        out
+    }
+
+    fn difference(
+        &mut self,
+        item: &Item,
+        mut question: Question<'_>,
+        (before, after): (&Side<'_>, &Side<'_>),
+        (forward, by_deny): (bool, bool),
+    ) -> Option<Difference> {
+        question.forget(&self.space, &item.form);
+        let owner = if by_deny { before } else { after };
+        let named = item.by.map(|(policy, rule)| (&owner.policies[policy].policy, rule));
+        let classes = match question.answer(&self.space) {
+            Answer::No => return None,
+            Answer::GaveUp => {
+                let policy = named.map(|(p, _)| p.name.to_string());
+                let reason = "too many rules overlap for an answer".to_owned();
+                self.unknown.push(self.place.unknown(policy, reason));
+                return None;
+            }
+            Answer::Yes(classes) => classes,
+        };
+        let place = self.place;
+        let witness = Witness::of(&self.space, &classes, place.layer, place.port, &place.host);
+        if let Err(reason) = self.confirm(&witness, (before, after), forward) {
+            self.unknown.push(place.unknown(named.map(|(p, _)| p.name.to_string()), reason));
+            return None;
+        }
+        let within = named.map(|(policy, rule)| self.narrowed(&policy.rules[rule], &question));
+        let condition = within.as_ref().map_or_else(|| "any request".to_owned(), words::rule);
+        Some(Difference {
+            target: place.target_of(owner, item),
+            enforced_at: place.enforced_at.clone(),
+            policy: named.map(|(p, _)| p.name.to_string()),
+            rule: named.and_then(|(_, rule)| u32::try_from(rule).ok()),
+            because: because(named.map(|(p, r)| (&**p, r)), forward, by_deny),
+            condition,
+            except: exceptions(&question, before, after),
+            within,
+            witness,
+        })
+    }
+
+    /// The engine says the same of the witness on both sides.
+    fn confirm(&mut self, witness: &Witness, sides: (&Side<'_>, &Side<'_>), forward: bool) -> Result<(), String> {
+        for (side, after) in [(sides.0, false), (sides.1, true)] {
+            let applies = |a: &Attached| {
+                a.guard.iter().all(|any| any.iter().any(|(k, v, equal)| (witness.labels.get(k) == Some(v)) == *equal))
+            };
+            // CUSTOM is taken as allowed: what its provider says is the same on both sides, or named as unknown.
+            let custom = |a: &Attached| matches!(a.policy.action, Action::Custom { .. });
+            let list = side.policies.iter().enumerate();
+            let indices: Vec<usize> = list.filter(|(_, a)| applies(a) && !custom(a)).map(|(i, _)| i).collect();
+            let set = self.sets.entry((after == forward, indices)).or_insert_with_key(|(_, indices)| {
+                PolicySet::compile(indices.iter().map(|i| side.policies[*i].policy.clone()))
+            });
+            let decision = witness.decide(set)?;
+            let expected = match decision {
+                Decision::Allow { .. } => after,
+                Decision::Deny { .. } => !after,
+                Decision::Undecided { .. } => false,
+            };
+            if !expected {
+                return Err(format!("the engine does not confirm what was found, for {witness}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rule without the alternatives and values that make no difference.
+    fn narrowed(&mut self, rule: &Rule, question: &Question<'_>) -> Rule {
+        let mut out = rule.clone();
+        for clause in &mut out.clauses {
+            self.narrow_clause(clause, question);
+        }
+        out
+    }
+
+    fn narrow_clause(&mut self, clause: &mut Clause, question: &Question<'_>) {
+        let several = clause.matches.len() > 1;
+        let mut kept: Vec<Match> = Vec::new();
+        for one in &clause.matches {
+            if several && !self.matters(one, None, question) {
+                continue;
+            }
+            let mut one = one.clone();
+            for index in 0..one.predicates.len() {
+                if one.predicates[index].values.len() < 2 {
+                    continue;
+                }
+                let whole = one.clone();
+                let values = whole.predicates[index].values.iter();
+                let left: Vec<_> =
+                    values.filter(|v| self.matters(&whole, Some((index, v)), question)).cloned().collect();
+                if !left.is_empty() {
+                    one.predicates[index].values = left;
+                }
+            }
+            kept.push(one);
+        }
+        if !kept.is_empty() {
+            clause.matches = kept;
+        }
+    }
+
+    /// Whether the question can still be answered with yes by this alternative (and this value of it).
+    fn matters(
+        &mut self,
+        one: &Match,
+        value: Option<(usize, &meltemi_model::authz::ValueMatch)>,
+        question: &Question<'_>,
+    ) -> bool {
+        if self.budget == 0 {
+            return true;
+        }
+        self.budget -= 1;
+        let mut cell = Vec::new();
+        for (index, p) in one.predicates.iter().enumerate() {
+            let single = value.filter(|(wanted, _)| *wanted == index).map(|(_, v)| std::slice::from_ref(v));
+            let subject = Subject::Attribute(&p.attribute);
+            // What was not registered is not seen at this place.
+            cell.extend(self.space.set_of(subject, single.unwrap_or(&p.values), &p.not_values));
+        }
+        let mut needs = question.needs.clone();
+        needs.push(Need::Cell(&cell));
+        let narrower = Question { needs, never: question.never.clone() };
+        narrower.answer(&self.space) != Answer::No
+    }
+
+    /// A CUSTOM policy that is only on one side: what its provider says is not known.
+    fn custom(&mut self, before: &Side<'_>, after: &Side<'_>) {
+        for (one, other, word) in [(before, after, "only the old policies"), (after, before, "only the new policies")] {
+            let provider = |side: &Side<'_>, item: &Item| {
+                item.by.map(|(policy, _)| side.policies[policy].policy.action.clone())
+            };
+            for item in &one.custom {
+                let there = |o: &Item| o.form == item.form && provider(other, o) == provider(one, item);
+                if other.custom.iter().any(there) {
+                    continue;
+                }
+                let never = before.deny.iter().filter(|d| after.deny.iter().any(|o| o.form == d.form));
+                let question = Question {
+                    needs: vec![Need::Form(&item.form), any(&one.allow)],
+                    never: never.map(|i| &i.form).collect(),
+                };
+                if question.answer(&self.space) != Answer::No
+                    && let Some((policy, rule)) = item.by
+                {
+                    let policy = &one.policies[policy].policy;
+                    let Action::Custom { provider } = &policy.action else { continue };
+                    let reason =
+                        format!("{word} ask provider {provider} about {}", words::rule(&policy.rules[rule]));
+                    self.unknown.push(self.place.unknown(Some(policy.name.to_string()), reason));
+                }
+            }
+        }
+    }
+}
+
+impl Place {
+    /// The workloads that a policy selects, where it selects some.
+    fn target_of(&self, owner: &Side<'_>, item: &Item) -> String {
+        let guard = item.by.map(|(policy, _)| &owner.policies[policy].guard);
+        let labels: Vec<String> = guard
+            .into_iter()
+            .flatten()
+            .map(|any| {
+                let texts = any.iter().map(|(k, v, equal)| format!("{k}{}{v}", if *equal { "=" } else { "!=" }));
+                texts.collect::<Vec<_>>().join(" or ")
+            })
+            .collect();
+        if labels.is_empty() { self.target.clone() } else { format!("{} with {}", self.target, labels.join(",")) }
+    }
+}
+
+fn because(named: Option<(&Policy, usize)>, forward: bool, by_deny: bool) -> String {
+    let (side, other) = if forward { ("new", "old") } else { ("old", "new") };
+    match (named, by_deny) {
+        (Some((policy, rule)), false) => {
+            format!("{} rule[{rule}] of the {side} policies allows it, nothing of the {other} ones does", policy.name)
+        }
+        (Some((policy, rule)), true) => {
+            format!("{} rule[{rule}] of the {other} policies denies it, nothing of the {side} ones does", policy.name)
+        }
+        (None, _) => format!("no ALLOW policy of the {side} policies applies; of the {other} ones some do, and none allows it"),
+    }
+}
+
+/// Rules that take something out of the condition.
+fn exceptions(question: &Question<'_>, before: &Side<'_>, after: &Side<'_>) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let mut more = 0;
+    for (side, item) in before.allow.iter().map(|i| (before, i)).chain(after.deny.iter().map(|i| (after, i))) {
+        let Some((policy, rule)) = item.by else { continue };
+        if !question.never.iter().any(|f| std::ptr::eq(*f, &raw const item.form)) {
+            continue;
+        }
+        if out.len() == EXCEPTIONS {
+            more += 1;
+            continue;
+        }
+        let policy = &side.policies[policy].policy;
+        out.push(format!("{} ({} rule[{rule}])", words::rule(&policy.rules[rule]), policy.name));
+    }
+    if more > 0 {
+        out.push(format!("{more} more rules"));
+    }
+    out
+}

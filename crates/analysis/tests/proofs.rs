@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+//! No random request contradicts a comparison, and the engine confirms every witness.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meltemi_analysis::{Attached, Difference, Differences, Layer, Place, Witness, compare};
+use meltemi_model::NamespacedName;
+use meltemi_model::authz::{
+    Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope, StringMatch,
+    ValueMatch,
+};
+use meltemi_policy::PolicySet;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn place(layer: Layer) -> Place {
+    Place {
+        target: "Service ns/web".into(),
+        enforced_at: "somewhere".into(),
+        layer,
+        port: 80,
+        host: "web".into(),
+        identities: vec!["td/ns/a/sa/x".into()],
+    }
+}
+
+fn text(values: &'static [&'static str]) -> BoxedStrategy<ValueMatch> {
+    select(values).prop_map(|v| ValueMatch::String(StringMatch::parse(v))).boxed()
+}
+
+fn path() -> BoxedStrategy<ValueMatch> {
+    let plain = text(&["/", "/a", "/a/*", "/a*", "*b", "*/b", "/a/b", "*", "/b/c"]);
+    let template = select(&["/a/{*}", "/{*}/b", "/a/{**}", "/{**}/b", "/a/{*}/b/{**}"][..])
+        .prop_map(|t| ValueMatch::PathTemplate(PathTemplate(t.into())));
+    prop_oneof![3 => plain, 1 => template].boxed()
+}
+
+/// Attributes with values that often meet.
+fn values(layer: Layer) -> BoxedStrategy<(Attribute, BoxedStrategy<ValueMatch>)> {
+    let claim = |path: &[&str]| {
+        Attribute::RequestAuthClaim(path.iter().map(|p| Arc::from(*p)).collect::<Vec<_>>().into())
+    };
+    let cidr = select(&["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "0.0.0.0/0", "fd00::/8", "::/0"][..])
+        .prop_map(|v| ValueMatch::Cidr(v.parse().unwrap()))
+        .boxed();
+    let port = select(&[80u16, 81, 443][..]).prop_map(ValueMatch::Port).boxed();
+    let account = select(&[("a", "x"), ("a", "y"), ("b", "x")][..])
+        .prop_map(|(ns, sa)| ValueMatch::ServiceAccount { namespace: ns.into(), name: sa.into() })
+        .boxed();
+    let mut all = vec![
+        (
+            Attribute::SourcePrincipal,
+            text(&["td/ns/a/sa/x", "td/ns/a/sa/y", "td/ns/a/*", "td/*", "*/sa/x", "*", "td/ns/a/sa/x/*"]),
+        ),
+        (Attribute::SourceNamespace, text(&["a", "b", "a*", "*b", "*", "a/sa/x"])),
+        (Attribute::SourceTrustDomain, text(&["td", "t*", "*d", "*"])),
+        (Attribute::SourceServiceAccount, account),
+        (Attribute::SourceIp, cidr.clone()),
+        (Attribute::DestinationPort, port),
+    ];
+    if layer == Layer::Request {
+        all.extend([
+            (Attribute::Method, text(&["GET", "POST", "G*", "*T", "*", "get"])),
+            (Attribute::Path, path()),
+            (Attribute::Path, path()),
+            (Attribute::Host, text(&["a.com", "A.com", "*.com", "a.com:80", "a*", "*", "*:80"])),
+            (Attribute::Header("h".into()), text(&["1", "2", "1*", "*1", "*"])),
+            (Attribute::RemoteIp, cidr),
+            (Attribute::RequestPrincipal, text(&["i/s", "i/*", "*/s", "*"])),
+            (claim(&["g"]), text(&["a", "b", "a*", "*"])),
+            (Attribute::RequestAuthAudiences, text(&["a", "*"])),
+            (Attribute::Unsupported("u".into()), text(&["a"])),
+        ]);
+    } else {
+        all.push((Attribute::Method, text(&["GET"])));
+    }
+    select(all).boxed()
+}
+
+fn predicate(layer: Layer) -> BoxedStrategy<Predicate> {
+    values(layer)
+        .prop_flat_map(|(attribute, value)| {
+            let some = prop::collection::vec(value.clone(), 0..3);
+            let none = prop::collection::vec(value, 0..2);
+            (Just(attribute), some, none)
+        })
+        .prop_filter_map("says nothing", |(attribute, values, not_values)| {
+            let says = !values.is_empty() || !not_values.is_empty();
+            says.then_some(Predicate { attribute, values, not_values })
+        })
+        .boxed()
+}
+
+fn rule(layer: Layer) -> BoxedStrategy<Rule> {
+    let one = prop::collection::vec(predicate(layer), 0..3).prop_map(|predicates| Match { predicates });
+    let clause = prop::collection::vec(one, 1..3)
+        .prop_map(|matches| Clause { origin: ClauseOrigin::Unknown, matches });
+    prop::collection::vec(clause, 0..3).prop_map(|clauses| Rule { clauses }).boxed()
+}
+
+fn policies(layer: Layer) -> BoxedStrategy<Vec<Attached>> {
+    let action = prop_oneof![3 => Just(Action::Allow), 2 => Just(Action::Deny), 1 => Just(Action::Audit)];
+    let selector = prop_oneof![
+        3 => Just(vec![]),
+        1 => Just(vec![vec![("app".to_owned(), "a".to_owned(), true)]]),
+        1 => Just(vec![vec![("app".to_owned(), "b".to_owned(), true)], vec![("v".to_owned(), "1".to_owned(), true)]]),
+        1 => Just(vec![vec![("app".to_owned(), "a".to_owned(), false), ("v".to_owned(), "1".to_owned(), false)]]),
+    ];
+    let one = (action, prop::collection::vec(rule(layer), 0..3), selector, any::<u8>());
+    prop::collection::vec(one, 0..4)
+        .prop_map(|all| {
+            let policy = |(index, (action, rules, guard, dry)): (usize, (Action, Vec<Rule>, _, u8))| Attached {
+                policy: Arc::new(Policy {
+                    name: NamespacedName::new("ns", format!("p{index}")),
+                    scope: Scope::Namespace,
+                    action,
+                    dry_run: dry < 10,
+                    rules,
+                }),
+                guard,
+            };
+            all.into_iter().enumerate().map(policy).collect()
+        })
+        .boxed()
+}
+
+/// The second set: often the first with something changed.
+fn pair(layer: Layer) -> BoxedStrategy<(Vec<Attached>, Vec<Attached>)> {
+    (policies(layer), policies(layer), 0..4u8, any::<prop::sample::Index>())
+        .prop_map(|(old, other, how, at)| {
+            let mut new = old.clone();
+            match how {
+                0 => new = other,
+                1 if !new.is_empty() => {
+                    new.remove(at.index(new.len()));
+                }
+                2 => new.extend(other.into_iter().take(1)),
+                _ if !new.is_empty() => {
+                    let at = at.index(new.len());
+                    let mut policy = (*new[at].policy).clone();
+                    policy.rules.pop();
+                    new[at].policy = Arc::new(policy);
+                }
+                _ => {}
+            }
+            (old, new)
+        })
+        .boxed()
+}
+
+/// A canonical request of the same small alphabets.
+fn request(layer: Layer) -> BoxedStrategy<Witness> {
+    let from = select(
+        &["td/ns/a/sa/x", "td/ns/a/sa/y", "td/ns/b/sa/x", "tx/ns/ab/sa/z", "other/ns/c/sa/x", "plaintext"][..],
+    );
+    let ip = select(&["10.1.2.3", "10.1.0.9", "10.9.9.9", "9.9.9.9", "fd00::1", "2001::1"][..]);
+    let port = select(&[80u16, 81, 443, 9][..]);
+    let labels = (
+        select(&[None, Some("a"), Some("b")][..]),
+        select(&[None, Some("1"), Some("2")][..]),
+    );
+    let method = select(&["GET", "POST", "GO", "PUT", "X"][..]);
+    let path = select(
+        &["/", "/a", "/a/", "/ab", "/a/b", "/b", "/a/x", "/x/b", "/a/x/b/", "/a/x/b/c", "/b/c", "/a/b/c/b"][..],
+    );
+    let host = select(&["a.com", "a.com:80", "a.com.", "b.com:80", "b.com.:80", "a", "c", "", "a.com:81"][..]);
+    let header = select(&[None, Some(""), Some("1"), Some("2"), Some("12"), Some("21")][..]);
+    let token = select(&[None, Some("i/s"), Some("i/t"), Some("j/s")][..]);
+    let claims = prop::collection::vec(select(&["a", "b", "ab", ""][..]), 0..3);
+    let aud = prop::collection::vec(select(&["a", "b"][..]), 0..2);
+    ((from, ip, port, labels), (method, path, host, header), (token, claims, aud))
+        .prop_map(move |((from, ip, port, labels), (method, path, host, header), (token, claims, aud))| {
+            let ip = Some(ip.parse().unwrap());
+            let mut out = Witness { from: from.into(), source_ip: ip, port, ..Witness::default() };
+            let pairs = [("app", labels.0), ("v", labels.1)];
+            out.labels = pairs.into_iter().filter_map(|(k, v)| Some((k.into(), v?.into()))).collect();
+            if layer == Layer::Request {
+                out.method = Some(method.into());
+                out.path = Some(path.into());
+                out.host = Some(host.into());
+                out.remote_ip = ip;
+                out.headers = header.map(|h| ("h".to_owned(), h.to_owned())).into_iter().collect();
+                out.request_principal = token.map(Into::into);
+                let texts = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>();
+                let claims = [("g", texts(claims)), ("aud", texts(aud))];
+                out.claims =
+                    claims.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_owned(), v)).collect();
+            }
+            out
+        })
+        .boxed()
+}
+
+fn holds(guard: &meltemi_analysis::Guard, labels: &BTreeMap<String, String>) -> bool {
+    guard.iter().all(|any| any.iter().any(|(k, v, equal)| (labels.get(k) == Some(v)) == *equal))
+}
+
+fn allowed(policies: &[Attached], request: &Witness) -> bool {
+    let applies = policies.iter().filter(|a| holds(&a.guard, &request.labels));
+    request.decide(&PolicySet::compile(applies.map(|a| a.policy.clone()))).unwrap().is_allow()
+}
+
+/// Whether a request is inside of what was reported.
+fn inside(reported: &Difference, request: &Witness, both: &[&[Attached]]) -> bool {
+    let Some(rule) = &reported.within else { return true };
+    // In the sense of the policy: what cannot be seen matches in a DENY and does not in an ALLOW.
+    let named = both.iter().flat_map(|p| p.iter()).filter(|a| Some(a.policy.name.to_string()) == reported.policy);
+    named.into_iter().any(|a| {
+        let policy = Policy { rules: vec![rule.clone()], dry_run: false, ..(*a.policy).clone() };
+        let denies = policy.action == Action::Deny;
+        holds(&a.guard, &request.labels)
+            && request.decide(&PolicySet::compile([Arc::new(policy)])).unwrap().is_allow() != denies
+    })
+}
+
+fn check(layer: Layer, old: &[Attached], new: &[Attached], requests: &[Witness]) -> Result<(), TestCaseError> {
+    let found: Differences = compare(&place(layer), old, new);
+    prop_assert!(found.unknown.is_empty(), "{:?}", found.unknown);
+    for (list, was, is) in [(&found.newly_allowed, old, new), (&found.newly_denied, new, old)] {
+        for difference in list {
+            let w = &difference.witness;
+            prop_assert!(!allowed(was, w) && allowed(is, w), "not so: {difference:?}");
+            prop_assert!(inside(difference, w, &[old, new]), "outside of its condition: {difference:?}");
+        }
+    }
+    for request in requests {
+        let (was, is) = (allowed(old, request), allowed(new, request));
+        let list = if is { &found.newly_allowed } else { &found.newly_denied };
+        if was != is {
+            let told = list.iter().any(|d| inside(d, request, &[old, new]));
+            prop_assert!(told, "{request} flips to {is}, reported: {list:?}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn connections(
+        (old, new) in pair(Layer::Connection),
+        requests in prop::collection::vec(request(Layer::Connection), 30),
+    ) {
+        check(Layer::Connection, &old, &new, &requests)?;
+    }
+
+    #[test]
+    fn requests(
+        (old, new) in pair(Layer::Request),
+        requests in prop::collection::vec(request(Layer::Request), 30),
+    ) {
+        check(Layer::Request, &old, &new, &requests)?;
+    }
+}
