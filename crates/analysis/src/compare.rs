@@ -6,15 +6,13 @@
 //! taken as one more ALLOW rule, so that both sides have the same shape.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use meltemi_model::authz::{Action, Clause, Match, Policy, Rule};
 use meltemi_policy::{Decision, PolicySet};
 use serde::Serialize;
 
-use crate::proof::{
-    Answer, Builder, Form, Guard, Hints, Layer, Need, Question, Raw, Space, Subject, none_of, rule,
-};
+use crate::proof::{Answer, Builder, Form, Hints, Layer, Need, Question, Space, Subject};
+use crate::side::{Attached, Item, Side, any, applies, decides, draft, side};
 use crate::witness::Witness;
 use crate::words;
 
@@ -22,15 +20,6 @@ use crate::words;
 const REFINEMENTS: usize = 4_000;
 /// Rules that are named as exceptions of a condition.
 const EXCEPTIONS: usize = 6;
-
-/// A policy and the workloads of the place that it applies to.
-#[derive(Clone, Debug)]
-pub struct Attached {
-    /// The policy, as the proxy has it.
-    pub policy: Arc<Policy>,
-    /// The workloads; none means all of them.
-    pub guard: Guard,
-}
 
 /// Where a comparison is made.
 #[derive(Clone, Debug)]
@@ -102,61 +91,21 @@ pub struct Differences {
     pub newly_denied: Vec<Difference>,
     /// What cannot be known.
     pub unknown: Vec<Unknown>,
+    /// Places that were compared.
+    pub places: usize,
 }
 
-/// A rule on one side.
-struct Item {
-    /// Policy and rule; none for "no ALLOW policy applies".
-    by: Option<(usize, usize)>,
-    form: Form,
-}
-
-struct Side<'a> {
-    policies: &'a [Attached],
-    allow: Vec<Item>,
-    deny: Vec<Item>,
-    custom: Vec<Item>,
-}
-
-type Drafts = [Vec<(Option<(usize, usize)>, Raw)>; 3];
-
-fn draft(builder: &mut Builder, policies: &[Attached], layer: Layer) -> Drafts {
-    let (mut allow, mut deny, mut custom, mut guards) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (index, attached) in policies.iter().enumerate().filter(|(_, a)| !a.policy.dry_run) {
-        let (list, denies) = match attached.policy.action {
-            Action::Allow => {
-                guards.push(attached.guard.clone());
-                (&mut allow, false)
-            }
-            Action::Deny => (&mut deny, true),
-            Action::Custom { .. } => (&mut custom, true),
-            Action::Audit => continue,
-        };
-        for (number, one) in attached.policy.rules.iter().enumerate() {
-            let raw = rule(builder, &attached.guard, one, denies, layer);
-            list.extend(raw.map(|raw| (Some((index, number)), raw)));
-        }
+impl Differences {
+    /// Whether nothing differs and everything is known.
+    pub fn is_same(&self) -> bool {
+        self.newly_allowed.is_empty() && self.newly_denied.is_empty() && self.unknown.is_empty()
     }
-    allow.extend(none_of(builder, &guards).map(|raw| (None, raw)));
-    [allow, deny, custom]
-}
-
-fn side<'a>(space: &mut Space, policies: &'a [Attached], drafts: Drafts) -> Side<'a> {
-    let [allow, deny, custom] = drafts.map(|list| {
-        let items = list.into_iter().filter_map(|(by, raw)| Some(Item { by, form: space.form(&raw)? }));
-        items.collect::<Vec<_>>()
-    });
-    Side { policies, allow, deny, custom }
-}
-
-fn any(items: &[Item]) -> Need<'_> {
-    Need::Any(items.iter().map(|i| &i.form).collect())
 }
 
 /// Compares.
 pub fn compare(place: &Place, old: &[Attached], new: &[Attached]) -> Differences {
     let mut out = Differences::default();
-    if same(old, new) {
+    if decides(old) == decides(new) {
         return out;
     }
     let mut builder = Builder::default();
@@ -182,17 +131,6 @@ pub fn compare(place: &Place, old: &[Attached], new: &[Attached]) -> Differences
     work.custom(&before, &after);
     out.unknown = work.unknown;
     out
-}
-
-/// Whether the policies that decide are the same, in any order.
-fn same(old: &[Attached], new: &[Attached]) -> bool {
-    let decides = |list: &[Attached]| -> Vec<String> {
-        let some = list.iter().filter(|a| !a.policy.dry_run && a.policy.action != Action::Audit);
-        let mut all: Vec<String> = some.map(|a| format!("{:?}", (&a.policy.action, &a.policy.rules, &a.guard))).collect();
-        all.sort();
-        all
-    };
-    decides(old) == decides(new)
 }
 
 impl Place {
@@ -279,13 +217,10 @@ impl Work<'_> {
     /// The engine says the same of the witness on both sides.
     fn confirm(&mut self, witness: &Witness, sides: (&Side<'_>, &Side<'_>), forward: bool) -> Result<(), String> {
         for (side, after) in [(sides.0, false), (sides.1, true)] {
-            let applies = |a: &Attached| {
-                a.guard.iter().all(|any| any.iter().any(|(k, v, equal)| (witness.labels.get(k) == Some(v)) == *equal))
-            };
             // CUSTOM is taken as allowed: what its provider says is the same on both sides, or named as unknown.
             let custom = |a: &Attached| matches!(a.policy.action, Action::Custom { .. });
             let list = side.policies.iter().enumerate();
-            let indices: Vec<usize> = list.filter(|(_, a)| applies(a) && !custom(a)).map(|(i, _)| i).collect();
+            let indices: Vec<usize> = list.filter(|(_, a)| applies(&a.guard, &witness.labels) && !custom(a)).map(|(i, _)| i).collect();
             let set = self.sets.entry((after == forward, indices)).or_insert_with_key(|(_, indices)| {
                 PolicySet::compile(indices.iter().map(|i| side.policies[*i].policy.clone()))
             });

@@ -1,26 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One request: which policies judge it where, what they say, and what had to be assumed.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use meltemi_model::authz::Policy;
+use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::http::{Normalization, normalize, readings};
 use meltemi_policy::{Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
-use meltemi_resources::policies::AuthorizationPolicySpec;
-use meltemi_translate::MeshConfig;
-use meltemi_translate::security::authorization::{self, Authorization, Reference};
-use meltemi_translate::security::layer4;
+use meltemi_translate::facts::Labels;
 use serde::Serialize;
-use serde_json::Value;
+
+use crate::ask::{Judge, given};
+use crate::proof::{Answer as Found, Hints, Layer};
+use crate::side::{Attached, applies};
+use crate::witness::{PLAINTEXT, Witness};
+use crate::words;
+use crate::world::{Binding, World};
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// A ServiceAccount: namespace and name.
+    Account(String, String),
+    /// A principal, `<trust domain>/ns/<namespace>/sa/<service account>`.
+    Principal(String),
+    /// Somebody without an identity.
+    Plaintext,
+}
 
 /// What is asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Request {
-    /// The client: namespace and ServiceAccount.
-    pub from: (String, String),
+    /// The client.
+    pub from: Client,
+    /// Its address, where it is known.
+    pub from_ip: Option<IpAddr>,
     /// The Service: namespace and name.
     pub to: (String, String),
     /// Port of the Service; its first one when none.
@@ -33,6 +48,21 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
 }
 
+impl Request {
+    /// A request of a client to a Service of which nothing more is known.
+    pub fn new(from: Client, namespace: &str, service: &str) -> Self {
+        Self {
+            from,
+            from_ip: None,
+            to: (namespace.to_owned(), service.to_owned()),
+            port: None,
+            method: None,
+            path: None,
+            headers: Vec::new(),
+        }
+    }
+}
+
 /// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -43,6 +73,30 @@ pub enum Verdict {
     Deny,
     /// It depends on what was not told.
     Unknown,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// What one proxy says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Half {
+    /// `node proxy` or `waypoint <ns>/<name>`.
+    pub enforced_at: String,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Whom it sees as the client.
+    pub sees: String,
+    /// A sentence.
+    pub reason: String,
 }
 
 /// The verdict with its reason.
@@ -61,133 +115,284 @@ pub struct Answer {
     pub enforced_at: Option<String>,
     /// A sentence.
     pub reason: String,
+    /// Every proxy on the way up to the one that decided.
+    pub halves: Vec<Half>,
     /// What the objects lack and was assumed.
     pub assumed: Vec<String>,
+    /// What is probably not meant.
+    pub warnings: Vec<String>,
 }
 
-struct World<'a> {
-    objects: &'a [Value],
-    mesh: MeshConfig,
-    assumed: Vec<String>,
-}
-
-/// Decides a request by the objects: Namespaces, Services, Gateways, ServiceAccounts and AuthorizationPolicies matter.
+/// Decides a request by what is known.
 ///
 /// # Errors
-/// A policy among the objects is invalid.
-pub fn explain(objects: &[Value], request: &Request) -> Result<Answer, String> {
-    let mut world = World { objects, mesh: MeshConfig::default(), assumed: Vec::new() };
-    let policies = world.policies()?;
-    let service = world.find("Service", &request.to.0, &request.to.1).cloned();
-    if service.is_none() {
-        world.assumed.push(format!(
-            "Service {}/{} exists and selects Pods labelled app={}",
-            request.to.0, request.to.1, request.to.1
-        ));
-    }
-    if world.find("ServiceAccount", &request.from.0, &request.from.1).is_none() {
-        world.assumed.push(format!("ServiceAccount {}/{} exists", request.from.0, request.from.1));
-    }
-    let labels = world.pod_labels(service.as_ref(), request);
-    let (service_port, target_port) = ports(service.as_ref(), request.port);
-    let client = identity(&world.mesh, &request.from.0, &request.from.1)?;
-    let targeted: Vec<Arc<Policy>> = policies
-        .iter()
-        .filter(|p| {
-            p.policy.name.namespace.as_ref() == request.to.0
-                && p.targets.contains(&Reference::Service(request.to.1.clone()))
-        })
-        .map(|p| Arc::new(p.policy.clone()))
-        .collect();
-    let waypoint = world.waypoint(service.as_ref(), request, !targeted.is_empty());
-    let mut peer = client.clone();
-    if let Some((namespace, name)) = waypoint {
-        let place = format!("waypoint {namespace}/{name}");
-        let gateway = policies.iter().filter(|p| {
-            *p.policy.name.namespace == *namespace && p.targets.contains(&Reference::Gateway(name.clone()))
-        });
-        let all = targeted.iter().cloned().chain(gateway.map(|p| Arc::new(p.policy.clone())));
-        let set = PolicySet::compile(all).map_err(|e| e.to_string())?;
-        if let Some(answer) = at_waypoint(&set, &client, service_port, request, &place, &mut world)? {
-            return Ok(answer);
-        }
-        peer = identity(&world.mesh, &namespace, &name)?;
-    }
-    let set = PolicySet::compile(
-        policies
-            .iter()
-            .filter(|p| selects(p, &request.to.0, &labels))
-            .filter_map(|p| layer4::project(p).policy.map(Arc::new)),
-    )
-    .map_err(|e| e.to_string())?;
-    let facts = facts(&peer, target_port, None);
-    let why = meltemi_policy::explain(&set, &facts);
-    let mut answer = answer(&why, "node proxy", world.assumed);
-    if peer != client && answer.verdict == Verdict::Deny {
-        answer.reason = format!(
-            "{}; the connection comes from the waypoint ({peer}), which this policy does not admit",
-            answer.reason
-        );
-    }
+/// The client or the path means nothing.
+pub fn explain(world: &World, request: &Request) -> Result<Answer, String> {
+    let to = NamespacedName::new(request.to.0.as_str(), request.to.1.as_str());
+    let mut asked = Asked { world, request, to, halves: Vec::new(), assumed: Vec::new(), warnings: Vec::new() };
+    let mut answer = asked.answer()?;
+    answer.halves = asked.halves;
+    answer.assumed = asked.assumed;
+    answer.warnings = asked.warnings;
     Ok(answer)
 }
 
-/// The waypoint's half: an answer when it denies or cannot tell, none when it lets through.
-fn at_waypoint(
-    set: &PolicySet,
-    client: &SpiffeId,
-    port: u16,
-    request: &Request,
-    place: &str,
-    world: &mut World<'_>,
-) -> Result<Option<Answer>, String> {
-    let judge = |method: &str, path: &str| -> Result<Explanation, String> {
-        let normal = normalize(path, Normalization::Base).map_err(|e| format!("--path: {e}"))?;
-        let (paths, headers) = (readings(&normal), Fields(&request.headers));
-        let http = HttpFacts {
-            method,
-            host: &request.to.1,
-            paths: &paths,
-            headers: &headers,
-            remote_ip: None,
-            claims: None,
-        };
-        Ok(meltemi_policy::explain(set, &facts(client, port, Some(http))))
-    };
-    let method = request.method.as_deref();
-    let path = request.path.as_deref();
-    let why = judge(method.unwrap_or("GET"), path.unwrap_or("/"))?;
-    if method.is_none() || path.is_none() {
-        // What was not told must not matter: another method and path must be decided alike.
-        let other = judge(method.unwrap_or("X-OTHER"), path.unwrap_or("/x-other/path"))?;
-        if other.decision.is_allow() != why.decision.is_allow() {
-            let mut unknown = answer(&why, place, std::mem::take(&mut world.assumed));
-            unknown.verdict = Verdict::Unknown;
-            unknown.reason = "the policies look at method or path: say --method and --path".into();
-            return Ok(Some(unknown));
-        }
-    }
-    if why.decision.is_allow() {
-        return Ok(None);
-    }
-    Ok(Some(answer(&why, place, std::mem::take(&mut world.assumed))))
+struct Asked<'a> {
+    world: &'a World,
+    request: &'a Request,
+    to: NamespacedName,
+    halves: Vec<Half>,
+    assumed: Vec<String>,
+    warnings: Vec<String>,
 }
 
-fn answer(why: &Explanation, place: &str, assumed: Vec<String>) -> Answer {
-    let verdict = match why.decision {
+impl Asked<'_> {
+    fn answer(&mut self) -> Result<Answer, String> {
+        let client = self.client()?;
+        let service = self.world.services.get(&self.to);
+        if service.is_none() {
+            if self.world.complete {
+                return Ok(unknown(None, format!("Service {} does not exist", self.to)));
+            }
+            self.assumed.push(format!(
+                "Service {} exists and selects Pods labelled app={}",
+                self.to, self.to.name
+            ));
+        }
+        let (port, target_port) = ports(service.map(|s| s.ports.as_slice()).unwrap_or_default(), self.request.port);
+        let binding = self.world.waypoint_of(&self.to);
+        if let Binding::Assumed(gateway) = &binding {
+            self.assumed.push(format!("Service {} uses the waypoint {gateway}", self.to));
+        }
+        let mut peer = client.clone();
+        match (binding.gateway(), &client) {
+            (Some(gateway), Some(_)) => {
+                if let Some(answer) = self.at_waypoint(gateway, client.as_ref(), port)? {
+                    return Ok(answer);
+                }
+                let identity = format!("spiffe://{}", self.world.waypoint_identity(gateway));
+                peer = Some(SpiffeId::parse(&identity).map_err(|e| e.to_string())?);
+            }
+            (Some(gateway), None) => self.warnings.push(format!(
+                "a client outside of the mesh connects to Pods directly: waypoint {gateway} does not see it"
+            )),
+            (None, _) => {}
+        }
+        let target_port = match target_port {
+            Some(port) => port,
+            None => {
+                self.assumed.push(format!("Pods listen on the port of the Service, {port}"));
+                port
+            }
+        };
+        self.at_node_proxy(client.as_ref(), peer.as_ref(), target_port)
+    }
+
+    fn client(&mut self) -> Result<Option<SpiffeId>, String> {
+        let (namespace, name) = match &self.request.from {
+            Client::Plaintext => return Ok(None),
+            Client::Principal(principal) => {
+                return SpiffeId::parse(&format!("spiffe://{principal}")).map(Some).map_err(|e| e.to_string());
+            }
+            Client::Account(namespace, name) => (namespace, name),
+        };
+        if !self.world.accounts.contains(&NamespacedName::new(namespace.as_str(), name.as_str())) {
+            let what = format!("ServiceAccount {namespace}/{name}");
+            if self.world.complete {
+                self.warnings.push(format!("{what} does not exist"));
+            } else {
+                self.assumed.push(format!("{what} exists"));
+            }
+        }
+        SpiffeId::new(&self.world.mesh.trust_domain, namespace, name).map(Some).map_err(|e| e.to_string())
+    }
+
+    /// The waypoint's half: an answer when it denies or cannot tell, none when it lets through.
+    fn at_waypoint(
+        &mut self,
+        gateway: &NamespacedName,
+        client: Option<&SpiffeId>,
+        port: u16,
+    ) -> Result<Option<Answer>, String> {
+        let place = format!("waypoint {gateway}");
+        let policies = self.world.at_waypoint(gateway, Some(&self.to));
+        let method = self.request.method.as_deref().unwrap_or("GET");
+        let path = self.request.path.as_deref().unwrap_or("/");
+        let paths = readings(&normalize(path, Normalization::Base).map_err(|e| format!("--path: {e}"))?);
+        let headers = Fields(&self.request.headers);
+        let ip = self.request.from_ip.unwrap_or(NOWHERE);
+        let http = HttpFacts {
+            method,
+            host: &self.to.name,
+            paths: &paths,
+            headers: &headers,
+            remote_ip: Some(ip),
+            claims: None,
+        };
+        let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone()));
+        let why = meltemi_policy::explain(&set, &facts(client, ip, port, Some(http)));
+        let mut answer = answer(&why, &set, &place);
+        let mut open = Vec::new();
+        if self.request.method.is_none() {
+            open.push(Attribute::Method);
+        }
+        if self.request.path.is_none() {
+            open.push(Attribute::Path);
+        }
+        if self.request.from_ip.is_none() {
+            open.extend([Attribute::SourceIp, Attribute::RemoteIp]);
+        }
+        let known = Witness {
+            from: client.map_or_else(|| PLAINTEXT.to_owned(), |c| c.principal().to_owned()),
+            source_ip: self.request.from_ip,
+            port,
+            method: Some(method.to_owned()),
+            path: Some(paths[0].clone()),
+            host: Some(self.to.name.to_string()),
+            headers: self.request.headers.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
+            ..Witness::default()
+        };
+        self.depends(&mut answer, &policies, Layer::Request, &known, &open);
+        self.half(&answer, client);
+        Ok((answer.verdict != Verdict::Allow).then_some(answer))
+    }
+
+    /// What was not told must not matter: when another value of it is decided otherwise, nobody knows.
+    fn depends(
+        &self,
+        answer: &mut Answer,
+        policies: &[Attached],
+        layer: Layer,
+        known: &Witness,
+        open: &[Attribute],
+    ) {
+        if answer.verdict == Verdict::Unknown || open.is_empty() {
+            return;
+        }
+        let differs = |open: &[Attribute]| {
+            let Ok(mut judge) = Judge::new(policies, layer, &given(known, layer, open), &Hints::default()) else {
+                return false;
+            };
+            judge.without_extras();
+            let other = if answer.verdict == Verdict::Allow { judge.denied() } else { judge.allowed(&[]) };
+            other != Found::No
+        };
+        if !differs(open) {
+            return;
+        }
+        let single: Vec<&str> = open.iter().filter(|a| differs(std::slice::from_ref(a))).map(option).collect();
+        let mut names = if single.is_empty() { open.iter().map(option).collect() } else { single };
+        names.dedup();
+        answer.verdict = Verdict::Unknown;
+        answer.reason = format!("the policies look at what was not told: say {}", names.join(" and "));
+    }
+
+    fn at_node_proxy(
+        &mut self,
+        client: Option<&SpiffeId>,
+        peer: Option<&SpiffeId>,
+        port: u16,
+    ) -> Result<Answer, String> {
+        let policies = self.world.at_node_proxy(&self.to.namespace);
+        let mut pods = self.world.pod_labels(&self.to);
+        if pods.is_empty() {
+            pods.push(Labels::from([("app".to_owned(), self.to.name.to_string())]));
+        }
+        let mut answers: Vec<Answer> = Vec::new();
+        for labels in &pods {
+            let near: Vec<Attached> = policies.iter().filter(|a| applies(&a.guard, labels)).cloned().collect();
+            let near: Vec<Attached> =
+                near.into_iter().map(|a| Attached { policy: a.policy, guard: Vec::new() }).collect();
+            let set = PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy)));
+            // Through a waypoint the connection comes from the waypoint's address.
+            let ip = if peer == client { self.request.from_ip } else { None };
+            let why = meltemi_policy::explain(&set, &facts(peer, ip.unwrap_or(NOWHERE), port, None));
+            let mut answer = answer(&why, &set, "node proxy");
+            let known = Witness {
+                from: peer.map_or_else(|| PLAINTEXT.to_owned(), |c| c.principal().to_owned()),
+                source_ip: ip,
+                port,
+                ..Witness::default()
+            };
+            let open = if ip.is_none() { &[Attribute::SourceIp][..] } else { &[] };
+            self.depends(&mut answer, &near, Layer::Connection, &known, open);
+            answers.push(answer);
+        }
+        let mut all = answers.iter().map(|a| a.verdict);
+        let first = all.next();
+        let mixed = all.any(|v| Some(v) != first);
+        let worst = answers.iter().position(|a| a.verdict != Verdict::Allow).unwrap_or(0);
+        let mut answer = answers.swap_remove(worst);
+        if mixed {
+            answer.verdict = Verdict::Unknown;
+            answer.reason = format!("Pods of the Service are treated differently; one of them: {}", answer.reason);
+        } else if peer != client
+            && answer.verdict == Verdict::Deny
+            && let Some(peer) = peer
+        {
+            answer.reason = format!(
+                "{}; the connection comes from the waypoint ({peer}), which this policy does not admit",
+                answer.reason
+            );
+        }
+        self.half(&answer, peer);
+        Ok(answer)
+    }
+
+    fn half(&mut self, answer: &Answer, sees: Option<&SpiffeId>) {
+        self.halves.push(Half {
+            enforced_at: answer.enforced_at.clone().unwrap_or_default(),
+            verdict: answer.verdict,
+            sees: sees.map_or_else(|| PLAINTEXT.to_owned(), |s| s.principal().to_owned()),
+            reason: answer.reason.clone(),
+        });
+    }
+}
+
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// The option that tells an attribute.
+fn option(attribute: &Attribute) -> &'static str {
+    match attribute {
+        Attribute::Method => "--method",
+        Attribute::Path => "--path",
+        _ => "--from-ip",
+    }
+}
+
+fn unknown(place: Option<&str>, reason: String) -> Answer {
+    Answer {
+        verdict: Verdict::Unknown,
+        policy: None,
+        rule: None,
+        clause: None,
+        enforced_at: place.map(str::to_owned),
+        reason,
+        halves: Vec::new(),
+        assumed: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+fn answer(why: &Explanation, set: &PolicySet, place: &str) -> Answer {
+    let mut out = unknown(Some(place), why.text.clone());
+    out.verdict = match why.decision {
         Decision::Allow { .. } => Verdict::Allow,
         Decision::Deny { .. } => Verdict::Deny,
-        Decision::Ask { .. } | Decision::Undecided { .. } => Verdict::Unknown,
+        Decision::Undecided { .. } => Verdict::Unknown,
     };
-    Answer {
-        verdict,
-        policy: why.policy.as_ref().map(ToString::to_string),
-        rule: why.rule,
-        clause: why.clause.clone(),
-        enforced_at: Some(place.to_owned()),
-        reason: why.text.clone(),
-        assumed,
+    if let Decision::Deny { by: Some(by) } = why.decision
+        && let Some(policy) = set.policy(by.policy)
+        && let Action::Custom { provider } = &policy.action
+    {
+        out.verdict = Verdict::Unknown;
+        let rule = policy.rules.get(by.rule as usize).map(words::rule).unwrap_or_default();
+        out.reason = format!("provider {provider} is asked about it by {} ({rule})", policy.name);
     }
+    out.policy = why.policy.as_ref().map(ToString::to_string);
+    out.rule = why.rule;
+    out.clause.clone_from(&why.clause);
+    out
 }
 
 struct Fields<'a>(&'a [(String, String)]);
@@ -198,121 +403,23 @@ impl Headers for Fields<'_> {
     }
 }
 
-fn facts<'a>(source: &'a SpiffeId, port: u16, http: Option<HttpFacts<'a>>) -> Facts<'a> {
-    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    Facts {
-        source: Some(source),
-        source_ip: nowhere,
-        destination_ip: nowhere,
-        destination_port: port,
-        sni: None,
-        http,
-    }
+fn facts<'a>(source: Option<&'a SpiffeId>, ip: IpAddr, port: u16, http: Option<HttpFacts<'a>>) -> Facts<'a> {
+    Facts { source, source_ip: ip, destination_ip: NOWHERE, destination_port: port, sni: None, http }
 }
 
-fn identity(mesh: &MeshConfig, namespace: &str, account: &str) -> Result<SpiffeId, String> {
-    SpiffeId::new(&mesh.trust_domain, namespace, account).map_err(|e| e.to_string())
-}
-
-/// Port of the Service and of its Pods.
-fn ports(service: Option<&Value>, wanted: Option<u16>) -> (u16, u16) {
-    let list = service.and_then(|s| s["spec"]["ports"].as_array()).map(Vec::as_slice).unwrap_or_default();
-    let number = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok());
-    let found = list.iter().find(|p| wanted.is_none_or(|w| number(&p["port"]) == Some(w)));
-    let port = wanted.or_else(|| found.and_then(|p| number(&p["port"]))).unwrap_or(80);
-    (port, found.and_then(|p| number(&p["targetPort"])).unwrap_or(port))
-}
-
-fn selects(policy: &Authorization, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
-    let name: &NamespacedName = &policy.policy.name;
-    let near = *name.namespace == *namespace || *name.namespace == *"istio-system";
-    near && policy.targets.is_empty()
-        && policy.selector.as_ref().is_none_or(|wanted| wanted.iter().all(|(k, v)| labels.get(k) == Some(v)))
-}
-
-impl World<'_> {
-    fn find(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
-        self.objects.iter().find(|o| {
-            let place = o["metadata"]["namespace"].as_str().unwrap_or(if kind == "Namespace" {
-                ""
-            } else {
-                "default"
-            });
-            o["kind"] == kind && o["metadata"]["name"] == name && place == namespace
-        })
-    }
-
-    fn policies(&self) -> Result<Vec<Authorization>, String> {
-        let mut all = Vec::new();
-        for object in self.objects.iter().filter(|o| o["kind"] == "AuthorizationPolicy") {
-            let metadata = &object["metadata"];
-            let name = metadata["name"].as_str().unwrap_or_default();
-            let name = NamespacedName::new(metadata["namespace"].as_str().unwrap_or("default"), name);
-            let wrong = |e: String| format!("AuthorizationPolicy {name}: {e}");
-            let spec = object.get("spec").cloned().unwrap_or_else(|| serde_json::json!({}));
-            let spec: AuthorizationPolicySpec =
-                serde_json::from_value(spec).map_err(|e| wrong(format!("spec: {e}")))?;
-            let texts = |map: &Value| {
-                let pairs = map.as_object().into_iter().flatten();
-                pairs.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
-            };
-            let read = authorization::read(&name, &spec, &texts(&metadata["annotations"]), &self.mesh);
-            all.push(read.map_err(wrong)?);
-        }
-        Ok(all)
-    }
-
-    /// Labels of the Service's Pods: of a workload that it selects, else what it selects by.
-    fn pod_labels(&self, service: Option<&Value>, request: &Request) -> BTreeMap<String, String> {
-        let texts = |map: &Value| -> BTreeMap<String, String> {
-            let pairs = map.as_object().into_iter().flatten();
-            pairs.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
-        };
-        let Some(service) = service else { return [("app".to_owned(), request.to.1.clone())].into() };
-        let selector = texts(&service["spec"]["selector"]);
-        let of_pods = self.objects.iter().filter_map(|o| match o["kind"].as_str() {
-            Some("Pod") => Some(texts(&o["metadata"]["labels"])),
-            Some("Deployment" | "DaemonSet" | "StatefulSet") => {
-                Some(texts(&o["spec"]["template"]["metadata"]["labels"]))
-            }
-            _ => None,
-        });
-        let mut fitting = of_pods.filter(|labels| selector.iter().all(|(k, v)| labels.get(k) == Some(v)));
-        fitting.next().unwrap_or(selector)
-    }
-
-    /// The waypoint that requests to the Service go through.
-    fn waypoint(
-        &mut self,
-        service: Option<&Value>,
-        request: &Request,
-        targeted: bool,
-    ) -> Option<(String, String)> {
-        let namespace = self.find("Namespace", "", &request.to.0);
-        let labels = [service.map(|s| &s["metadata"]["labels"]), namespace.map(|n| &n["metadata"]["labels"])];
-        let said = labels.into_iter().flatten().find_map(|l| {
-            let name = l["istio.io/use-waypoint"].as_str()?;
-            let place = l["istio.io/use-waypoint-namespace"].as_str().unwrap_or(&request.to.0);
-            Some((place.to_owned(), name.to_owned()))
-        });
-        match said {
-            Some((_, name)) if name == "none" => None,
-            Some(found) => Some(found),
-            None if targeted && (service.is_none() || namespace.is_none()) => {
-                self.assumed.push(format!(
-                    "Service {}/{} uses the waypoint \"waypoint\"",
-                    request.to.0, request.to.1
-                ));
-                Some((request.to.0.clone(), "waypoint".to_owned()))
-            }
-            None => None,
-        }
+/// Port of the Service and of its Pods; a named one is not known here.
+fn ports(list: &[(u16, Option<u16>)], wanted: Option<u16>) -> (u16, Option<u16>) {
+    let found = list.iter().find(|(port, _)| wanted.is_none_or(|w| w == *port));
+    match (found, wanted) {
+        (Some((port, target)), _) => (*port, *target),
+        (None, port) => (port.unwrap_or(80), Some(port.unwrap_or(80))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use meltemi_translate::MeshConfig;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -330,13 +437,11 @@ mod tests {
 
     fn ask(objects: &[Value], from: &str, method: Option<&str>) -> Answer {
         let request = Request {
-            from: ("default".into(), from.into()),
-            to: ("default".into(), "web".into()),
             method: method.map(str::to_owned),
             path: method.map(|_| "/".into()),
-            ..Request::default()
+            ..Request::new(Client::Account("default".into(), from.into()), "default", "web")
         };
-        explain(objects, &request).unwrap()
+        explain(&World::read(objects, MeshConfig::default()).whole().unwrap(), &request).unwrap()
     }
 
     #[test]

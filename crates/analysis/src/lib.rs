@@ -3,13 +3,20 @@
 //!
 //! Pure: objects come in as JSON, from files or from an API; nothing is read here.
 
+mod ask;
 pub mod compare;
+pub mod diff;
 pub mod explain;
 mod proof;
+mod side;
 pub mod witness;
 mod words;
+pub mod world;
 
-pub use compare::{Attached, Difference, Differences, Place, Unknown, compare};
+pub use side::Attached;
+pub use compare::{Difference, Differences, Place, Unknown, compare};
+pub use diff::diff;
+pub use world::World;
 pub use proof::{Guard, Layer};
 pub use witness::Witness;
-pub use explain::{Answer, Request, Verdict, explain};
+pub use explain::{Answer, Client, Half, Request, Verdict, explain};

@@ -17,5 +17,6 @@ mod text;
 
 pub use form::{Guard, Layer};
 pub(crate) use form::{Raw, none_of, rule};
+pub(crate) use pattern::unreadable;
 pub(crate) use search::{Answer, Form, Need, Question};
-pub(crate) use space::{Builder, Dimension, Hints, Space, Subject, Value};
+pub(crate) use space::{Builder, Dimension, Hints, PredicateId, Space, Subject, Value};

@@ -5,7 +5,7 @@
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 
 use super::domain::Domain;
-use super::text::{Free, Pattern, Piece};
+use super::text::{Automaton, Free, Pattern, Piece};
 
 /// The domain of an attribute's text; none for addresses and ports.
 pub(crate) fn domain(attribute: &Attribute) -> Option<Domain> {
@@ -151,6 +151,12 @@ fn path_template(template: &str) -> Pattern {
     out
 }
 
+/// Whether no path with one reading matches a value.
+pub(crate) fn unreadable(value: &ValueMatch) -> bool {
+    let automaton = Automaton::new(Domain::Path, &[patterns(&Attribute::Path, value)]);
+    automaton.classes(1 << 16).is_ok_and(|classes| classes.iter().all(|c| c.atoms.is_empty()))
+}
+
 /// Texts worth showing for a value before others: readable ones that may match it.
 pub(crate) fn examples(attribute: &Attribute, value: &ValueMatch) -> Vec<String> {
     match (attribute, value) {
@@ -195,7 +201,6 @@ mod tests {
     use meltemi_policy::http::template_matches;
 
     use super::*;
-    use crate::proof::text::Automaton;
 
     #[test]
     fn templates_match_what_the_engine_matches() {

@@ -429,9 +429,24 @@ impl Space {
         }
     }
 
-    /// Where a dimension is, when something asks for it.
-    pub(crate) fn place(&self, dimension: &Dimension) -> Option<u16> {
-        self.places.get(dimension).copied()
+    /// The set that holds only the absence of an attribute, where something asks for it.
+    pub(crate) fn absent(&mut self, subject: Subject<'_>) -> Option<(u16, u32)> {
+        let place = *self.places.get(&dimension(subject))?;
+        self.absent_at(usize::from(place))
+    }
+
+    /// The set that holds only the absence of a dimension's value.
+    pub(crate) fn absent_at(&mut self, place: usize) -> Option<(u16, u32)> {
+        let class = self.dims[place].values.iter().position(|v| *v == Value::Absent)?;
+        Some(self.only(place, class))
+    }
+
+    /// The set of one class.
+    pub(crate) fn only(&mut self, place: usize, class: usize) -> (u16, u32) {
+        let dim = &mut self.dims[place];
+        let mut bits = Bits::none(dim.values.len());
+        bits.insert(class);
+        (u16::try_from(place).unwrap_or(u16::MAX), dim.intern(bits))
     }
 }
 

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One side only: is something allowed, is something denied, when a part of the request is given.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
+
+use crate::proof::{
+    Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject,
+};
+use crate::side::{Attached, Side, any, draft, side};
+use crate::witness::{PLAINTEXT, Witness};
+
+/// A part of a request that is given: an attribute and its value; none when it is known to be absent.
+pub(crate) type Given = (Attribute, Option<ValueMatch>);
+
+/// What a text is exactly.
+pub(crate) fn exactly(attribute: Attribute, text: &str) -> Given {
+    (attribute, Some(ValueMatch::String(StringMatch::Exact(text.into()))))
+}
+
+/// What an address is exactly.
+pub(crate) fn address(attribute: Attribute, ip: IpAddr) -> Given {
+    (attribute, Some(ValueMatch::Cidr(IpNet::from(ip))))
+}
+
+/// The parts of a request that are not `open`.
+pub(crate) fn given(request: &Witness, layer: Layer, open: &[Attribute]) -> Vec<Given> {
+    let mut all = vec![match request.from.as_str() {
+        PLAINTEXT => (Attribute::SourcePrincipal, None),
+        principal => exactly(Attribute::SourcePrincipal, principal),
+    }];
+    all.push((Attribute::DestinationPort, Some(ValueMatch::Port(request.port))));
+    all.extend(request.source_ip.map(|ip| address(Attribute::SourceIp, ip)));
+    if layer == Layer::Request {
+        let texts = [
+            (Attribute::Method, &request.method),
+            (Attribute::Path, &request.path),
+            (Attribute::Host, &request.host),
+        ];
+        for (attribute, text) in texts {
+            all.extend(text.as_ref().map(|text| exactly(attribute, text)));
+        }
+    }
+    let headers = request.headers.iter();
+    all.extend(headers.map(|(name, value)| exactly(Attribute::Header(name.as_str().into()), value)));
+    all.retain(|(attribute, _)| !open.contains(attribute));
+    all
+}
+
+/// One side, ready to be asked.
+pub(crate) struct Judge<'a> {
+    pub(crate) space: Space,
+    pub(crate) side: Side<'a>,
+    /// What is given, as sets.
+    cell: Vec<(u16, u32)>,
+}
+
+impl<'a> Judge<'a> {
+    /// Of policies, with parts of the request given.
+    ///
+    /// # Errors
+    /// The values combine in too many ways.
+    pub(crate) fn new(
+        policies: &'a [Attached],
+        layer: Layer,
+        given: &[Given],
+        hints: &Hints,
+    ) -> Result<Self, String> {
+        let mut builder = Builder::default();
+        let drafts = draft(&mut builder, policies, layer);
+        let present: Vec<PredicateId> = given
+            .iter()
+            .filter_map(|(a, v)| Some(builder.predicate(Subject::Attribute(a), std::slice::from_ref(v.as_ref()?), &[])))
+            .collect();
+        let mut space = builder.finish(hints).map_err(|e| e.to_string())?;
+        let mut cell: Vec<(u16, u32)> = present.into_iter().map(|p| (p.dimension, p.predicate)).collect();
+        for (attribute, _) in given.iter().filter(|(_, v)| v.is_none()) {
+            cell.extend(space.absent(Subject::Attribute(attribute)));
+        }
+        let side = side(&mut space, policies, drafts);
+        Ok(Self { space, side, cell })
+    }
+
+    /// Also fixes every header, claim and name that policies ask for and that is not given to be absent.
+    pub(crate) fn without_extras(&mut self) {
+        for place in 0..self.space.dims.len() {
+            if self.cell.iter().any(|(given, _)| usize::from(*given) == place) {
+                continue;
+            }
+            let extra = match &self.space.dims[place].key {
+                Dimension::Claim(_) => true,
+                Dimension::Attribute(a) => {
+                    matches!(a, Attribute::Header(_) | Attribute::RequestPrincipal | Attribute::ConnectionSni)
+                }
+                _ => false,
+            };
+            if extra {
+                self.cell.extend(self.space.absent_at(place));
+            }
+        }
+    }
+
+    /// A request that is allowed.
+    pub(crate) fn allowed(&self, more: &[(u16, u32)]) -> Answer {
+        let needs = vec![Need::Cell(&self.cell), Need::Cell(more), any(&self.side.allow)];
+        Question { needs, never: self.side.deny.iter().map(|i| &i.form).collect() }.answer(&self.space)
+    }
+
+    /// A request that one ALLOW rule lets through.
+    pub(crate) fn allowed_by(&self, item: usize, more: &[(u16, u32)]) -> Answer {
+        let form = &self.side.allow[item].form;
+        let needs = vec![Need::Cell(&self.cell), Need::Cell(more), Need::Form(form)];
+        Question { needs, never: self.side.deny.iter().map(|i| &i.form).collect() }.answer(&self.space)
+    }
+
+    /// A request that is denied.
+    pub(crate) fn denied(&self) -> Answer {
+        let by_deny = Question { needs: vec![Need::Cell(&self.cell), any(&self.side.deny)], never: Vec::new() };
+        match by_deny.answer(&self.space) {
+            Answer::No => {}
+            other => return other,
+        }
+        let never = self.side.allow.iter().map(|i| &i.form).collect();
+        Question { needs: vec![Need::Cell(&self.cell)], never }.answer(&self.space)
+    }
+
+    /// A request that a CUSTOM rule asks about, and which one.
+    pub(crate) fn asked(&self) -> Option<(usize, usize)> {
+        let asked = self.side.custom.iter().find(|item| {
+            let needs = vec![Need::Cell(&self.cell), Need::Form(&item.form)];
+            Question { needs, never: Vec::new() }.answer(&self.space) != Answer::No
+        });
+        asked.and_then(|item| item.by)
+    }
+}
+

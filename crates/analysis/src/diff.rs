@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two worlds: at every place where policies are enforced, what is decided differently.
+
+use std::collections::BTreeSet;
+
+use meltemi_model::NamespacedName;
+use meltemi_model::authz::Attribute;
+
+use crate::side::Attached;
+use crate::compare::{Differences, Place, Unknown, compare};
+use crate::proof::{Layer, unreadable};
+use crate::words;
+use crate::world::World;
+
+/// Compares two worlds. What one of them says nothing about (Services, Namespaces, …) is taken from the other.
+pub fn diff(old: &World, new: &World) -> Differences {
+    let (mut old, mut new) = (old.clone(), new.clone());
+    old.borrow(&new);
+    new.borrow(&old);
+    let mut out = Differences::default();
+    for pair in places(&old, &new) {
+        out.places += 1;
+        let found = compare(&pair.place, &pair.old, &pair.new);
+        out.newly_allowed.extend(found.newly_allowed);
+        out.newly_denied.extend(found.newly_denied);
+        out.unknown.extend(found.unknown);
+        out.unknown.extend(ambiguous(&pair));
+    }
+    out
+}
+
+/// A place with what both sides enforce there.
+struct Pair {
+    place: Place,
+    old: Vec<Attached>,
+    new: Vec<Attached>,
+}
+
+fn places(old: &World, new: &World) -> Vec<Pair> {
+    let mut out = Vec::new();
+    let identities: BTreeSet<String> = old.identities().into_iter().chain(new.identities()).collect();
+    let identities: Vec<String> = identities.into_iter().collect();
+    let place = |target: String, enforced_at: String, layer: Layer, port: u16, host: &str| Place {
+        target,
+        enforced_at,
+        layer,
+        port,
+        host: host.to_owned(),
+        identities: identities.clone(),
+    };
+    for service in services(old, new) {
+        let (was, is) = (old.waypoint_of(&service), new.waypoint_of(&service));
+        let Some(gateway) = is.gateway().or(was.gateway()) else { continue };
+        let side = |world: &World, binding: &crate::world::Binding| {
+            binding.gateway().map(|g| world.at_waypoint(g, Some(&service))).unwrap_or_default()
+        };
+        let known = new.services.get(&service).or_else(|| old.services.get(&service));
+        let port = known.and_then(|s| s.ports.first()).map_or(80, |(port, _)| *port);
+        out.push(Pair {
+            place: place(
+                format!("Service {service}"),
+                format!("waypoint {gateway}"),
+                Layer::Request,
+                port,
+                &service.name,
+            ),
+            old: side(old, &was),
+            new: side(new, &is),
+        });
+    }
+    let gateways: BTreeSet<NamespacedName> = old.named_gateways().into_iter().chain(new.named_gateways()).collect();
+    for gateway in &gateways {
+        let word = if new.is_waypoint(gateway) { "waypoint" } else { "gateway" };
+        out.push(Pair {
+            place: place(
+                format!("any other Service behind Gateway {gateway}"),
+                format!("{word} {gateway}"),
+                Layer::Request,
+                80,
+                "other",
+            ),
+            old: old.at_waypoint(gateway, None),
+            new: new.at_waypoint(gateway, None),
+        });
+    }
+    // A waypoint that nobody names: policies of its class.
+    let other = NamespacedName::new("", "");
+    out.push(Pair {
+        place: place(
+            "any other Service".to_owned(),
+            "every other waypoint".to_owned(),
+            Layer::Request,
+            80,
+            "other",
+        ),
+        old: old.at_waypoint(&other, None),
+        new: new.at_waypoint(&other, None),
+    });
+    for namespace in namespaces(old, new) {
+        let target = match &*namespace {
+            "" => "workloads of every other namespace".to_owned(),
+            name => format!("workloads of namespace {name}"),
+        };
+        out.push(Pair {
+            place: place(target, "node proxy".to_owned(), Layer::Connection, 80, ""),
+            old: old.at_node_proxy(&namespace),
+            new: new.at_node_proxy(&namespace),
+        });
+    }
+    out
+}
+
+fn services(old: &World, new: &World) -> BTreeSet<NamespacedName> {
+    let of = |world: &World| -> Vec<NamespacedName> {
+        world.targeted().into_iter().chain(world.services.keys().cloned()).collect()
+    };
+    of(old).into_iter().chain(of(new)).collect()
+}
+
+/// Namespaces that policies speak of on their own; the empty one stands for all others.
+fn namespaces(old: &World, new: &World) -> BTreeSet<String> {
+    let mut out = BTreeSet::from([String::new()]);
+    for world in [old, new] {
+        let policies = world.policies.values().filter(|p| p.targets.is_empty()).map(|p| &p.policy.name);
+        let named = policies.chain(world.peers.iter().map(|p| &p.name));
+        out.extend(named.map(|n| n.namespace.to_string()).filter(|n| **n != *world.mesh.root_namespace));
+    }
+    out
+}
+
+/// Changed rules whose paths no request with one reading has: proofs say nothing about them.
+fn ambiguous(pair: &Pair) -> Vec<Unknown> {
+    let mut out = Vec::new();
+    if pair.place.layer == Layer::Connection {
+        return out;
+    }
+    for (one, other) in [(&pair.old, &pair.new), (&pair.new, &pair.old)] {
+        for attached in one {
+            let there = other.iter().find(|o| o.policy.name == attached.policy.name);
+            let rules = attached.policy.rules.iter();
+            let changed =
+                rules.filter(|r| there.is_none_or(|o| o.policy.action != attached.policy.action || !o.policy.rules.contains(r)));
+            let predicates = changed.flat_map(|r| &r.clauses).flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
+            let paths = predicates.filter(|p| p.attribute == Attribute::Path);
+            for value in paths.flat_map(|p| p.values.iter().chain(&p.not_values)).filter(|v| unreadable(v)) {
+                let unknown = Unknown {
+                    target: pair.place.target.clone(),
+                    enforced_at: pair.place.enforced_at.clone(),
+                    policy: Some(attached.policy.name.to_string()),
+                    reason: format!(
+                        "path {} is one that programs read in several ways; proofs are over paths with one reading",
+                        words::value(value)
+                    ),
+                };
+                if !out.contains(&unknown) {
+                    out.push(unknown);
+                }
+            }
+        }
+    }
+    out
+}

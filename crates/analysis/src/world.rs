@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the objects say: policies, and what they can be attached to. Objects may be all of a cluster, or a few files that
+//! leave most of it out; what is left out is assumed where an answer needs it.
+
+mod attach;
+mod read;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meltemi_model::NamespacedName;
+use meltemi_translate::MeshConfig;
+use meltemi_translate::facts::Labels;
+use meltemi_translate::security::Authorization;
+use meltemi_translate::security::peer::Peer;
+
+pub use attach::Binding;
+
+/// An object that does not mean anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: NamespacedName,
+    /// What is wrong, as admission says it.
+    pub message: String,
+}
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its labels.
+    pub labels: Labels,
+    /// Which Pods it has.
+    pub selector: Labels,
+    /// Its ports and those of its Pods; a named port of a Pod is none.
+    pub ports: Vec<(u16, Option<u16>)>,
+}
+
+/// A Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its class.
+    pub class: String,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// Pods that are alike: a Pod, or the template of what makes Pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// `Pod`, `Deployment`, ….
+    pub kind: String,
+    /// Its name.
+    pub name: NamespacedName,
+    /// Labels of its Pods.
+    pub labels: Labels,
+    /// Their ServiceAccount.
+    pub account: String,
+}
+
+/// Everything that is known.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Settings of the mesh.
+    pub mesh: MeshConfig,
+    /// AuthorizationPolicies that are valid, by name.
+    pub policies: BTreeMap<NamespacedName, Authorization>,
+    /// PeerAuthentications.
+    pub peers: Vec<Peer>,
+    /// Names of RequestAuthentications.
+    pub request_authentications: BTreeSet<NamespacedName>,
+    /// Services.
+    pub services: BTreeMap<NamespacedName, Service>,
+    /// Labels of Namespaces.
+    pub namespaces: BTreeMap<String, Labels>,
+    /// Gateways.
+    pub gateways: BTreeMap<NamespacedName, Gateway>,
+    /// ServiceAccounts.
+    pub accounts: BTreeSet<NamespacedName>,
+    /// What runs.
+    pub workloads: Vec<Workload>,
+    /// Objects that do not mean anything.
+    pub faults: Vec<Fault>,
+    /// What is not here does not exist: these are all objects of a cluster.
+    pub complete: bool,
+}
+
+impl World {
+    /// Takes from another what this one says nothing about: a file of policies says nothing of Services. Policies are
+    /// never taken.
+    pub fn borrow(&mut self, other: &Self) {
+        if self.services.is_empty() {
+            self.services.clone_from(&other.services);
+        }
+        if self.namespaces.is_empty() {
+            self.namespaces.clone_from(&other.namespaces);
+        }
+        if self.gateways.is_empty() {
+            self.gateways.clone_from(&other.gateways);
+        }
+        if self.accounts.is_empty() {
+            self.accounts.clone_from(&other.accounts);
+        }
+        if self.workloads.is_empty() {
+            self.workloads.clone_from(&other.workloads);
+        }
+    }
+
+    /// This world with the objects of another laid over it, as `kubectl apply` would.
+    #[must_use]
+    pub fn overlaid(&self, other: &Self) -> Self {
+        let mut out = self.clone();
+        out.policies.extend(other.policies.clone());
+        out.peers.retain(|p| other.peers.iter().all(|o| o.name != p.name));
+        out.peers.extend(other.peers.iter().cloned());
+        out.request_authentications.extend(other.request_authentications.iter().cloned());
+        out.services.extend(other.services.clone());
+        out.namespaces.extend(other.namespaces.clone());
+        out.gateways.extend(other.gateways.clone());
+        out.accounts.extend(other.accounts.iter().cloned());
+        out.workloads
+            .retain(|w| other.workloads.iter().all(|o| (&o.kind, &o.name) != (&w.kind, &w.name)));
+        out.workloads.extend(other.workloads.iter().cloned());
+        out.faults.extend(other.faults.iter().cloned());
+        out
+    }
+
+    /// The first object that means nothing, as an error.
+    ///
+    /// # Errors
+    /// Its name and what is wrong with it.
+    pub fn whole(self) -> Result<Self, String> {
+        match self.faults.first() {
+            Some(fault) => Err(format!("{} {}: {}", fault.kind, fault.name, fault.message)),
+            None => Ok(self),
+        }
+    }
+
+    /// Principals of the ServiceAccounts that exist, and of Pods that run.
+    pub fn identities(&self) -> Vec<String> {
+        let domain = &self.mesh.trust_domain;
+        let accounts = self.accounts.iter().map(|a| (a.namespace.to_string(), a.name.to_string()));
+        let running = self.workloads.iter().map(|w| (w.name.namespace.to_string(), w.account.clone()));
+        let all: BTreeSet<(String, String)> = accounts.chain(running).collect();
+        all.into_iter().map(|(namespace, name)| format!("{domain}/ns/{namespace}/sa/{name}")).collect()
+    }
+
+    /// Labels of Pods of a Service: of what it selects, else what it selects by.
+    pub fn pod_labels(&self, service: &NamespacedName) -> Vec<Labels> {
+        let Some(known) = self.services.get(service) else { return Vec::new() };
+        let near = self.workloads.iter().filter(|w| w.name.namespace == service.namespace);
+        let fits = |w: &&Workload| {
+            !known.selector.is_empty() && known.selector.iter().all(|(k, v)| w.labels.get(k) == Some(v))
+        };
+        let mut all: Vec<Labels> = near.filter(fits).map(|w| w.labels.clone()).collect();
+        all.sort();
+        all.dedup();
+        if all.is_empty() && !known.selector.is_empty() {
+            all.push(known.selector.clone());
+        }
+        all
+    }
+}

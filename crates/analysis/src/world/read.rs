@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects, read once.
+
+use meltemi_model::NamespacedName;
+use meltemi_resources::policies::validate;
+use meltemi_resources::policies::{AuthorizationPolicySpec, PeerAuthenticationSpec};
+use meltemi_translate::MeshConfig;
+use meltemi_translate::facts::Labels;
+use meltemi_translate::security::authorization;
+use meltemi_translate::security::peer::Peer;
+use serde_json::Value;
+
+use super::{Fault, Gateway, Service, Workload, World};
+
+impl World {
+    /// Reads objects; what is invalid is among the faults, kinds that do not matter are passed over.
+    pub fn read(objects: &[Value], mesh: MeshConfig) -> Self {
+        let mut world = Self { mesh, ..Self::default() };
+        for object in objects {
+            world.add(object);
+        }
+        world
+    }
+
+    fn add(&mut self, object: &Value) {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if kind.ends_with("List") && object["items"].is_array() {
+            object["items"].as_array().into_iter().flatten().for_each(|item| self.add(item));
+            return;
+        }
+        let metadata = &object["metadata"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let namespace = metadata["namespace"].as_str().filter(|n| !n.is_empty()).unwrap_or("default");
+        let name = NamespacedName::new(namespace, text(&metadata["name"]));
+        let labels = texts(&metadata["labels"]);
+        match kind {
+            "AuthorizationPolicy" => self.policy(name, object),
+            "PeerAuthentication" => self.peer(name, object),
+            "RequestAuthentication" => {
+                self.request_authentications.insert(name);
+            }
+            "Service" => {
+                let spec = &object["spec"];
+                let number = |v: &Value| v.as_u64().and_then(|n| u16::try_from(n).ok());
+                let port = |p: &Value| {
+                    let port = number(&p["port"])?;
+                    let target = if p["targetPort"].is_null() { Some(port) } else { number(&p["targetPort"]) };
+                    Some((port, target))
+                };
+                let ports = spec["ports"].as_array().into_iter().flatten().filter_map(port).collect();
+                self.services.insert(name, Service { labels, selector: texts(&spec["selector"]), ports });
+            }
+            "Namespace" => {
+                self.namespaces.insert(name.name.to_string(), labels);
+            }
+            "Gateway" => {
+                let class = text(&object["spec"]["gatewayClassName"]);
+                self.gateways.insert(name, Gateway { class, labels });
+            }
+            "ServiceAccount" => {
+                self.accounts.insert(name);
+            }
+            "Pod" => self.workload(kind, name, labels, &object["spec"]),
+            "Deployment" | "DaemonSet" | "StatefulSet" | "Job" => {
+                let template = &object["spec"]["template"];
+                self.workload(kind, name, texts(&template["metadata"]["labels"]), &template["spec"]);
+            }
+            _ => {}
+        }
+    }
+
+    fn workload(&mut self, kind: &str, name: NamespacedName, labels: Labels, spec: &Value) {
+        let account = spec["serviceAccountName"].as_str().filter(|a| !a.is_empty()).unwrap_or("default");
+        self.workloads.push(Workload { kind: kind.to_owned(), name, labels, account: account.to_owned() });
+    }
+
+    fn fault(&mut self, kind: &str, name: NamespacedName, message: String) {
+        self.faults.push(Fault { kind: kind.to_owned(), name, message });
+    }
+
+    fn policy(&mut self, name: NamespacedName, object: &Value) {
+        let read = spec::<AuthorizationPolicySpec>(object).and_then(|spec| {
+            authorization::read(&name, &spec, &texts(&object["metadata"]["annotations"]), &self.mesh)
+        });
+        match read {
+            Ok(policy) => {
+                self.policies.insert(name, policy);
+            }
+            Err(message) => self.fault("AuthorizationPolicy", name, message),
+        }
+    }
+
+    fn peer(&mut self, name: NamespacedName, object: &Value) {
+        let read = spec::<PeerAuthenticationSpec>(object)
+            .and_then(|spec| validate::peer_authentication(&spec).map(|()| spec));
+        match read {
+            Ok(spec) => {
+                let created = object["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
+                self.peers.push(Peer { name, created, spec });
+            }
+            Err(message) => self.fault("PeerAuthentication", name, message),
+        }
+    }
+}
+
+fn spec<T: serde::de::DeserializeOwned>(object: &Value) -> Result<T, String> {
+    let spec = object.get("spec").filter(|s| !s.is_null()).cloned();
+    serde_json::from_value(spec.unwrap_or_else(|| serde_json::json!({}))).map_err(|e| format!("spec: {e}"))
+}
+
+/// A map of texts.
+fn texts(map: &Value) -> Labels {
+    let pairs = map.as_object().into_iter().flatten();
+    pairs.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where objects come from: files, folders, or the cluster.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use meltemi_analysis::World;
+use serde_json::Value;
+
+use crate::cmd::Global;
+
+/// The word for the cluster in place of a file.
+const LIVE: &str = "live";
+
+/// Group, version, kind, plural of what matters.
+const KINDS: &[(&str, &str, &str, &str)] = &[
+    ("", "v1", "Namespace", "namespaces"),
+    ("", "v1", "Service", "services"),
+    ("", "v1", "ServiceAccount", "serviceaccounts"),
+    ("", "v1", "Pod", "pods"),
+    ("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
+    ("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies"),
+    ("security.istio.io", "v1", "PeerAuthentication", "peerauthentications"),
+    ("security.istio.io", "v1", "RequestAuthentication", "requestauthentications"),
+];
+
+/// What matters, from the cluster; a kind that it does not serve has no objects.
+pub(crate) async fn live(client: kube::Client) -> anyhow::Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for (group, version, kind, plural) in KINDS {
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        let list = match api.list(&ListParams::default()).await {
+            Ok(list) => list.items,
+            Err(kube::Error::Api(status)) if status.code == 404 => continue,
+            Err(other) => return Err(other).with_context(|| format!("listing {plural}")),
+        };
+        for item in list {
+            let mut value = serde_json::to_value(item)?;
+            value["kind"] = (*kind).into();
+            objects.push(value);
+        }
+    }
+    objects.extend(mesh_object(client).await?);
+    Ok(objects)
+}
+
+/// The mesh's settings, where they are written down.
+async fn mesh_object(client: kube::Client) -> anyhow::Result<Option<Value>> {
+    let api: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(client, "istio-system");
+    let Some(found) = api.get_opt("istio").await.context("reading ConfigMap istio-system/istio")? else {
+        return Ok(None);
+    };
+    let mut value = serde_json::to_value(found)?;
+    value["kind"] = "ConfigMap".into();
+    Ok(Some(value))
+}
+
+/// Files of YAML documents, and every such file of folders.
+pub(crate) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for path in paths {
+        read(path, &mut objects)?;
+    }
+    Ok(objects)
+}
+
+fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
+    if path.is_dir() {
+        let mut inside: Vec<PathBuf> =
+            std::fs::read_dir(path)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
+        inside.sort();
+        let wanted = |f: &&PathBuf| {
+            f.is_dir() || f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+        };
+        return inside.iter().filter(wanted).try_for_each(|file| read(file, objects));
+    }
+    let text = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).context("reading standard input")?
+    } else {
+        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
+    };
+    for value in serde_yaml_ng::Deserializer::from_str(&text) {
+        let value: Value = serde::Deserialize::deserialize(value)
+            .with_context(|| format!("reading {}", path.display()))?;
+        if value.is_object() {
+            objects.push(value);
+        } else if !value.is_null() {
+            anyhow::bail!("reading {}: a document is no object", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Objects of files, or of the cluster when there are none; and the namespace that is meant when none is said.
+pub(crate) async fn from(paths: &[PathBuf], global: &Global) -> anyhow::Result<(String, Vec<Value>)> {
+    if paths.is_empty() {
+        let client = global.client().await?;
+        return Ok((global.namespace(&client), live(client).await?));
+    }
+    Ok((global.namespace.clone().unwrap_or_else(|| "default".into()), files(paths)?))
+}
+
+/// One side of a comparison: a file, a folder, or `live`.
+pub(crate) async fn side(path: &Path, global: &Global) -> anyhow::Result<World> {
+    let objects = if path == Path::new(LIVE) && !path.exists() {
+        live(global.client().await?).await?
+    } else {
+        files(&[path.to_owned()])?
+    };
+    world(&objects).with_context(|| path.display().to_string())
+}
+
+/// What objects mean; an invalid one is an error.
+pub(crate) fn world(objects: &[Value]) -> anyhow::Result<World> {
+    World::read(objects, mesh(objects)?).whole().map_err(anyhow::Error::msg)
+}
+
+/// Settings of the mesh: of the ConfigMap `istio`, where it is among the objects.
+pub(crate) fn mesh(objects: &[Value]) -> anyhow::Result<meltemi_translate::MeshConfig> {
+    let mut mesh = meltemi_translate::MeshConfig::default();
+    let config = objects.iter().find(|o| o["kind"] == "ConfigMap" && o["metadata"]["name"] == "istio");
+    let Some(text) = config.and_then(|c| c["data"]["mesh"].as_str()) else { return Ok(mesh) };
+    let values: Value = serde_yaml_ng::from_str(text).context("ConfigMap istio, key mesh")?;
+    if let Some(domain) = values["trustDomain"].as_str() {
+        mesh.trust_domain = domain.parse().context("ConfigMap istio, trustDomain")?;
+    }
+    if let Some(root) = values["rootNamespace"].as_str() {
+        mesh.root_namespace = root.into();
+    }
+    Ok(mesh)
+}
+
+/// `SERVICE` or `SERVICE.NAMESPACE`, as namespace and name.
+pub(crate) fn service(text: &str, namespace: &str) -> (String, String) {
+    match text.split_once('.') {
+        Some((service, rest)) => (rest.split('.').next().unwrap_or(rest).to_owned(), service.to_owned()),
+        None => (namespace.to_owned(), text.to_owned()),
+    }
+}
