@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use meltemi_model::authz::{Action, Clause, Match, Policy, Rule};
+use meltemi_model::authz::{Action, Attribute, Clause, Match, Policy, Rule};
 use meltemi_policy::{Decision, PolicySet};
 use serde::Serialize;
 
@@ -59,6 +59,8 @@ pub struct Difference {
     /// Which of them not, as the other rules say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
+    /// Clients without an identity are among them.
+    pub plaintext: bool,
     /// The condition as a rule; none when it is any request.
     #[serde(skip)]
     pub within: Option<Rule>,
@@ -201,6 +203,11 @@ impl Work<'_> {
         }
         let within = named.map(|(policy, rule)| self.narrowed(&policy.rules[rule], &question));
         let condition = within.as_ref().map_or_else(|| "any request".to_owned(), words::rule);
+        let except = self.exceptions(&question, within.as_ref(), before, after);
+        let plaintext = match self.space.absent(Subject::Attribute(&Attribute::SourcePrincipal)) {
+            Some(nobody) => question.with(&[nobody]).answer(&self.space) != Answer::No,
+            None => true,
+        };
         Some(Difference {
             target: place.target_of(owner, item),
             enforced_at: place.enforced_at.clone(),
@@ -208,7 +215,8 @@ impl Work<'_> {
             rule: named.and_then(|(_, rule)| u32::try_from(rule).ok()),
             because: because(named.map(|(p, r)| (&**p, r)), forward, by_deny),
             condition,
-            except: exceptions(&question, before, after),
+            except,
+            plaintext,
             within,
             witness,
         })
@@ -291,10 +299,47 @@ impl Work<'_> {
             // What was not registered is not seen at this place.
             cell.extend(self.space.set_of(subject, single.unwrap_or(&p.values), &p.not_values));
         }
-        let mut needs = question.needs.clone();
-        needs.push(Need::Cell(&cell));
-        let narrower = Question { needs, never: question.never.clone() };
-        narrower.answer(&self.space) != Answer::No
+        question.with(&cell).answer(&self.space) != Answer::No
+    }
+
+    /// Rules that take something out of the condition.
+    fn exceptions(
+        &mut self,
+        question: &Question<'_>,
+        within: Option<&Rule>,
+        before: &Side<'_>,
+        after: &Side<'_>,
+    ) -> Vec<String> {
+        let single = within.into_iter().flat_map(|r| &r.clauses).filter(|c| c.matches.len() == 1);
+        let predicates: Vec<_> = single.flat_map(|c| &c.matches[0].predicates).collect();
+        let mut cell = Vec::new();
+        for p in predicates {
+            cell.extend(self.space.set_of(Subject::Attribute(&p.attribute), &p.values, &p.not_values));
+        }
+        let (mut out, mut more) = (Vec::new(), 0);
+        let all = before.allow.iter().map(|i| (before, i)).chain(after.deny.iter().map(|i| (after, i)));
+        for (side, item) in all {
+            let Some((policy, rule)) = item.by else { continue };
+            if !question.never.iter().any(|f| std::ptr::eq(*f, &raw const item.form)) {
+                continue;
+            }
+            let mut both = question.with(&cell);
+            both.needs.push(Need::Form(&item.form));
+            both.never.clear();
+            if both.answer(&self.space) == Answer::No {
+                continue;
+            }
+            if out.len() == EXCEPTIONS {
+                more += 1;
+                continue;
+            }
+            let policy = &side.policies[policy].policy;
+            out.push(format!("{} ({} rule[{rule}])", words::rule(&policy.rules[rule]), policy.name));
+        }
+        if more > 0 {
+            out.push(format!("{more} more rules"));
+        }
+        out
     }
 
     /// A CUSTOM policy that is only on one side: what its provider says is not known.
@@ -354,26 +399,4 @@ fn because(named: Option<(&Policy, usize)>, forward: bool, by_deny: bool) -> Str
         }
         (None, _) => format!("no ALLOW policy of the {side} policies applies; of the {other} ones some do, and none allows it"),
     }
-}
-
-/// Rules that take something out of the condition.
-fn exceptions(question: &Question<'_>, before: &Side<'_>, after: &Side<'_>) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    let mut more = 0;
-    for (side, item) in before.allow.iter().map(|i| (before, i)).chain(after.deny.iter().map(|i| (after, i))) {
-        let Some((policy, rule)) = item.by else { continue };
-        if !question.never.iter().any(|f| std::ptr::eq(*f, &raw const item.form)) {
-            continue;
-        }
-        if out.len() == EXCEPTIONS {
-            more += 1;
-            continue;
-        }
-        let policy = &side.policies[policy].policy;
-        out.push(format!("{} ({} rule[{rule}])", words::rule(&policy.rules[rule]), policy.name));
-    }
-    if more > 0 {
-        out.push(format!("{more} more rules"));
-    }
-    out
 }

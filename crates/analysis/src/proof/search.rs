@@ -66,6 +66,18 @@ enum Standing {
     Depends(Vec<(u16, u32)>),
 }
 
+impl<'a> Question<'a> {
+    /// The same question about these sets only.
+    pub(crate) fn with<'b>(&self, cell: &'b [(u16, u32)]) -> Question<'b>
+    where
+        'a: 'b,
+    {
+        let mut needs: Vec<Need<'b>> = self.needs.clone();
+        needs.push(Need::Cell(cell));
+        Question { needs, never: self.never.clone() }
+    }
+}
+
 impl Question<'_> {
     /// Drops from what is excluded what has nothing in common with a form that is needed.
     pub(crate) fn forget(&mut self, space: &Space, needed: &Form) {

@@ -84,7 +84,8 @@ fn section(title: &str, list: &[Difference]) {
     println!("{title}:");
     for difference in list {
         println!("  {} at {}", difference.target, difference.enforced_at);
-        println!("    condition: {}", difference.condition);
+        let plaintext = if difference.plaintext { " (plaintext included)" } else { "" };
+        println!("    condition: {}{plaintext}", difference.condition);
         for except in &difference.except {
             println!("       except: {except}");
         }
