@@ -75,7 +75,8 @@ impl<'a> Judge<'a> {
             .filter_map(|(a, v)| Some(builder.predicate(Subject::Attribute(a), std::slice::from_ref(v.as_ref()?), &[])))
             .collect();
         let mut space = builder.finish(hints).map_err(|e| e.to_string())?;
-        let mut cell: Vec<(u16, u32)> = present.into_iter().map(|p| (p.dimension, p.predicate)).collect();
+        // What is given is exact: there are no alternatives.
+        let mut cell: Vec<(u16, u32)> = present.into_iter().flat_map(|p| space.predicate(p)).flatten().collect();
         for (attribute, _) in given.iter().filter(|(_, v)| v.is_none()) {
             cell.extend(space.absent(Subject::Attribute(attribute)));
         }

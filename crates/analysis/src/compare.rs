@@ -5,13 +5,14 @@
 //! Allowed is: no DENY rule matches, and an ALLOW rule matches or no ALLOW policy applies. "No ALLOW policy applies" is
 //! taken as one more ALLOW rule, so that both sides have the same shape.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use meltemi_model::authz::{Action, Attribute, Clause, Match, Policy, Rule};
 use meltemi_policy::{Decision, PolicySet};
 use serde::Serialize;
 
-use crate::proof::{Answer, Builder, Form, Hints, Layer, Need, Question, Space, Subject};
+use crate::proof::{Answer, Builder, Cell, Form, Hints, Layer, Need, Question, Space, Subject};
 use crate::side::{Attached, Item, Side, any, applies, decides, draft, side};
 use crate::witness::Witness;
 use crate::words;
@@ -229,14 +230,19 @@ impl Work<'_> {
             let custom = |a: &Attached| matches!(a.policy.action, Action::Custom { .. });
             let list = side.policies.iter().enumerate();
             let indices: Vec<usize> = list.filter(|(_, a)| applies(&a.guard, &witness.labels) && !custom(a)).map(|(i, _)| i).collect();
-            let set = self.sets.entry((after == forward, indices)).or_insert_with_key(|(_, indices)| {
-                PolicySet::compile(indices.iter().map(|i| side.policies[*i].policy.clone()))
-            });
+            let set = match self.sets.entry((after == forward, indices)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let policies = new.key().1.iter().map(|i| side.policies[*i].policy.clone());
+                    let set = PolicySet::compile(policies).map_err(|e| e.to_string())?;
+                    new.insert(set)
+                }
+            };
             let decision = witness.decide(set)?;
             let expected = match decision {
                 Decision::Allow { .. } => after,
                 Decision::Deny { .. } => !after,
-                Decision::Undecided { .. } => false,
+                Decision::Ask { .. } | Decision::Undecided { .. } => false,
             };
             if !expected {
                 return Err(format!("the engine does not confirm what was found, for {witness}"));
@@ -292,14 +298,17 @@ impl Work<'_> {
             return true;
         }
         self.budget -= 1;
-        let mut cell = Vec::new();
+        let mut all: Vec<Cell> = vec![Cell::new()];
         for (index, p) in one.predicates.iter().enumerate() {
             let single = value.filter(|(wanted, _)| *wanted == index).map(|(_, v)| std::slice::from_ref(v));
             let subject = Subject::Attribute(&p.attribute);
             // What was not registered is not seen at this place.
-            cell.extend(self.space.set_of(subject, single.unwrap_or(&p.values), &p.not_values));
+            let Some(some) = self.space.alternatives_of(subject, single.unwrap_or(&p.values), &p.not_values) else {
+                continue;
+            };
+            all = all.iter().flat_map(|a| some.iter().map(|b| [&**a, b].concat())).collect();
         }
-        question.with(&cell).answer(&self.space) != Answer::No
+        all.iter().any(|cell| question.with(cell).answer(&self.space) != Answer::No)
     }
 
     /// Rules that take something out of the condition.
@@ -314,7 +323,10 @@ impl Work<'_> {
         let predicates: Vec<_> = single.flat_map(|c| &c.matches[0].predicates).collect();
         let mut cell = Vec::new();
         for p in predicates {
-            cell.extend(self.space.set_of(Subject::Attribute(&p.attribute), &p.values, &p.not_values));
+            let some = self.space.alternatives_of(Subject::Attribute(&p.attribute), &p.values, &p.not_values);
+            if let Some([only]) = some.as_deref() {
+                cell.extend(only);
+            }
         }
         let (mut out, mut more) = (Vec::new(), 0);
         let all = before.allow.iter().map(|i| (before, i)).chain(after.deny.iter().map(|i| (after, i)));

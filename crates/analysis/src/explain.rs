@@ -229,7 +229,7 @@ impl Asked<'_> {
             remote_ip: Some(ip),
             claims: None,
         };
-        let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone()));
+        let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
         let why = meltemi_policy::explain(&set, &facts(client, ip, port, Some(http)));
         let mut answer = answer(&why, &set, &place);
         let mut open = Vec::new();
@@ -303,7 +303,7 @@ impl Asked<'_> {
             let near: Vec<Attached> = policies.iter().filter(|a| applies(&a.guard, labels)).cloned().collect();
             let near: Vec<Attached> =
                 near.into_iter().map(|a| Attached { policy: a.policy, guard: Vec::new() }).collect();
-            let set = PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy)));
+            let set = PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy))).map_err(|e| e.to_string())?;
             // Through a waypoint the connection comes from the waypoint's address.
             let ip = if peer == client { self.request.from_ip } else { None };
             let why = meltemi_policy::explain(&set, &facts(peer, ip.unwrap_or(NOWHERE), port, None));
@@ -379,13 +379,12 @@ fn answer(why: &Explanation, set: &PolicySet, place: &str) -> Answer {
     out.verdict = match why.decision {
         Decision::Allow { .. } => Verdict::Allow,
         Decision::Deny { .. } => Verdict::Deny,
-        Decision::Undecided { .. } => Verdict::Unknown,
+        Decision::Ask { .. } | Decision::Undecided { .. } => Verdict::Unknown,
     };
-    if let Decision::Deny { by: Some(by) } = why.decision
+    if let Decision::Ask { by } = why.decision
         && let Some(policy) = set.policy(by.policy)
         && let Action::Custom { provider } = &policy.action
     {
-        out.verdict = Verdict::Unknown;
         let rule = policy.rules.get(by.rule as usize).map(words::rule).unwrap_or_default();
         out.reason = format!("provider {provider} is asked about it by {} ({rule})", policy.name);
     }

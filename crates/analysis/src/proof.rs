@@ -16,7 +16,7 @@ mod space;
 mod text;
 
 pub use form::{Guard, Layer};
-pub(crate) use form::{Raw, none_of, rule};
+pub(crate) use form::{Form, Raw, none_of, rule};
 pub(crate) use pattern::unreadable;
-pub(crate) use search::{Answer, Form, Need, Question};
-pub(crate) use space::{Builder, Dimension, Hints, PredicateId, Space, Subject, Value};
+pub(crate) use search::{Answer, Need, Question};
+pub(crate) use space::{Builder, Cell, Dimension, Hints, PredicateId, Space, Subject, Value};

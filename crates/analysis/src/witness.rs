@@ -99,8 +99,8 @@ impl Witness {
         match (key, value) {
             (Dimension::Identity, Value::Text(text)) => self.from.clone_from(text),
             (Dimension::Identity, Value::Absent) => PLAINTEXT.clone_into(&mut self.from),
-            (Dimension::Claim(path), Value::Texts(texts)) => {
-                self.claims.insert(path.join("."), texts.clone());
+            (Dimension::Claim(path), Value::Text(text)) => {
+                self.claims.entry(path.join(".")).or_default().push(text.clone());
             }
             (Dimension::Label(label), Value::Text(text)) => {
                 self.labels.insert(label.to_string(), text.clone());

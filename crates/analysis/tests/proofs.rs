@@ -93,7 +93,11 @@ fn predicate(layer: Layer) -> BoxedStrategy<Predicate> {
 }
 
 fn rule(layer: Layer) -> BoxedStrategy<Rule> {
-    let one = prop::collection::vec(predicate(layer), 0..3).prop_map(|predicates| Match { predicates });
+    let one = prop::collection::vec(predicate(layer), 0..3).prop_map(|mut predicates: Vec<Predicate>| {
+        let mut seen = Vec::new();
+        predicates.retain(|p| !seen.contains(&p.attribute) && { seen.push(p.attribute.clone()); true });
+        Match { predicates }
+    });
     let clause = prop::collection::vec(one, 1..3)
         .prop_map(|matches| Clause { origin: ClauseOrigin::Unknown, matches });
     prop::collection::vec(clause, 0..3).prop_map(|clauses| Rule { clauses }).boxed()
@@ -198,7 +202,7 @@ fn holds(guard: &meltemi_analysis::Guard, labels: &BTreeMap<String, String>) -> 
 
 fn allowed(policies: &[Attached], request: &Witness) -> bool {
     let applies = policies.iter().filter(|a| holds(&a.guard, &request.labels));
-    request.decide(&PolicySet::compile(applies.map(|a| a.policy.clone()))).unwrap().is_allow()
+    request.decide(&PolicySet::compile(applies.map(|a| a.policy.clone())).unwrap()).unwrap().is_allow()
 }
 
 /// Whether a request is inside of what was reported.
@@ -210,7 +214,7 @@ fn inside(reported: &Difference, request: &Witness, both: &[&[Attached]]) -> boo
         let policy = Policy { rules: vec![rule.clone()], dry_run: false, ..(*a.policy).clone() };
         let denies = policy.action == Action::Deny;
         holds(&a.guard, &request.labels)
-            && request.decide(&PolicySet::compile([Arc::new(policy)])).unwrap().is_allow() != denies
+            && request.decide(&PolicySet::compile([Arc::new(policy)]).unwrap()).unwrap().is_allow() != denies
     })
 }
 

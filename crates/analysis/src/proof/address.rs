@@ -4,14 +4,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
+
+/// A range without host bits; one of IPv4 addresses in IPv6 clothes is one of IPv4 addresses.
+fn canonical(range: IpNet) -> IpNet {
+    if let IpNet::V6(six) = range
+        && let Some(four) = six.addr().to_ipv4_mapped()
+        && let Some(length) = six.prefix_len().checked_sub(96)
+        && let Ok(four) = Ipv4Net::new(four, length)
+    {
+        return IpNet::V4(four.trunc());
+    }
+    range.trunc()
+}
 
 /// Every way in which an address can be inside of ranges, each with an address that is; the first is the one to show.
 pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
+    let ranges: Vec<IpNet> = ranges.iter().copied().map(canonical).collect();
     // Where membership may change: the first address of each range, and the one after its last.
     let mut starts: BTreeSet<IpAddr> =
         [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)].into();
-    for range in ranges {
+    for range in &ranges {
         starts.insert(range.network());
         starts.extend(after(range.broadcast()));
     }
@@ -26,8 +39,8 @@ pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
         if start.to_canonical() != start {
             continue;
         }
-        let start = better(start, ranges);
-        let inside: Vec<u32> = (0..).zip(ranges).filter(|(_, r)| r.contains(&start)).map(|(i, _)| i).collect();
+        let start = better(start, &ranges);
+        let inside: Vec<u32> = (0..).zip(&ranges).filter(|(_, r)| r.contains(&start)).map(|(i, _)| i).collect();
         if !classes.contains_key(&inside) {
             order.push(inside.clone());
             classes.insert(inside, start);

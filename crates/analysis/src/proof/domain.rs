@@ -48,7 +48,8 @@ impl Domain {
             },
             Self::RequestPrincipal => match (at, c) {
                 (0, '/') => None,
-                (1, '/') => Some(2),
+                (_, '/') => Some(2),
+                // What follows the last `/` is the subject.
                 (2 | 3, _) => Some(3),
                 _ => Some(1),
             },

@@ -4,7 +4,7 @@
 use meltemi_model::authz::{Attribute, Predicate, Rule, StringMatch, ValueMatch};
 
 use super::bits::Bits;
-use super::space::{Builder, PredicateId, Space, Subject};
+use super::space::{Builder, Cell, PredicateId, Space, Subject};
 
 /// Who judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ fn here(attribute: &Attribute, layer: Layer, denies: bool) -> Here {
     let unseen = if denies { Here::Yes } else { Here::No };
     match (attribute, layer) {
         (Attribute::Unsupported(_), _) => unseen,
-        (Attribute::ConnectionSni, _) | (_, Layer::Request) => Here::Ask,
+        (_, Layer::Request) => Here::Ask,
         (other, Layer::Connection) => if other.needs_l7() { unseen } else { Here::Ask },
     }
 }
@@ -59,20 +59,6 @@ pub(crate) fn rule(
             raw.0.push(seen);
         }
     }
-    let mut counts = std::collections::BTreeMap::<u16, usize>::new();
-    for clause in &raw.0 {
-        let mut most = std::collections::BTreeMap::<u16, usize>::new();
-        for one in clause {
-            let mut own = std::collections::BTreeMap::<u16, usize>::new();
-            one.iter().for_each(|p| *own.entry(p.dimension).or_default() += 1);
-            own.into_iter().for_each(|(d, n)| {
-                let most = most.entry(d).or_default();
-                *most = n.max(*most);
-            });
-        }
-        most.into_iter().for_each(|(d, n)| *counts.entry(d).or_default() += n);
-    }
-    counts.into_iter().for_each(|(dimension, count)| builder.at_once(dimension, count));
     Some(raw)
 }
 
@@ -118,9 +104,6 @@ pub(crate) fn none_of(builder: &mut Builder, guards: &[Guard]) -> Option<Raw> {
     clauses.collect::<Option<_>>().map(Raw)
 }
 
-/// ANDed sets of several dimensions, ascending, at most one of each.
-pub(crate) type Cell = Vec<(u16, u32)>;
-
 /// A rule as sets of classes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Form {
@@ -151,6 +134,17 @@ impl Space {
         Some(cell)
     }
 
+    /// ANDed predicates as alternatives.
+    fn product(&mut self, predicates: &[PredicateId]) -> Vec<Cell> {
+        let mut all = vec![Cell::new()];
+        for id in predicates {
+            let alternatives = self.predicate(*id);
+            let pairs = all.iter().flat_map(|a| alternatives.iter().map(move |b| [&**a, b].concat()));
+            all = pairs.collect::<Vec<Cell>>().into_iter().filter_map(|both| self.meet(both)).collect();
+        }
+        all
+    }
+
     /// A rule as sets; none when no request can match it.
     pub(crate) fn form(&mut self, raw: &Raw) -> Option<Form> {
         let mut form = Form::default();
@@ -158,7 +152,7 @@ impl Space {
         for clause in &raw.0 {
             let mut cells: Vec<Cell> = Vec::new();
             for one in clause {
-                cells.extend(self.meet(one.iter().map(|p| (p.dimension, p.predicate))));
+                cells.extend(self.product(one));
             }
             let cells = self.joined(cells);
             match &*cells {

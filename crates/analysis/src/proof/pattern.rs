@@ -62,6 +62,7 @@ pub(crate) fn patterns(attribute: &Attribute, value: &ValueMatch) -> Vec<Pattern
             vec![pattern]
         }
         (Attribute::Host, ValueMatch::String(text)) => host(text),
+        (Attribute::RequestPrincipal, ValueMatch::String(text)) => request_principal(text),
         (_, ValueMatch::String(text)) => vec![plain(text, Free::Any)],
         (_, ValueMatch::PathTemplate(template)) => vec![path_template(&template.0)],
         _ => Vec::new(),
@@ -84,6 +85,15 @@ fn segment(text: &StringMatch) -> Option<Pattern> {
         StringMatch::Presence => false,
     };
     (!slash).then(|| plain(text, Free::NotSlash))
+}
+
+/// Issuer and subject are matched apart, and a pattern is split at its last `/`.
+fn request_principal(text: &StringMatch) -> Vec<Pattern> {
+    match text {
+        StringMatch::Exact(t) if !t.contains('/') => Vec::new(),
+        StringMatch::Prefix(t) if t.contains('/') => vec![vec![is(t), Piece::Many(Free::NotSlash)]],
+        other => vec![plain(other, Free::Any)],
+    }
 }
 
 /// A host matches as it is, without its port, and without a dot at its end; in lower case.

@@ -3,10 +3,8 @@
 //! is plain: what has one way left is taken at once, else one set is split in two.
 
 use super::bits::Bits;
-use super::space::Space;
-
-pub(crate) use super::form::Form;
-use super::form::Cell;
+use super::form::Form;
+use super::space::{Cell, Space};
 
 /// Looks at forms before a question is given up as too hard.
 const WORK: usize = 30_000_000;

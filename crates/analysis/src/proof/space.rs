@@ -24,7 +24,8 @@ const CELLS: usize = 800_000_000;
 pub(crate) enum Dimension {
     /// Who the peer has proven to be.
     Identity,
-    /// A claim of the token; a set of texts.
+    /// A claim of the token: whether one of its texts is of a class. A claim is a set of texts, so each class is a
+    /// question of its own.
     Claim(Arc<[Arc<str>]>),
     /// Another attribute.
     Attribute(Attribute),
@@ -48,8 +49,6 @@ pub(crate) enum Value {
     Absent,
     /// A text.
     Text(String),
-    /// Several texts (claims).
-    Texts(Vec<String>),
     /// An address.
     Address(IpAddr),
     /// A port.
@@ -88,8 +87,6 @@ struct Draft {
     atoms: Atoms,
     predicates: Vec<(Vec<u32>, Vec<u32>)>,
     known: HashMap<(Vec<u32>, Vec<u32>), u32>,
-    /// Most predicates of one rule (for claims: texts that a token may need).
-    most: usize,
 }
 
 /// Collects predicates.
@@ -131,7 +128,7 @@ impl Builder {
                 let place = u16::try_from(self.drafts.len()).unwrap_or(u16::MAX);
                 self.places.insert(key.clone(), place);
                 let (atoms, ids, known) = Default::default();
-                self.drafts.push(Draft { key, ids, atoms, predicates: Vec::new(), known, most: 1 });
+                self.drafts.push(Draft { key, ids, atoms, predicates: Vec::new(), known });
                 place
             }
         };
@@ -141,19 +138,7 @@ impl Builder {
             // Labels are plain texts.
             Subject::Label(_) => Attribute::RequestAuthPresenter,
         };
-        if matches!(draft.key, Dimension::Claim(_)) {
-            // A set of texts has no class for a value that is not asked for on its own.
-            for value in values {
-                draft.register(&attribute, std::slice::from_ref(value), not_values);
-            }
-        }
         PredicateId { dimension: place, predicate: draft.register(&attribute, values, not_values) }
-    }
-
-    /// One rule has this many predicates of a dimension.
-    pub(crate) fn at_once(&mut self, dimension: u16, count: usize) {
-        let draft = &mut self.drafts[usize::from(dimension)];
-        draft.most = draft.most.max(count);
     }
 
     /// Finds the classes of every dimension.
@@ -161,8 +146,17 @@ impl Builder {
     /// # Errors
     /// [`TooComplex`].
     pub(crate) fn finish(self, hints: &Hints) -> Result<Space, TooComplex> {
-        let dims = self.drafts.into_iter().map(|d| d.finish(hints)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Space { dims, places: self.places })
+        let mut space = Space { dims: Vec::new(), drafts: Vec::new(), places: self.places };
+        for draft in self.drafts {
+            let first = u16::try_from(space.dims.len()).unwrap_or(u16::MAX);
+            let (dims, made) = draft.finish(hints, first)?;
+            space.dims.extend(dims);
+            space.drafts.push(made);
+        }
+        if u16::try_from(space.dims.len()).is_err() {
+            return Err(TooComplex("claims".to_owned()));
+        }
+        Ok(space)
     }
 }
 
@@ -173,18 +167,29 @@ pub(crate) struct Dim {
     /// A value of each class, best first.
     pub(crate) values: Vec<Value>,
     pub(crate) all: Bits,
-    ids: HashMap<(Attribute, ValueMatch), u32>,
-    predicates: HashMap<(Vec<u32>, Vec<u32>), u32>,
-    atoms: Vec<Bits>,
-    /// Sets that forms refer to; the predicates first.
+    /// Sets that forms refer to.
     sets: Vec<Bits>,
     known: HashMap<Bits, u32>,
+}
+
+/// What became of the predicates of an attribute.
+#[derive(Debug)]
+struct Made {
+    ids: HashMap<(Attribute, ValueMatch), u32>,
+    predicates: Vec<(Vec<u32>, Vec<u32>)>,
+    /// Classes of each value.
+    atoms: Vec<Bits>,
+    /// The first of its dimensions.
+    first: u16,
+    /// Every class is a dimension of its own.
+    apart: bool,
 }
 
 /// All dimensions of a question.
 #[derive(Debug)]
 pub(crate) struct Space {
     pub(crate) dims: Vec<Dim>,
+    drafts: Vec<Made>,
     places: HashMap<Dimension, u16>,
 }
 
@@ -215,58 +220,37 @@ impl Draft {
         id
     }
 
-    fn finish(self, hints: &Hints) -> Result<Dim, TooComplex> {
+    fn finish(self, hints: &Hints, first: u16) -> Result<(Vec<Dim>, Made), TooComplex> {
         let (mut values, mut matched) = self.classes(hints)?;
         if values.len().saturating_mul(self.atoms.len()) > CELLS {
             return Err(TooComplex(self.key.name()));
         }
-        if let Dimension::Claim(_) = self.key {
-            (values, matched) = self.unions(values, matched)?;
-        }
+        let apart = matches!(self.key, Dimension::Claim(_));
         // Plaintext is the last that comes to mind, a header that is not there the first.
         let may_lack = match &self.key {
-            Dimension::Identity | Dimension::Claim(_) | Dimension::Label(_) => true,
+            Dimension::Claim(_) => false,
+            Dimension::Identity | Dimension::Label(_) => true,
             Dimension::Attribute(a) => {
                 matches!(a, Attribute::Header(_) | Attribute::ConnectionSni | Attribute::RequestPrincipal)
             }
         };
-        let absent = may_lack.then(|| if self.key == Dimension::Identity { values.len() } else { 0 });
-        if let Some(place) = absent {
+        if may_lack {
+            let place = if self.key == Dimension::Identity { values.len() } else { 0 };
             values.insert(place, Value::Absent);
             matched.insert(place, Vec::new());
         }
         let size = values.len();
-        let sets_of_texts = matches!(self.key, Dimension::Claim(_));
-        let mut members = vec![Bits::none(size); if sets_of_texts { self.predicates.len() } else { self.atoms.len() }];
+        let mut atoms = vec![Bits::none(size); self.atoms.len()];
         for (class, inside) in matched.iter().enumerate() {
-            inside.iter().for_each(|index| members[*index as usize].insert(class));
+            inside.iter().for_each(|atom| atoms[*atom as usize].insert(class));
         }
-        let mut dim = Dim {
-            key: self.key,
-            values,
-            all: Bits::all(size),
-            ids: self.ids,
-            predicates: self.known,
-            atoms: Vec::new(),
-            sets: Vec::new(),
-            known: HashMap::new(),
-        };
-        if sets_of_texts {
-            // A token that lacks the claim fulfils what asks for no value.
-            for (bits, (yes, _)) in members.iter_mut().zip(&self.predicates) {
-                if let (true, Some(place)) = (yes.is_empty(), absent) {
-                    bits.insert(place);
-                }
-            }
-            dim.sets = members;
+        let dims = if apart {
+            let two = |value| Dim::new(self.key.clone(), vec![Value::Absent, value]);
+            values.into_iter().map(two).collect()
         } else {
-            dim.atoms = members;
-            dim.sets = self.predicates.iter().map(|(yes, no)| dim.predicate(yes, no)).collect();
-        }
-        for (bits, id) in dim.sets.iter().zip(0..) {
-            dim.known.entry(bits.clone()).or_insert(id);
-        }
-        Ok(dim)
+            vec![Dim::new(self.key, values)]
+        };
+        Ok((dims, Made { ids: self.ids, predicates: self.predicates, atoms, first, apart }))
     }
 
     /// The classes of one value, best first.
@@ -323,68 +307,17 @@ impl Draft {
         let text = |class: usize| best.get(&class).map_or(&classes[class].text, |(_, text)| text).clone();
         Ok(order.into_iter().map(|c| (Value::Text(text(c)), classes[c].atoms.clone())).unzip())
     }
-
-    /// The sets of texts that a token can carry, told apart by the predicates that some text of them fulfils.
-    fn unions(&self, texts: Vec<Value>, matched: Vec<Vec<u32>>) -> Result<(Vec<Value>, Vec<Vec<u32>>), TooComplex> {
-        let holds = |inside: &[u32]| -> Vec<u32> {
-            let of = |(index, (yes, no)): (usize, &(Vec<u32>, Vec<u32>))| {
-                let positive = yes.is_empty() || yes.iter().any(|a| inside.contains(a));
-                (positive && !no.iter().any(|a| inside.contains(a))).then_some(index as u32)
-            };
-            self.predicates.iter().enumerate().filter_map(of).collect()
-        };
-        let single: Vec<(String, Vec<u32>)> = texts
-            .into_iter()
-            .zip(&matched)
-            .filter_map(|(value, inside)| if let Value::Text(t) = value { Some((t, holds(inside))) } else { None })
-            .collect();
-        let mut out: Vec<(Vec<String>, Vec<u32>)> = Vec::new();
-        let mut known: HashMap<Vec<u32>, ()> = HashMap::new();
-        for (text, predicates) in &single {
-            if known.insert(predicates.clone(), ()).is_none() {
-                out.push((vec![text.clone()], predicates.clone()));
-            }
-        }
-        // Three rules at most have to hold together in one question.
-        let mut from = 0;
-        for _ in 1..self.most * 3 {
-            let level = out.len();
-            for index in from..level {
-                for (text, predicates) in &single {
-                    let mut both = [&*out[index].1, predicates].concat();
-                    both.sort_unstable();
-                    both.dedup();
-                    if known.insert(both.clone(), ()).is_none() {
-                        let mut texts = out[index].0.clone();
-                        texts.push(text.clone());
-                        out.push((texts, both));
-                    }
-                }
-                if out.len() > STATES / 16 {
-                    return Err(TooComplex(self.key.name()));
-                }
-            }
-            from = level;
-        }
-        Ok(out.into_iter().map(|(texts, predicates)| (Value::Texts(texts), predicates)).unzip())
-    }
 }
 
-impl Dim {
-    fn predicate(&self, yes: &[u32], no: &[u32]) -> Bits {
-        let union = |atoms: &[u32]| {
-            let mut bits = Bits::none(self.values.len());
-            atoms.iter().for_each(|a| bits.add(&self.atoms[*a as usize]));
-            bits
-        };
-        let mut bits = if yes.is_empty() { self.all.clone() } else { union(yes) };
-        bits.remove(&union(no));
-        // What is absent has no text that could be excluded; a positive condition fails with it.
-        bits
-    }
-}
+/// ANDed sets of several dimensions, ascending, at most one of each.
+pub(crate) type Cell = Vec<(u16, u32)>;
 
 impl Dim {
+    fn new(key: Dimension, values: Vec<Value>) -> Self {
+        let all = Bits::all(values.len());
+        Self { key, values, all, sets: Vec::new(), known: HashMap::new() }
+    }
+
     /// A set by its number.
     pub(crate) fn set(&self, id: u32) -> &Bits {
         &self.sets[id as usize]
@@ -400,39 +333,69 @@ impl Dim {
     }
 }
 
+impl Made {
+    fn union(&self, atoms: &[u32], size: usize) -> Bits {
+        let mut bits = Bits::none(size);
+        atoms.iter().for_each(|a| bits.add(&self.atoms[*a as usize]));
+        bits
+    }
+}
+
 impl Space {
-    /// The set of a predicate of values that were all registered; none when one was not.
-    pub(crate) fn set_of(
+    /// A predicate as alternatives.
+    pub(crate) fn predicate(&mut self, id: PredicateId) -> Vec<Cell> {
+        let made = &self.drafts[usize::from(id.dimension)];
+        let (yes, no) = made.predicates[id.predicate as usize].clone();
+        self.alternatives(id.dimension, &yes, &no)
+    }
+
+    fn alternatives(&mut self, draft: u16, yes: &[u32], no: &[u32]) -> Vec<Cell> {
+        let made = &self.drafts[usize::from(draft)];
+        let first = usize::from(made.first);
+        if !made.apart {
+            let dim = &mut self.dims[first];
+            // What is absent has no text that could be excluded; a positive condition fails with it.
+            let mut bits = if yes.is_empty() { dim.all.clone() } else { made.union(yes, dim.values.len()) };
+            bits.remove(&made.union(no, dim.values.len()));
+            return vec![vec![(made.first, dim.intern(bits))]];
+        }
+        let size = made.atoms.first().map_or(0, |_| self.dims.len() - first);
+        let size = self.drafts.get(usize::from(draft) + 1).map_or(size, |next| usize::from(next.first) - first);
+        let no = made.union(no, size);
+        let yes = (!yes.is_empty()).then(|| made.union(yes, size));
+        let excluded: Cell = no.members().map(|class| self.only(first + class, 0)).collect();
+        let Some(mut yes) = yes else { return vec![excluded] };
+        yes.remove(&no);
+        let with = |class: usize| {
+            let mut cell = excluded.clone();
+            cell.push(self.only(first + class, 1));
+            cell.sort_unstable();
+            cell
+        };
+        yes.members().map(with).collect()
+    }
+
+    /// A predicate of values that were all registered, as alternatives; none when one was not.
+    pub(crate) fn alternatives_of(
         &mut self,
         subject: Subject<'_>,
         values: &[ValueMatch],
         not_values: &[ValueMatch],
-    ) -> Option<(u16, u32)> {
-        let place = *self.places.get(&dimension(subject))?;
-        let dim = &mut self.dims[usize::from(place)];
+    ) -> Option<Vec<Cell>> {
+        let draft = *self.places.get(&dimension(subject))?;
         let Subject::Attribute(attribute) = subject else { return None };
-        let atoms = |list: &[ValueMatch]| -> Option<Vec<u32>> {
-            let ids = list.iter().map(|v| dim.ids.get(&(attribute.clone(), v.clone())).copied());
-            let mut all = ids.collect::<Option<Vec<u32>>>()?;
-            all.sort_unstable();
-            all.dedup();
-            Some(all)
+        let ids = &self.drafts[usize::from(draft)].ids;
+        let atoms = |list: &[ValueMatch]| {
+            list.iter().map(|v| ids.get(&(attribute.clone(), v.clone())).copied()).collect::<Option<Vec<u32>>>()
         };
-        let key = (atoms(values)?, atoms(not_values)?);
-        match dim.predicates.get(&key) {
-            Some(id) => Some((place, *id)),
-            None if matches!(dim.key, Dimension::Claim(_)) => None,
-            None => {
-                let bits = dim.predicate(&key.0, &key.1);
-                Some((place, dim.intern(bits)))
-            }
-        }
+        let (yes, no) = (atoms(values)?, atoms(not_values)?);
+        Some(self.alternatives(draft, &yes, &no))
     }
 
     /// The set that holds only the absence of an attribute, where something asks for it.
     pub(crate) fn absent(&mut self, subject: Subject<'_>) -> Option<(u16, u32)> {
-        let place = *self.places.get(&dimension(subject))?;
-        self.absent_at(usize::from(place))
+        let draft = *self.places.get(&dimension(subject))?;
+        self.absent_at(usize::from(self.drafts[usize::from(draft)].first))
     }
 
     /// The set that holds only the absence of a dimension's value.
@@ -447,6 +410,11 @@ impl Space {
         let mut bits = Bits::none(dim.values.len());
         bits.insert(class);
         (u16::try_from(place).unwrap_or(u16::MAX), dim.intern(bits))
+    }
+
+    /// Where the identity is, when something asks for it.
+    pub(crate) fn identity(&self) -> Option<usize> {
+        self.dims.iter().position(|d| d.key == Dimension::Identity)
     }
 }
 
