@@ -45,10 +45,17 @@ fn methods(index: usize) -> (Attribute, Vec<String>) {
 fn services(changed: bool) -> Vec<Attached> {
     let one = |i: usize| {
         let end = if changed && i % 50 == 0 { "/x/*" } else { "/*" };
-        rule(&[who(i), methods(i + usize::from(changed && i % 50 == 7)), paths(vec![format!("/api/v{i}{end}"), format!("/api/v{i}")])])
+        rule(&[
+            who(i),
+            methods(i + usize::from(changed && i % 50 == 7)),
+            paths(vec![format!("/api/v{i}{end}"), format!("/api/v{i}")]),
+        ])
     };
     let deny = rule(&[paths(vec!["*/internal".to_owned(), "/api/v1/admin*".to_owned()])]);
-    vec![policy("allow", Action::Allow, (0..RULES).map(one).collect()), policy("deny", Action::Deny, vec![deny])]
+    vec![
+        policy("allow", Action::Allow, (0..RULES).map(one).collect()),
+        policy("deny", Action::Deny, vec![deny]),
+    ]
 }
 
 /// All callers times all paths: 1,000 rules of one pair each, against 1,000 rules that list the same pairs otherwise.
@@ -65,7 +72,11 @@ fn grid(by_path: bool) -> Vec<Attached> {
 fn product() -> Vec<Attached> {
     let callers = (0..32).flat_map(|i| who(i).1).collect();
     let places = (0..32).map(|i| format!("/p{i}/*")).collect();
-    vec![policy("product", Action::Allow, vec![rule(&[(Attribute::SourcePrincipal, callers), paths(places)])])]
+    vec![policy(
+        "product",
+        Action::Allow,
+        vec![rule(&[(Attribute::SourcePrincipal, callers), paths(places)])],
+    )]
 }
 
 /// Prefixes inside of prefixes and suffixes, all for one caller.
@@ -98,7 +109,11 @@ fn comparisons(criterion: &mut Criterion) {
     for (name, old, new, allowed, denied) in &cases {
         let found = compare(&place, old, new);
         assert!(found.unknown.is_empty(), "{name}: {:?}", found.unknown);
-        println!("{name}: {} newly allowed, {} newly denied", found.newly_allowed.len(), found.newly_denied.len());
+        println!(
+            "{name}: {} newly allowed, {} newly denied",
+            found.newly_allowed.len(),
+            found.newly_denied.len()
+        );
         assert_eq!((found.newly_allowed.len(), found.newly_denied.len()), (*allowed, *denied), "{name}");
         group.bench_function(*name, |b| b.iter(|| compare(&place, old, new)));
     }

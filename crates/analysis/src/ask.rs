@@ -6,9 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 
-use crate::proof::{
-    Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject,
-};
+use crate::proof::{Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject};
 use crate::side::{Attached, Side, any, draft, side};
 use crate::witness::{PLAINTEXT, Witness};
 
@@ -72,11 +70,14 @@ impl<'a> Judge<'a> {
         let drafts = draft(&mut builder, policies, layer);
         let present: Vec<PredicateId> = given
             .iter()
-            .filter_map(|(a, v)| Some(builder.predicate(Subject::Attribute(a), std::slice::from_ref(v.as_ref()?), &[])))
+            .filter_map(|(a, v)| {
+                Some(builder.predicate(Subject::Attribute(a), std::slice::from_ref(v.as_ref()?), &[]))
+            })
             .collect();
         let mut space = builder.finish(hints).map_err(|e| e.to_string())?;
         // What is given is exact: there are no alternatives.
-        let mut cell: Vec<(u16, u32)> = present.into_iter().flat_map(|p| space.predicate(p)).flatten().collect();
+        let mut cell: Vec<(u16, u32)> =
+            present.into_iter().flat_map(|p| space.predicate(p)).flatten().collect();
         for (attribute, _) in given.iter().filter(|(_, v)| v.is_none()) {
             cell.extend(space.absent(Subject::Attribute(attribute)));
         }
@@ -118,7 +119,8 @@ impl<'a> Judge<'a> {
 
     /// A request that is denied.
     pub(crate) fn denied(&self) -> Answer {
-        let by_deny = Question { needs: vec![Need::Cell(&self.cell), any(&self.side.deny)], never: Vec::new() };
+        let by_deny =
+            Question { needs: vec![Need::Cell(&self.cell), any(&self.side.deny)], never: Vec::new() };
         match by_deny.answer(&self.space) {
             Answer::No => {}
             other => return other,
@@ -136,4 +138,3 @@ impl<'a> Judge<'a> {
         asked.and_then(|item| item.by)
     }
 }
-

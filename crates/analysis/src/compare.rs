@@ -224,12 +224,20 @@ impl Work<'_> {
     }
 
     /// The engine says the same of the witness on both sides.
-    fn confirm(&mut self, witness: &Witness, sides: (&Side<'_>, &Side<'_>), forward: bool) -> Result<(), String> {
+    fn confirm(
+        &mut self,
+        witness: &Witness,
+        sides: (&Side<'_>, &Side<'_>),
+        forward: bool,
+    ) -> Result<(), String> {
         for (side, after) in [(sides.0, false), (sides.1, true)] {
             // CUSTOM is taken as allowed: what its provider says is the same on both sides, or named as unknown.
             let custom = |a: &Attached| matches!(a.policy.action, Action::Custom { .. });
             let list = side.policies.iter().enumerate();
-            let indices: Vec<usize> = list.filter(|(_, a)| applies(&a.guard, &witness.labels) && !custom(a)).map(|(i, _)| i).collect();
+            let indices: Vec<usize> = list
+                .filter(|(_, a)| applies(&a.guard, &witness.labels) && !custom(a))
+                .map(|(i, _)| i)
+                .collect();
             let set = match self.sets.entry((after == forward, indices)) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
@@ -303,7 +311,8 @@ impl Work<'_> {
             let single = value.filter(|(wanted, _)| *wanted == index).map(|(_, v)| std::slice::from_ref(v));
             let subject = Subject::Attribute(&p.attribute);
             // What was not registered is not seen at this place.
-            let Some(some) = self.space.alternatives_of(subject, single.unwrap_or(&p.values), &p.not_values) else {
+            let Some(some) = self.space.alternatives_of(subject, single.unwrap_or(&p.values), &p.not_values)
+            else {
                 continue;
             };
             all = all.iter().flat_map(|a| some.iter().map(|b| [&**a, b].concat())).collect();
@@ -356,7 +365,9 @@ impl Work<'_> {
 
     /// A CUSTOM policy that is only on one side: what its provider says is not known.
     fn custom(&mut self, before: &Side<'_>, after: &Side<'_>) {
-        for (one, other, word) in [(before, after, "only the old policies"), (after, before, "only the new policies")] {
+        for (one, other, word) in
+            [(before, after, "only the old policies"), (after, before, "only the new policies")]
+        {
             let provider = |side: &Side<'_>, item: &Item| {
                 item.by.map(|(policy, _)| side.policies[policy].policy.action.clone())
             };
@@ -392,11 +403,16 @@ impl Place {
             .into_iter()
             .flatten()
             .map(|any| {
-                let texts = any.iter().map(|(k, v, equal)| format!("{k}{}{v}", if *equal { "=" } else { "!=" }));
+                let texts =
+                    any.iter().map(|(k, v, equal)| format!("{k}{}{v}", if *equal { "=" } else { "!=" }));
                 texts.collect::<Vec<_>>().join(" or ")
             })
             .collect();
-        if labels.is_empty() { self.target.clone() } else { format!("{} with {}", self.target, labels.join(",")) }
+        if labels.is_empty() {
+            self.target.clone()
+        } else {
+            format!("{} with {}", self.target, labels.join(","))
+        }
     }
 }
 
@@ -404,11 +420,19 @@ fn because(named: Option<(&Policy, usize)>, forward: bool, by_deny: bool) -> Str
     let (side, other) = if forward { ("new", "old") } else { ("old", "new") };
     match (named, by_deny) {
         (Some((policy, rule)), false) => {
-            format!("{} rule[{rule}] of the {side} policies allows it, nothing of the {other} ones does", policy.name)
+            format!(
+                "{} rule[{rule}] of the {side} policies allows it, nothing of the {other} ones does",
+                policy.name
+            )
         }
         (Some((policy, rule)), true) => {
-            format!("{} rule[{rule}] of the {other} policies denies it, nothing of the {side} ones does", policy.name)
+            format!(
+                "{} rule[{rule}] of the {other} policies denies it, nothing of the {side} ones does",
+                policy.name
+            )
         }
-        (None, _) => format!("no ALLOW policy of the {side} policies applies; of the {other} ones some do, and none allows it"),
+        (None, _) => format!(
+            "no ALLOW policy of the {side} policies applies; of the {other} ones some do, and none allows it"
+        ),
     }
 }

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::Attribute;
 
-use crate::side::Attached;
 use crate::compare::{Differences, Place, Unknown, compare};
 use crate::proof::{Layer, unreadable};
+use crate::side::Attached;
 use crate::words;
 use crate::world::World;
 
@@ -68,7 +68,8 @@ fn places(old: &World, new: &World) -> Vec<Pair> {
             new: side(new, &is),
         });
     }
-    let gateways: BTreeSet<NamespacedName> = old.named_gateways().into_iter().chain(new.named_gateways()).collect();
+    let gateways: BTreeSet<NamespacedName> =
+        old.named_gateways().into_iter().chain(new.named_gateways()).collect();
     for gateway in &gateways {
         let word = if new.is_waypoint(gateway) { "waypoint" } else { "gateway" };
         out.push(Pair {
@@ -138,9 +139,11 @@ fn ambiguous(pair: &Pair) -> Vec<Unknown> {
         for attached in one {
             let there = other.iter().find(|o| o.policy.name == attached.policy.name);
             let rules = attached.policy.rules.iter();
-            let changed =
-                rules.filter(|r| there.is_none_or(|o| o.policy.action != attached.policy.action || !o.policy.rules.contains(r)));
-            let predicates = changed.flat_map(|r| &r.clauses).flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
+            let changed = rules.filter(|r| {
+                there.is_none_or(|o| o.policy.action != attached.policy.action || !o.policy.rules.contains(r))
+            });
+            let predicates =
+                changed.flat_map(|r| &r.clauses).flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
             let paths = predicates.filter(|p| p.attribute == Attribute::Path);
             for value in paths.flat_map(|p| p.values.iter().chain(&p.not_values)).filter(|v| unreadable(v)) {
                 let unknown = Unknown {

@@ -129,7 +129,8 @@ pub struct Answer {
 /// The client or the path means nothing.
 pub fn explain(world: &World, request: &Request) -> Result<Answer, String> {
     let to = NamespacedName::new(request.to.0.as_str(), request.to.1.as_str());
-    let mut asked = Asked { world, request, to, halves: Vec::new(), assumed: Vec::new(), warnings: Vec::new() };
+    let mut asked =
+        Asked { world, request, to, halves: Vec::new(), assumed: Vec::new(), warnings: Vec::new() };
     let mut answer = asked.answer()?;
     answer.halves = asked.halves;
     answer.assumed = asked.assumed;
@@ -154,12 +155,11 @@ impl Asked<'_> {
             if self.world.complete {
                 return Ok(unknown(None, format!("Service {} does not exist", self.to)));
             }
-            self.assumed.push(format!(
-                "Service {} exists and selects Pods labelled app={}",
-                self.to, self.to.name
-            ));
+            self.assumed
+                .push(format!("Service {} exists and selects Pods labelled app={}", self.to, self.to.name));
         }
-        let (port, target_port) = ports(service.map(|s| s.ports.as_slice()).unwrap_or_default(), self.request.port);
+        let (port, target_port) =
+            ports(service.map(|s| s.ports.as_slice()).unwrap_or_default(), self.request.port);
         let binding = self.world.waypoint_of(&self.to);
         if let Binding::Assumed(gateway) = &binding {
             self.assumed.push(format!("Service {} uses the waypoint {gateway}", self.to));
@@ -192,7 +192,9 @@ impl Asked<'_> {
         let (namespace, name) = match &self.request.from {
             Client::Plaintext => return Ok(None),
             Client::Principal(principal) => {
-                return SpiffeId::parse(&format!("spiffe://{principal}")).map(Some).map_err(|e| e.to_string());
+                return SpiffeId::parse(&format!("spiffe://{principal}"))
+                    .map(Some)
+                    .map_err(|e| e.to_string());
             }
             Client::Account(namespace, name) => (namespace, name),
         };
@@ -270,7 +272,8 @@ impl Asked<'_> {
             return;
         }
         let differs = |open: &[Attribute]| {
-            let Ok(mut judge) = Judge::new(policies, layer, &given(known, layer, open), &Hints::default()) else {
+            let Ok(mut judge) = Judge::new(policies, layer, &given(known, layer, open), &Hints::default())
+            else {
                 return false;
             };
             judge.without_extras();
@@ -280,7 +283,8 @@ impl Asked<'_> {
         if !differs(open) {
             return;
         }
-        let single: Vec<&str> = open.iter().filter(|a| differs(std::slice::from_ref(a))).map(option).collect();
+        let single: Vec<&str> =
+            open.iter().filter(|a| differs(std::slice::from_ref(a))).map(option).collect();
         let mut names = if single.is_empty() { open.iter().map(option).collect() } else { single };
         names.dedup();
         answer.verdict = Verdict::Unknown;
@@ -300,10 +304,12 @@ impl Asked<'_> {
         }
         let mut answers: Vec<Answer> = Vec::new();
         for labels in &pods {
-            let near: Vec<Attached> = policies.iter().filter(|a| applies(&a.guard, labels)).cloned().collect();
+            let near: Vec<Attached> =
+                policies.iter().filter(|a| applies(&a.guard, labels)).cloned().collect();
             let near: Vec<Attached> =
                 near.into_iter().map(|a| Attached { policy: a.policy, guard: Vec::new() }).collect();
-            let set = PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy))).map_err(|e| e.to_string())?;
+            let set =
+                PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy))).map_err(|e| e.to_string())?;
             // Through a waypoint the connection comes from the waypoint's address.
             let ip = if peer == client { self.request.from_ip } else { None };
             let why = meltemi_policy::explain(&set, &facts(peer, ip.unwrap_or(NOWHERE), port, None));
@@ -325,7 +331,8 @@ impl Asked<'_> {
         let mut answer = answers.swap_remove(worst);
         if mixed {
             answer.verdict = Verdict::Unknown;
-            answer.reason = format!("Pods of the Service are treated differently; one of them: {}", answer.reason);
+            answer.reason =
+                format!("Pods of the Service are treated differently; one of them: {}", answer.reason);
         } else if peer != client
             && answer.verdict == Verdict::Deny
             && let Some(peer) = peer

@@ -13,10 +13,10 @@ pub mod witness;
 mod words;
 pub mod world;
 
-pub use side::Attached;
 pub use compare::{Difference, Differences, Place, Unknown, compare};
 pub use diff::diff;
-pub use world::World;
-pub use proof::{Guard, Layer};
-pub use witness::Witness;
 pub use explain::{Answer, Client, Half, Request, Verdict, explain};
+pub use proof::{Guard, Layer};
+pub use side::Attached;
+pub use witness::Witness;
+pub use world::World;

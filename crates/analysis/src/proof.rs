@@ -15,8 +15,8 @@ mod search;
 mod space;
 mod text;
 
-pub use form::{Guard, Layer};
 pub(crate) use form::{Form, Raw, none_of, rule};
+pub use form::{Guard, Layer};
 pub(crate) use pattern::unreadable;
 pub(crate) use search::{Answer, Need, Question};
 pub(crate) use space::{Builder, Cell, Dimension, Hints, PredicateId, Space, Subject, Value};

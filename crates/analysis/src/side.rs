@@ -86,4 +86,3 @@ pub(crate) fn side<'a>(space: &mut Space, policies: &'a [Attached], drafts: Draf
 pub(crate) fn any(items: &[Item]) -> Need<'_> {
     Need::Any(items.iter().map(|i| &i.form).collect())
 }
-

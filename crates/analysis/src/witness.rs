@@ -82,8 +82,7 @@ impl Claims for Witness {
 impl Witness {
     /// The request of the classes found.
     pub(crate) fn of(space: &Space, classes: &[usize], layer: Layer, port: u16, host: &str) -> Self {
-        let mut out =
-            Self { from: "cluster.local/ns/other/sa/anyone".to_owned(), port, ..Self::default() };
+        let mut out = Self { from: "cluster.local/ns/other/sa/anyone".to_owned(), port, ..Self::default() };
         if layer == Layer::Request {
             out.method = Some("GET".to_owned());
             out.path = Some("/".to_owned());

@@ -37,7 +37,9 @@ pub(crate) fn not_field(attribute: &Attribute) -> String {
     let name = field(attribute);
     let mut chars = name.chars();
     match chars.next() {
-        Some(first) if !name.contains(['.', '[']) => format!("not{}{}", first.to_ascii_uppercase(), chars.as_str()),
+        Some(first) if !name.contains(['.', '[']) => {
+            format!("not{}{}", first.to_ascii_uppercase(), chars.as_str())
+        }
         _ => format!("not {name}"),
     }
 }

@@ -119,8 +119,7 @@ impl World {
         out.namespaces.extend(other.namespaces.clone());
         out.gateways.extend(other.gateways.clone());
         out.accounts.extend(other.accounts.iter().cloned());
-        out.workloads
-            .retain(|w| other.workloads.iter().all(|o| (&o.kind, &o.name) != (&w.kind, &w.name)));
+        out.workloads.retain(|w| other.workloads.iter().all(|o| (&o.kind, &o.name) != (&w.kind, &w.name)));
         out.workloads.extend(other.workloads.iter().cloned());
         out.faults.extend(other.faults.iter().cloned());
         out

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use meltemi_analysis::{Attached, Difference, Differences, Layer, Place, Witness, compare};
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{
-    Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope, StringMatch,
-    ValueMatch,
+    Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope,
+    StringMatch, ValueMatch,
 };
 use meltemi_policy::PolicySet;
 use proptest::prelude::*;
@@ -95,7 +95,12 @@ fn predicate(layer: Layer) -> BoxedStrategy<Predicate> {
 fn rule(layer: Layer) -> BoxedStrategy<Rule> {
     let one = prop::collection::vec(predicate(layer), 0..3).prop_map(|mut predicates: Vec<Predicate>| {
         let mut seen = Vec::new();
-        predicates.retain(|p| !seen.contains(&p.attribute) && { seen.push(p.attribute.clone()); true });
+        predicates.retain(|p| {
+            !seen.contains(&p.attribute) && {
+                seen.push(p.attribute.clone());
+                true
+            }
+        });
         Match { predicates }
     });
     let clause = prop::collection::vec(one, 1..3)
@@ -114,16 +119,17 @@ fn policies(layer: Layer) -> BoxedStrategy<Vec<Attached>> {
     let one = (action, prop::collection::vec(rule(layer), 0..3), selector, any::<u8>());
     prop::collection::vec(one, 0..4)
         .prop_map(|all| {
-            let policy = |(index, (action, rules, guard, dry)): (usize, (Action, Vec<Rule>, _, u8))| Attached {
-                policy: Arc::new(Policy {
-                    name: NamespacedName::new("ns", format!("p{index}")),
-                    scope: Scope::Namespace,
-                    action,
-                    dry_run: dry < 10,
-                    rules,
-                }),
-                guard,
-            };
+            let policy =
+                |(index, (action, rules, guard, dry)): (usize, (Action, Vec<Rule>, _, u8))| Attached {
+                    policy: Arc::new(Policy {
+                        name: NamespacedName::new("ns", format!("p{index}")),
+                        scope: Scope::Namespace,
+                        action,
+                        dry_run: dry < 10,
+                        rules,
+                    }),
+                    guard,
+                };
             all.into_iter().enumerate().map(policy).collect()
         })
         .boxed()
@@ -160,15 +166,13 @@ fn request(layer: Layer) -> BoxedStrategy<Witness> {
     );
     let ip = select(&["10.1.2.3", "10.1.0.9", "10.9.9.9", "9.9.9.9", "fd00::1", "2001::1"][..]);
     let port = select(&[80u16, 81, 443, 9][..]);
-    let labels = (
-        select(&[None, Some("a"), Some("b")][..]),
-        select(&[None, Some("1"), Some("2")][..]),
-    );
+    let labels = (select(&[None, Some("a"), Some("b")][..]), select(&[None, Some("1"), Some("2")][..]));
     let method = select(&["GET", "POST", "GO", "PUT", "X"][..]);
     let path = select(
         &["/", "/a", "/a/", "/ab", "/a/b", "/b", "/a/x", "/x/b", "/a/x/b/", "/a/x/b/c", "/b/c", "/a/b/c/b"][..],
     );
-    let host = select(&["a.com", "a.com:80", "a.com.", "b.com:80", "b.com.:80", "a", "c", "", "a.com:81"][..]);
+    let host =
+        select(&["a.com", "a.com:80", "a.com.", "b.com:80", "b.com.:80", "a", "c", "", "a.com:81"][..]);
     let header = select(&[None, Some(""), Some("1"), Some("2"), Some("12"), Some("21")][..]);
     let token = select(&[None, Some("i/s"), Some("i/t"), Some("j/s")][..]);
     let claims = prop::collection::vec(select(&["a", "b", "ab", ""][..]), 0..3);
@@ -188,8 +192,11 @@ fn request(layer: Layer) -> BoxedStrategy<Witness> {
                 out.request_principal = token.map(Into::into);
                 let texts = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>();
                 let claims = [("g", texts(claims)), ("aud", texts(aud))];
-                out.claims =
-                    claims.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_owned(), v)).collect();
+                out.claims = claims
+                    .into_iter()
+                    .filter(|(_, v)| !v.is_empty())
+                    .map(|(k, v)| (k.to_owned(), v))
+                    .collect();
             }
             out
         })
@@ -209,7 +216,8 @@ fn allowed(policies: &[Attached], request: &Witness) -> bool {
 fn inside(reported: &Difference, request: &Witness, both: &[&[Attached]]) -> bool {
     let Some(rule) = &reported.within else { return true };
     // In the sense of the policy: what cannot be seen matches in a DENY and does not in an ALLOW.
-    let named = both.iter().flat_map(|p| p.iter()).filter(|a| Some(a.policy.name.to_string()) == reported.policy);
+    let named =
+        both.iter().flat_map(|p| p.iter()).filter(|a| Some(a.policy.name.to_string()) == reported.policy);
     named.into_iter().any(|a| {
         let policy = Policy { rules: vec![rule.clone()], dry_run: false, ..(*a.policy).clone() };
         let denies = policy.action == Action::Deny;
@@ -218,7 +226,12 @@ fn inside(reported: &Difference, request: &Witness, both: &[&[Attached]]) -> boo
     })
 }
 
-fn check(layer: Layer, old: &[Attached], new: &[Attached], requests: &[Witness]) -> Result<(), TestCaseError> {
+fn check(
+    layer: Layer,
+    old: &[Attached],
+    new: &[Attached],
+    requests: &[Witness],
+) -> Result<(), TestCaseError> {
     let found: Differences = compare(&place(layer), old, new);
     prop_assert!(found.unknown.is_empty(), "{:?}", found.unknown);
     for (list, was, is) in [(&found.newly_allowed, old, new), (&found.newly_denied, new, old)] {

@@ -12,7 +12,7 @@ use meltemi_capture::{Options, Plan, apply, is_applied, remove};
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::rtnl::{Route, Rtnl, VethEnd};
 use meltemi_linux::sockopt;
-use meltemi_linux::supervise::{self, Side, World};
+use meltemi_testkit::namespaces;
 
 fn main() {
     let cases: [(&str, fn()); 3] = [
@@ -20,18 +20,7 @@ fn main() {
         ("without a proxy nothing gets out or in, and removal undoes it", fails_closed),
         ("open connections go on, probes pass, the proxy's mark passes", exempt),
     ];
-    for (name, case) in cases {
-        match supervise::enter(World { user_namespace: true, die_with_outside: true }).unwrap() {
-            Side::Outside(child) => {
-                assert!(child.wait().unwrap().success(), "{name}");
-                println!("ok: {name}");
-            }
-            Side::Inside => {
-                case();
-                std::process::exit(0);
-            }
-        }
-    }
+    namespaces::run(&cases, || {});
 }
 
 fn listed() -> String {

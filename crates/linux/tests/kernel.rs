@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use meltemi_linux::nft::{self, Action, Base, Chain, Family, Hook, Is, Kind, L4, Match, Rule, Table};
 use meltemi_linux::rtnl::{Route, Rtnl, VethEnd, write_sysctl};
-use meltemi_linux::supervise::{self, Side, World};
 use meltemi_linux::{netns::NetNs, process};
+use meltemi_testkit::namespaces;
 
 fn main() {
     let cases: [(&str, fn()); 5] = [
@@ -23,21 +23,7 @@ fn main() {
         ("a veth pair carries packets between namespaces", veth),
         ("a process joins namespaces and loses its rights", spawned),
     ];
-    for (name, case) in cases {
-        // As an ordinary user would: a user namespace in every case.
-        let world = World { user_namespace: true, die_with_outside: true };
-        match supervise::enter(world).unwrap() {
-            Side::Outside(child) => {
-                let exit = child.wait().unwrap();
-                assert!(exit.success(), "{name}: {exit:?}");
-                println!("ok: {name}");
-            }
-            Side::Inside => {
-                case();
-                std::process::exit(0);
-            }
-        }
-    }
+    namespaces::run(&cases, || {});
 }
 
 fn listed() -> String {

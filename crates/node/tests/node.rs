@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use meltemi_linux::netns::NetNs;
-use meltemi_linux::supervise::{self, Side, World};
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Scope};
 use meltemi_state::Delta;
+use meltemi_testkit::namespaces;
 use meltemi_tunnel::{Dial, DialError, Pool};
 
 use crate::mesh::{A, B, Mesh, dial, greeting, id, issue, policy, workload};
@@ -36,22 +36,7 @@ fn main() {
         ("a drain ends when the last connection has", || run(drained())),
         ("openssl sees the identity, and is refused without a certificate of the mesh", || run(openssl())),
     ];
-    let wanted = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
-    for (name, case) in cases {
-        if wanted.as_ref().is_some_and(|w| !name.contains(w.as_str())) {
-            continue;
-        }
-        match supervise::enter(World { user_namespace: true, die_with_outside: true }).unwrap() {
-            Side::Outside(child) => {
-                assert!(child.wait().unwrap().success(), "{name}");
-                println!("ok: {name}");
-            }
-            Side::Inside => {
-                case();
-                std::process::exit(0);
-            }
-        }
-    }
+    namespaces::run(&cases, || {});
 }
 
 fn run(case: impl Future<Output = ()>) {
@@ -249,7 +234,7 @@ async fn openssl() {
         let out = child.wait_with_output().unwrap();
         (alive, String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
     };
-    let (own, foreign) = (issue(&mesh.ca, &id("a")), issue(&mesh::ca(), &id("a")));
+    let (own, foreign) = (issue(&mesh.ca, &id("a")), issue(&mesh::authority(), &id("a")));
     let (alive, text) = connect(Some((own.0.chain_pem.concat(), own.1)));
     assert!(alive, "{text}");
     assert!(text.contains("TLSv1.3") && text.contains("ALPN protocol: h2"), "{text}");

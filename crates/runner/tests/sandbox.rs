@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use meltemi_capture::{Options, PROBE_SOURCE_V4, Plan};
 use meltemi_linux::process::{Child, pipe};
 use meltemi_linux::rtnl::Rtnl;
-use meltemi_linux::supervise::{self, Side, World};
 use meltemi_runner::net;
 use meltemi_runner::pod_init::{self, Bind, ContainerSpec};
 use meltemi_runner::sandbox::{Exec, Sandbox, Stdio};
+use meltemi_testkit::namespaces;
 
 const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 11);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
@@ -37,22 +37,12 @@ fn main() -> ExitCode {
         ("exec enters the container with its restrictions", exec_enters),
         ("everything of a Pod ends with it, and it starts quickly", ends_whole),
     ];
-    for (name, case) in cases {
-        match supervise::enter(World { user_namespace: true, die_with_outside: true }).unwrap() {
-            Side::Outside(child) => {
-                assert!(child.wait().unwrap().success(), "{name}");
-                println!("ok: {name}");
-            }
-            Side::Inside => {
-                meltemi_linux::mount::tmpfs(Path::new("/run"), 64 << 20, 0o755).unwrap();
-                let mut rtnl = Rtnl::open().unwrap();
-                rtnl.add_address(1, format!("{NODE}/32").parse().unwrap()).unwrap();
-                net::prepare_node(PROBE_SOURCE_V4).unwrap();
-                case();
-                std::process::exit(0);
-            }
-        }
-    }
+    namespaces::run(&cases, || {
+        meltemi_linux::mount::tmpfs(Path::new("/run"), 64 << 20, 0o755).unwrap();
+        let mut rtnl = Rtnl::open().unwrap();
+        rtnl.add_address(1, format!("{NODE}/32").parse().unwrap()).unwrap();
+        net::prepare_node(PROBE_SOURCE_V4).unwrap();
+    });
     ExitCode::SUCCESS
 }
 

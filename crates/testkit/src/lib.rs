@@ -1,2 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What tests share: fake CA, scripted xDS, namespace harness. Used from `tests/` folders only.
+//! What tests share: namespaces of their own, a CA of their own. Used from `tests/` folders only.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+pub mod ca;
+pub mod namespaces;

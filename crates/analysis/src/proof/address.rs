@@ -40,7 +40,8 @@ pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
             continue;
         }
         let start = better(start, &ranges);
-        let inside: Vec<u32> = (0..).zip(&ranges).filter(|(_, r)| r.contains(&start)).map(|(i, _)| i).collect();
+        let inside: Vec<u32> =
+            (0..).zip(&ranges).filter(|(_, r)| r.contains(&start)).map(|(i, _)| i).collect();
         if !classes.contains_key(&inside) {
             order.push(inside.clone());
             classes.insert(inside, start);
@@ -82,8 +83,10 @@ mod tests {
 
     #[test]
     fn ranges_inside_of_ranges() {
-        let ranges: Vec<IpNet> =
-            ["10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "fd00::/8"].iter().map(|r| r.parse().unwrap()).collect();
+        let ranges: Vec<IpNet> = ["10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "fd00::/8"]
+            .iter()
+            .map(|r| r.parse().unwrap())
+            .collect();
         let classes = addresses(&ranges);
         for (ip, inside) in &classes {
             let real: Vec<u32> = (0..).zip(&ranges).filter(|(_, r)| r.contains(ip)).map(|(i, _)| i).collect();

@@ -99,7 +99,9 @@ impl Domain {
                 4 => &["123456789abcdef0", "]"],
                 _ => &[],
             },
-            Self::RequestPrincipal => &["xyzwvutsrqponmlkjihgfedcba0123456789-_.:@ABCDEFGHIJKLMNOPQRSTUVWXYZ", "/"],
+            Self::RequestPrincipal => {
+                &["xyzwvutsrqponmlkjihgfedcba0123456789-_.:@ABCDEFGHIJKLMNOPQRSTUVWXYZ", "/"]
+            }
             Self::Header | Self::Text => {
                 &["xyzwvutsrqponmlkjihgfedcba0123456789-_.:@ABCDEFGHIJKLMNOPQRSTUVWXYZ/,;=~!$&'()*+"]
             }
@@ -193,7 +195,14 @@ mod tests {
 
     #[test]
     fn identities_are_those_that_can_be_parsed() {
-        for text in ["a/ns/b/sa/c", "a.b/ns/..c/sa/...", "a/ns/./sa/c", "a/ns/b/sa/..", "A/ns/b/sa/c", "a/ns/b/sa/c/d"] {
+        for text in [
+            "a/ns/b/sa/c",
+            "a.b/ns/..c/sa/...",
+            "a/ns/./sa/c",
+            "a/ns/b/sa/..",
+            "A/ns/b/sa/c",
+            "a/ns/b/sa/c/d",
+        ] {
             let parsed = SpiffeId::parse(&format!("spiffe://{text}")).is_ok();
             assert_eq!(Domain::Identity.has(text), parsed, "{text}");
         }
@@ -202,7 +211,10 @@ mod tests {
     #[test]
     fn paths_are_those_with_one_reading() {
         let escapes = (0..=255u16).flat_map(|b| [format!("/a%{b:02x}b"), format!("/%{b:02X}")]);
-        let plain = ["/", "/a", "/a/", "/a//b", "/a/./b", "/a/..", "/a/...", "/.a", "/a;b", "/a\\b", "/..a/b", "/a%2fb/c"];
+        let plain = [
+            "/", "/a", "/a/", "/a//b", "/a/./b", "/a/..", "/a/...", "/.a", "/a;b", "/a\\b", "/..a/b",
+            "/a%2fb/c",
+        ];
         for path in escapes.chain(plain.into_iter().map(str::to_owned)) {
             let normal = normalize(&path, Normalization::Base);
             let one = normal.is_ok_and(|n| n == path && readings(&n).len() == 1);

@@ -35,7 +35,13 @@ fn here(attribute: &Attribute, layer: Layer, denies: bool) -> Here {
     match (attribute, layer) {
         (Attribute::Unsupported(_), _) => unseen,
         (_, Layer::Request) => Here::Ask,
-        (other, Layer::Connection) => if other.needs_l7() { unseen } else { Here::Ask },
+        (other, Layer::Connection) => {
+            if other.needs_l7() {
+                unseen
+            } else {
+                Here::Ask
+            }
+        }
     }
 }
 
@@ -96,7 +102,9 @@ fn labels(builder: &mut Builder, guard: &Guard) -> Raw {
 pub(crate) fn none_of(builder: &mut Builder, guards: &[Guard]) -> Option<Raw> {
     let clauses = guards.iter().map(|guard| {
         let fails = guard.iter().map(|any| {
-            any.iter().map(|(key, value, equal)| label(builder, &(key.clone(), value.clone(), !equal))).collect()
+            any.iter()
+                .map(|(key, value, equal)| label(builder, &(key.clone(), value.clone(), !equal)))
+                .collect()
         });
         let fails: Vec<Vec<PredicateId>> = fails.collect();
         (!fails.is_empty()).then_some(fails)

@@ -215,8 +215,23 @@ mod tests {
     #[test]
     fn templates_match_what_the_engine_matches() {
         let templates = ["/{**}", "/a/{**}", "/f/{*}/b/{**}", "/s/{**}/c", "/{*}", "/{*}/c", "/a{**}b", "/x"];
-        let paths = ["/", "/a", "/a/", "/a/b", "/f/x/b/", "/f/x/b/y/z", "/f/b/y", "/s/c", "/s/x/c", "/s/x/y/c", "/x", "/x/c",
-            "/ab", "/axb", "/a/b/b"];
+        let paths = [
+            "/",
+            "/a",
+            "/a/",
+            "/a/b",
+            "/f/x/b/",
+            "/f/x/b/y/z",
+            "/f/b/y",
+            "/s/c",
+            "/s/x/c",
+            "/s/x/y/c",
+            "/x",
+            "/x/c",
+            "/ab",
+            "/axb",
+            "/a/b/b",
+        ];
         for template in templates {
             let automaton = Automaton::new(Domain::Path, &[vec![path_template(template)]]);
             for path in paths {

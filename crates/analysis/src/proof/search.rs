@@ -85,7 +85,8 @@ impl Question<'_> {
                 b.iter().any(|(other, t)| other == d && !dim.set(*s).meets(dim.set(*t)))
             })
         };
-        let alternatives = |form: &Form| form.clauses.iter().any(|c| c.iter().all(|cell| apart(cell, &needed.base)));
+        let alternatives =
+            |form: &Form| form.clauses.iter().any(|c| c.iter().all(|cell| apart(cell, &needed.base)));
         self.never.retain(|form| !apart(&form.base, &needed.base) && !alternatives(form));
     }
 
@@ -167,11 +168,13 @@ impl<'a> State<'a> {
     }
 
     fn possible(&self, space: &Space, form: &Form) -> bool {
-        self.alive(space, &form.base) && form.clauses.iter().all(|c| c.iter().any(|cell| self.alive(space, cell)))
+        self.alive(space, &form.base)
+            && form.clauses.iter().all(|c| c.iter().any(|cell| self.alive(space, cell)))
     }
 
     fn certain(&self, space: &Space, form: &Form) -> bool {
-        self.holds(space, &form.base) && form.clauses.iter().all(|c| c.iter().any(|cell| self.holds(space, cell)))
+        self.holds(space, &form.base)
+            && form.clauses.iter().all(|c| c.iter().any(|cell| self.holds(space, cell)))
     }
 
     /// Takes everything that has only one way left.

@@ -360,7 +360,8 @@ impl Space {
             return vec![vec![(made.first, dim.intern(bits))]];
         }
         let size = made.atoms.first().map_or(0, |_| self.dims.len() - first);
-        let size = self.drafts.get(usize::from(draft) + 1).map_or(size, |next| usize::from(next.first) - first);
+        let size =
+            self.drafts.get(usize::from(draft) + 1).map_or(size, |next| usize::from(next.first) - first);
         let no = made.union(no, size);
         let yes = (!yes.is_empty()).then(|| made.union(yes, size));
         let excluded: Cell = no.members().map(|class| self.only(first + class, 0)).collect();
@@ -386,7 +387,9 @@ impl Space {
         let Subject::Attribute(attribute) = subject else { return None };
         let ids = &self.drafts[usize::from(draft)].ids;
         let atoms = |list: &[ValueMatch]| {
-            list.iter().map(|v| ids.get(&(attribute.clone(), v.clone())).copied()).collect::<Option<Vec<u32>>>()
+            list.iter()
+                .map(|v| ids.get(&(attribute.clone(), v.clone())).copied())
+                .collect::<Option<Vec<u32>>>()
         };
         let (yes, no) = (atoms(values)?, atoms(not_values)?);
         Some(self.alternatives(draft, &yes, &no))

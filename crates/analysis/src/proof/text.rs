@@ -129,7 +129,11 @@ impl Automaton {
         }
         let made = self.node(many.then_some(free));
         let node = &mut self.nodes[at as usize];
-        if many { node.many.push((free, made)) } else { node.one.push((free, made)) }
+        if many {
+            node.many.push((free, made))
+        } else {
+            node.one.push((free, made))
+        }
         made
     }
 

@@ -13,8 +13,8 @@ use meltemi_translate::security::{Authorization, Reference};
 use meltemi_translate::waypoints::{Wish, wish};
 
 use super::World;
-use crate::side::Attached;
 use crate::proof::Guard;
+use crate::side::Attached;
 
 /// The waypoint that requests to a Service go through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,8 @@ impl World {
         let root = &self.mesh.root_namespace;
         let mut sorted: Vec<&Peer> = self.peers.iter().collect();
         sorted.sort_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
-        let wide: Vec<Peer> = sorted.iter().filter(|p| peer_selector(p).is_none()).map(|p| (*p).clone()).collect();
+        let wide: Vec<Peer> =
+            sorted.iter().filter(|p| peer_selector(p).is_none()).map(|p| (*p).clone()).collect();
         // In the root namespace a selector has no effect.
         let own = sorted.iter().filter(|p| *p.name.namespace == *namespace && **root != *namespace);
         let mut out = Vec::new();
@@ -95,9 +96,7 @@ impl World {
         let applies = |p: &Authorization| {
             let own = &p.policy.name.namespace;
             p.targets.iter().any(|target| match target {
-                Reference::Service(name) => {
-                    service.is_some_and(|s| s.namespace == *own && *s.name == **name)
-                }
+                Reference::Service(name) => service.is_some_and(|s| s.namespace == *own && *s.name == **name),
                 Reference::Gateway(name) => gateway.namespace == *own && *gateway.name == **name,
                 Reference::GatewayClass(class) => {
                     *own == self.mesh.root_namespace
@@ -127,7 +126,8 @@ impl World {
                 let silent = |labels: Option<&Labels>| {
                     labels.is_none_or(|l| !l.contains_key(meltemi_translate::labels::USE_WAYPOINT))
                 };
-                let unknown = (own.is_none() || of_namespace.is_none()) && silent(own) && silent(of_namespace);
+                let unknown =
+                    (own.is_none() || of_namespace.is_none()) && silent(own) && silent(of_namespace);
                 if unknown && self.targeted().contains(service) {
                     return Binding::Assumed(self.likely_waypoint(&service.namespace));
                 }

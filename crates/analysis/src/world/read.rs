@@ -44,7 +44,8 @@ impl World {
                 let number = |v: &Value| v.as_u64().and_then(|n| u16::try_from(n).ok());
                 let port = |p: &Value| {
                     let port = number(&p["port"])?;
-                    let target = if p["targetPort"].is_null() { Some(port) } else { number(&p["targetPort"]) };
+                    let target =
+                        if p["targetPort"].is_null() { Some(port) } else { number(&p["targetPort"]) };
                     Some((port, target))
                 };
                 let ports = spec["ports"].as_array().into_iter().flatten().filter_map(port).collect();

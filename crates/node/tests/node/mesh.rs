@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use meltemi_capture::{Options, Plan, apply};
-use meltemi_identity::ca::{CaCore, CaMaterial};
+use meltemi_identity::ca::CaCore;
 use meltemi_identity::channel::ControlPlane;
 use meltemi_identity::manager::{Fetch, Fetcher};
-use meltemi_identity::svid::{Svid, key_and_csr};
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::rtnl::{Route, Rtnl, VethEnd};
 use meltemi_linux::seqpacket::{Listener, SeqPacket};
@@ -26,6 +25,7 @@ use meltemi_runtime::drain::{self, DrainTrigger};
 use meltemi_runtime::tasks::Supervisor;
 use meltemi_runtime::{Readiness, Tasks};
 use meltemi_state::Delta;
+pub(crate) use meltemi_testkit::ca::{authority, identity as id, issue};
 use meltemi_view::View;
 use meltemi_view::view::Mesh as Known;
 use meltemi_wire::zds::{self, MAX_MESSAGE, Request};
@@ -44,22 +44,6 @@ impl Fetcher for Ca {
             async move { self.0.sign(&csr, identity, None, SystemTime::now()).map_err(|e| e.to_string()) },
         )
     }
-}
-
-/// A CA of the mesh's trust domain.
-pub(crate) fn ca() -> Arc<CaCore> {
-    Arc::new(CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap())
-}
-
-pub(crate) fn id(account: &str) -> SpiffeId {
-    SpiffeId::new(&TrustDomain::default(), "default", account).unwrap()
-}
-
-/// A certificate with its key as PEM.
-pub(crate) fn issue(ca: &CaCore, identity: &SpiffeId) -> (Svid, String) {
-    let (key, csr) = key_and_csr(identity).unwrap();
-    let chain = ca.sign(&csr, identity, None, SystemTime::now()).unwrap();
-    (Svid::new(&chain, &key, identity).unwrap(), key.serialize_pem())
 }
 
 pub(crate) struct Mesh {
@@ -90,7 +74,7 @@ impl Mesh {
         let listener = Listener::bind(&path).unwrap();
         let (trigger, watch) = drain::channel();
         let (tasks, supervisor) = Tasks::new("test", watch);
-        let (view, ca) = (View::fixed(Known::default()), ca());
+        let (view, ca) = (View::fixed(Known::default()), Arc::new(authority()));
         let nowhere = ControlPlane {
             address: String::new(),
             server_name: String::new(),

@@ -50,7 +50,8 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
     } else {
         print(&found);
     }
-    let different = !found.newly_allowed.is_empty() || (!args.no_new_access && !found.newly_denied.is_empty());
+    let different =
+        !found.newly_allowed.is_empty() || (!args.no_new_access && !found.newly_denied.is_empty());
     Ok(ExitCode::from(match (different, found.unknown.is_empty()) {
         (true, _) => 1,
         (false, false) => 2,

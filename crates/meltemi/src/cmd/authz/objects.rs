@@ -30,7 +30,8 @@ const KINDS: &[(&str, &str, &str, &str)] = &[
 pub(crate) async fn live(client: kube::Client) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for (group, version, kind, plural) in KINDS {
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         let list = match api.list(&ListParams::default()).await {
             Ok(list) => list.items,
@@ -83,8 +84,8 @@ fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
     };
     for value in serde_yaml_ng::Deserializer::from_str(&text) {
-        let value: Value = serde::Deserialize::deserialize(value)
-            .with_context(|| format!("reading {}", path.display()))?;
+        let value: Value =
+            serde::Deserialize::deserialize(value).with_context(|| format!("reading {}", path.display()))?;
         if value.is_object() {
             objects.push(value);
         } else if !value.is_null() {
