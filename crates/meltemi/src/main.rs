@@ -7,6 +7,7 @@ mod cli;
 mod cmd;
 mod machine;
 mod manifests;
+mod missing;
 mod sample;
 mod serve;
 
@@ -23,7 +24,16 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == meltemi_runner::pod_init::WORD) {
         return meltemi_runner::pod_init::main(words);
     }
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match missing::explained(&error) {
+            Some(text) => {
+                eprintln!("Error: {text}");
+                return ExitCode::from(2);
+            }
+            None => error.exit(),
+        },
+    };
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
