@@ -25,6 +25,7 @@ pub mod sandbox;
 mod server;
 mod services;
 mod state;
+mod unheld;
 mod vip;
 mod volumes;
 mod watches;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::context::{Context, PodEntry};
 use crate::sandbox::Sandbox;
 use crate::state::State;
-use crate::{enrol, net, volumes};
+use crate::{enrol, net, unheld, volumes};
 
 mod run;
 
@@ -135,6 +135,11 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
         }
     };
     entry.set_sandbox(Some(sandbox.clone()));
+    let unheld = unheld::fields(&entry.pod());
+    if !unheld.is_empty() {
+        let message = format!("not in force on this machine: {}", unheld.join(", "));
+        ctx.events.normal(&entry.pod(), None, "NotEnforced", message);
+    }
     enrol::before_start(ctx, entry, &sandbox).await;
     let dir = ctx.config.pods_dir.join(&entry.uid);
     let mut pause = Duration::from_millis(100);
