@@ -123,6 +123,17 @@ proptest! {
     }
 
     #[test]
+    fn what_the_index_cannot_hold_is_checked_rule_by_rule(
+        policies in prop::collection::vec(world::wide_policy(), 1..3),
+        requests in prop::collection::vec(world::request(), 8),
+    ) {
+        let set = PolicySet::new(valid(&policies), Vec::new());
+        for request in &requests {
+            agree(&set, &policies, false, &request.facts())?;
+        }
+    }
+
+    #[test]
     fn change_by_change_is_as_good_as_at_once(
         first in policies(),
         changes in prop::collection::vec((0..6usize, prop::option::of(world::policy())), 1..6),

@@ -298,6 +298,38 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// A policy with a rule that multiplies to thousands of conjunctions, and one that looks at more headers than an index
+/// has fields. Values are wide, so that it matches now and then.
+pub(crate) fn wide_policy() -> impl Strategy<Value = Policy> {
+    let clause = prop::collection::vec(one_match(), 12..16)
+        .prop_map(|matches| Clause { origin: ClauseOrigin::Unknown, matches });
+    let product = prop::collection::vec(clause, 3).prop_map(|clauses| Rule { clauses });
+    let header = |name: String| {
+        let attribute = Attribute::Header(name.as_str().into());
+        let some = form(words()).prop_map(|value| (vec![], vec![value]));
+        let any = Just((vec![ValueMatch::String(StringMatch::Presence)], vec![]));
+        let predicate = prop_oneof![12 => some, 1 => any];
+        predicate.prop_map(move |(values, not_values)| Predicate {
+            attribute: attribute.clone(),
+            values,
+            not_values,
+        })
+    };
+    let names = ["x", "y", "z"].map(str::to_owned).into_iter().chain((0..30).map(|i| format!("h{i}")));
+    let headers = names.map(header).collect::<Vec<_>>().prop_map(|predicates| Rule {
+        clauses: vec![Clause { origin: ClauseOrigin::Unknown, matches: vec![Match { predicates }] }],
+    });
+    (action(), prop::collection::vec(prop_oneof![product, headers, rule()], 1..4)).prop_map(
+        |(action, rules)| Policy {
+            name: NamespacedName::new("ns", "wide"),
+            scope: Scope::Namespace,
+            action,
+            dry_run: false,
+            rules,
+        },
+    )
+}
+
 /// A policy; its name comes from its place.
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     (action(), prop::bool::weighted(0.1), prop::collection::vec(rule(), 0..4)).prop_map(
