@@ -282,6 +282,17 @@ impl std::fmt::Display for StringMatch {
     }
 }
 
+impl ValueMatch {
+    /// The text that it compares with, without the `*` of its form; none when it is no text.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::String(StringMatch::Exact(t) | StringMatch::Prefix(t) | StringMatch::Suffix(t)) => Some(t),
+            Self::PathTemplate(template) => Some(&template.0),
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Display for ValueMatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

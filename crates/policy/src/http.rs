@@ -141,6 +141,30 @@ pub fn readings(path: &str) -> Vec<String> {
     all
 }
 
+/// Whether the text of a policy holds what paths are read in several ways for. It then means it literally: the path as
+/// forwarded is compared with it, and no other reading.
+pub fn is_literal(text: &str) -> bool {
+    let escaped = |pair: &[u8]| pair.eq_ignore_ascii_case(b"2f") || pair.eq_ignore_ascii_case(b"5c");
+    text.contains([';', '\\'])
+        || text.contains("//")
+        || text
+            .bytes()
+            .enumerate()
+            .any(|(at, byte)| byte == b'%' && text.as_bytes().get(at + 1..at + 3).is_some_and(escaped))
+}
+
+/// The value of a header without the white space around it (RFC 9110 §5.5), which HTTP/2 does not take off.
+pub fn header_value(value: &str) -> &str {
+    value.trim_matches([' ', '\t'])
+}
+
+/// The elements of a header that is a list (RFC 9110 §5.6.1); none when there is no comma. `a: 0` and `a: 1` may reach a
+/// backend as `a: 0, 1`, and a client may send them so.
+pub fn list_elements(value: &str) -> impl Iterator<Item = &str> {
+    let elements = value.contains(',').then(|| value.split(',').map(header_value).filter(|e| !e.is_empty()));
+    elements.into_iter().flatten()
+}
+
 /// The forms in which a host is compared: as written, without its port, without a trailing dot.
 pub fn host_forms(host: &str) -> [Option<&str>; 3] {
     let bare = if host.starts_with('[') {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net};
 use meltemi_model::authz::{Attribute, Clause, Match, Predicate, Rule, StringMatch, ValueMatch};
 
-use crate::facts::{Facts, audiences, presenter};
-use crate::http::{host_forms, template_matches};
+use crate::facts::{Facts, Headers, audiences, presenter};
+use crate::http::{header_value, host_forms, is_literal, list_elements, template_matches};
 
 /// On which side a match is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,26 +39,57 @@ fn fulfils(predicate: &Predicate, reads: impl Fn(&ValueMatch) -> bool) -> bool {
     positive && !predicate.not_values.iter().any(&reads)
 }
 
-/// Over several readings of the same thing; `each` calls its argument for every reading.
-fn over_readings(
-    predicate: &Predicate,
-    sense: Sense,
-    each: impl FnOnce(&mut dyn FnMut(&str)),
-    case: bool,
-) -> bool {
-    let (mut any, mut all, mut some) = (false, true, false);
-    each(&mut |reading| {
-        some = true;
-        let holds = fulfils(predicate, |value| text_matches(value, reading, case));
-        any |= holds;
-        all &= holds;
-    });
-    match (some, sense) {
-        // Absent: no value matches.
-        (false, _) => predicate.values.is_empty(),
-        (true, Sense::Deny) => any,
-        (true, Sense::Allow) => all,
+/// Over several readings of the same thing: a DENY matches on any, an ALLOW needs all.
+#[derive(Default)]
+struct Readings {
+    some: bool,
+    any: bool,
+    not_all: bool,
+}
+
+impl Readings {
+    fn add(&mut self, holds: bool) {
+        self.some = true;
+        self.any |= holds;
+        self.not_all |= !holds;
     }
+
+    fn hold(&self, predicate: &Predicate, sense: Sense) -> bool {
+        match (self.some, sense) {
+            // Absent: no value matches.
+            (false, _) => predicate.values.is_empty(),
+            (true, Sense::Deny) => self.any,
+            (true, Sense::Allow) => !self.not_all,
+        }
+    }
+}
+
+fn path_matches(predicate: &Predicate, paths: &[String], sense: Sense) -> bool {
+    let mut readings = Readings::default();
+    let forwarded = paths.first().map_or("", String::as_str);
+    for path in paths {
+        let reads = |wanted: &ValueMatch| {
+            let literal = wanted.text().is_some_and(is_literal);
+            text_matches(wanted, if literal { forwarded } else { path }, true)
+        };
+        readings.add(fulfils(predicate, reads));
+    }
+    readings.hold(predicate, sense)
+}
+
+fn header_matches(predicate: &Predicate, headers: &dyn Headers, name: &str, sense: Sense) -> bool {
+    let mut readings = Readings::default();
+    headers.each(name, &mut |value| {
+        let value = header_value(value);
+        readings.add(fulfils(predicate, |wanted| text_matches(wanted, value, true)));
+        // What a DENY looks for may be an element of a list; it does not look for what is no element.
+        if sense == Sense::Deny && !predicate.values.is_empty() {
+            for element in list_elements(value) {
+                readings.add(fulfils(predicate, |wanted| text_matches(wanted, element, true)));
+            }
+        }
+    });
+    readings.hold(predicate, sense)
 }
 
 fn predicate_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool {
@@ -107,9 +138,7 @@ fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool 
     };
     match &predicate.attribute {
         Attribute::Method => fulfils(predicate, |wanted| text_matches(wanted, http.method, true)),
-        Attribute::Path => {
-            over_readings(predicate, sense, |with| http.paths.iter().for_each(|path| with(path)), true)
-        }
+        Attribute::Path => path_matches(predicate, http.paths, sense),
         Attribute::Host => {
             // The forms of a host are the same host: one that matches is enough, and one that is excluded too.
             let forms = host_forms(http.host);
@@ -117,9 +146,7 @@ fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool 
                 |wanted: &ValueMatch| forms.iter().flatten().any(|form| text_matches(wanted, form, false));
             fulfils(predicate, reads)
         }
-        Attribute::Header(name) => {
-            over_readings(predicate, sense, |with| http.headers.each(name, with), true)
-        }
+        Attribute::Header(name) => header_matches(predicate, http.headers, name, sense),
         Attribute::RemoteIp => match http.remote_ip {
             Some(ip) => fulfils(predicate, |wanted| ip_matches(wanted, ip)),
             None => predicate.values.is_empty(),

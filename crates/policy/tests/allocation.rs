@@ -30,7 +30,8 @@ fn deciding_allocates_nothing() {
     let policies = prop::collection::vec(world::policy(), 200);
     for _ in 0..20 {
         let policies = policies.new_tree(&mut runner).unwrap().current();
-        let valid = policies.into_iter().map(|p| ValidPolicy::new(p).unwrap());
+        let wide = world::wide_policy().new_tree(&mut runner).unwrap().current();
+        let valid = policies.into_iter().chain([wide]).map(|p| ValidPolicy::new(p).unwrap());
         // Whole, by half, and half of it changed since.
         let all: Vec<ValidPolicy> = valid.collect();
         let half = PolicySet::new(all[100..].to_vec(), Vec::new());

@@ -14,8 +14,8 @@ use super::query::Query;
 use super::ranges::Ranges;
 use super::sets::{SetRef, SetsBuilder};
 use super::text::{Patterns, Texts};
-use crate::facts::{Facts, HttpFacts, audiences, presenter};
-use crate::http::host_forms;
+use crate::facts::{Facts, Headers, HttpFacts, audiences, presenter};
+use crate::http::{header_value, host_forms, is_literal, list_elements};
 use crate::matching::{Sense, canonical};
 
 /// Stands between issuer and subject: a byte that no text has.
@@ -33,9 +33,21 @@ enum Key {
     Port(u16),
 }
 
+impl Key {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => std::str::from_utf8(text).ok(),
+            Self::Template(text) => Some(text),
+            Self::Presence | Self::Range(_) | Self::Port(_) => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Lookup {
     Texts(Texts),
+    /// Of paths: patterns for every reading, and those that mean what they hold literally.
+    Paths(Texts, Option<Box<Texts>>),
     Ranges(Ranges),
     Ports(HashTable<(u16, Post)>),
 }
@@ -88,9 +100,12 @@ impl FieldBuilder {
         let Self { values, positive, named } = self;
         // Made here, so that no decision has to.
         let _ = (audiences(), presenter());
-        let (mut patterns, mut ranges, mut ports) = (Patterns::default(), Vec::new(), Vec::new());
+        let (mut patterns, mut literal) = (Patterns::default(), Patterns::default());
+        let (mut ranges, mut ports) = (Vec::new(), Vec::new());
         for (key, (plus, minus)) in values {
             let post = Post { plus: sets.set(plus), minus: sets.set(minus) };
+            let literally = attribute == Attribute::Path && key.text().is_some_and(is_literal);
+            let patterns = if literally { &mut literal } else { &mut patterns };
             match key {
                 Key::Exact(text) => patterns.exact.push((text, post)),
                 Key::Prefix(text) => patterns.prefixes.push((text, post)),
@@ -111,6 +126,10 @@ impl FieldBuilder {
                     table.insert_unique(hash.hash_one(port), (port, post), |(port, _)| hash.hash_one(port));
                 }
                 Lookup::Ports(table)
+            }
+            Attribute::Path => {
+                let literal = (!literal.is_empty()).then(|| Box::new(Texts::new(literal, hash)));
+                Lookup::Paths(Texts::new(patterns, hash), literal)
             }
             _ => Lookup::Texts(Texts::new(patterns, hash)),
         };
@@ -169,6 +188,12 @@ impl Field {
                 query.end_term()
             }
             Lookup::Texts(texts) => self.narrow_by_text(texts, facts, sense, hash, query),
+            Lookup::Paths(texts, literal) => match &facts.http {
+                Some(http) => {
+                    self.narrow_by_path((texts, literal.as_deref()), http.paths, sense, hash, query)
+                }
+                None => self.unknown(sense, query),
+            },
         }
     }
 
@@ -228,51 +253,92 @@ impl Field {
                 claims.each(path, &mut |text| texts.visit(hash, text.as_bytes(), |post| post.put(query)));
             }
         };
-        let (mut left, mut some) = (true, false);
-        let mut reading = |text: &str, query: &mut Query<'_>| {
+        if let Attribute::Header(name) = &self.attribute {
+            return self.narrow_by_header((texts, name), http.headers, sense, hash, query);
+        }
+        query.plus(self.wild);
+        match &self.attribute {
+            Attribute::Host => {
+                let lower = lower_case(http.host);
+                // What folding changes is ASCII: the text stays one.
+                let lower = std::str::from_utf8(&lower).unwrap_or(http.host);
+                for form in host_forms(lower).into_iter().flatten() {
+                    texts.visit(hash, form.as_bytes(), |post| post.put(query));
+                }
+            }
+            Attribute::RequestPrincipal => {
+                if let Some((iss, sub)) = http.claims.and_then(|claims| claims.issuer_and_subject())
+                    && !iss.is_empty()
+                    && !sub.is_empty()
+                {
+                    let mut text: SmallVec<[u8; 256]> = SmallVec::from_slice(iss.as_bytes());
+                    text.push(BETWEEN);
+                    text.extend_from_slice(sub.as_bytes());
+                    texts.visit(hash, &text, |post| post.put(query));
+                }
+            }
+            Attribute::RequestAuthAudiences => claim(audiences(), query),
+            Attribute::RequestAuthPresenter => claim(presenter(), query),
+            Attribute::RequestAuthClaim(path) => claim(path, query),
+            _ => {}
+        }
+        query.end_group();
+        query.end_term()
+    }
+
+    /// An ALLOW needs every reading, a DENY any. What is literal is compared with the first, as it is forwarded.
+    fn narrow_by_path(
+        &self,
+        (texts, literal): (&Texts, Option<&Texts>),
+        paths: &[String],
+        sense: Sense,
+        hash: &DefaultHashBuilder,
+        query: &mut Query<'_>,
+    ) -> bool {
+        let mut left = true;
+        for path in paths {
             query.plus(self.wild);
-            texts.visit(hash, text.as_bytes(), |post| post.put(query));
+            texts.visit(hash, path.as_bytes(), |post| post.put(query));
+            if let (Some(literal), Some(forwarded)) = (literal, paths.first()) {
+                literal.visit(hash, forwarded.as_bytes(), |post| post.put(query));
+            }
             query.end_group();
-            some = true;
-            // An ALLOW needs every reading, a DENY any.
             if sense == Sense::Allow {
                 left &= query.end_term();
             }
-        };
-        match &self.attribute {
-            Attribute::Path => http.paths.iter().for_each(|path| reading(path, query)),
-            Attribute::Header(name) => http.headers.each(name, &mut |value| reading(value, query)),
-            other => {
-                query.plus(self.wild);
-                match other {
-                    Attribute::Host => {
-                        let lower = lower_case(http.host);
-                        // What folding changes is ASCII: the text stays one.
-                        let lower = std::str::from_utf8(&lower).unwrap_or(http.host);
-                        for form in host_forms(lower).into_iter().flatten() {
-                            texts.visit(hash, form.as_bytes(), |post| post.put(query));
-                        }
-                    }
-                    Attribute::RequestPrincipal => {
-                        if let Some((iss, sub)) = http.claims.and_then(|claims| claims.issuer_and_subject())
-                            && !iss.is_empty()
-                            && !sub.is_empty()
-                        {
-                            let mut text: SmallVec<[u8; 256]> = SmallVec::from_slice(iss.as_bytes());
-                            text.push(BETWEEN);
-                            text.extend_from_slice(sub.as_bytes());
-                            texts.visit(hash, &text, |post| post.put(query));
-                        }
-                    }
-                    Attribute::RequestAuthAudiences => claim(audiences(), query),
-                    Attribute::RequestAuthPresenter => claim(presenter(), query),
-                    Attribute::RequestAuthClaim(path) => claim(path, query),
-                    _ => {}
-                }
-                query.end_group();
-                return query.end_term();
-            }
         }
+        self.end_readings(!paths.is_empty(), left, sense, query)
+    }
+
+    fn narrow_by_header(
+        &self,
+        (texts, name): (&Texts, &str),
+        headers: &dyn Headers,
+        sense: Sense,
+        hash: &DefaultHashBuilder,
+        query: &mut Query<'_>,
+    ) -> bool {
+        let (mut left, mut some) = (true, false);
+        headers.each(name, &mut |value| {
+            let value = header_value(value);
+            query.plus(self.wild);
+            texts.visit(hash, value.as_bytes(), |post| post.put(query));
+            query.end_group();
+            some = true;
+            if sense == Sense::Allow {
+                left &= query.end_term();
+                return;
+            }
+            // What a DENY looks for may be an element of a list: rows without values are not among them.
+            for element in list_elements(value) {
+                texts.visit(hash, element.as_bytes(), |post| post.put(query));
+                query.end_group();
+            }
+        });
+        self.end_readings(some, left, sense, query)
+    }
+
+    fn end_readings(&self, some: bool, left: bool, sense: Sense, query: &mut Query<'_>) -> bool {
         if !some {
             query.plus(self.wild);
             query.end_group();
@@ -284,6 +350,9 @@ impl Field {
     pub(super) fn heap(&self) -> usize {
         match &self.lookup {
             Lookup::Texts(texts) => texts.heap(),
+            Lookup::Paths(texts, literal) => {
+                texts.heap() + literal.as_ref().map_or(0, |literal| literal.heap())
+            }
             Lookup::Ranges(ranges) => ranges.heap(),
             Lookup::Ports(table) => table.allocation_size(),
         }

@@ -30,6 +30,17 @@ pub(super) struct Patterns {
     pub(super) templates: Vec<(Arc<str>, Post)>,
 }
 
+impl Patterns {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { exact, prefixes, suffixes, presence, templates } = self;
+        exact.is_empty()
+            && prefixes.is_empty()
+            && suffixes.is_empty()
+            && presence.is_none()
+            && templates.is_empty()
+    }
+}
+
 impl Texts {
     pub(super) fn new(patterns: Patterns, hash: &DefaultHashBuilder) -> Self {
         let Patterns { exact, prefixes, suffixes, presence, templates } = patterns;

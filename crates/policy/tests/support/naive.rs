@@ -103,16 +103,37 @@ fn holds(predicate: &Predicate, facts: &Facts<'_>, allow: bool) -> bool {
     };
     let text = |value: &ValueMatch, said: &str| matches(&predicate.attribute, value, said);
     match said(&predicate.attribute, facts) {
+        Said::Either(all) if predicate.attribute == Attribute::Path && !all.is_empty() => {
+            // "A policy whose own path holds such characters means them literally."
+            let holds =
+                |reading: &String| one(&|v| text(v, if odd(&v.to_string()) { &all[0] } else { reading }));
+            if allow { all.iter().all(holds) } else { all.iter().any(holds) }
+        }
         Said::Unknown => !allow,
         Said::One(all) => one(&|v| all.iter().any(|said| text(v, said))),
         Said::Either(all) if all.is_empty() => predicate.values.is_empty(),
         Said::Either(all) if allow => all.iter().all(|said| one(&|v| text(v, said))),
-        Said::Either(all) => all.iter().any(|said| one(&|v| text(v, said))),
+        Said::Either(all) => {
+            // "A header may be a list": what a DENY looks for may be one of its elements.
+            let elements = |value: &String| {
+                let list = value.split(',').map(|e| e.trim_matches([' ', '\t']).to_owned());
+                list.filter(|e| value.contains(',') && !e.is_empty()).collect::<Vec<String>>()
+            };
+            let looked_for = !predicate.values.is_empty();
+            all.iter().any(|said| one(&|v| text(v, said)))
+                || looked_for && all.iter().flat_map(elements).any(|said| one(&|v| text(v, &said)))
+        }
         Said::Address(ip) => {
             one(&|v| matches!((v, ip), (ValueMatch::Cidr(range), Some(ip)) if within(range, ip)))
         }
         Said::Port(port) => one(&|v| *v == ValueMatch::Port(port)),
     }
+}
+
+/// `%2F`, `%5C`, `\`, `;` and `//`.
+fn odd(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["%2f", "%5c", "\\", ";", "//"].iter().any(|odd| text.contains(odd))
 }
 
 fn said(attribute: &Attribute, facts: &Facts<'_>) -> Said {
@@ -150,7 +171,7 @@ fn said_by_http(attribute: &Attribute, http: &meltemi_policy::HttpFacts<'_>) -> 
         Attribute::Path => Said::Either(http.paths.to_vec()),
         Attribute::Header(name) => {
             let mut all = Vec::new();
-            http.headers.each(name, &mut |text| all.push(text.to_owned()));
+            http.headers.each(name, &mut |text| all.push(text.trim_matches([' ', '\t']).to_owned()));
             Said::Either(all)
         }
         Attribute::Host => {

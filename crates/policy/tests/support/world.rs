@@ -91,7 +91,7 @@ impl Request {
 }
 
 const WORDS: &[&str] = &["a", "b", "ab", "ba", "aab"];
-const PATHS: &[&str] = &["/", "/a", "/a/", "/a/b", "/b/a", "/a//b", "/a/b/a", "/ab", "/b"];
+const PATHS: &[&str] = &["/", "/a", "/a/", "/a/b", "/b/a", "/a//b", "/a/b/a", "/ab", "/b", "/a;b", "/a%2Fb"];
 const METHODS: &[&str] = &["GET", "PUT", "GETS", "get"];
 const HOSTS: &[&str] = &["a", "A", "a.b", "a.B.", "b:80", "B.:80", "[::1]:80", "[::1]", ""];
 const ADDRESSES: &[&str] =
@@ -142,7 +142,7 @@ fn token() -> impl Strategy<Value = Token> {
 fn http() -> impl Strategy<Value = Http> {
     let header = (
         select(&["x", "y", "z"][..]).prop_map(str::to_owned),
-        prop_oneof![9 => words(), 1 => Just(String::new())],
+        prop_oneof![6 => words(), 1 => Just(String::new()), 2 => select(&["a,b", "b, a ", ",", " a", "ab\t"][..]).prop_map(str::to_owned)],
     );
     let paths = prop_oneof![
         3 => select(PATHS).prop_map(|p| vec![p.to_owned()]),
@@ -243,7 +243,7 @@ fn field() -> impl Strategy<Value = (Attribute, BoxedStrategy<ValueMatch>)> {
         (Attribute::Method, of(METHODS)),
         (Attribute::Path, paths.clone()),
         (Attribute::Path, paths),
-        (Attribute::Header("x".into()), of(WORDS)),
+        (Attribute::Header("x".into()), of(&["a", "b", "ab", "a,b", ","])),
         (Attribute::Header("y".into()), of(WORDS)),
         (Attribute::RequestAuthAudiences, of(WORDS)),
         (Attribute::RequestAuthPresenter, of(WORDS)),
