@@ -3,6 +3,7 @@
 //! first row in all of them is the answer.
 
 mod field;
+mod key;
 mod query;
 mod ranges;
 mod rows;

@@ -16,6 +16,8 @@ use proptest::prelude::*;
 
 #[path = "support/naive.rs"]
 mod naive;
+#[path = "support/nested.rs"]
+mod nested;
 #[path = "support/world.rs"]
 mod world;
 
@@ -131,6 +133,15 @@ proptest! {
         for request in &requests {
             agree(&set, &policies, false, &request.facts())?;
         }
+    }
+
+    #[test]
+    fn patterns_that_begin_one_another(policy in nested::policy(), values in prop::collection::vec(1..40usize, 1..4)) {
+        let set = PolicySet::new(valid(std::slice::from_ref(&policy)), Vec::new());
+        let mut request = nested::request(&values);
+        agree(&set, std::slice::from_ref(&policy), false, &request.facts())?;
+        request.http = None;
+        agree(&set, std::slice::from_ref(&policy), false, &request.facts())?;
     }
 
     #[test]

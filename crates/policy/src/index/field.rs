@@ -4,44 +4,19 @@
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
-use ipnet::IpNet;
-use meltemi_model::authz::{Attribute, Predicate, StringMatch, ValueMatch};
+use meltemi_model::authz::{Attribute, Predicate};
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
 
 use super::Post;
+use super::key::{BETWEEN, Key, Nested, key};
 use super::query::Query;
 use super::ranges::Ranges;
 use super::sets::{SetRef, SetsBuilder};
 use super::text::{Patterns, Texts};
 use crate::facts::{Facts, Headers, HttpFacts, audiences, presenter};
 use crate::http::{header_value, host_forms, is_literal, list_elements};
-use crate::matching::{Sense, canonical};
-
-/// Stands between issuer and subject: a byte that no text has.
-const BETWEEN: u8 = 0xff;
-
-/// A value in the form in which it is looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Exact(Arc<[u8]>),
-    Prefix(Arc<[u8]>),
-    Suffix(Arc<[u8]>),
-    Presence,
-    Template(Arc<str>),
-    Range(IpNet),
-    Port(u16),
-}
-
-impl Key {
-    fn text(&self) -> Option<&str> {
-        match self {
-            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => std::str::from_utf8(text).ok(),
-            Self::Template(text) => Some(text),
-            Self::Presence | Self::Range(_) | Self::Port(_) => None,
-        }
-    }
-}
+use crate::matching::Sense;
 
 #[derive(Clone, Debug)]
 enum Lookup {
@@ -79,14 +54,10 @@ impl FieldBuilder {
             self.positive.push(row);
         }
         for value in &predicate.values {
-            if let Some(key) = key(&predicate.attribute, value) {
-                self.values.entry(key).or_default().0.push(row);
-            }
+            self.values.entry(key(&predicate.attribute, value)).or_default().0.push(row);
         }
         for value in &predicate.not_values {
-            if let Some(key) = key(&predicate.attribute, value) {
-                self.values.entry(key).or_default().1.push(row);
-            }
+            self.values.entry(key(&predicate.attribute, value)).or_default().1.push(row);
         }
     }
 
@@ -103,17 +74,28 @@ impl FieldBuilder {
         let (mut patterns, mut literal) = (Patterns::default(), Patterns::default());
         let (mut ranges, mut ports) = (Vec::new(), Vec::new());
         for (key, (plus, minus)) in values {
-            let post = Post { plus: sets.set(plus), minus: sets.set(minus) };
             let literally = attribute == Attribute::Path && key.text().is_some_and(is_literal);
             let patterns = if literally { &mut literal } else { &mut patterns };
+            let nested = |text| Nested { text, plus: plus.clone(), minus: minus.clone(), whole: false };
+            match &key {
+                Key::Prefix(text) => {
+                    patterns.prefixes.push(nested(text.clone()));
+                    continue;
+                }
+                Key::Suffix(text) => {
+                    patterns.suffixes.push(nested(text.iter().rev().copied().collect()));
+                    continue;
+                }
+                _ => {}
+            }
+            let post = Post { plus: sets.set(plus), minus: sets.set(minus) };
             match key {
                 Key::Exact(text) => patterns.exact.push((text, post)),
-                Key::Prefix(text) => patterns.prefixes.push((text, post)),
-                Key::Suffix(text) => patterns.suffixes.push((text, post)),
                 Key::Presence => patterns.presence = Some(post),
                 Key::Template(text) => patterns.templates.push((text, post)),
                 Key::Range(range) => ranges.push((range, post)),
                 Key::Port(port) => ports.push((port, post)),
+                Key::Prefix(_) | Key::Suffix(_) => {}
             }
         }
         let lookup = match attribute {
@@ -128,10 +110,10 @@ impl FieldBuilder {
                 Lookup::Ports(table)
             }
             Attribute::Path => {
-                let literal = (!literal.is_empty()).then(|| Box::new(Texts::new(literal, hash)));
-                Lookup::Paths(Texts::new(patterns, hash), literal)
+                let literal = (!literal.is_empty()).then(|| Box::new(Texts::new(literal, sets, hash)));
+                Lookup::Paths(Texts::new(patterns, sets, hash), literal)
             }
-            _ => Lookup::Texts(Texts::new(patterns, hash)),
+            _ => Lookup::Texts(Texts::new(patterns, sets, hash)),
         };
         let wild = sets.all_but(&positive);
         let free = if named.len() == positive.len() { wild } else { sets.all_but(&named) };
@@ -363,40 +345,4 @@ fn lower_case(text: &str) -> SmallVec<[u8; 256]> {
     let mut lower = SmallVec::from_slice(text.as_bytes());
     lower.make_ascii_lowercase();
     lower
-}
-
-fn key(attribute: &Attribute, value: &ValueMatch) -> Option<Key> {
-    Some(match value {
-        ValueMatch::String(text) => {
-            let fold = |text: &Arc<str>| folded(attribute, text);
-            match text {
-                StringMatch::Exact(text) => Key::Exact(fold(text)),
-                StringMatch::Prefix(text) => Key::Prefix(fold(text)),
-                StringMatch::Suffix(text) => Key::Suffix(fold(text)),
-                StringMatch::Presence => Key::Presence,
-            }
-        }
-        ValueMatch::Cidr(range) => Key::Range(canonical(*range)),
-        ValueMatch::Port(port) => Key::Port(*port),
-        ValueMatch::ServiceAccount { namespace, name } => {
-            Key::Exact(format!("/ns/{namespace}/sa/{name}").into_bytes().into())
-        }
-        ValueMatch::PathTemplate(template) => Key::Template(template.0.clone()),
-    })
-}
-
-fn folded(attribute: &Attribute, text: &Arc<str>) -> Arc<[u8]> {
-    match attribute {
-        Attribute::Host if text.bytes().any(|b| b.is_ascii_uppercase()) => {
-            text.to_ascii_lowercase().into_bytes().into()
-        }
-        Attribute::RequestPrincipal => {
-            let mut bytes = text.as_bytes().to_vec();
-            if let Some(slash) = text.rfind('/') {
-                bytes[slash] = BETWEEN;
-            }
-            bytes.into()
-        }
-        _ => text.clone().into(),
-    }
 }

@@ -7,8 +7,11 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use smallvec::SmallVec;
 
 use super::Post;
+use super::key::{Nested, nest};
+use super::sets::SetsBuilder;
 
 /// Patterns of one field with what they stand for.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +27,9 @@ pub(super) struct Texts {
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
     pub(super) exact: Vec<(Arc<[u8]>, Post)>,
-    pub(super) prefixes: Vec<(Arc<[u8]>, Post)>,
-    pub(super) suffixes: Vec<(Arc<[u8]>, Post)>,
+    pub(super) prefixes: Vec<Nested>,
+    /// With their texts backwards.
+    pub(super) suffixes: Vec<Nested>,
     pub(super) presence: Option<Post>,
     pub(super) templates: Vec<(Arc<str>, Post)>,
 }
@@ -42,18 +46,17 @@ impl Patterns {
 }
 
 impl Texts {
-    pub(super) fn new(patterns: Patterns, hash: &DefaultHashBuilder) -> Self {
+    pub(super) fn new(patterns: Patterns, sets: &mut SetsBuilder, hash: &DefaultHashBuilder) -> Self {
         let Patterns { exact, prefixes, suffixes, presence, templates } = patterns;
         let mut table = HashTable::with_capacity(exact.len());
         for (text, post) in exact {
             let at = hash.hash_one(&*text);
             table.insert_unique(at, (text, post), |(text, _)| hash.hash_one(&**text));
         }
-        let backwards = suffixes.iter().map(|(text, post)| (text.iter().rev().copied().collect(), *post));
         Self {
             exact: table,
-            suffixes: Radix::new(backwards.collect()),
-            prefixes: Radix::new(prefixes),
+            suffixes: Radix::new(suffixes, sets),
+            prefixes: Radix::new(prefixes, sets),
             presence,
             templates: (!templates.is_empty()).then(|| Templates::new(&templates, hash)),
         }
@@ -105,6 +108,8 @@ struct Radix {
 #[derive(Clone, Copy, Debug)]
 struct RadixNode {
     post: Option<Post>,
+    /// The post stands for those above, too.
+    whole: bool,
     label: u32,
     length: u32,
     children: u32,
@@ -112,40 +117,36 @@ struct RadixNode {
 }
 
 impl Radix {
-    fn new(mut patterns: Vec<(Arc<[u8]>, Post)>) -> Option<Self> {
+    fn new(mut patterns: Vec<Nested>, sets: &mut SetsBuilder) -> Option<Self> {
         if patterns.is_empty() {
             return None;
         }
-        patterns.sort_by(|a, b| a.0.cmp(&b.0));
-        let root = RadixNode { post: None, label: 0, length: 0, children: 0, count: 0 };
-        let mut tree = Self { nodes: vec![root], firsts: vec![0], labels: Vec::new() };
+        nest(&mut patterns);
+        let node =
+            |label, length| RadixNode { post: None, whole: false, label, length, children: 0, count: 0 };
+        let mut tree = Self { nodes: vec![node(0, 0)], firsts: vec![0], labels: Vec::new() };
         let mut open = VecDeque::from([(0, 0..patterns.len(), 0)]);
-        while let Some((node, mut range, depth)) = open.pop_front() {
-            if let Some((text, post)) = patterns.get(range.start)
-                && text.len() == depth
-            {
-                tree.nodes[node].post = Some(*post);
+        while let Some((at, mut range, depth)) = open.pop_front() {
+            if patterns[range.start].text.len() == depth {
+                let ends = &mut patterns[range.start];
+                let (plus, minus) = (std::mem::take(&mut ends.plus), std::mem::take(&mut ends.minus));
+                tree.nodes[at].post = Some(Post { plus: sets.set(plus), minus: sets.set(minus) });
+                tree.nodes[at].whole = ends.whole;
                 range.start += 1;
             }
-            tree.nodes[node].children = tree.nodes.len() as u32;
+            tree.nodes[at].children = tree.nodes.len() as u32;
             while range.start < range.end {
-                let first = &patterns[range.start].0;
+                let first = &patterns[range.start].text;
                 let byte = first[depth];
                 let group = &patterns[range.clone()];
-                let size = group.partition_point(|(text, _)| text[depth] <= byte);
-                let last = &group[size - 1].0;
+                let size = group.partition_point(|pattern| pattern.text[depth] <= byte);
+                let last = &group[size - 1].text;
                 let shared = first.iter().zip(last.iter()).take_while(|(a, b)| a == b).count();
-                let child = RadixNode {
-                    post: None,
-                    label: tree.labels.len() as u32,
-                    length: (shared - depth) as u32,
-                    children: 0,
-                    count: 0,
-                };
+                let child = node(tree.labels.len() as u32, (shared - depth) as u32);
                 tree.labels.extend_from_slice(&first[depth..shared]);
                 tree.firsts.push(byte);
                 tree.nodes.push(child);
-                tree.nodes[node].count += 1;
+                tree.nodes[at].count += 1;
                 open.push_back((tree.nodes.len() - 1, range.start..range.start + size, shared));
                 range.start += size;
             }
@@ -158,10 +159,20 @@ impl Radix {
 
     #[inline]
     fn visit(&self, mut text: impl Iterator<Item = u8>, with: &mut impl FnMut(Post)) {
+        let mut found: SmallVec<[Post; 16]> = SmallVec::new();
+        self.walk(&mut text, &mut found);
+        found.into_iter().for_each(with);
+    }
+
+    #[inline]
+    fn walk(&self, text: &mut impl Iterator<Item = u8>, posts: &mut SmallVec<[Post; 16]>) {
         let mut node = &self.nodes[0];
         loop {
             if let Some(post) = node.post {
-                with(post);
+                if node.whole {
+                    posts.clear();
+                }
+                posts.push(post);
             }
             let children = node.children as usize..(node.children + node.count) as usize;
             if children.is_empty() {

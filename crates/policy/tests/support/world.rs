@@ -289,7 +289,7 @@ fn rule() -> impl Strategy<Value = Rule> {
     prop::collection::vec(clause, 0..4).prop_map(|clauses| Rule { clauses })
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub(crate) fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         5 => Just(Action::Allow),
         3 => Just(Action::Deny),
