@@ -162,6 +162,7 @@ fn view_config(config: &Config) -> meltemi_view::Config {
         ("INSTANCE_IPS", config.instance_ip.to_string()),
         ("NODE_NAME", config.node_name.clone()),
         ("CLUSTER_ID", config.cluster_id.clone()),
+        ("VERSION", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     let (ip, name, namespace) = (config.instance_ip, &config.pod_name, &config.pod_namespace);
     meltemi_view::Config {

@@ -29,7 +29,8 @@ fn of_container(container: &Container, host_network: bool) -> Vec<String> {
     if container.resources.as_ref().and_then(|r| r.limits.as_ref()).is_some_and(|limits| !limits.is_empty()) {
         found.push(format!("resources.limits of container {name}"));
     }
-    if container.ports.iter().flatten().any(|port| port.host_port.is_some()) {
+    // On the node's network every port is the node's.
+    if !host_network && container.ports.iter().flatten().any(|port| port.host_port.is_some()) {
         found.push(format!("hostPort of container {name}"));
     }
     if let Some(context) = &container.security_context {
