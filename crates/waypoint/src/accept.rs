@@ -5,26 +5,30 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
 use meltemi_identity::tls;
 use meltemi_model::NamespacedHostname;
-use meltemi_model::net::ports;
+use meltemi_model::service::AppProtocol;
 use meltemi_tunnel::{Connect, TunnelIo, server};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::connection::{self, Peer, Served};
 use crate::context::Context;
-use crate::request::{self, Peer};
+use crate::limits::ACCEPT_PAUSE;
+use crate::tcp;
 
-pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", ports::HBONE)).await?;
+pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {
     let mut drain = context.tasks.drain();
     loop {
-        let (stream, from) = tokio::select! {
-            accepted = listener.accept() => accepted?,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = drain.started() => return Ok(()),
         };
+        let Some((stream, from, place)) = context.place(accepted).await else { continue };
         let of = context.clone();
-        context.tasks.spawn_job("tunnel", async move { tunnel(of, stream, from).await });
+        context.tasks.spawn_job("tunnel", async move {
+            let _place = place;
+            tunnel(of, stream, from).await
+        });
     }
 }
 
@@ -52,7 +56,10 @@ async fn tunnel(context: Arc<Context>, stream: TcpStream, from: SocketAddr) -> R
 }
 
 /// What a tunnel is for: a service's address that this proxy is the waypoint of. Nothing else is reached through it.
-fn destination(context: &Context, connect: &Connect) -> Result<(NamespacedHostname, SocketAddr), StatusCode> {
+fn destination(
+    context: &Context,
+    connect: &Connect,
+) -> Result<(NamespacedHostname, SocketAddr, AppProtocol), StatusCode> {
     if !connect.is_connect() {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -61,18 +68,42 @@ fn destination(context: &Context, connect: &Connect) -> Result<(NamespacedHostna
     let own = context.own(&mesh);
     let service = mesh.snapshot.service_at(&own.network, to.ip().to_canonical(), &own.namespace);
     let service = service.filter(|s| context.serves(s)).ok_or(StatusCode::NOT_FOUND)?;
-    if !service.ports.iter().any(|p| p.service_port == to.port()) {
-        return Err(StatusCode::NOT_FOUND);
-    }
-    Ok((service.key.clone(), to))
+    let port = service.ports.iter().find(|p| p.service_port == to.port()).ok_or(StatusCode::NOT_FOUND)?;
+    Ok((service.key.clone(), to, port.app_protocol))
 }
 
 async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
-    let (service, to) = match destination(&context, &connect) {
+    let (service, to, protocol) = match destination(&context, &connect) {
         Ok(found) => found,
         Err(status) => return connect.refuse(status),
     };
+    // Whatever is not declared otherwise is HTTP: what is not, is refused there.
+    if matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls) {
+        return tcp::serve(&context, connect, &service, to, &peer).await;
+    }
     let Ok(stream) = connect.accept() else { return };
-    let served = request::Served { service: Some(service), to, listener: None, peer };
-    request::connection(context, TokioIo::new(TunnelIo::new(stream)), served).await;
+    let served = Served { service: Some(service), to, listener: None, peer };
+    connection::serve(context, TunnelIo::new(stream), served).await;
+}
+
+impl Context {
+    /// A place among the connections for one that was accepted. None when there is no place, or nothing was accepted: a
+    /// listener outlives clients that are gone again and a process that has no file descriptors left.
+    pub(crate) async fn place(
+        &self,
+        accepted: std::io::Result<(TcpStream, SocketAddr)>,
+    ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+        match accepted {
+            Ok((stream, from)) => {
+                let place = self.places.clone().try_acquire_owned();
+                let place = place.inspect_err(|_| tracing::warn!(%from, "too many connections")).ok()?;
+                Some((stream, from, place))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
 }

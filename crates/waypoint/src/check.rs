@@ -1,102 +1,139 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Check: a request that could be read in two ways by two programs goes no further.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use meltemi_model::l7::PathNormalization;
 use meltemi_policy::http::{Normalization, method_is_clean, normalize, readings};
 
+use crate::limits::{MAX_HEADERS, MAX_HOST};
+
 /// A request after the checks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Checked {
     /// As it is forwarded first, then other readings.
     pub(crate) paths: Vec<String>,
     /// Host, as received.
     pub(crate) host: String,
+    /// It asks to change to WebSocket.
+    pub(crate) websocket: bool,
 }
 
-/// Headers that belong to one hop, or to proxies: never passed on from outside.
-const DROPPED: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-    "x-forwarded-client-cert",
-    "baggage",
-    "forwarded",
-    "x-envoy-original-path",
-    "x-envoy-decorator-operation",
-    "x-envoy-internal",
-    "x-envoy-peer-metadata",
-    "x-envoy-peer-metadata-id",
-    "x-istio-source",
-    "x-istio-attributes",
-    "x-forwarded-network",
-];
+/// Why a request is not looked at further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// What it is answered with.
+    pub(crate) status: StatusCode,
+    /// What is wrong, for the client and the log.
+    pub(crate) reason: &'static str,
+}
+
+const fn bad(reason: &'static str) -> Refused {
+    Refused { status: StatusCode::BAD_REQUEST, reason }
+}
 
 /// Checks a request; its path is normalised as the mesh is told to.
-pub(crate) fn check<B>(request: &Request<B>, mode: PathNormalization) -> Result<Checked, StatusCode> {
-    let bad = StatusCode::BAD_REQUEST;
+pub(crate) fn check<B>(request: &Request<B>, mode: PathNormalization) -> Result<Checked, Refused> {
     if request.method() == Method::CONNECT {
-        return Err(StatusCode::METHOD_NOT_ALLOWED);
+        return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, reason: "no CONNECT here" });
     }
     if !method_is_clean(request.method().as_str()) {
-        return Err(bad);
+        return Err(bad("malformed method"));
     }
     let headers = request.headers();
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Err(bad);
+    if headers.len() > MAX_HEADERS {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Refused { status, reason: "too many headers" });
     }
-    let host = host(request.uri().authority().map(http::uri::Authority::as_str), headers, request.version())?;
+    if let Some(scheme) = request.uri().scheme_str()
+        && !["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s))
+    {
+        return Err(bad("unknown scheme"));
+    }
+    let body = framing(headers)?;
+    let host = host(request.uri().authority().map(http::uri::Authority::as_str), headers)?;
+    let path = request.uri().path();
     let mode = match mode {
         PathNormalization::None => Normalization::None,
         PathNormalization::Base => Normalization::Base,
         PathNormalization::MergeSlashes => Normalization::MergeSlashes,
         PathNormalization::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
     };
-    let path = normalize(request.uri().path(), mode).map_err(|_| bad)?;
-    Ok(Checked { paths: readings(&path), host })
+    let path = normalize(path, mode).map_err(|_| bad("malformed path"))?;
+    let websocket = websocket(request);
+    if websocket && body {
+        return Err(bad("an upgrade with a body"));
+    }
+    Ok(Checked { paths: readings(&path), host, websocket })
 }
 
-/// One host: the authority and every Host header say the same.
-fn host(authority: Option<&str>, headers: &HeaderMap, version: Version) -> Result<String, StatusCode> {
-    let bad = StatusCode::BAD_REQUEST;
+/// Whether there is a body; its end is told once and clearly.
+fn framing(headers: &HeaderMap) -> Result<bool, Refused> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (encoding, length) = (encodings.next(), lengths.next());
+    if encodings.next().is_some() || lengths.next().is_some() || (encoding.is_some() && length.is_some()) {
+        return Err(bad("ambiguous length"));
+    }
+    if encoding.is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(bad("unknown transfer encoding"));
+    }
+    let digits = |l: &http::HeaderValue| !l.is_empty() && l.as_bytes().iter().all(u8::is_ascii_digit);
+    if length.is_some_and(|l| !digits(l)) {
+        return Err(bad("malformed length"));
+    }
+    Ok(encoding.is_some() || length.is_some_and(|l| l.as_bytes().iter().any(|d| *d != b'0')))
+}
+
+/// One host: the authority and every Host header say the same. Without any, backends choose one themselves.
+fn host(authority: Option<&str>, headers: &HeaderMap) -> Result<String, Refused> {
     let mut hosts = headers.get_all(HOST).iter();
-    let first = hosts.next().map(|h| h.to_str()).transpose().map_err(|_| bad)?;
+    let first = hosts.next().map(|h| h.to_str()).transpose().map_err(|_| bad("malformed host"))?;
     if hosts.next().is_some() {
-        return Err(bad);
+        return Err(bad("several hosts"));
     }
     match (authority, first) {
-        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => Err(bad),
-        (Some(authority), _) if !authority.contains('@') => Ok(authority.to_owned()),
-        (None, Some(host)) if !host.is_empty() => Ok(host.to_owned()),
-        (None, None) if version == Version::HTTP_10 => Ok(String::new()),
-        _ => Err(bad),
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => Err(bad("several hosts")),
+        (Some(host), _) | (None, Some(host)) if is_host(host) => Ok(host.to_owned()),
+        (None, None) => Err(bad("no host")),
+        _ => Err(bad("malformed host")),
     }
 }
 
-/// Removes what must not be passed on: the known names, and what `Connection` lists.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in listed {
-        headers.remove(name);
-    }
-    for name in DROPPED {
-        headers.remove(*name);
-    }
-    debug_assert!(![TE, TRAILER, UPGRADE].iter().any(|name| headers.contains_key(name)));
+/// A DNS name, an IPv4 address or an IPv6 address in brackets, and perhaps a port. Nothing that some program would take
+/// for the end of the host or for the beginning of another.
+fn is_host(host: &str) -> bool {
+    let ipv6 = host.starts_with('[');
+    let split =
+        if ipv6 { host.find(']').map(|end| end + 1) } else { Some(host.find(':').unwrap_or(host.len())) };
+    let Some((name, port)) = split.map(|at| host.split_at(at)) else { return false };
+    let name_fits = if ipv6 {
+        name[1..name.len() - 1].parse::<std::net::Ipv6Addr>().is_ok()
+    } else {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        !name.is_empty() && name != "." && name.bytes().all(allowed)
+    };
+    let port_fits = port.is_empty()
+        || port
+            .strip_prefix(':')
+            .is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u16>().is_ok());
+    host.len() <= MAX_HOST && name_fits && port_fits
+}
+
+/// Whether the request changes to WebSocket (RFC 6455 §4.2.1). No other protocol is changed to: `Upgrade` is dropped then,
+/// and the request goes its usual way.
+fn websocket<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let tokens = |name| {
+        let values = headers.get_all(name).iter().filter_map(|v: &http::HeaderValue| v.to_str().ok());
+        values.flat_map(|v| v.split(',')).map(str::trim)
+    };
+    let mut asked = tokens(UPGRADE);
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && asked.next().is_some_and(|t| t.eq_ignore_ascii_case("websocket"))
+        && asked.next().is_none()
+        && tokens(CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"))
 }
 
 #[cfg(test)]
@@ -112,28 +149,30 @@ mod tests {
             }
             builder.body(()).unwrap()
         };
+        let a = ("host", "a");
         let cases = [
-            (request("GET", "/a", &[("host", "a")]), 0),
-            (request("GET", "http://a/x", &[("host", "a")]), 0),
+            (request("GET", "/a", &[a]), 0),
+            (request("GET", "http://a/x", &[a]), 0),
+            (request("GET", "http://A/x", &[a]), 0),
             (request("GET", "http://a/x", &[("host", "b")]), 400),
-            (request("GET", "/a", &[("host", "a"), ("host", "a")]), 400),
+            (request("GET", "http://a:80/x", &[a]), 400),
+            (request("GET", "http://u@a/x", &[]), 400),
+            (request("GET", "ftp://a/x", &[]), 400),
+            (request("GET", "/a", &[a, a]), 400),
             (request("GET", "/a", &[]), 400),
-            (request("get", "/a", &[("host", "a")]), 400),
-            (request("GeT", "/a", &[("host", "a")]), 400),
-            (
-                request(
-                    "POST",
-                    "/a",
-                    &[("host", "a"), ("content-length", "5"), ("transfer-encoding", "chunked")],
-                ),
-                400,
-            ),
-            (request("GET", "/a%00", &[("host", "a")]), 400),
-            (request("OPTIONS", "*", &[("host", "a")]), 400),
+            (request("get", "/a", &[a]), 400),
+            (request("GeT", "/a", &[a]), 400),
+            (request("POST", "/a", &[a, ("content-length", "5"), ("transfer-encoding", "chunked")]), 400),
+            (request("POST", "/a", &[a, ("transfer-encoding", "gzip, chunked")]), 400),
+            (request("POST", "/a", &[a, ("content-length", "5"), ("content-length", "5")]), 400),
+            (request("POST", "/a", &[a, ("content-length", "5, 5")]), 400),
+            (request("GET", "/a%00", &[a]), 400),
+            (request("OPTIONS", "*", &[a]), 400),
+            (request("GET", "a", &[a]), 400),
             (request("CONNECT", "127.0.0.1:15000", &[]), 405),
         ];
         for (request, expected) in cases {
-            let seen = check(&request, PathNormalization::Base).err().map_or(0, |s| s.as_u16());
+            let seen = check(&request, PathNormalization::Base).err().map_or(0, |r| r.status.as_u16());
             assert_eq!(seen, expected, "{request:?}");
         }
     }
@@ -153,20 +192,34 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_hop_or_a_proxy_is_not_passed_on() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "x-secret, upgrade"),
-            ("x-secret", "1"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "x"),
-            ("x-forwarded-client-cert", "forged"),
-            ("x-envoy-original-path", "/admin"),
-            ("accept", "*/*"),
-        ] {
-            headers.insert(HeaderName::from_static(name), value.parse().unwrap());
+    fn hosts_are_names_and_addresses_and_nothing_else() {
+        for host in ["a", "A.example", "a.example.", "a_b-c", "a:8080", "10.0.0.1:1", "[::1]", "[fd00::1]:80"]
+        {
+            assert!(is_host(host), "{host}");
         }
-        strip(&mut headers);
-        assert_eq!(headers.len(), 1);
+        let long = "a".repeat(MAX_HOST + 1);
+        for host in [
+            "", ".", ":80", "a:", "a:b", "a:99999", "a:80:81", "a/b", "a b", "a,b", "a;b", "a@b", "a\\b",
+            "a%2eb", "[a]", "[::1", "[::1]a", "::1", "a?b", "é", &long,
+        ] {
+            assert!(!is_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn only_websocket_is_changed_to() {
+        let cases = [
+            ("websocket", "Upgrade", true),
+            ("WebSocket", "keep-alive, Upgrade", true),
+            ("h2c", "Upgrade", false),
+            ("websocket, h2c", "Upgrade", false),
+            ("websocket", "keep-alive", false),
+        ];
+        for (upgrade, connection, expected) in cases {
+            let request = Request::builder().uri("/").header("host", "a");
+            let request =
+                request.header("upgrade", upgrade).header("connection", connection).body(()).unwrap();
+            assert_eq!(check(&request, PathNormalization::Base).unwrap().websocket, expected, "{upgrade}; {connection}");
+        }
     }
 }

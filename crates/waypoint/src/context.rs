@@ -14,8 +14,12 @@ use meltemi_tunnel::Pool;
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::view::{Mesh, View};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
-use crate::Config;
+use crate::limits::{Limits, MAX_CONNECTIONS};
+use crate::metrics::HttpMetrics;
+use crate::route::Patterns;
+use crate::{Config, Parts};
 
 /// How long a request waits for the proxy's own certificate.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,15 +30,32 @@ pub(crate) struct Context {
     pub(crate) certs: CertManager,
     pub(crate) pool: Pool,
     pub(crate) log: AccessLog,
+    pub(crate) metrics: HttpMetrics,
+    pub(crate) limits: Limits,
+    pub(crate) patterns: Patterns,
+    /// Places for connections of clients.
+    pub(crate) places: Arc<Semaphore>,
     pub(crate) tasks: Tasks,
 }
 
 impl Context {
-    pub(crate) fn new(config: Config, view: View, certs: CertManager, log: AccessLog, tasks: Tasks) -> Self {
+    pub(crate) fn new(config: Config, parts: Parts, tasks: Tasks) -> Self {
         let connector: meltemi_tunnel::client::Connector =
             Arc::new(|address| Box::pin(tokio::net::TcpStream::connect(address)));
         let pool = Pool::new(connector, tasks.clone());
-        Self { config, view, certs, pool, log, tasks }
+        let metrics = HttpMetrics::register(&parts.metrics);
+        Self {
+            config,
+            view: parts.view,
+            certs: parts.certs,
+            pool,
+            log: parts.log,
+            metrics,
+            limits: parts.limits,
+            patterns: Patterns::default(),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            tasks,
+        }
     }
 
     pub(crate) async fn certificate(&self) -> Result<Arc<Svid>, String> {

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The listeners of an ingress gateway: opened and closed as the Gateway says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper_util::rt::TokioIo;
 use meltemi_model::l7::{Listener, Protocol};
 use tokio::net::TcpListener;
 
+use crate::connection::{self, Peer, Served};
 use crate::context::Context;
-use crate::request::{self, Peer};
 
 pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
     let mut changes = context.view.changes();
     let mut drain = context.tasks.drain();
     let mut open: BTreeMap<u16, tokio_util::sync::CancellationToken> = BTreeMap::new();
+    // Listeners that cannot be served, and were said so.
+    let mut told = BTreeSet::new();
     loop {
         let mesh = context.view.mesh();
         let wanted: BTreeMap<u16, Arc<Listener>> = mesh
@@ -24,6 +25,7 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
             .filter(|l| l.gateway == context.config.gateway && l.protocol != Protocol::Hbone)
             .map(|l| (l.port, l.clone()))
             .collect();
+        told.retain(|port| wanted.contains_key(port));
         open.retain(|port, cancel| {
             let keep = wanted.contains_key(port);
             if !keep {
@@ -36,7 +38,9 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
                 continue;
             }
             if listener.protocol == Protocol::Https {
-                tracing::error!(listener = %listener.name, "HTTPS listeners are not served; nothing is opened on its port");
+                if told.insert(port) {
+                    tracing::error!(listener = %listener.name, port, "HTTPS listeners are not served; nothing is opened on its port");
+                }
                 continue;
             }
             match TcpListener::bind(("0.0.0.0", port)).await {
@@ -48,7 +52,11 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
                         .tasks
                         .spawn_job("listener", async move { accept(of, socket, port, cancel).await });
                 }
-                Err(error) => tracing::error!(port, %error, "listener cannot be opened"),
+                Err(error) => {
+                    if told.insert(port) {
+                        tracing::error!(port, %error, "listener cannot be opened");
+                    }
+                }
             }
         }
         tokio::select! {
@@ -66,23 +74,22 @@ async fn accept(
     socket: TcpListener,
     port: u16,
     cancel: tokio_util::sync::CancellationToken,
-) -> std::io::Result<()> {
+) -> Result<(), std::convert::Infallible> {
     loop {
-        let (stream, from) = tokio::select! {
-            accepted = socket.accept() => accepted?,
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
             () = cancel.cancelled() => return Ok(()),
         };
-        stream.set_nodelay(true)?;
+        let Some((stream, from, place)) = context.place(accepted).await else { continue };
+        // A client that is gone already: its connection says so when it is read.
+        let _ = stream.set_nodelay(true);
         let to = stream.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], port)));
-        let served = request::Served {
-            service: None,
-            to,
-            listener: Some(port),
-            peer: Peer { identity: None, address: from },
-        };
+        let peer = Peer { identity: None, address: from };
+        let served = Served { service: None, to, listener: Some(port), peer };
         let of = context.clone();
         context.tasks.spawn_job("connection", async move {
-            request::connection(of, TokioIo::new(stream), served).await;
+            let _place = place;
+            connection::serve(of, stream, served).await;
             Ok::<(), std::convert::Infallible>(())
         });
     }

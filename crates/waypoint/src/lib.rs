@@ -12,13 +12,24 @@
 
 mod accept;
 mod authorize;
+mod body;
 mod check;
+mod connection;
 mod context;
+mod filters;
 mod forward;
 mod gateway;
+mod guard;
+mod headers;
+mod limits;
 mod log;
+mod metrics;
+mod pulse;
 mod request;
 mod route;
+mod strict;
+mod tcp;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,14 +39,18 @@ use std::time::Duration;
 use meltemi_identity::CertManager;
 use meltemi_identity::channel::ControlPlane;
 use meltemi_identity::manager::CaFetcher;
+use meltemi_model::net::ports;
 use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_runtime::metrics::Metrics;
 use meltemi_runtime::{Readiness, Tasks, admin};
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::view::{Config as ViewConfig, View};
 use meltemi_wire::xds::types;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::context::Context;
+
+pub use crate::limits::Limits;
 
 /// What a waypoint or gateway is started with.
 #[derive(Clone, Debug)]
@@ -60,14 +75,34 @@ pub struct Config {
     pub admin_port: u16,
 }
 
+/// What a proxy works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// What it is told.
+    pub view: View,
+    /// Its certificate.
+    pub certs: CertManager,
+    /// Where its lines go.
+    pub log: AccessLog,
+    /// Where its metrics are registered.
+    pub metrics: Metrics,
+    /// How long clients may take.
+    pub limits: Limits,
+}
+
 /// Why it could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The access log's thread.
     #[error("access log: {0}")]
     Log(#[source] std::io::Error),
+    /// The port of the tunnels.
+    #[error("port of the tunnels: {0}")]
+    Listen(#[source] std::io::Error),
 }
 
+/// Tunnels that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Lifetime of the certificate to ask for.
 const TTL: Duration = Duration::from_secs(24 * 3600);
 
@@ -107,15 +142,15 @@ pub fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     let view = View::start(view, readiness.register("xds"), tasks);
     let log = AccessLog::start().map_err(Error::Log)?;
     let certificate = readiness.register("certificate");
-    let context = Arc::new(Context::new(config.clone(), view, certs, log, tasks.clone()));
+    let listener = listen().map_err(Error::Listen)?;
+    let parts = Parts { view, certs, log, metrics: metrics.clone(), limits: Limits::default() };
+    let context = serving(config.clone(), parts, listener, tasks);
     let own = context.clone();
     tasks.spawn_job("certificate", async move {
         while own.certificate().await.is_err() {}
         certificate.done();
         Ok::<(), std::convert::Infallible>(())
     });
-    tasks.spawn("hbone", accept::serve(context.clone()));
-    tasks.spawn("gateway", gateway::serve(context.clone()));
     let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     tasks.spawn("ready", admin::serve(any(config.ready_port), admin::ready_routes(readiness), tasks.drain()));
@@ -123,6 +158,25 @@ pub fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     let routes = admin::logging_routes().merge(context::dump_routes(context));
     tasks.spawn("admin", admin::serve(local(config.admin_port), routes, tasks.drain()));
     Ok(())
+}
+
+/// Starts to serve tunnels on `hbone`, and the listeners of the Gateway, with parts that are made; the tasks are `tasks`'.
+pub fn serve(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) {
+    serving(config, parts, hbone, tasks);
+}
+
+fn serving(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) -> Arc<Context> {
+    let context = Arc::new(Context::new(config, parts, tasks.clone()));
+    tasks.spawn("hbone", accept::serve(context.clone(), hbone));
+    tasks.spawn("gateway", gateway::serve(context.clone()));
+    context
+}
+
+fn listen() -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ports::HBONE))?;
+    socket.listen(BACKLOG)
 }
 
 fn metadata(config: &Config) -> BTreeMap<String, String> {

@@ -4,13 +4,20 @@
 use http::Version;
 use meltemi_view::judge::Denied;
 
+/// Bytes of a path in a line at most.
+const MAX_PATH: usize = 1024;
+/// Bytes of why something failed at most: it holds values of policies, and of hostile clients.
+const MAX_REASON: usize = 1024;
+/// Bytes of any other field at most.
+const MAX_FIELD: usize = 256;
+
 /// What is known of a request when it ends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
     pub(crate) time: String,
     pub(crate) method: String,
     pub(crate) path: String,
-    pub(crate) version: String,
+    pub(crate) version: &'static str,
     pub(crate) code: u16,
     pub(crate) flags: &'static str,
     pub(crate) details: String,
@@ -23,13 +30,12 @@ pub(crate) struct Line {
     pub(crate) source: String,
 }
 
-pub(crate) fn version(version: Version) -> String {
+pub(crate) fn version(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_11 => "HTTP/1.1",
         _ => "HTTP/2",
     }
-    .to_owned()
 }
 
 /// `rbac_access_denied_matched_policy[…]`, as tools read it.
@@ -43,25 +49,97 @@ pub(crate) fn denial(denied: &Denied) -> String {
     }
 }
 
+/// Policy, rule and clause of a denial, and why.
+pub(crate) fn reason(denied: &Denied) -> String {
+    let policy = denied.policy.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let rule = denied.rule.map_or_else(|| "none".to_owned(), |rule| rule.to_string());
+    let clause = denied.clause.as_deref().unwrap_or("none");
+    format!("policy={policy} rule={rule} clause={clause}; {}", denied.text)
+}
+
+/// Printable ASCII without quotes, everything else escaped, cut at a bound: what a client sends is no line of its own and
+/// no command to a terminal.
+fn field(text: &str, most: usize) -> String {
+    if text.is_empty() {
+        return "-".to_owned();
+    }
+    let mut out = String::with_capacity(text.len().min(most));
+    for c in text.chars() {
+        let before = out.len();
+        out.extend(c.escape_default());
+        if out.len() > most {
+            out.truncate(before);
+            out.push_str("...");
+            break;
+        }
+    }
+    out
+}
+
 impl Line {
     pub(crate) fn text(&self) -> String {
-        let or = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_debug().to_string() };
+        let short = |text: &str| field(text, MAX_FIELD);
         format!(
             "[{}] \"{} {} {}\" {} {} {} - \"{}\" - - {} - \"-\" \"{}\" \"{}\" \"{}\" \"{}\" - - - {} - -",
             self.time,
-            or(&self.method),
-            or(&self.path),
-            self.version,
+            short(&self.method),
+            field(&self.path, MAX_PATH),
+            if self.version.is_empty() { "-" } else { self.version },
             self.code,
-            or(self.flags),
-            or(&self.details),
-            or(&self.failure),
+            short(self.flags),
+            short(&self.details),
+            field(&self.failure, MAX_REASON),
             self.duration_ms,
-            or(&self.user_agent),
-            or(&self.request_id),
-            or(&self.authority),
-            or(&self.upstream),
-            or(&self.source),
+            short(&self.user_agent),
+            short(&self.request_id),
+            short(&self.authority),
+            short(&self.upstream),
+            short(&self.source),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meltemi_model::NamespacedName;
+
+    use super::*;
+
+    #[test]
+    fn a_hostile_client_writes_no_line_and_no_long_one() {
+        let hostile = "\u{1b}[2J\r\n[T] \"GET / HTTP/1.1\" 200 \u{202e}\u{9b}é\\".repeat(10_000);
+        let line = Line {
+            time: "T".into(),
+            method: hostile.clone(),
+            path: hostile.clone(),
+            details: hostile.clone(),
+            failure: hostile.clone(),
+            user_agent: hostile.clone(),
+            request_id: hostile.clone(),
+            authority: hostile.clone(),
+            upstream: hostile.clone(),
+            source: hostile,
+            ..Line::default()
+        };
+        let text = line.text();
+        assert!(text.bytes().all(|b| (0x20..0x7f).contains(&b)), "{text}");
+        assert!(text.len() < MAX_PATH + MAX_REASON + 8 * MAX_FIELD, "{} bytes", text.len());
+        // No quote that the client sent ends a field: those that are not escaped are ours.
+        assert_eq!(text.replace("\\\"", "").matches('"').count(), 14);
+    }
+
+    #[test]
+    fn a_denial_names_policy_rule_and_clause() {
+        let mut denied = Denied {
+            text: "explicitly denied by: a/b rule[1]".into(),
+            policy: Some(NamespacedName::new("a", "b")),
+            rule: Some(1),
+            clause: Some("to(paths=[/admin])".into()),
+            missing: false,
+        };
+        assert_eq!(denial(&denied), "rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[1]]");
+        assert!(reason(&denied).starts_with("policy=a/b rule=1 clause=to(paths=[/admin]); "));
+        denied.text = "allow policies exist, but none allowed".into();
+        assert_eq!(denial(&denied), "rbac_access_denied_matched_policy[none]");
     }
 }

@@ -1,34 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Route: which rule of which HTTPRoute, by the precedence of the Gateway API; a Service without one is its own backend.
 
+mod patterns;
+
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{Backend, PathMatch, Route, RouteMatch, RouteRule, Target};
+use meltemi_model::l7::{Backend, Listener, NamedMatch, PathMatch, Route, RouteMatch, RouteRule, Target};
 use meltemi_policy::http::host_forms;
 use meltemi_view::view::Mesh;
 
 use crate::context::Context;
 
+pub(crate) use self::patterns::Patterns;
+
 /// Where a request goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
-    /// The service and its port.
-    pub(crate) service: NamespacedHostname,
-    pub(crate) port: u16,
+    /// The service and its port; none when the rule's share goes to none that can be used.
+    pub(crate) backend: Option<(NamespacedHostname, u16)>,
+    /// The prefix that the rule matched the path by.
+    pub(crate) prefix: Option<String>,
     /// The rule, for what it does to the request.
     pub(crate) rule: Option<RouteRule>,
 }
 
-/// Why a request goes nowhere.
+/// No rule matches: 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoRoute {
-    /// No rule matches: 404.
-    NotFound,
-    /// The rule's backend cannot be used: 500.
-    NoBackend,
-}
+pub(crate) struct NoRoute;
 
 /// What is looked at.
 pub(crate) struct Asked<'a> {
@@ -44,52 +44,79 @@ pub(crate) struct Asked<'a> {
 }
 
 pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Result<Chosen, NoRoute> {
-    let mut best: Option<(Rank, &RouteRule)> = None;
-    let mut attached = false;
-    for route in mesh.routes.values().filter(|r| is_attached(context, mesh, r, asked)) {
+    let listener =
+        asked.listener.map(|port| listener(context, mesh, port, asked.host).ok_or(NoRoute)).transpose()?;
+    let mut best: Option<(Rank, &Route, &RouteRule, &RouteMatch)> = None;
+    let (mut attached, everything) = (false, [RouteMatch::default()]);
+    for route in mesh.routes.values().filter(|r| is_attached(r, asked, listener)) {
         attached = true;
         let Some(specific) = hostname_rank(route, asked) else { continue };
         for rule in &route.rules {
-            let everything = [RouteMatch::default()];
             let matches = if rule.matches.is_empty() { &everything[..] } else { &rule.matches[..] };
-            for one in matches.iter().filter(|m| match_holds(m, asked)) {
+            for one in matches.iter().filter(|m| match_holds(m, asked, &context.patterns)) {
                 let rank = rank(specific, one);
                 // Equal ranks: the older route, then the name; routes are visited in order of names.
-                if best.as_ref().is_none_or(|(most, _)| rank > *most) {
-                    best = Some((rank, rule));
+                let better = |(most, older, ..): &(Rank, &Route, _, _)| {
+                    rank > *most || (rank == *most && route.created < older.created)
+                };
+                if best.as_ref().is_none_or(better) {
+                    best = Some((rank, route, rule, one));
                 }
             }
         }
     }
     match (best, asked.service) {
-        (Some((_, rule)), _) => {
-            let backend = pick(&rule.backends, |n| rand::random::<u32>() % n).ok_or(NoRoute::NoBackend)?;
-            let service = backend.service.clone().ok_or(NoRoute::NoBackend)?;
-            Ok(Chosen { service, port: backend.port, rule: Some(rule.clone()) })
+        (Some((_, _, rule, one)), _) => {
+            let backend = pick(&rule.backends, |n| rand::random::<u32>() % n);
+            let backend = backend.and_then(|b| Some((b.service.clone()?, b.port)));
+            let prefix = match &one.path {
+                Some(PathMatch::Prefix(prefix)) => Some(prefix.clone()),
+                // No condition is the prefix `/`.
+                None => Some("/".to_owned()),
+                Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => None,
+            };
+            Ok(Chosen { backend, prefix, rule: Some(rule.clone()) })
         }
         (None, Some((service, port))) if !attached => {
-            Ok(Chosen { service: service.clone(), port, rule: None })
+            Ok(Chosen { backend: Some((service.clone(), port)), prefix: None, rule: None })
         }
-        (None, _) => Err(NoRoute::NotFound),
+        (None, _) => Err(NoRoute),
     }
 }
 
-fn is_attached(context: &Context, mesh: &Mesh, route: &Arc<Route>, asked: &Asked<'_>) -> bool {
-    route.parents.iter().any(|parent| match (&parent.target, asked.service) {
-        (Target::Service(key), Some((service, port))) => {
+/// The listener of a port that a host is for, the most specific one: what is attached to another is not reached here.
+fn listener<'a>(context: &Context, mesh: &'a Mesh, port: u16, host: &str) -> Option<&'a Arc<Listener>> {
+    let own = mesh.listeners.values().filter(|l| l.gateway == context.config.gateway && l.port == port);
+    own.filter_map(|l| Some((l.hostname.as_deref().map_or(Some(0), |wanted| host_rank(wanted, host))?, l)))
+        .max_by_key(|(rank, _)| *rank)
+        .map(|(_, listener)| listener)
+}
+
+fn is_attached(route: &Route, asked: &Asked<'_>, listener: Option<&Arc<Listener>>) -> bool {
+    route.parents.iter().any(|parent| match (&parent.target, asked.service, listener) {
+        (Target::Service(key), Some((service, port)), _) => {
             key == service && parent.port.is_none_or(|p| p == port)
         }
-        (Target::Gateway(name), None) => {
-            let section = |wanted: &str| {
-                let mut listeners = mesh.listeners.values();
-                listeners.any(|l| l.gateway == *name && l.name == wanted && Some(l.port) == asked.listener)
-            };
-            *name == context.config.gateway
-                && parent.port.is_none_or(|p| Some(p) == asked.listener)
-                && parent.section.as_deref().is_none_or(section)
+        (Target::Gateway(name), None, Some(listener)) => {
+            *name == listener.gateway
+                && parent.port.is_none_or(|p| p == listener.port)
+                && parent.section.as_deref().is_none_or(|section| section == listener.name)
         }
         _ => false,
     })
+}
+
+/// How specific a host name is for a host; none when it is for another. An exact name is more specific than any wildcard.
+fn host_rank(wanted: &str, host: &str) -> Option<usize> {
+    let forms = host_forms(host);
+    let matches = forms.iter().flatten().any(|host| match wanted.strip_prefix('*') {
+        Some(suffix) => {
+            let (host, suffix) = (host.as_bytes(), suffix.as_bytes());
+            host.len() > suffix.len() && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+        }
+        None => host.eq_ignore_ascii_case(wanted),
+    });
+    matches.then_some(if wanted.starts_with('*') { wanted.len() } else { 1000 + wanted.len() })
 }
 
 /// How specific the route's host name is for the request's; none when it is for another host.
@@ -97,18 +124,7 @@ fn hostname_rank(route: &Route, asked: &Asked<'_>) -> Option<usize> {
     if route.hostnames.is_empty() || asked.service.is_some() {
         return Some(0);
     }
-    let forms = host_forms(asked.host);
-    let matches = |wanted: &String| {
-        forms.iter().flatten().any(|host| match wanted.strip_prefix('*') {
-            Some(suffix) => {
-                host.len() > suffix.len() && host.to_ascii_lowercase().ends_with(&suffix.to_ascii_lowercase())
-            }
-            None => host.eq_ignore_ascii_case(wanted),
-        })
-    };
-    // An exact name is more specific than any wildcard.
-    let value = |wanted: &String| if wanted.starts_with('*') { wanted.len() } else { 1000 + wanted.len() };
-    route.hostnames.iter().filter(|h| matches(h)).map(value).max()
+    route.hostnames.iter().filter_map(|wanted| host_rank(wanted, asked.host)).max()
 }
 
 type Rank = (usize, u8, usize, bool, usize, usize);
@@ -124,25 +140,25 @@ fn rank(host: usize, one: &RouteMatch) -> Rank {
     (host, kind, length, one.method.is_some(), one.headers.len(), one.query.len())
 }
 
-fn match_holds(one: &RouteMatch, asked: &Asked<'_>) -> bool {
+fn match_holds(one: &RouteMatch, asked: &Asked<'_>, patterns: &Patterns) -> bool {
     let path = match &one.path {
         None => true,
         Some(PathMatch::Exact(path)) => asked.path == path,
         Some(PathMatch::Prefix(prefix)) => prefix_matches(prefix, asked.path),
-        // Not compiled here: a rule whose condition cannot be evaluated matches nothing.
-        Some(PathMatch::Regex(_)) => false,
+        Some(PathMatch::Regex(pattern)) => patterns.matches(pattern, asked.path.as_bytes()),
     };
     let method = one.method.as_ref().is_none_or(|m| m == asked.method.as_str());
-    let headers = one.headers.iter().all(|h| {
-        !h.regex && asked.headers.get_all(&h.name).iter().any(|v| v.as_bytes() == h.value.as_bytes())
-    });
+    let value_holds = |wanted: &NamedMatch, value: &[u8]| match wanted.regex {
+        true => patterns.matches(&wanted.value, value),
+        false => wanted.value.as_bytes() == value,
+    };
+    let headers = one
+        .headers
+        .iter()
+        .all(|h| asked.headers.get_all(&h.name).iter().any(|v| value_holds(h, v.as_bytes())));
     let query = one.query.iter().all(|q| {
-        !q.regex
-            && asked
-                .query
-                .split('&')
-                .filter_map(|p| p.split_once('='))
-                .any(|(n, v)| n == q.name && v == q.value)
+        let parameters = asked.query.split('&').filter_map(|p| p.split_once('='));
+        parameters.filter(|(name, _)| *name == q.name).any(|(_, value)| value_holds(q, value.as_bytes()))
     });
     path && method && headers && query
 }

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Body: what a client sends, as long as it keeps sending; what a backend answers, as long as it is permitted.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use meltemi_policy::Permit;
+use meltemi_view::registry::Guard;
+use tokio::time::{Instant, Sleep};
+
+use crate::headers;
+use crate::pulse::{Handed, Pulse};
+
+/// Why a body ended before its end.
+pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
+/// A body of either direction.
+pub(crate) type Body = UnsyncBoxBody<Bytes, Broken>;
+
+/// A body that is there.
+pub(crate) fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+const FINE: u8 = 0;
+const BROKEN: u8 = 1;
+const SLOW: u8 = 2;
+const ANSWERED: u8 = 3;
+
+/// What became of the client's side of a request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Upload(Arc<AtomicU8>);
+
+impl Upload {
+    /// The backend has begun to answer: from now on the client may be silent.
+    pub(crate) fn answered(&self) {
+        let _ = self.0.compare_exchange(FINE, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// What to tell a client whose body was the reason that the backend was not reached.
+    pub(crate) fn fault(&self) -> Option<(StatusCode, &'static str)> {
+        match self.0.load(Ordering::Relaxed) {
+            BROKEN => Some((StatusCode::BAD_REQUEST, "malformed body")),
+            SLOW => Some((StatusCode::REQUEST_TIMEOUT, "body is too slow")),
+            _ => None,
+        }
+    }
+}
+
+/// The client's body.
+pub(crate) struct Received {
+    inner: Incoming,
+    upload: Upload,
+    limit: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: bool,
+}
+
+impl Received {
+    /// `limit`: between two parts; none for none.
+    pub(crate) fn new(inner: Incoming, upload: Upload, limit: Option<Duration>) -> Self {
+        Self { inner, upload, limit, sleep: None, armed: false }
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(limit) = self.limit.filter(|_| self.upload.0.load(Ordering::Relaxed) == FINE) else {
+            return false;
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if !std::mem::replace(&mut self.armed, true) {
+            sleep.as_mut().reset(Instant::now() + limit);
+        }
+        // The answer may begin while this waits.
+        sleep.as_mut().poll(cx).is_ready() && self.upload.0.load(Ordering::Relaxed) == FINE
+    }
+}
+
+impl HttpBody for Received {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            if this.is_late(cx) {
+                this.upload.0.store(SLOW, Ordering::Relaxed);
+                return Poll::Ready(Some(Err("the request's body is too slow".into())));
+            }
+            return Poll::Pending;
+        };
+        this.armed = false;
+        Poll::Ready(match frame {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip(trailers);
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                this.upload.0.store(BROKEN, Ordering::Relaxed);
+                Some(Err(error.into()))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The backend's body; it breaks off when the permit is taken back.
+pub(crate) struct Answer {
+    inner: Incoming,
+    revoked: Pin<Box<dyn Future<Output = Arc<str>> + Send>>,
+    pulse: Arc<Pulse>,
+    handed: Arc<Handed>,
+}
+
+impl Answer {
+    /// Holds the request's entry in the registry until its end.
+    pub(crate) fn new(inner: Incoming, permit: Permit, guard: Guard, pulse: Arc<Pulse>) -> Self {
+        let handed = pulse.answer();
+        let revoked = Box::pin(async move {
+            let _guard = guard;
+            permit.revoked().await
+        });
+        Self { inner, revoked, pulse, handed }
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        this.pulse.hand(&this.handed, false);
+        if let Poll::Ready(reason) = this.revoked.as_mut().poll(cx) {
+            return Poll::Ready(Some(Err(reason.to_string().into())));
+        }
+        let mut frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame {
+            this.pulse.hand(&this.handed, true);
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::strip(trailers);
+            }
+        }
+        Poll::Ready(frame.map(|f| f.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

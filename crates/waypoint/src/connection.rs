@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connection: HTTP/1.1 or HTTP/2 with a client, within the limits.
+
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use meltemi_model::{NamespacedHostname, SpiffeId};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::context::{Context, jiff_text};
+use crate::guard::{Speaks, guard};
+use crate::limits::{
+    MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_RESETS, MAX_SEND_BUFFER, MAX_STREAMS, PING_EVERY, PING_LIMIT,
+};
+use crate::log::Line;
+use crate::pulse::{Ending, Pulse};
+use crate::request;
+
+/// How long a client that is told to go may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Who is on the other side.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Who it has proven to be, by its tunnel and by nothing else.
+    pub(crate) identity: Option<SpiffeId>,
+    /// Its address.
+    pub(crate) address: SocketAddr,
+}
+
+impl Peer {
+    /// For the log.
+    pub(crate) fn text(&self) -> String {
+        self.identity.as_ref().map_or_else(|| self.address.to_string(), ToString::to_string)
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    /// The addressed Service, at a waypoint.
+    pub(crate) service: Option<NamespacedHostname>,
+    /// The addressed address and port.
+    pub(crate) to: SocketAddr,
+    /// The listener's port, at a gateway.
+    pub(crate) listener: Option<u16>,
+    /// The client.
+    pub(crate) peer: Peer,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<IO>(context: Arc<Context>, io: IO, served: Served)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (served, pulse) = (Arc::new(served), Pulse::new());
+    let mut drain = context.tasks.drain();
+    let guarded = tokio::select! {
+        guarded = guard(io, context.limits, pulse.clone()) => guarded,
+        () = drain.started() => return,
+    };
+    let Some((speaks, io)) = guarded else { return };
+    let (of, to, beats) = (context.clone(), served.clone(), pulse.clone());
+    let service = service_fn(move |request| {
+        let (of, to, beats) = (of.clone(), to.clone(), beats.clone());
+        async move { Ok::<_, Infallible>(request::handle(of, &to, beats, request).await) }
+    });
+    let io = TokioIo::new(io);
+    let ended = match speaks {
+        Speaks::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                // The guard times heads: it knows an idle connection from a slow head.
+                .header_read_timeout(None)
+                .max_headers(MAX_HEADERS)
+                .max_header_size(MAX_HEAD_BYTES)
+                .max_buf_size(MAX_BUFFER);
+            let connection = builder.serve_connection(io, service).with_upgrades();
+            run(&context, connection, UpgradeableConnection::graceful_shutdown, &pulse).await
+        }
+        Speaks::Http2 => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+                .max_concurrent_streams(MAX_STREAMS)
+                .max_pending_accept_reset_streams(MAX_RESETS)
+                .max_local_error_reset_streams(MAX_RESETS)
+                .max_send_buf_size(MAX_SEND_BUFFER)
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_LIMIT);
+            let connection = builder.serve_connection(io, service);
+            run(&context, connection, http2::Connection::graceful_shutdown, &pulse).await
+        }
+    };
+    if let Err(error) = ended {
+        malformed(&context, &served, speaks, &error);
+    }
+}
+
+/// Drives a connection until it ends, or has to.
+async fn run<C>(
+    context: &Context,
+    connection: C,
+    farewell: fn(Pin<&mut C>),
+    pulse: &Pulse,
+) -> Result<(), hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    tokio::pin!(connection);
+    let mut drain = context.tasks.drain();
+    let last = tokio::select! {
+        ended = connection.as_mut() => return ended,
+        ending = pulse.ending(&context.limits) => {
+            tracing::debug!(?ending, "a client's connection is closed");
+            if ending != Ending::Idle {
+                return Ok(());
+            }
+            Some(FAREWELL)
+        }
+        () = drain.started() => None,
+    };
+    farewell(connection.as_mut());
+    let late = async {
+        match last {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = late => Ok(()),
+        () = drain.forced() => Ok(()),
+    }
+}
+
+/// What came was no request: nobody saw it but this proxy, so this is where it is told.
+fn malformed(context: &Context, served: &Served, speaks: Speaks, error: &hyper::Error) {
+    let h2 = error.source().and_then(|e| e.downcast_ref::<h2::Error>());
+    if !error.is_parse() && h2.is_none_or(|e| e.is_io() || e.reason() == Some(h2::Reason::NO_ERROR)) {
+        tracing::debug!(%error, "connection");
+        return;
+    }
+    context.metrics.malformed();
+    let why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    let line = Line {
+        time: jiff_text(SystemTime::now()),
+        version: if speaks == Speaks::Http1 { "HTTP/1.1" } else { "HTTP/2" },
+        code: if error.is_parse_too_large() { 431 } else { 400 },
+        flags: "DPE",
+        details: "malformed_request".into(),
+        failure: why,
+        source: served.peer.text(),
+        ..Line::default()
+    };
+    context.log.line(line.text());
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Limits: every bound that a client can run into, in one place.
+
+use std::time::Duration;
+
+/// Header fields of a request at most (cookie crumbs and repeated names count each); more is 431.
+pub(crate) const MAX_HEADERS: usize = 100;
+/// Bytes of a request's head at most, as HTTP/1.1 text or as a decoded HTTP/2 header list; more is 431.
+pub(crate) const MAX_HEAD_BYTES: usize = 60 * 1024;
+/// Bytes that HTTP/1.1 holds of a connection that reads faster than it is answered. More than a head, and 8 KiB at least.
+pub(crate) const MAX_BUFFER: usize = 64 * 1024;
+/// Bytes of a chunk's size line with its extensions at most; extensions are dropped anyway.
+pub(crate) const MAX_CHUNK_LINE: usize = 256;
+/// Bytes of a host with its port at most: the longest DNS name, and `:65535`.
+pub(crate) const MAX_HOST: usize = 253 + 1 + 6;
+/// Requests that one HTTP/2 connection may have open.
+pub(crate) const MAX_STREAMS: u32 = 100;
+/// Streams that a client resets before they were looked at, or that its own errors reset, until the connection ends with
+/// ENHANCE_YOUR_CALM.
+pub(crate) const MAX_RESETS: usize = 64;
+/// Requests given up by the client within [`EARLY`] until the connection is closed, when they are also more than half of
+/// its requests.
+pub(crate) const MAX_EARLY_RESETS: u32 = 200;
+/// A request that is given up sooner than this was not waited for.
+pub(crate) const EARLY: Duration = Duration::from_secs(1);
+/// Bytes of answers that wait for the client's window, for each HTTP/2 stream.
+pub(crate) const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Connections of clients on all listeners of a gateway, and tunnels to a waypoint; a further one is closed unread.
+pub(crate) const MAX_CONNECTIONS: usize = 16_384;
+/// How often HTTP/2 clients are asked whether they are there.
+pub(crate) const PING_EVERY: Duration = Duration::from_secs(30);
+/// How long they may take to answer.
+pub(crate) const PING_LIMIT: Duration = Duration::from_secs(20);
+/// Pause after an `accept` that failed, e.g. for want of file descriptors.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of a route's regular expression at most.
+pub(crate) const MAX_REGEX: usize = 1024;
+/// Bytes of a compiled regular expression at most.
+pub(crate) const MAX_REGEX_BYTES: usize = 1024 * 1024;
+/// Compiled regular expressions that are kept.
+pub(crate) const MAX_REGEXES: usize = 4096;
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From the first byte of a request's head to its end.
+    pub head: Duration,
+    /// A connection without a request, from its opening or from the last answer on.
+    pub idle: Duration,
+    /// Between two parts of a request's body, until the backend has begun to answer. gRPC has no such limit: its calls
+    /// may be silent, and are bounded by the number of streams and connections.
+    pub body: Duration,
+    /// An answer of which the client takes nothing.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(15),
+            idle: Duration::from_secs(300),
+            body: Duration::from_secs(60),
+            stall: Duration::from_secs(300),
+        }
+    }
+}

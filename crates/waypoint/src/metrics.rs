@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Metrics of requests with Istio's names. Labels come from the mesh's own objects and from lists written here, never from
+//! what a client sends: a hostile one cannot make series.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use meltemi_model::{NamespacedHostname, SpiffeId};
+use meltemi_runtime::metrics::Metrics;
+use meltemi_view::view::Mesh;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+
+/// Labels of a request.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Labels {
+    /// `waypoint`, or `source` at a gateway.
+    pub(crate) reporter: &'static str,
+    /// Workload of the client, when the mesh knows it.
+    pub(crate) source_workload: String,
+    /// Its namespace.
+    pub(crate) source_workload_namespace: String,
+    /// Its proven identity.
+    pub(crate) source_principal: String,
+    /// The Service that was addressed, or that the route chose.
+    pub(crate) destination_service: String,
+    /// Its namespace.
+    pub(crate) destination_service_namespace: String,
+    /// `http` or `grpc`.
+    pub(crate) request_protocol: &'static str,
+    /// Status of the answer.
+    pub(crate) response_code: u16,
+    /// Envoy's flag, or `-`.
+    pub(crate) response_flags: &'static str,
+    /// `mutual_tls` or `none`.
+    pub(crate) connection_security_policy: &'static str,
+}
+
+/// Labels of a duration: few, since each has its buckets.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct DurationLabels {
+    reporter: &'static str,
+    destination_service: String,
+    destination_service_namespace: String,
+}
+
+/// Upper ends of buckets, in milliseconds.
+const BUCKETS: [f64; 14] =
+    [0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0];
+
+/// Counters of requests.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpMetrics {
+    requests: Family<Labels, Counter>,
+    durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
+    /// Bytes that were no request: answered by the parser, or not at all.
+    malformed: Counter,
+}
+
+impl HttpMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let http = Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            malformed: Counter::default(),
+        };
+        metrics.register(|registry| {
+            registry.register("istio_requests", "Requests", http.requests.clone());
+            let name = "istio_request_duration_milliseconds";
+            registry.register(name, "Duration of requests in milliseconds", http.durations.clone());
+            let help = "Connections ended because what came was no request";
+            registry.register("meltemi_malformed_requests", help, http.malformed.clone());
+        });
+        http
+    }
+
+    pub(crate) fn record(&self, labels: Labels, took: Duration) {
+        let of = DurationLabels {
+            reporter: labels.reporter,
+            destination_service: labels.destination_service.clone(),
+            destination_service_namespace: labels.destination_service_namespace.clone(),
+        };
+        self.durations.get_or_create(&of).observe(took.as_secs_f64() * 1000.0);
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn malformed(&self) {
+        self.malformed.inc();
+    }
+}
+
+impl Labels {
+    /// Of a request whose client and destination are known.
+    pub(crate) fn new(
+        mesh: &Mesh,
+        (identity, address): (Option<&SpiffeId>, IpAddr),
+        service: Option<&NamespacedHostname>,
+        edge: bool,
+    ) -> Self {
+        let unknown = || "unknown".to_owned();
+        let network = "".into();
+        let source = mesh.snapshot.workload_at(&network, address.to_canonical());
+        Self {
+            reporter: if edge { "source" } else { "waypoint" },
+            source_workload: source.map_or_else(unknown, |w| w.workload_name.to_string()),
+            source_workload_namespace: source.map_or_else(unknown, |w| w.namespace.to_string()),
+            source_principal: identity.map_or_else(unknown, ToString::to_string),
+            destination_service: service.map_or_else(unknown, |s| s.hostname.to_string()),
+            destination_service_namespace: service.map_or_else(unknown, |s| s.namespace.to_string()),
+            request_protocol: "http",
+            response_code: 0,
+            response_flags: "-",
+            connection_security_policy: if identity.is_some() { "mutual_tls" } else { "none" },
+        }
+    }
+}
