@@ -19,18 +19,18 @@ pub struct TunnelIo {
     unread: Bytes,
     ended: bool,
     /// Of the tunnel: it is in use as long as this lives.
-    _lease: Option<Arc<()>>,
+    lease: Option<Arc<()>>,
 }
 
 impl TunnelIo {
     /// Around a stream.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, unread: Bytes::new(), ended: false, _lease: None }
+        Self { stream, unread: Bytes::new(), ended: false, lease: None }
     }
 
     /// Around a stream that was dialled, with the lease of its tunnel.
     pub fn holding(stream: Stream, lease: Arc<()>) -> Self {
-        Self { stream, unread: Bytes::new(), ended: false, _lease: Some(lease) }
+        Self { stream, unread: Bytes::new(), ended: false, lease: Some(lease) }
     }
 }
 
@@ -88,8 +88,13 @@ impl AsyncWrite for TunnelIo {
 
 impl Drop for TunnelIo {
     fn drop(&mut self) {
-        // After an end of our own: nothing was cut off, we only read no further.
-        let reason = if self.ended { Reason::NO_ERROR } else { Reason::CANCEL };
-        self.stream.send.send_reset(reason);
+        if !self.ended {
+            self.stream.send.send_reset(Reason::CANCEL);
+        } else if self.lease.is_some() && !self.stream.recv.is_end_stream() {
+            // After an end of our own: nothing was cut off, we only read no further.
+            self.stream.send.send_reset(Reason::NO_ERROR);
+        }
+        // Otherwise what is still to be sent must not be thrown away by a reset. An accepting side that has ended tells
+        // NO_ERROR behind it by itself (RFC 9113 §8.1).
     }
 }
