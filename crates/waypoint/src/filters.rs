@@ -2,7 +2,6 @@
 //! Filters: what a rule does to a request that was judged: headers, another host or path, an answer that sends elsewhere.
 //! Semantics are those of the Gateway API (HTTPRoute v1).
 
-use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use meltemi_model::l7::{Filter, HeaderChanges, PathChange, RouteRule};
 
@@ -41,11 +40,11 @@ pub(crate) fn apply(headers: &mut HeaderMap, changes: &HeaderChanges) {
     }
 }
 
-/// The redirect that a rule answers with, if it does: its status and headers.
+/// The redirect that a rule answers with, if it does: its status and `Location`.
 pub(crate) fn redirect(
     rule: &RouteRule,
     going: Going<'_>,
-) -> Option<Result<(StatusCode, HeaderMap), Impossible>> {
+) -> Option<Result<(StatusCode, HeaderValue), Impossible>> {
     let found = rule.filters.iter().find_map(|filter| match filter {
         Filter::Redirect { scheme, host, port, path, code } => Some((scheme, host, port, path, code)),
         _ => None,
@@ -64,7 +63,7 @@ pub(crate) fn redirect(
         let query = going.query.map_or_else(String::new, |query| format!("?{query}"));
         let location = HeaderValue::from_str(&format!("{scheme}://{host}{port}{path}{query}"))
             .map_err(|_| Impossible("the redirect's target is no header"))?;
-        Ok((code, HeaderMap::from_iter([(LOCATION, location)])))
+        Ok((code, location))
     };
     Some(answer())
 }
@@ -150,9 +149,9 @@ mod tests {
                 code: 301,
             };
             let rule = RouteRule { filters: vec![filter], ..RouteRule::default() };
-            let (code, headers) = redirect(&rule, going(asked, "/a/b", Some("/a"))).unwrap().unwrap();
+            let (code, location) = redirect(&rule, going(asked, "/a/b", Some("/a"))).unwrap().unwrap();
             assert_eq!(code, 301);
-            headers[LOCATION].to_str().unwrap().to_owned()
+            location.to_str().unwrap().to_owned()
         };
         let prefix = || Some(PathChange::Prefix("/c".into()));
         for (seen, expected) in [

@@ -115,7 +115,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.refused {
-            return Poll::Ready(Ok(()));
+            // What is left of the end; after it nothing is.
+            return if this.prefix.is_empty() { Poll::Ready(Ok(())) } else { this.poll_bytes(cx, buf) };
         }
         let before = buf.filled().len();
         let polled = this.poll_bytes(cx, buf);
@@ -133,8 +134,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
             return Poll::Pending;
         }
         if let Err(at) = framing.feed(&buf.filled()[before..]) {
-            // The parser answers what was whole before, then 400 to a NUL, and closes.
+            // The parser answers what was whole before, then 400 to a NUL, and closes. It looks at a head again only when
+            // its end has come.
             this.refused = true;
+            this.prefix = b"\r\n\r\n".to_vec();
             buf.filled_mut()[before + at] = 0;
             buf.set_filled(before + at + 1);
         }

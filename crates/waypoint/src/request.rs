@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE, USER_AGENT};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -20,7 +20,7 @@ use crate::body::{Answer, Body, Received, Upload, full};
 use crate::check::{Checked, check};
 use crate::connection::Served;
 use crate::context::{Context, jiff_text};
-use crate::filters::{self, Going};
+use crate::filters::{self, Going, Impossible};
 use crate::forward::{Unreached, forward};
 use crate::headers;
 use crate::log::{self, Line};
@@ -39,6 +39,10 @@ struct Life<'a> {
     pulse: Arc<Pulse>,
     line: Line,
     grpc: bool,
+    /// The client's end, when it wanted something else than HTTP on it.
+    client: Option<OnUpgrade>,
+    /// It asks to change to WebSocket.
+    websocket: bool,
     /// It was not understood: its connection ends with the answer.
     unclear: bool,
     /// The service that a route chose.
@@ -49,21 +53,36 @@ pub(crate) async fn handle(
     context: Arc<Context>,
     served: &Served,
     pulse: Arc<Pulse>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<Body> {
     let (begun, ticket) = (Instant::now(), pulse.ticket());
-    let (version, upgrading) = (request.version(), request.headers().contains_key(UPGRADE));
+    let version = request.version();
+    let upgrading = request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
+    let client = upgrading.then(|| hyper::upgrade::on(&mut request));
     let line = line(&request, served);
     let grpc =
         request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-    let mut life = Life { context: &context, served, pulse, line, grpc, unclear: false, service: None };
+    let mut life = Life {
+        context: &context,
+        served,
+        pulse,
+        line,
+        grpc,
+        client,
+        websocket: false,
+        unclear: false,
+        service: None,
+    };
     let mut response = life.phases(request).await;
-    let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let refused = life.client.take();
     // What follows a request that was not understood, that wanted to be something else, or that is of a time before
     // persistent connections, might not be what it looks like.
-    let last = life.unclear || (upgrading && !changed) || version == Version::HTTP_10;
+    let last = life.unclear || refused.is_some() || version == Version::HTTP_10;
     if last && version != Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(client) = refused {
+        upgrade::end(&context, client);
     }
     let Life { mut line, service, .. } = life;
     line.code = response.status().as_u16();
@@ -111,6 +130,7 @@ impl Life<'_> {
                 return plain(refused.status, refused.reason);
             }
         };
+        self.websocket = checked.websocket;
         // From here on: what is judged is what is forwarded.
         let edge = self.served.listener.is_some();
         headers::own(request.headers_mut(), self.served.peer.address.ip(), edge);
@@ -125,14 +145,13 @@ impl Life<'_> {
         };
         let chosen = match self.route(&request, &checked) {
             Ok(chosen) => chosen,
-            Err(response) => return response,
+            Err(instead) => return instead.answer(),
         };
-        let client = checked.websocket.then(|| hyper::upgrade::on(&mut request));
         let request = match self.prepare(request, &checked, &chosen) {
             Ok(request) => request,
-            Err(response) => return response,
+            Err(instead) => return instead.answer(),
         };
-        self.exchange(request, &chosen, client, permit, guard).await
+        self.exchange(request, &chosen, permit, guard).await
     }
 
     fn facts(&self, request: &Request<Incoming>, checked: &Checked) -> RequestFacts {
@@ -151,7 +170,7 @@ impl Life<'_> {
         }
     }
 
-    fn route(&mut self, request: &Request<Incoming>, checked: &Checked) -> Result<Chosen, Response<Body>> {
+    fn route(&mut self, request: &Request<Incoming>, checked: &Checked) -> Result<Chosen, Instead> {
         let mesh = self.context.view.mesh();
         let asked = Asked {
             method: request.method(),
@@ -165,26 +184,40 @@ impl Life<'_> {
         let chosen = choose(self.context, &mesh, &asked).map_err(|NoRoute| {
             self.line.flags = "NR";
             self.line.details = "route_not_found".into();
-            plain(StatusCode::NOT_FOUND, "no route")
+            Instead::Status(StatusCode::NOT_FOUND, "no route")
         })?;
-        let impossible = |life: &mut Self, reason: &str| {
-            life.line.details = "route_cannot_be_followed".into();
-            life.line.failure = reason.to_owned();
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "the route cannot be followed")
-        };
-        let redirect = chosen.rule.as_ref().and_then(|rule| {
-            filters::redirect(rule, going(self.served, &chosen, &asked.going(request.uri().query())))
-        });
-        match redirect {
-            Some(Ok((status, headers))) => {
+        let going = self.going(&chosen, checked, request);
+        match chosen.rule.as_ref().and_then(|rule| filters::redirect(rule, going)) {
+            Some(Ok((status, location))) => {
                 self.line.details = "redirect".into();
-                let mut response = plain(status, "");
-                response.headers_mut().extend(headers);
-                Err(response)
+                Err(Instead::Redirect(status, location))
             }
-            Some(Err(why)) => Err(impossible(self, why.0)),
-            None if chosen.backend.is_none() => Err(impossible(self, "no backend that can be used")),
+            Some(Err(why)) => Err(self.impossible(why)),
+            None if chosen.backend.is_none() => {
+                Err(self.impossible(Impossible("no backend that can be used")))
+            }
             None => Ok(chosen),
+        }
+    }
+
+    fn impossible(&mut self, why: Impossible) -> Instead {
+        self.line.details = "route_cannot_be_followed".into();
+        self.line.failure = why.0.to_owned();
+        Instead::Status(StatusCode::INTERNAL_SERVER_ERROR, "the route cannot be followed")
+    }
+
+    fn going<'a>(
+        &self,
+        chosen: &'a Chosen,
+        checked: &'a Checked,
+        request: &'a Request<Incoming>,
+    ) -> Going<'a> {
+        Going {
+            host: &checked.host,
+            port: self.served.listener.unwrap_or(self.served.to.port()),
+            path: &checked.paths[0],
+            query: request.uri().query(),
+            prefix: chosen.prefix.as_deref(),
         }
     }
 
@@ -192,33 +225,29 @@ impl Life<'_> {
     /// changes.
     fn prepare(
         &mut self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         checked: &Checked,
         chosen: &Chosen,
-    ) -> Result<Request<Incoming>, Response<Body>> {
-        let mut request = request;
-        let (mut host, mut path) = (checked.host.clone(), checked.paths[0].clone());
-        if let Some(rule) = &chosen.rule {
-            let asked = Asking { host: &host, path: &path, query: request.uri().query() };
-            match filters::rewrite(rule, going(self.served, chosen, &asked)) {
-                Ok((new_host, new_path)) => {
-                    host = new_host.unwrap_or(host);
-                    path = new_path.unwrap_or(path);
-                }
-                Err(why) => {
-                    self.line.failure = why.0.to_owned();
-                    return Err(plain(StatusCode::INTERNAL_SERVER_ERROR, "the route cannot be followed"));
-                }
-            }
-        }
+    ) -> Result<Request<Incoming>, Instead> {
+        let rewritten = chosen.rule.as_ref().map(|rule| {
+            let going = self.going(chosen, checked, &request);
+            filters::rewrite(rule, going)
+        });
+        let (host, path) = match rewritten {
+            Some(Ok(rewritten)) => rewritten,
+            Some(Err(why)) => return Err(self.impossible(why)),
+            None => (None, None),
+        };
+        let host = host.unwrap_or_else(|| checked.host.clone());
+        let path = path.unwrap_or_else(|| checked.paths[0].clone());
         let target = request.uri().query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-        let malformed = |_| plain(StatusCode::BAD_REQUEST, "malformed target");
+        let malformed = |_| Instead::Status(StatusCode::BAD_REQUEST, "malformed target");
         let uri = if request.version() == Version::HTTP_2 {
             request.headers_mut().remove(HOST);
             Uri::builder().scheme("http").authority(host.as_str()).path_and_query(target).build()
         } else {
             let value = HeaderValue::from_str(&host);
-            let value = value.map_err(|_| plain(StatusCode::BAD_REQUEST, "malformed host"))?;
+            let value = value.map_err(|_| Instead::Status(StatusCode::BAD_REQUEST, "malformed host"))?;
             request.headers_mut().insert(HOST, value);
             *request.version_mut() = Version::HTTP_11;
             Uri::builder().path_and_query(target).build()
@@ -239,7 +268,6 @@ impl Life<'_> {
         &mut self,
         request: Request<Incoming>,
         chosen: &Chosen,
-        client: Option<OnUpgrade>,
         permit: Permit,
         guard: Guard,
     ) -> Response<Body> {
@@ -276,7 +304,7 @@ impl Life<'_> {
                 upload.answered();
                 self.line.upstream = upstream.to_string();
                 self.line.details = "via_upstream".into();
-                self.answer(response, chosen, client, permit, guard)
+                self.answer(response, chosen, permit, guard)
             }
         }
     }
@@ -298,16 +326,14 @@ impl Life<'_> {
         &mut self,
         mut response: Response<Incoming>,
         chosen: &Chosen,
-        client: Option<OnUpgrade>,
         permit: Permit,
         guard: Guard,
     ) -> Response<Body> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return match client {
-                Some(client) if upgrade::agreed(&response) => {
-                    upgrade::change(self.context, client, response, permit, guard)
-                }
-                _ => {
+            let asked = self.websocket && upgrade::agreed(&response);
+            return match self.client.take_if(|_| asked) {
+                Some(client) => upgrade::change(self.context, client, response, permit, guard),
+                None => {
                     self.line.failure = "the backend changes to a protocol that was not asked for".into();
                     plain(StatusCode::BAD_GATEWAY, "unexpected change of protocol")
                 }
@@ -342,26 +368,22 @@ impl Life<'_> {
     }
 }
 
-/// Where a request was going when a filter changes it.
-struct Asking<'a> {
-    host: &'a str,
-    path: &'a str,
-    query: Option<&'a str>,
+/// What a request is answered with instead of being forwarded.
+enum Instead {
+    Status(StatusCode, &'static str),
+    Redirect(StatusCode, HeaderValue),
 }
 
-impl<'a> Asked<'a> {
-    fn going(&self, query: Option<&'a str>) -> Asking<'a> {
-        Asking { host: self.host, path: self.path, query }
-    }
-}
-
-fn going<'a>(served: &Served, chosen: &'a Chosen, asking: &Asking<'a>) -> Going<'a> {
-    Going {
-        host: asking.host,
-        port: served.listener.unwrap_or(served.to.port()),
-        path: asking.path,
-        query: asking.query,
-        prefix: chosen.prefix.as_deref(),
+impl Instead {
+    fn answer(self) -> Response<Body> {
+        match self {
+            Self::Status(status, text) => plain(status, text),
+            Self::Redirect(status, location) => {
+                let mut response = plain(status, "");
+                response.headers_mut().insert(LOCATION, location);
+                response
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use meltemi_policy::Permit;
 use meltemi_view::registry::Guard;
+use tokio::io::AsyncWriteExt;
 
 use crate::body::{Body, full};
 use crate::context::Context;
@@ -31,6 +32,17 @@ pub(crate) fn agreed(response: &Response<Incoming>) -> bool {
     let upgrade = response.headers().get(UPGRADE);
     response.status() == StatusCode::SWITCHING_PROTOCOLS
         && upgrade.is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Ends in good order a connection whose client wanted something else and got an answer: the answer must not be lost.
+pub(crate) fn end(context: &Arc<Context>, client: OnUpgrade) {
+    context.tasks.spawn_job("farewell", async move {
+        let client = client.await.map_err(|e| e.to_string())?;
+        tokio::time::timeout(CHANGE, TokioIo::new(client).shutdown())
+            .await
+            .map_err(|_| "the client takes no end".to_owned())?
+            .map_err(|e| e.to_string())
+    });
 }
 
 /// Passes the agreement on and the bytes after it; nothing of the client has gone to the backend before.

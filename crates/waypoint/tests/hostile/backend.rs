@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The backend: writes down every request as it came over the wire, byte for byte, and answers by its path.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::world::{Seen, message_end};
+
+pub(crate) async fn start(seen: Seen) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(connection(stream, seen.clone()));
+        }
+    });
+    address
+}
+
+async fn connection(mut stream: TcpStream, seen: Seen) {
+    let mut first = [0; 3];
+    match stream.peek(&mut first).await {
+        Ok(3) if first == *b"PRI" => http2(stream, seen).await,
+        Ok(_) => http1(&mut stream, seen).await,
+        Err(_) => {}
+    }
+}
+
+async fn http1(stream: &mut TcpStream, seen: Seen) {
+    let mut bytes = Vec::new();
+    loop {
+        let mut more = [0; 4096];
+        let end = loop {
+            if bytes.starts_with(b"RAW") {
+                // No HTTP: an echo.
+                let _ = stream.write_all(&std::mem::take(&mut bytes)).await;
+            }
+            if let Some(end) = message_end(&bytes) {
+                break end;
+            }
+            match stream.read(&mut more).await {
+                Ok(n @ 1..) => bytes.extend_from_slice(&more[..n]),
+                _ => {
+                    // Broken off: what came is written down all the same.
+                    seen.lock().unwrap().push(String::from_utf8_lossy(&bytes).into_owned());
+                    return;
+                }
+            }
+        };
+        let request = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        bytes.drain(..end);
+        seen.lock().unwrap().push(request.clone());
+        let path = request.split(' ').nth(1).unwrap_or_default();
+        let upgrade = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ";
+        let answered = match path {
+            "/hang" => return std::future::pending().await,
+            "/ws" => return echo(stream, &format!("{upgrade}websocket\r\n\r\n"), bytes).await,
+            "/other" => return echo(stream, &format!("{upgrade}h2c\r\n\r\n"), bytes).await,
+            "/endless" => return endless(stream).await,
+            _ => {
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x-hop\r\nx-hop: 1\r\nx-envoy-own: 1\r\n\r\nok"
+            }
+        };
+        if stream.write_all(answered.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn echo(stream: &mut TcpStream, answer: &str, early: Vec<u8>) {
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.write_all(&early).await;
+    let mut more = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut more).await {
+        let _ = stream.write_all(&more[..n]).await;
+    }
+}
+
+async fn endless(stream: &mut TcpStream) {
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    let chunk = [b"4000\r\n".as_slice(), &[b'x'; 0x4000], b"\r\n"].concat();
+    while stream.write_all(&chunk).await.is_ok() {}
+}
+
+async fn http2(stream: TcpStream, seen: Seen) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, mut response))) = connection.accept().await {
+        let path = request.uri().path_and_query().map_or("", |p| p.as_str());
+        let mut text = format!("{} {path} HTTP/2\r\n", request.method());
+        let authority = request.uri().authority().map_or("", |a| a.as_str());
+        text.push_str(&format!(":authority: {authority}\r\n"));
+        for (name, value) in request.headers() {
+            text.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
+        }
+        seen.lock().unwrap().push(text);
+        if path == "/hang" {
+            tokio::spawn(async move { std::future::poll_fn(|cx| response.poll_reset(cx)).await });
+            continue;
+        }
+        let Ok(mut send) = response.send_response(http::Response::new(()), false) else { continue };
+        if path == "/endless" {
+            tokio::spawn(async move {
+                loop {
+                    send.reserve_capacity(0x4000);
+                    match std::future::poll_fn(|cx| send.poll_capacity(cx)).await {
+                        Some(Ok(n)) if send.send_data(vec![b'x'; n].into(), false).is_ok() => {}
+                        _ => return,
+                    }
+                }
+            });
+            continue;
+        }
+        let _ = send.send_data(Bytes::from_static(b"ok"), true);
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! HTTP/2 as no client library would write it.
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PROTOCOL_ERROR: u32 = 1;
+const FRAME_SIZE_ERROR: u32 = 6;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+pub(crate) fn preface() -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat()
+}
+
+/// A literal without indexing, with a new name; both shorter than 127 bytes.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let text = |t: &str| [&[u8::try_from(t.len()).unwrap()], t.as_bytes()].concat();
+    [vec![0], text(name), text(value)].concat()
+}
+
+fn pseudo(path: &str) -> Vec<u8> {
+    [
+        literal(":method", "GET"),
+        literal(":scheme", "http"),
+        literal(":authority", "a"),
+        literal(":path", path),
+    ]
+    .concat()
+}
+
+pub(crate) fn get(path: &str, stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &pseudo(path))
+}
+
+/// Odd stream numbers, each given up at once in one way or another.
+fn given_up(end: impl Fn(u32) -> Vec<u8>) -> Flood {
+    let all: Vec<Vec<u8>> =
+        (0..20_000u32).map(|n| [get("/hang", n * 2 + 1), end(n * 2 + 1)].concat()).collect();
+    Box::new(all.into_iter())
+}
+
+type Flood = Box<dyn Iterator<Item = Vec<u8>> + Send>;
+
+/// What is sent, and the reason that the connection is ended with.
+pub(crate) fn floods() -> Vec<(&'static str, u32, Flood)> {
+    let repeated = |part: Vec<u8>, times: usize| -> Flood { Box::new(std::iter::repeat_n(part, times)) };
+    let open = frame(HEADERS, 0, 1, &pseudo("/x"));
+    let crumb = literal("cookie", "a=b");
+    let bomb = {
+        // One entry of 4000 bytes in the dynamic table, then named again and again by one byte.
+        let value = vec![b'v'; 4000];
+        let length = [0x7f, 0xa1, 0x1e];
+        let entry = [[0x40, 1, b'x'].as_slice(), &length, &value].concat();
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &[pseudo("/x"), entry, vec![0xbe; 10_000]].concat())
+    };
+    vec![
+        ("rapid reset", ENHANCE_YOUR_CALM, given_up(reset)),
+        (
+            "made you reset",
+            PROTOCOL_ERROR,
+            given_up(|stream| frame(WINDOW_UPDATE, 0, stream, &0u32.to_be_bytes())),
+        ),
+        (
+            "window over its end",
+            ENHANCE_YOUR_CALM,
+            given_up(|stream| frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffffu32.to_be_bytes())),
+        ),
+        (
+            "endless continuation",
+            ENHANCE_YOUR_CALM,
+            Box::new(
+                std::iter::once(open.clone())
+                    .chain(repeated(frame(CONTINUATION, 0, 1, &crumb.repeat(100)), 100_000)),
+            ),
+        ),
+        (
+            "empty continuation",
+            ENHANCE_YOUR_CALM,
+            Box::new(std::iter::once(open).chain(repeated(frame(CONTINUATION, 0, 1, &[]), 1_000_000))),
+        ),
+        ("HPACK bomb", ENHANCE_YOUR_CALM, Box::new([bomb].into_iter().chain(repeated(get("*bad", 3), 1)))),
+        ("frame beyond the limit", FRAME_SIZE_ERROR, repeated(frame(DATA, 0, 1, &vec![0; 1 << 20]), 1)),
+        ("data for a stream that never was", PROTOCOL_ERROR, repeated(frame(DATA, 0, 99, b"x"), 1)),
+        ("even stream", PROTOCOL_ERROR, repeated(get("/x", 2), 1)),
+        ("no preface after all", FRAME_SIZE_ERROR, repeated(b"GET / HTTP/1.1\r\n\r\n".to_vec(), 10)),
+        ("half a priority", PROTOCOL_ERROR, repeated(frame(PRIORITY, 0, 1, &[0]), 1)),
+        ("half a ping", PROTOCOL_ERROR, repeated(frame(PING, 0, 0, &[0]), 1)),
+    ]
+}
+
+pub(crate) fn reset(stream: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())
+}
+
+/// The reason of the first GOAWAY among the frames.
+pub(crate) fn goaway(mut bytes: &[u8]) -> Option<u32> {
+    while bytes.len() >= 9 {
+        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+        let payload = bytes.get(9..9 + length)?;
+        if bytes[3] == GOAWAY {
+            return Some(u32::from_be_bytes(payload.get(4..8)?.try_into().unwrap()));
+        }
+        bytes = &bytes[9 + length..];
+    }
+    None
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A waypoint and gateway in this process: real tunnels, real certificates, a backend that writes down what it gets.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use meltemi_identity::CertManager;
+use meltemi_identity::ca::{CaCore, CaMaterial};
+use meltemi_identity::channel::ControlPlane;
+use meltemi_identity::manager::{Fetch, Fetcher};
+use meltemi_identity::svid::{Svid, key_and_csr};
+use meltemi_model::authz::{
+    Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch, ValueMatch,
+};
+use meltemi_model::l7::{
+    Backend, Filter, HttpPolicy, Jwt, Listener, Parent, Protocol, Route, RouteMatch, RouteRule, Target,
+};
+use meltemi_model::service::{AppProtocol, PortMapping};
+use meltemi_model::workload::{GatewayAddress, GatewayDestination};
+use meltemi_model::{
+    NamespacedHostname, NamespacedName, NetworkAddress, Service, SpiffeId, TrustDomain, Workload, WorkloadUid,
+};
+use meltemi_runtime::drain::{self, DrainTrigger};
+use meltemi_runtime::metrics::Metrics;
+use meltemi_runtime::{Tasks, tasks::Supervisor};
+use meltemi_state::Delta;
+use meltemi_tunnel::{Dial, DialError, Pool, TunnelIo};
+use meltemi_view::View;
+use meltemi_view::access_log::AccessLog;
+use meltemi_view::view::Mesh;
+use meltemi_waypoint::{Config, Limits, Parts};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+struct Ca(Arc<CaCore>);
+
+impl Fetcher for Ca {
+    fn fetch<'a>(&'a self, identity: &'a SpiffeId, csr: String) -> Fetch<'a> {
+        Box::pin(
+            async move { self.0.sign(&csr, identity, None, SystemTime::now()).map_err(|e| e.to_string()) },
+        )
+    }
+}
+
+pub(crate) fn id(account: &str) -> SpiffeId {
+    SpiffeId::new(&TrustDomain::default(), "default", account).unwrap()
+}
+
+fn issue(ca: &CaCore, account: &str) -> Arc<Svid> {
+    let identity = id(account);
+    let (key, csr) = key_and_csr(&identity).unwrap();
+    let chain = ca.sign(&csr, &identity, None, SystemTime::now()).unwrap();
+    Arc::new(Svid::new(&chain, &key, &identity).unwrap())
+}
+
+/// Lines of the access log.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) type Seen = Arc<Mutex<Vec<String>>>;
+
+pub(crate) struct World {
+    pub(crate) view: View,
+    pub(crate) metrics: Metrics,
+    pub(crate) gateway: SocketAddr,
+    hbone: SocketAddr,
+    client: Arc<Svid>,
+    pool: Pool,
+    lines: Lines,
+    seen: Seen,
+    mesh: Mesh,
+    _trigger: DrainTrigger,
+    _supervisor: Supervisor,
+}
+
+impl World {
+    pub(crate) async fn start(limits: Limits) -> Self {
+        let ca = Arc::new(
+            CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap(),
+        );
+        let (trigger, watch) = drain::channel();
+        let (tasks, supervisor) = Tasks::new("test", watch);
+        let (seen, lines) = (Seen::default(), Lines::default());
+        let backend = super::backend::start(seen.clone()).await;
+        let hbone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = hbone.local_addr().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let parts = Parts {
+            view: View::fixed(Mesh::default()),
+            certs: CertManager::start(Ca(ca.clone()), &tasks),
+            log: AccessLog::to(lines.clone()).unwrap(),
+            metrics: Metrics::new(),
+            limits,
+        };
+        let (view, metrics) = (parts.view.clone(), parts.metrics.clone());
+        meltemi_waypoint::serve(config(), parts, hbone, &tasks);
+        let connector = Arc::new(|to| Box::pin(TcpStream::connect(to)) as _);
+        let mut world = Self {
+            view,
+            metrics,
+            gateway: free,
+            hbone: address,
+            client: issue(&ca, "client"),
+            pool: Pool::new(connector, tasks),
+            lines,
+            seen,
+            mesh: Mesh::default(),
+            _trigger: trigger,
+            _supervisor: supervisor,
+        };
+        world.fill(backend);
+        world.wait_for_gateway().await;
+        world
+    }
+
+    /// Services by number: each has its address, its policies come from [`super::fixtures`].
+    fn fill(&mut self, backend: SocketAddr) {
+        let port = |service_port, app_protocol| PortMapping {
+            service_port,
+            target_port: backend.port(),
+            app_protocol,
+        };
+        let ports = vec![port(80, AppProtocol::Unknown), port(3306, AppProtocol::Tcp)];
+        let uid = WorkloadUid::pod("Kubernetes", "default", "backend");
+        let mut workload = Workload::empty(uid, "default", "backend");
+        workload.addresses = vec![backend.ip()];
+        for number in 0..super::fixtures::SERVICES {
+            let key = service(number);
+            let mut one = Service::empty(key.clone(), format!("p{number}"));
+            one.addresses = vec![NetworkAddress::new("", vip(number, 80).ip())];
+            one.ports = ports.clone();
+            one.waypoint = Some(GatewayAddress {
+                destination: GatewayDestination::Hostname(NamespacedHostname::new(
+                    "default",
+                    "waypoint.default.svc.cluster.local",
+                )),
+                hbone_port: 15008,
+            });
+            workload.services.insert(key, ports.clone());
+            self.mesh.snapshot.apply([Delta::Service(Box::new(one))]);
+        }
+        self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
+        super::fixtures::policies(self);
+        let listener = |name: &str, hostname: Option<&str>| Listener {
+            gateway: gateway_name(),
+            name: name.into(),
+            port: self.gateway.port(),
+            protocol: Protocol::Http,
+            hostname: hostname.map(Into::into),
+            secret: None,
+        };
+        for one in [listener("open", None), listener("inside", Some("inside.example"))] {
+            self.mesh.listeners.insert(one.name.clone(), Arc::new(one));
+        }
+        super::fixtures::routes(self);
+        self.publish();
+    }
+
+    async fn wait_for_gateway(&self) {
+        let opened = async {
+            while TcpStream::connect(self.gateway).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, opened).await.unwrap();
+    }
+
+    pub(crate) fn publish(&self) {
+        self.view.publish(self.mesh.clone());
+    }
+
+    pub(crate) fn policy(&mut self, target: Target, policy: Policy) {
+        let name = policy.name.to_string();
+        self.mesh.http_policies.insert(name, Arc::new(HttpPolicy { policy, targets: vec![target] }));
+    }
+
+    pub(crate) fn no_policy(&mut self, name: &str) {
+        self.mesh.http_policies.remove(&format!("default/{name}"));
+    }
+
+    pub(crate) fn jwt(&mut self, number: u8) {
+        let name = NamespacedName::new("default", format!("jwt-{number}"));
+        let jwt =
+            Jwt { name: name.clone(), targets: vec![Target::Service(service(number))], rules: Vec::new() };
+        self.mesh.jwts.insert(name.to_string(), Arc::new(jwt));
+    }
+
+    pub(crate) fn route(&mut self, name: &str, section: &str, one: RouteMatch, filters: Vec<Filter>) {
+        let parent = Parent {
+            target: Target::Gateway(gateway_name()),
+            section: Some(section.into()),
+            port: Some(self.gateway.port()),
+        };
+        let backend = Backend { service: Some(service(0)), port: 80, weight: 1 };
+        let rule = RouteRule { matches: vec![one], filters, backends: vec![backend], timeout_ms: None };
+        let route = Route {
+            name: NamespacedName::new("default", name),
+            created: String::new(),
+            hostnames: Vec::new(),
+            parents: vec![parent],
+            rules: vec![rule],
+        };
+        self.mesh.routes.insert(route.name.to_string(), Arc::new(route));
+    }
+
+    /// A stream through a tunnel to a service of the waypoint.
+    pub(crate) async fn tunnel(&self, to: &str) -> Result<TunnelIo, DialError> {
+        let dial = Dial {
+            svid: self.client.clone(),
+            address: self.hbone,
+            expected: vec![id("waypoint")],
+            authority: to.into(),
+            headers: HeaderMap::new(),
+        };
+        let dialled = self.pool.dial(&dial).await?;
+        Ok(TunnelIo::holding(dialled.stream, dialled.lease))
+    }
+
+    pub(crate) async fn to_service(&self, number: u8) -> TunnelIo {
+        self.tunnel(&vip(number, 80).to_string()).await.unwrap()
+    }
+
+    pub(crate) async fn to_gateway(&self) -> TcpStream {
+        TcpStream::connect(self.gateway).await.unwrap()
+    }
+
+    /// What the backend got with this request id.
+    pub(crate) fn seen(&self, id: &str) -> Vec<String> {
+        let marker = format!("x-request-id: {id}\r\n");
+        self.seen.lock().unwrap().iter().filter(|r| r.contains(&marker)).cloned().collect()
+    }
+
+    /// How many requests the backend got that have this text.
+    pub(crate) fn seen_with(&self, text: &str) -> usize {
+        self.seen.lock().unwrap().iter().filter(|r| r.contains(text)).count()
+    }
+
+    /// The access log's line with this text, when it has come.
+    pub(crate) async fn line(&self, marker: &str) -> String {
+        let found = async {
+            loop {
+                let text = String::from_utf8_lossy(&self.lines.0.lock().unwrap()).into_owned();
+                if let Some(line) = text.lines().find(|l| l.contains(marker)) {
+                    return line.to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no line with {marker}"))
+    }
+}
+
+fn config() -> Config {
+    Config {
+        gateway: gateway_name(),
+        pod: NamespacedName::new("default", "waypoint-1"),
+        identity: id("waypoint"),
+        control: ControlPlane {
+            address: String::new(),
+            server_name: String::new(),
+            roots: "/nowhere".into(),
+            token: "/nowhere".into(),
+        },
+        cluster_id: "Kubernetes".into(),
+        instance_ip: "127.0.0.1".into(),
+        ready_port: 0,
+        stats_port: 0,
+        admin_port: 0,
+    }
+}
+
+pub(crate) fn gateway_name() -> NamespacedName {
+    NamespacedName::new("default", "waypoint")
+}
+
+pub(crate) fn service(number: u8) -> NamespacedHostname {
+    NamespacedHostname::new("default", format!("p{number}.default.svc.cluster.local"))
+}
+
+pub(crate) fn vip(number: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 96, 0, number], port))
+}
+
+/// A policy of one rule; values are ANDed by attribute.
+pub(crate) fn policy(name: &str, action: Action, fields: &[(Attribute, &[&str])]) -> Policy {
+    let value = |attribute: &Attribute, text: &str| match attribute {
+        Attribute::RemoteIp => ValueMatch::Cidr(text.parse().unwrap()),
+        _ => ValueMatch::String(StringMatch::parse(text)),
+    };
+    let predicates = fields.iter().map(|(attribute, values)| Predicate {
+        attribute: attribute.clone(),
+        values: values.iter().map(|v| value(attribute, v)).collect(),
+        not_values: Vec::new(),
+    });
+    let clause =
+        Clause { origin: ClauseOrigin::To, matches: vec![Match { predicates: predicates.collect() }] };
+    Policy {
+        name: NamespacedName::new("default", name),
+        scope: Scope::WorkloadSelector,
+        action,
+        dry_run: false,
+        rules: vec![Rule { clauses: vec![clause] }],
+    }
+}
+
+/// Reads until there is a whole answer (head, and body by its length or chunks). None at the end of the connection.
+pub(crate) async fn answer<IO: tokio::io::AsyncRead + Unpin>(
+    io: &mut IO,
+    rest: &mut Vec<u8>,
+) -> Option<Vec<u8>> {
+    loop {
+        if let Some(end) = message_end(rest) {
+            let tail = rest.split_off(end);
+            return Some(std::mem::replace(rest, tail));
+        }
+        let mut more = [0; 4096];
+        match tokio::time::timeout(PATIENCE, io.read(&mut more)).await.expect("an answer or an end") {
+            Ok(n @ 1..) => rest.extend_from_slice(&more[..n]),
+            _ => return None,
+        }
+    }
+}
+
+/// Where a message ends: what the tests write and get is framed plainly.
+pub(crate) fn message_end(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+    if text.contains("\r\ntransfer-encoding: chunked") {
+        let rest = &bytes[head..];
+        let last = if rest.starts_with(b"0\r\n") {
+            Some(0)
+        } else {
+            rest.windows(5).position(|w| w == b"\r\n0\r\n").map(|at| at + 2)
+        };
+        let end = rest[last?..].windows(4).position(|w| w == b"\r\n\r\n")?;
+        return Some(head + last? + end + 4);
+    }
+    let length = text.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+    (bytes.len() >= head + length).then_some(head + length)
+}
+
+pub(crate) fn status(answer: &[u8]) -> u16 {
+    let text = String::from_utf8_lossy(answer);
+    text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no answer: {text}"))
+}
+
+pub(crate) async fn write<IO: tokio::io::AsyncWrite + Unpin>(io: &mut IO, bytes: &[u8]) {
+    // The proxy may have closed already: what it answered says so.
+    let _ = io.write_all(bytes).await;
+    let _ = io.flush().await;
+}
