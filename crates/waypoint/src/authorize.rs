@@ -5,7 +5,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
-use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedHostname, NamespacedName, SpiffeId};
 use meltemi_policy::{Facts, Headers, HttpFacts, Permit, Revoker};
 use meltemi_view::judge::{Denied, judge};
@@ -13,6 +12,7 @@ use meltemi_view::registry::Guard;
 use meltemi_view::view::Mesh;
 
 use crate::context::Context;
+use crate::tokens::unverified;
 
 /// A request's facts, owned.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct RequestFacts {
     pub(crate) to: SocketAddr,
     /// A request; otherwise a connection that no HTTP is read from, and the fields of HTTP are empty.
     pub(crate) http: bool,
-    /// It carries a token where tokens are looked for.
-    pub(crate) token: bool,
+    /// The query, without `?`.
+    pub(crate) query: String,
     pub(crate) method: String,
     pub(crate) host: String,
     pub(crate) paths: Vec<String>,
@@ -43,13 +43,6 @@ impl Headers for Fields<'_> {
 }
 
 impl RequestFacts {
-    fn is_at(&self, target: &Target) -> bool {
-        match target {
-            Target::Service(key) => Some(key) == self.service.as_ref(),
-            Target::Gateway(name) => *name == self.gateway,
-        }
-    }
-
     fn judge(&self, mesh: &Mesh) -> Result<(Permit, Revoker), Denied> {
         if let Some((name, reason)) = mesh.refused.iter().next() {
             let text = format!("policy {name} was refused by this proxy and is not known: {reason}");
@@ -78,31 +71,6 @@ impl RequestFacts {
         };
         judge(&set, &facts, mesh.snapshot.generation())
     }
-}
-
-/// Whether a request carries a token at the places where a RequestAuthentication looks for one: `Authorization: Bearer`
-/// and the query parameter `access_token`.
-pub(crate) fn carries_token(headers: &HeaderMap, query: &str) -> bool {
-    const SCHEME: &[u8] = b"bearer";
-    let bearer = |value: &http::HeaderValue| {
-        let value = value.as_bytes().trim_ascii_start();
-        value.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
-    };
-    let named = |parameter: &str| {
-        let name = parameter.split('=').next().unwrap_or_default();
-        percent_encoding::percent_decode_str(name).eq(*b"access_token")
-    };
-    headers.get_all(http::header::AUTHORIZATION).iter().any(bearer) || query.split(['&', ';']).any(named)
-}
-
-/// This proxy verifies no tokens. Where a RequestAuthentication asks for it, a request with a token is refused, since a
-/// backend would take the token for verified; one without is as it is in Istio: allowed by the RequestAuthentication, and
-/// without claims for the policies that ask for them.
-pub(crate) fn unverified(mesh: &Mesh, facts: &RequestFacts) -> Option<Denied> {
-    let jwt =
-        mesh.jwts.values().find(|jwt| jwt.targets.iter().any(|t| facts.is_at(t))).filter(|_| facts.token)?;
-    let text = format!("RequestAuthentication {} applies, and this proxy verifies no tokens", jwt.name);
-    Some(Denied { text, policy: Some(jwt.name.clone()), rule: None, clause: None, missing: false })
 }
 
 /// Bytes of a path that the list of open requests keeps.

@@ -219,7 +219,11 @@ mod tests {
             let request = Request::builder().uri("/").header("host", "a");
             let request =
                 request.header("upgrade", upgrade).header("connection", connection).body(()).unwrap();
-            assert_eq!(check(&request, PathNormalization::Base).unwrap().websocket, expected, "{upgrade}; {connection}");
+            assert_eq!(
+                check(&request, PathNormalization::Base).unwrap().websocket,
+                expected,
+                "{upgrade}; {connection}"
+            );
         }
     }
 }

@@ -29,6 +29,7 @@ mod request;
 mod route;
 mod strict;
 mod tcp;
+mod tokens;
 mod upgrade;
 
 use std::collections::BTreeMap;

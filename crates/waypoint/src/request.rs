@@ -15,7 +15,7 @@ use meltemi_policy::Permit;
 use meltemi_view::judge::Denied;
 use meltemi_view::registry::Guard;
 
-use crate::authorize::{RequestFacts, authorize, carries_token, unverified};
+use crate::authorize::{RequestFacts, authorize};
 use crate::body::{Answer, Body, Received, Upload, full};
 use crate::check::{Checked, check};
 use crate::connection::Served;
@@ -27,7 +27,7 @@ use crate::log::{self, Line};
 use crate::metrics::Labels;
 use crate::pulse::Pulse;
 use crate::route::{Asked, Chosen, NoRoute, choose};
-use crate::upgrade;
+use crate::{tokens, upgrade};
 
 /// What a client sees of a denial; 19 bytes, as clients compare it.
 const DENIED: &str = "RBAC: access denied";
@@ -134,8 +134,10 @@ impl Life<'_> {
         // From here on: what is judged is what is forwarded.
         let edge = self.served.listener.is_some();
         headers::own(request.headers_mut(), self.served.peer.address.ip(), edge);
-        let facts = self.facts(&request, &checked);
-        if let Some(denied) = unverified(&self.context.view.mesh(), &facts) {
+        let mut facts = self.facts(&request, &checked);
+        let mesh = self.context.view.mesh();
+        tokens::sanitize(&mesh, &mut facts, request.headers_mut());
+        if let Some(denied) = tokens::unverified(&mesh, &facts) {
             self.denied(&denied);
             return plain(StatusCode::UNAUTHORIZED, "token verification is not available");
         }
@@ -160,7 +162,7 @@ impl Life<'_> {
             source_ip: self.served.peer.address.ip().to_canonical(),
             to: self.served.to,
             http: true,
-            token: carries_token(request.headers(), request.uri().query().unwrap_or_default()),
+            query: request.uri().query().unwrap_or_default().to_owned(),
             method: request.method().to_string(),
             host: checked.host.clone(),
             paths: checked.paths.clone(),

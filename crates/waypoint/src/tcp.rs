@@ -38,7 +38,7 @@ pub(crate) async fn serve(
         source_ip: peer.address.ip().to_canonical(),
         to,
         http: false,
-        token: false,
+        query: String::new(),
         method: String::new(),
         host: String::new(),
         paths: Vec::new(),

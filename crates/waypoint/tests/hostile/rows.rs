@@ -3,6 +3,7 @@
 
 use crate::fixtures::{
     CLIENT, FREE, INTERNAL, NO_ADMIN, NO_BLOCK, NO_DELETE, NO_REMOTE, NO_SECRET, OTHER, PUBLIC, TENANT,
+    TOKENS,
 };
 
 #[derive(Clone, Copy)]
@@ -422,6 +423,7 @@ fn proxies() -> Vec<Row> {
             "x-forwarded-client-cert: URI=spiffe://cluster.local/ns/default/sa/other\r\n",
         )
         .denied(403),
+        headers("claims that are only said", TOKENS, "x-claims: x\r\n").passes(X).lacks(&["x-claims"]),
         headers("method that is only said", NO_DELETE, "x-http-method-override: DELETE\r\n").passes(X),
         headers(
             "connection takes nothing of ours",

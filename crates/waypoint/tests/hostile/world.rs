@@ -16,7 +16,8 @@ use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch, ValueMatch,
 };
 use meltemi_model::l7::{
-    Backend, Filter, HttpPolicy, Jwt, Listener, Parent, Protocol, Route, RouteMatch, RouteRule, Target,
+    Backend, Filter, HttpPolicy, Jwt, JwtRule, Listener, Parent, Protocol, Route, RouteMatch, RouteRule,
+    Target,
 };
 use meltemi_model::service::{AppProtocol, PortMapping};
 use meltemi_model::workload::{GatewayAddress, GatewayDestination};
@@ -189,17 +190,19 @@ impl World {
 
     pub(crate) fn policy(&mut self, target: Target, policy: Policy) {
         let name = policy.name.to_string();
-        self.mesh.http_policies.insert(name, Arc::new(HttpPolicy { policy, targets: vec![target] }));
+        Arc::make_mut(&mut self.mesh.http_policies)
+            .insert(name, Arc::new(HttpPolicy { policy, targets: vec![target] }));
     }
 
     pub(crate) fn no_policy(&mut self, name: &str) {
-        self.mesh.http_policies.remove(&format!("default/{name}"));
+        Arc::make_mut(&mut self.mesh.http_policies).remove(&format!("default/{name}"));
     }
 
     pub(crate) fn jwt(&mut self, number: u8) {
         let name = NamespacedName::new("default", format!("jwt-{number}"));
+        let rule = JwtRule { payload_header: Some("x-claims".into()), ..JwtRule::default() };
         let jwt =
-            Jwt { name: name.clone(), targets: vec![Target::Service(service(number))], rules: Vec::new() };
+            Jwt { name: name.clone(), targets: vec![Target::Service(service(number))], rules: vec![rule] };
         self.mesh.jwts.insert(name.to_string(), Arc::new(jwt));
     }
 

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tokens: this proxy verifies none. Where a RequestAuthentication applies, a request with a token is refused, since a
+//! backend would take the token for verified. One without is what it is in Istio: allowed by the RequestAuthentication,
+//! and without claims for the policies that ask for them.
+
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use meltemi_model::l7::{Jwt, JwtRule, Target};
+use meltemi_view::judge::Denied;
+use meltemi_view::view::Mesh;
+
+use crate::authorize::RequestFacts;
+
+/// Where a token is looked for by default (RFC 6750 §2).
+const SCHEME: &str = "bearer";
+const PARAMETER: &str = "access_token";
+
+fn applying<'a>(mesh: &'a Mesh, facts: &'a RequestFacts) -> impl Iterator<Item = &'a Jwt> {
+    let applies = |target: &Target| match target {
+        Target::Service(key) => Some(key) == facts.service.as_ref(),
+        Target::Gateway(name) => *name == facts.gateway,
+    };
+    mesh.jwts.values().map(|jwt| &**jwt).filter(move |jwt| jwt.targets.iter().any(applies))
+}
+
+/// The refusal of a request that carries a token that had to be verified.
+pub(crate) fn unverified(mesh: &Mesh, facts: &RequestFacts) -> Option<Denied> {
+    let carries = |jwt: &&Jwt| jwt.rules.iter().any(|rule| carries(rule, &facts.headers, &facts.query));
+    let jwt = applying(mesh, facts).find(carries)?;
+    let text = format!("RequestAuthentication {} applies, and this proxy verifies no tokens", jwt.name);
+    Some(Denied { text, policy: Some(jwt.name.clone()), rule: None, clause: None, missing: false })
+}
+
+/// Removes the headers that only a proxy that has verified a token may write.
+pub(crate) fn sanitize(mesh: &Mesh, facts: &mut RequestFacts, forwarded: &mut HeaderMap) {
+    let written = |rule: &JwtRule| {
+        let claims = rule.claim_headers.iter().map(|(header, _)| header.clone());
+        rule.payload_header.iter().cloned().chain(claims).collect::<Vec<_>>()
+    };
+    let names: Vec<_> = applying(mesh, facts).flat_map(|jwt| &jwt.rules).flat_map(written).collect();
+    for name in names.iter().filter_map(|name| name.parse::<HeaderName>().ok()) {
+        facts.headers.remove(&name);
+        forwarded.remove(name);
+    }
+}
+
+/// Whether there is a token where the rule looks for one.
+fn carries(rule: &JwtRule, headers: &HeaderMap, query: &str) -> bool {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let in_header = |name: &str, prefix: &str| {
+        headers.get_all(name).iter().map(text).any(|value| {
+            let value = value.trim_start();
+            let begins = value.get(..prefix.len()).is_some_and(|b| b.eq_ignore_ascii_case(prefix));
+            begins && !value.is_empty()
+        })
+    };
+    let in_query = |wanted: &str| {
+        query.split(['&', ';']).any(|parameter| {
+            let name = parameter.split('=').next().unwrap_or_default();
+            percent_encoding::percent_decode_str(name).eq(wanted.bytes())
+        })
+    };
+    let in_cookie = |wanted: &str| {
+        let cookies = headers.get_all(COOKIE).iter().map(text);
+        cookies.into_iter().any(|all| all.split(';').any(|one| one.trim().split('=').next() == Some(wanted)))
+    };
+    if rule.from_headers.is_empty() && rule.from_params.is_empty() && rule.from_cookies.is_empty() {
+        return in_header(AUTHORIZATION.as_str(), SCHEME) || in_query(PARAMETER);
+    }
+    rule.from_headers.iter().any(|(name, prefix)| in_header(name, prefix.trim_end()))
+        || rule.from_params.iter().any(|name| in_query(name))
+        || rule.from_cookies.iter().any(|name| in_cookie(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_seen_where_rules_look_for_them() {
+        let default = JwtRule::default();
+        let custom = JwtRule {
+            from_headers: vec![("x-jwt".into(), "".into()), ("x-token".into(), "JWT ".into())],
+            from_params: vec!["t".into()],
+            from_cookies: vec!["session".into()],
+            ..JwtRule::default()
+        };
+        let cases: [(&JwtRule, &str, &str, &str, bool); 16] = [
+            (&default, "x", "y", "", false),
+            (&default, "authorization", "Bearer x", "", true),
+            (&default, "authorization", "bEARER\tx", "", true),
+            (&default, "authorization", "Basic x", "", false),
+            (&default, "x", "y", "a=b&access_token=x", true),
+            (&default, "x", "y", "access%5Ftoken=x", true),
+            (&default, "x", "y", "a=access_token", false),
+            (&default, "x-jwt", "x", "t=x", false),
+            (&custom, "x-jwt", "x", "", true),
+            (&custom, "x-jwt", "", "", false),
+            (&custom, "x-token", "jwt x", "", true),
+            (&custom, "x-token", "x", "", false),
+            (&custom, "cookie", "a=b; session=x", "", true),
+            (&custom, "cookie", "a=session", "", false),
+            (&custom, "x", "y", "t=x", true),
+            (&custom, "authorization", "Bearer x", "access_token=x", false),
+        ];
+        for (rule, name, value, query, expected) in cases {
+            let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+            assert_eq!(carries(rule, &headers, query), expected, "{name}: {value}; {query}");
+        }
+    }
+}
