@@ -66,8 +66,28 @@ impl<'a> Judge<'a> {
         given: &[Given],
         hints: &Hints,
     ) -> Result<Self, String> {
+        Self::with_known(policies, layer, given, hints, &[])
+    }
+
+    /// Also tells principals apart that no policy names.
+    ///
+    /// # Errors
+    /// The values combine in too many ways.
+    pub(crate) fn with_known(
+        policies: &'a [Attached],
+        layer: Layer,
+        given: &[Given],
+        hints: &Hints,
+        known: &[String],
+    ) -> Result<Self, String> {
         let mut builder = Builder::default();
         let drafts = draft(&mut builder, policies, layer);
+        let presence = [ValueMatch::String(StringMatch::Presence)];
+        builder.predicate(Subject::Attribute(&Attribute::SourcePrincipal), &presence, &[]);
+        for principal in known {
+            let exact = [ValueMatch::String(StringMatch::Exact(principal.as_str().into()))];
+            builder.predicate(Subject::Attribute(&Attribute::SourcePrincipal), &exact, &[]);
+        }
         let present: Vec<PredicateId> = given
             .iter()
             .filter_map(|(a, v)| {

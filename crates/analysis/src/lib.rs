@@ -9,12 +9,17 @@ pub mod diff;
 pub mod explain;
 mod proof;
 mod side;
+pub mod who_can;
 pub mod witness;
 mod words;
 pub mod world;
 
 pub use compare::{Difference, Differences, Place, Unknown, compare};
 pub use diff::diff;
+pub use world::World;
+pub use proof::{Guard, Layer};
+pub use who_can::{WhoCan, who_can};
+pub use witness::Witness;
 pub use explain::{Answer, Client, Half, Request, Verdict, explain};
 pub use proof::{Guard, Layer};
 pub use side::Attached;

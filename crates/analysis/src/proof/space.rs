@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use meltemi_model::authz::{Attribute, ValueMatch};
+use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 
 use super::address;
 use super::bits::Bits;
@@ -413,6 +413,17 @@ impl Space {
         let mut bits = Bits::none(dim.values.len());
         bits.insert(class);
         (u16::try_from(place).unwrap_or(u16::MAX), dim.intern(bits))
+    }
+
+    /// The values of policies that a class matches, but for `*`.
+    pub(crate) fn atoms(&self, place: usize, class: usize) -> Vec<(Attribute, ValueMatch)> {
+        let made = self.drafts.iter().find(|d| usize::from(d.first) == place);
+        let all = made.into_iter().flat_map(|made| made.ids.iter().map(|(key, id)| (key, &made.atoms[*id as usize])));
+        let presence = ValueMatch::String(StringMatch::Presence);
+        let inside = all.filter(|((_, value), bits)| bits.has(class) && *value != presence);
+        let mut out: Vec<(Attribute, ValueMatch)> = inside.map(|(key, _)| key.clone()).collect();
+        out.sort_by_key(|(attribute, value)| format!("{attribute:?} {value:?}"));
+        out
     }
 
     /// Where the identity is, when something asks for it.

@@ -4,6 +4,7 @@
 mod diff;
 mod explain;
 pub(crate) mod objects;
+mod who_can;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ enum Verb {
     Explain(explain::Args),
     /// Prove what a change of policies newly allows and newly denies; exit code 0 same, 1 different, 2 unknown
     Diff(diff::Args),
+    /// List everybody who may reach a Service, each with the policy and rule that lets it
+    WhoCan(who_can::Args),
 }
 
 /// Runs the command.
@@ -31,5 +34,6 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::Explain(args) => explain::run(args, global).await,
         Verb::Diff(args) => diff::run(args, global).await,
+        Verb::WhoCan(args) => who_can::run(args, global).await,
     }
 }

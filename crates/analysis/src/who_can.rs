@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who may reach a Service: every identity, those that exist, those that policies name, and all others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meltemi_model::NamespacedName;
+use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
+use meltemi_translate::facts::Labels;
+use serde::Serialize;
+
+use crate::ask::{Given, Judge, exactly};
+use crate::proof::{Answer, Hints, Layer, Value};
+use crate::side::{Attached, Item, applies};
+use crate::witness::PLAINTEXT;
+use crate::words;
+use crate::world::World;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The Service: namespace and name.
+    pub to: NamespacedName,
+    /// HTTP method; any when none.
+    pub method: Option<String>,
+    /// HTTP path; any when none.
+    pub path: Option<String>,
+}
+
+/// Those whom one rule lets through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// The policy; none when no ALLOW policy applies.
+    pub policy: Option<String>,
+    /// Index of the rule.
+    pub rule: Option<u32>,
+    /// The rule in its own words.
+    pub condition: String,
+    /// Principals, and in words what has no single one.
+    pub identities: Vec<String>,
+    /// Every identity is among them.
+    pub any_identity: bool,
+    /// Clients without an identity are among them.
+    pub plaintext: bool,
+}
+
+/// What one enforcement point lets through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Door {
+    /// `node proxy` or `waypoint <ns>/<name>`.
+    pub enforced_at: String,
+    /// How one gets there.
+    pub way: String,
+    /// Anyone may, plaintext included.
+    pub anyone: bool,
+    /// By rule.
+    pub grants: Vec<Grant>,
+    /// What cannot be known.
+    pub unknown: Vec<String>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WhoCan {
+    /// `Service <ns>/<name>`.
+    pub target: String,
+    /// The ways to it.
+    pub doors: Vec<Door>,
+    /// Whether the node proxy lets the Service's waypoint through; none when it has no waypoint.
+    pub waypoint_admitted: Option<bool>,
+    /// What the objects lack and was assumed.
+    pub assumed: Vec<String>,
+}
+
+/// Finds who may.
+///
+/// # Errors
+/// The Service does not exist, or its policies are too many to tell.
+pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
+    let to = &question.to;
+    let service = world.services.get(to);
+    let mut out = WhoCan {
+        target: format!("Service {to}"),
+        doors: Vec::new(),
+        waypoint_admitted: None,
+        assumed: Vec::new(),
+    };
+    if service.is_none() {
+        if world.complete {
+            return Err(format!("Service {to} does not exist"));
+        }
+        out.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
+    }
+    let (port, target_port) = service.and_then(|s| s.ports.first()).copied().unwrap_or((80, Some(80)));
+    let binding = world.waypoint_of(to);
+    let gateway = binding.gateway();
+    if let Some(gateway) = gateway {
+        if matches!(binding, crate::world::Binding::Assumed(_)) {
+            out.assumed.push(format!("Service {to} uses the waypoint {gateway}"));
+        }
+        let policies = world.at_waypoint(gateway, Some(to));
+        let mut given: Vec<Given> = vec![(Attribute::DestinationPort, Some(ValueMatch::Port(port)))];
+        given.extend(question.method.as_ref().map(|m| exactly(Attribute::Method, m)));
+        given.extend(question.path.as_ref().map(|p| exactly(Attribute::Path, p)));
+        let place = format!("waypoint {gateway}");
+        let way = "requests of mesh clients to the Service".to_owned();
+        out.doors.push(door(world, &policies, Layer::Request, &given, (place, way))?);
+    }
+    let given: Vec<Given> =
+        target_port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();
+    let mut admitted = true;
+    for (labels, policies) in pods(world, to) {
+        let place = if labels.is_empty() { "node proxy".to_owned() } else { format!("node proxy of Pods with {labels}") };
+        let way = match gateway {
+            Some(_) => "connections straight to a Pod, around the waypoint",
+            None => "connections to the Service or a Pod",
+        };
+        if let Some(gateway) = gateway {
+            let mut from = given.clone();
+            from.push(exactly(Attribute::SourcePrincipal, &world.waypoint_identity(gateway)));
+            let judge = Judge::new(&policies, Layer::Connection, &from, &Hints::default())?;
+            admitted &= judge.allowed(&[]) != Answer::No;
+        }
+        out.doors.push(door(world, &policies, Layer::Connection, &given, (place, way.to_owned()))?);
+    }
+    out.waypoint_admitted = gateway.map(|_| admitted);
+    Ok(out)
+}
+
+/// The Service's Pods by the policies that apply to them; with labels where they differ.
+fn pods(world: &World, to: &NamespacedName) -> Vec<(String, Vec<Attached>)> {
+    let policies = world.at_node_proxy(&to.namespace);
+    let mut all = world.pod_labels(to);
+    if all.is_empty() {
+        all.push(Labels::from([("app".to_owned(), to.name.to_string())]));
+    }
+    let mut groups: BTreeMap<Vec<usize>, Labels> = BTreeMap::new();
+    for labels in all {
+        let near = policies.iter().enumerate().filter(|(_, a)| applies(&a.guard, &labels));
+        groups.entry(near.map(|(i, _)| i).collect()).or_insert(labels);
+    }
+    let several = groups.len() > 1;
+    let near = |indices: Vec<usize>| {
+        indices.into_iter().map(|i| Attached { policy: policies[i].policy.clone(), guard: Vec::new() }).collect()
+    };
+    let text = |labels: Labels| {
+        let pairs: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        if several { pairs.join(",") } else { String::new() }
+    };
+    groups.into_iter().map(|(indices, labels)| (text(labels), near(indices))).collect()
+}
+
+fn door(
+    world: &World,
+    policies: &[Attached],
+    layer: Layer,
+    given: &[Given],
+    (enforced_at, way): (String, String),
+) -> Result<Door, String> {
+    let known = world.identities();
+    let hints = Hints { identities: known.clone(), ..Hints::default() };
+    let mut judge = Judge::with_known(policies, layer, given, &hints, &known)?;
+    let mut unknown: Vec<String> = Vec::new();
+    if let Some((policy, rule)) = judge.asked() {
+        let policy = &policies[policy].policy;
+        unknown.push(format!(
+            "what the provider says that {} rule[{rule}] asks: {}",
+            policy.name,
+            words::rule(&policy.rules[rule])
+        ));
+    }
+    let place = judge.space.identity();
+    let classes: Vec<(usize, Value)> = match place {
+        Some(place) => judge.space.dims[place].values.iter().cloned().enumerate().collect(),
+        None => Vec::new(),
+    };
+    let mut grants = Vec::new();
+    let mut reached = BTreeSet::new();
+    for item in 0..judge.side.allow.len() {
+        let mut inside = BTreeSet::new();
+        for (class, _) in &classes {
+            if let Some(place) = place {
+                let only = judge.space.only(place, *class);
+                match judge.allowed_by(item, &[only]) {
+                    Answer::No => {}
+                    Answer::Yes(_) => {
+                        inside.insert(*class);
+                    }
+                    Answer::GaveUp => unknown.push("too many rules overlap for an answer".to_owned()),
+                }
+            }
+        }
+        reached.extend(inside.iter().copied());
+        grants.push(grant(&judge, &judge.side.allow[item], place, &classes, &inside));
+    }
+    grants.retain(|g| g.plaintext || g.any_identity || !g.identities.is_empty());
+    unknown.dedup();
+    Ok(Door { enforced_at, way, anyone: reached.len() == classes.len(), grants, unknown })
+}
+
+fn grant(
+    judge: &Judge<'_>,
+    item: &Item,
+    place: Option<usize>,
+    classes: &[(usize, Value)],
+    inside: &BTreeSet<usize>,
+) -> Grant {
+    let named = item.by.map(|(policy, rule)| (&judge.side.policies[policy].policy, rule));
+    let nobody = classes.iter().find(|(_, v)| *v == Value::Absent).map(|(class, _)| *class);
+    let plaintext = nobody.is_some_and(|n| inside.contains(&n));
+    let any_identity = classes.iter().all(|(class, _)| Some(*class) == nobody || inside.contains(class));
+    let mut identities: Vec<String> = Vec::new();
+    for class in inside.iter().filter(|c| Some(**c) != nobody && !any_identity) {
+        let Some(place) = place else { continue };
+        identities.push(in_words(judge, place, *class));
+    }
+    identities.sort();
+    identities.dedup();
+    Grant {
+        policy: named.map(|(p, _)| p.name.to_string()),
+        rule: named.and_then(|(_, rule)| u32::try_from(rule).ok()),
+        condition: named.map_or_else(|| "no ALLOW policy applies".to_owned(), |(p, r)| words::rule(&p.rules[r])),
+        identities,
+        any_identity,
+        plaintext,
+    }
+}
+
+/// A class of identities: its only principal, or what they have in common.
+fn in_words(judge: &Judge<'_>, place: usize, class: usize) -> String {
+    let atoms = judge.space.atoms(place, class);
+    for (attribute, value) in &atoms {
+        if let (Attribute::SourcePrincipal, ValueMatch::String(StringMatch::Exact(text))) = (attribute, value) {
+            return text.to_string();
+        }
+    }
+    let account = atoms.iter().find(|(a, _)| *a == Attribute::SourceServiceAccount);
+    let mut narrow: Vec<String> = account
+        .into_iter()
+        .chain(atoms.iter().filter(|(a, _)| *a != Attribute::SourceServiceAccount))
+        .map(|(attribute, value)| format!("{}=[{}]", words::field(attribute), words::value(value)))
+        .collect();
+    narrow.dedup();
+    if narrow.is_empty() { "any other identity".to_owned() } else { format!("any other identity with {}", narrow.join(" ")) }
+}
+
+impl Door {
+    /// A line for each grant.
+    pub fn lines(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for grant in &self.grants {
+            let by = match (&grant.policy, grant.rule) {
+                (Some(policy), Some(rule)) => format!("{policy} rule[{rule}]: {}", grant.condition),
+                _ => grant.condition.clone(),
+            };
+            let mut who: Vec<String> = grant.identities.clone();
+            match (grant.any_identity, grant.plaintext) {
+                (true, true) => who = vec![format!("anyone, {PLAINTEXT} included")],
+                (true, false) => who = vec!["anyone with an identity".to_owned()],
+                (false, true) => who.push(format!("{PLAINTEXT} (no identity)")),
+                (false, false) => {}
+            }
+            out.extend(who.into_iter().map(|who| format!("{who}  by {by}")));
+        }
+        if out.is_empty() {
+            out.push("nobody".to_owned());
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meltemi_translate::MeshConfig;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn ask(objects: &[Value], method: Option<&str>) -> WhoCan {
+        let world = World::read(objects, MeshConfig::default()).whole().unwrap();
+        let question = Question {
+            to: NamespacedName::new("default", "web"),
+            method: method.map(str::to_owned),
+            path: None,
+        };
+        who_can(&world, &question).unwrap()
+    }
+
+    fn policy(name: &str, spec: Value) -> Value {
+        json!({"kind": "AuthorizationPolicy", "metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    }
+
+    fn lines(of: &WhoCan, door: usize) -> Vec<String> {
+        of.doors[door].lines()
+    }
+
+    #[test]
+    fn without_policies_anyone_may() {
+        let open = ask(&[], None);
+        assert!(open.doors.len() == 1 && open.doors[0].anyone);
+        assert_eq!(lines(&open, 0), ["anyone, plaintext included  by no ALLOW policy applies"]);
+    }
+
+    #[test]
+    fn those_that_exist_those_that_are_named_and_all_others() {
+        let account = |name: &str| json!({"kind": "ServiceAccount", "metadata": {"name": name, "namespace": "a"}});
+        let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [
+            {"from": [{"source": {"principals": ["cluster.local/ns/b/sa/*"]}}]},
+            {"from": [{"source": {"namespaces": ["a"]}}], "to": [{"operation": {"ports": ["80"]}}]},
+        ]});
+        let deny = json!({"action": "DENY", "rules": [
+            {"from": [{"source": {"principals": ["cluster.local/ns/a/sa/bad"]}}]}]});
+        let got = ask(&[account("good"), account("bad"), policy("p", spec), policy("d", deny)], None);
+        let all = lines(&got, 0);
+        assert_eq!(all.len(), 3, "{all:#?}");
+        assert!(all[0].starts_with("any other identity with principals=[cluster.local/ns/b/sa/*]"), "{all:#?}");
+        assert!(all[1].starts_with("any other identity with namespaces=[a]"), "{all:#?}");
+        assert!(all[2].starts_with("cluster.local/ns/a/sa/good  by default/p rule[1]"), "{all:#?}");
+        assert!(!got.doors[0].anyone && !got.doors[0].grants.iter().any(|g| g.plaintext));
+    }
+
+    #[test]
+    fn both_halves_and_the_method() {
+        let l7 = json!({"targetRefs": [{"kind": "Service", "group": "", "name": "web"}], "rules": [
+            {"from": [{"source": {"principals": ["cluster.local/ns/default/sa/curl"]}}],
+             "to": [{"operation": {"methods": ["GET"]}}]}]});
+        let l4 = json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [
+            {"from": [{"source": {"principals": ["cluster.local/ns/default/sa/gw"]}}]}]});
+        let objects = [policy("l7", l7), policy("l4", l4)];
+        let get = ask(&objects, Some("GET"));
+        assert_eq!(get.doors.len(), 2);
+        assert!(lines(&get, 0)[0].starts_with("cluster.local/ns/default/sa/curl  by default/l7"));
+        assert_eq!(get.waypoint_admitted, Some(false), "the policy of layer 4 forgets the waypoint");
+        assert!(lines(&get, 1)[0].starts_with("cluster.local/ns/default/sa/gw  by default/l4"));
+        assert_eq!(lines(&ask(&objects, Some("DELETE")), 0), ["nobody"]);
+    }
+}

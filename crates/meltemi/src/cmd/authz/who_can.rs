@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meltemi authz who-can`: everybody who may reach a Service.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use meltemi_analysis::who_can::{Question, WhoCan};
+use meltemi_analysis::who_can;
+use meltemi_model::NamespacedName;
+
+use super::objects;
+use crate::cmd::Global;
+
+/// Lists who may reach a Service.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Identities are those of ServiceAccounts that exist, those that policies name, and, in words, all others. Each stands with
+the policy and the rule that lets it through, at the waypoint and at the node proxy.
+
+Example:
+  meltemi authz who-can --to productpage --method DELETE")]
+pub(crate) struct Args {
+    /// The Service, SERVICE or SERVICE.NAMESPACE
+    #[arg(long, value_name = "SVC[.NS]")]
+    to: String,
+    /// HTTP method; any when not given
+    #[arg(long)]
+    method: Option<String>,
+    /// HTTP path; any when not given
+    #[arg(long)]
+    path: Option<String>,
+    /// Files or folders to read instead of the cluster
+    #[arg(short, long = "filename", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Output form
+    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
+    output: String,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let (namespace, objects) = objects::from(&args.files, global).await?;
+    let mut world = objects::world(&objects)?;
+    world.complete = args.files.is_empty();
+    let (namespace, name) = objects::service(&args.to, &namespace);
+    let question = Question { to: NamespacedName::new(namespace, name), method: args.method, path: args.path };
+    let answer = who_can(&world, &question).map_err(anyhow::Error::msg)?;
+    if args.output == "json" {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+    } else {
+        print(&answer);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(answer: &WhoCan) {
+    println!("{}", answer.target);
+    for door in &answer.doors {
+        println!("{} ({}):", door.enforced_at, door.way);
+        for line in door.lines() {
+            println!("  {line}");
+        }
+        for unknown in &door.unknown {
+            println!("  unknown: {unknown}");
+        }
+    }
+    if answer.waypoint_admitted == Some(false) {
+        println!("warning: the node proxy does not admit the waypoint: nobody reaches the Service through it");
+    }
+    for assumed in &answer.assumed {
+        println!("assumed: {assumed}");
+    }
+}
