@@ -7,6 +7,7 @@ mod ask;
 pub mod compare;
 pub mod diff;
 pub mod explain;
+pub mod findings;
 mod proof;
 mod side;
 pub mod who_can;
@@ -16,6 +17,7 @@ pub mod world;
 
 pub use compare::{Difference, Differences, Place, Unknown, compare};
 pub use diff::diff;
+pub use findings::{Finding, Level, analyze};
 pub use world::World;
 pub use proof::{Guard, Layer};
 pub use who_can::{WhoCan, who_can};

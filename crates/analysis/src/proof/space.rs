@@ -415,6 +415,13 @@ impl Space {
         (u16::try_from(place).unwrap_or(u16::MAX), dim.intern(bits))
     }
 
+    /// All principals but one, and who has none; none when the one was not registered.
+    pub(crate) fn without(&mut self, principal: &ValueMatch) -> Option<(u16, u32)> {
+        let one = std::slice::from_ref(principal);
+        let cells = self.alternatives_of(Subject::Attribute(&Attribute::SourcePrincipal), &[], one)?;
+        cells.into_iter().flatten().next()
+    }
+
     /// The values of policies that a class matches, but for `*`.
     pub(crate) fn atoms(&self, place: usize, class: usize) -> Vec<(Attribute, ValueMatch)> {
         let made = self.drafts.iter().find(|d| usize::from(d.first) == place);

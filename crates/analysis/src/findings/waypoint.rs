@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Services with a waypoint: policies of layer 4 that shut it out, and ways around it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
+use meltemi_model::{NamespacedName, SpiffeId};
+use meltemi_policy::{Facts, PolicySet};
+use meltemi_translate::facts::Labels;
+use meltemi_translate::labels::WAYPOINT_BYPASS;
+
+use super::{AROUND, FORGETS, Finding};
+use crate::ask::{Given, Judge, exactly};
+use crate::proof::{Answer, Hints, Layer};
+use crate::side::{Attached, applies};
+use crate::witness::Witness;
+use crate::world::World;
+
+pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
+    let targeted = world.targeted();
+    for service in targeted.iter().chain(world.services.keys().filter(|s| !targeted.contains(s))) {
+        let binding = world.waypoint_of(service);
+        let Some(gateway) = binding.gateway() else { continue };
+        let mut pods = world.pod_labels(service);
+        if pods.is_empty() {
+            if world.complete {
+                continue;
+            }
+            pods.push(Labels::from([("app".to_owned(), service.name.to_string())]));
+        }
+        let port = world.services.get(service).and_then(|s| s.ports.first()).map_or(Some(80), |(_, target)| *target);
+        let all = world.at_node_proxy(&service.namespace);
+        for labels in pods {
+            let near: Vec<Attached> = all
+                .iter()
+                .filter(|a| applies(&a.guard, &labels))
+                .map(|a| Attached { policy: a.policy.clone(), guard: Vec::new() })
+                .collect();
+            forgets(world, (service, gateway), &near, port, out);
+            if targeted.contains(service) {
+                around(world, (service, gateway), &near, port, out);
+            }
+        }
+    }
+}
+
+fn forgets(
+    world: &World,
+    (service, gateway): (&NamespacedName, &NamespacedName),
+    near: &[Attached],
+    port: Option<u16>,
+    out: &mut Vec<Finding>,
+) {
+    let principal = world.waypoint_identity(gateway);
+    let mut given: Vec<Given> = vec![exactly(Attribute::SourcePrincipal, &principal)];
+    given.extend(port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))));
+    let Ok(judge) = Judge::new(near, Layer::Connection, &given, &Hints::default()) else { return };
+    if judge.allowed(&[]) != Answer::No {
+        return;
+    }
+    let Ok(source) = SpiffeId::parse(&format!("spiffe://{principal}")) else { return };
+    let Ok(set) = PolicySet::compile(near.iter().map(|a| a.policy.clone())) else { return };
+    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let facts = Facts {
+        source: Some(&source),
+        source_ip: nowhere,
+        destination_ip: nowhere,
+        destination_port: port.unwrap_or(80),
+        sni: None,
+        http: None,
+    };
+    let Some(culprit) = meltemi_policy::explain(&set, &facts).policy else { return };
+    let message = format!(
+        "the policy does not admit waypoint {gateway}, through which requests to Service {service} come: all of them fail"
+    );
+    out.push(Finding::policy(FORGETS, &culprit, message, format!("add {principal} to the principals of an ALLOW rule")));
+}
+
+fn around(
+    world: &World,
+    (service, gateway): (&NamespacedName, &NamespacedName),
+    near: &[Attached],
+    port: Option<u16>,
+    out: &mut Vec<Finding>,
+) {
+    let own = world.services.get(service).map(|s| &s.labels);
+    let of_namespace = world.namespaces.get(&*service.namespace);
+    let closed = |labels: Option<&Labels>| labels.is_some_and(|l| l.get(WAYPOINT_BYPASS).is_some_and(|v| v == "deny"));
+    if closed(own) || closed(of_namespace) {
+        return;
+    }
+    let principal = world.waypoint_identity(gateway);
+    let given: Vec<Given> = port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();
+    let hints = Hints { identities: world.identities(), ..Hints::default() };
+    let known = [principal.clone()];
+    let Ok(mut judge) = Judge::with_known(near, Layer::Connection, &given, &hints, &known) else { return };
+    let Some(others) = judge.space.without(&ValueMatch::String(StringMatch::Exact(principal.as_str().into()))) else {
+        return;
+    };
+    let Answer::Yes(classes) = judge.allowed(&[others]) else { return };
+    let witness = Witness::of(&judge.space, &classes, Layer::Connection, port.unwrap_or(80), "");
+    let message = format!(
+        "the Service has policies at waypoint {gateway}, and its Pods take connections that do not come through it: {witness}"
+    );
+    let fix = format!(
+        "an ALLOW policy with a selector for its Pods that admits {principal} only, or the label {WAYPOINT_BYPASS}=deny"
+    );
+    out.push(Finding::new(AROUND, "Service", service, message, fix));
+}
