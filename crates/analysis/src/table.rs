@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tables of requests with the verdicts that are expected, and reports on them for programs that run tests.
+
+mod report;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::explain::{Answer, Client, Request, Verdict, explain};
+use crate::world::World;
+
+pub use report::{junit, sarif};
+
+/// One value or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several: each is tried.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// A row: requests and their verdict.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Row {
+    /// What it is about.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Clients: `NAMESPACE/SERVICEACCOUNT`, principals, or `plaintext`.
+    pub from: OneOrMany,
+    /// Address of the client.
+    #[serde(default, rename = "fromIP")]
+    pub from_ip: Option<IpAddr>,
+    /// Services: `SERVICE` or `SERVICE.NAMESPACE`.
+    pub to: OneOrMany,
+    /// Port of the Service.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// HTTP methods.
+    #[serde(default)]
+    pub method: Option<OneOrMany>,
+    /// HTTP paths.
+    #[serde(default)]
+    pub path: Option<OneOrMany>,
+    /// HTTP headers.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// `ALLOW`, `DENY` or `UNKNOWN`.
+    pub expect: Expect,
+    /// The policy that has to decide, `NAMESPACE/NAME`.
+    #[serde(default)]
+    pub policy: Option<String>,
+}
+
+/// An expected verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Expect {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+    /// It depends.
+    Unknown,
+}
+
+impl Expect {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Allow => Verdict::Allow,
+            Self::Deny => Verdict::Deny,
+            Self::Unknown => Verdict::Unknown,
+        }
+    }
+}
+
+/// A table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// Files and folders of policies (and of what they are attached to), beside the table.
+    #[serde(default)]
+    pub policies: Vec<String>,
+    /// Rows.
+    pub tests: Vec<Row>,
+}
+
+/// What came of one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// Its row in the table, from 0.
+    pub row: usize,
+    /// What it is about.
+    pub name: String,
+    /// It came out as expected.
+    pub passed: bool,
+    /// What was expected.
+    pub expected: Verdict,
+    /// What came out.
+    pub verdict: Verdict,
+    /// Why it failed, or why it is so.
+    pub message: String,
+}
+
+/// Reads a client as it is written on the command line and in tables.
+///
+/// # Errors
+/// It is none of the three forms.
+pub fn client(text: &str) -> Result<Client, String> {
+    Ok(match text.split('/').collect::<Vec<_>>().as_slice() {
+        ["plaintext"] => Client::Plaintext,
+        [namespace, account] => Client::Account((*namespace).to_owned(), (*account).to_owned()),
+        [_, "ns", _, "sa", _] => Client::Principal(text.to_owned()),
+        _ => {
+            return Err(format!(
+                "{text:?} is no client: expected NAMESPACE/SERVICEACCOUNT, e.g. default/curl, a principal, or `plaintext`"
+            ));
+        }
+    })
+}
+
+/// Reads `SERVICE` or `SERVICE.NAMESPACE`, as namespace and name.
+pub fn service(text: &str, namespace: &str) -> (String, String) {
+    match text.split_once('.') {
+        Some((service, rest)) => (rest.split('.').next().unwrap_or(rest).to_owned(), service.to_owned()),
+        None => (namespace.to_owned(), text.to_owned()),
+    }
+}
+
+/// Runs every request of a table. `namespace` is that of Services that are written without.
+pub fn run(world: &World, table: &Table, namespace: &str) -> Vec<Outcome> {
+    let mut out = Vec::new();
+    for (index, row) in table.tests.iter().enumerate() {
+        for request in requests(row, namespace) {
+            let name = title(row, &request);
+            let result = request.and_then(|(_, request)| explain(world, &request));
+            out.push(outcome(index, row, name, result));
+        }
+    }
+    out
+}
+
+type Named = (String, Request);
+
+fn requests(row: &Row, namespace: &str) -> Vec<Result<Named, String>> {
+    let optional = |list: &Option<OneOrMany>| match list {
+        None => vec![None],
+        Some(list) => list.all().iter().cloned().map(Some).collect::<Vec<_>>(),
+    };
+    let mut out = Vec::new();
+    for from in row.from.all() {
+        for to in row.to.all() {
+            for method in optional(&row.method) {
+                for path in optional(&row.path) {
+                    let words = [Some(from.clone()), Some("to".into()), Some(to.clone()), method.clone(), path.clone()];
+                    let text = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                    let request = client(from).map(|from| Request {
+                        from,
+                        from_ip: row.from_ip,
+                        to: service(to, namespace),
+                        port: row.port,
+                        method: method.clone(),
+                        path: path.clone(),
+                        headers: row.headers.clone().into_iter().collect(),
+                    });
+                    out.push(request.map(|request| (text, request)));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn title(row: &Row, request: &Result<Named, String>) -> String {
+    match (&row.name, request) {
+        (Some(name), Ok((text, _))) => format!("{name}: {text}"),
+        (None, Ok((text, _))) => text.clone(),
+        (name, Err(_)) => name.clone().unwrap_or_else(|| "a row".to_owned()),
+    }
+}
+
+fn outcome(row: usize, wanted: &Row, name: String, result: Result<Answer, String>) -> Outcome {
+    let expected = wanted.expect.verdict();
+    let (verdict, reason, policy) = match result {
+        Ok(answer) => (answer.verdict, answer.reason, answer.policy),
+        Err(fault) => {
+            let message = format!("the request means nothing: {fault}");
+            return Outcome { row, name, passed: false, expected, verdict: Verdict::Unknown, message };
+        }
+    };
+    let other = wanted.policy.as_ref().filter(|p| policy.as_ref() != Some(*p));
+    let passed = verdict == expected && other.is_none();
+    let message = match (verdict == expected, other) {
+        (true, None) => reason,
+        (false, _) => format!("expected {expected}, got {verdict}: {reason}"),
+        (true, Some(wanted)) => {
+            let policy = policy.unwrap_or_else(|| "no policy".to_owned());
+            format!("expected {wanted} to decide, {policy} did: {reason}")
+        }
+    };
+    Outcome { row, name, passed, expected, verdict, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use meltemi_translate::MeshConfig;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_multiplied_and_judged() {
+        let objects = [json!({"kind": "AuthorizationPolicy", "metadata": {"name": "l7", "namespace": "default"}, "spec": {
+            "targetRefs": [{"kind": "Service", "group": "", "name": "web"}],
+            "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/default/sa/curl"]}}],
+                       "to": [{"operation": {"methods": ["GET"]}}]}]}})];
+        let world = World::read(&objects, MeshConfig::default());
+        let table: Table = serde_json::from_value(json!({"tests": [
+            {"from": "default/curl", "to": "web", "method": "GET", "path": ["/", "/a"], "expect": "ALLOW"},
+            {"name": "others", "from": ["default/x", "default/y"], "to": "web.default", "method": ["GET", "PUT"], "path": "/",
+             "expect": "DENY", "policy": "default/l7"},
+            {"name": "wrong", "from": "default/x", "to": "web", "method": "GET", "path": "/", "expect": "ALLOW"},
+            {"name": "other policy", "from": "default/x", "to": "web", "method": "GET", "path": "/", "expect": "DENY",
+             "policy": "default/l4"},
+            {"name": "no client", "from": "x", "to": "web", "expect": "DENY"},
+        ]}))
+        .unwrap();
+        let all = run(&world, &table, "default");
+        let failed: Vec<&str> = all.iter().filter(|o| !o.passed).map(|o| &*o.name).collect();
+        assert_eq!(all.len(), 9);
+        assert_eq!(failed, ["wrong: default/x to web GET /", "other policy: default/x to web GET /", "no client"]);
+        let xml = junit("table.yaml", &all);
+        assert!(xml.contains("tests=\"9\" failures=\"3\"") && xml.matches("<failure").count() == 3, "{xml}");
+        let sarif = sarif("table.yaml", &all, &[1, 2, 3, 4, 5]);
+        assert_eq!(sarif["runs"][0]["results"].as_array().map(Vec::len), Some(3));
+        assert_eq!(sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"]["startLine"], 3);
+        let typo = json!({"tests": [{"form": "a/b", "to": "web", "expect": "DENY"}]});
+        assert!(serde_json::from_value::<Table>(typo).is_err());
+    }
+}
