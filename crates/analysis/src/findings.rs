@@ -134,7 +134,9 @@ pub fn analyze(world: &World, namespace: Option<&str>) -> Vec<Finding> {
     rules::find(world, &mut all);
     all.retain(|f| namespace.is_none_or(|n| n == f.namespace));
     all.sort_by(|a, b| {
-        b.level.cmp(&a.level).then_with(|| (a.code, &a.origin, &a.message).cmp(&(b.code, &b.origin, &b.message)))
+        b.level
+            .cmp(&a.level)
+            .then_with(|| (a.code, &a.origin, &a.message).cmp(&(b.code, &b.origin, &b.message)))
     });
     all.dedup();
     all

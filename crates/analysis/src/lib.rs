@@ -19,13 +19,10 @@ pub mod world;
 
 pub use compare::{Difference, Differences, Place, Unknown, compare};
 pub use diff::diff;
-pub use findings::{Finding, Level, analyze};
-pub use world::World;
-pub use proof::{Guard, Layer};
-pub use who_can::{WhoCan, who_can};
-pub use witness::Witness;
 pub use explain::{Answer, Client, Half, Request, Verdict, explain};
+pub use findings::{Finding, Level, analyze};
 pub use proof::{Guard, Layer};
 pub use side::Attached;
+pub use who_can::{WhoCan, who_can};
 pub use witness::Witness;
 pub use world::World;

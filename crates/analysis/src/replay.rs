@@ -125,7 +125,8 @@ type Judged = (Verdict, String, String);
 
 fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
     let from = flow.from.clone().ok_or("the client's identity was not recorded")?;
-    let mut request = Witness { from, source_ip: flow.from_ip, port: flow.port.unwrap_or(80), ..Witness::default() };
+    let mut request =
+        Witness { from, source_ip: flow.from_ip, port: flow.port.unwrap_or(80), ..Witness::default() };
     match (&flow.http, &flow.to) {
         (Some((method, path)), Target::Host(host, namespace)) => {
             let (service, port) = service(world, host, namespace.as_deref())
@@ -162,7 +163,9 @@ fn decide(request: &Witness, policies: Vec<Attached>, place: String) -> Result<J
         Decision::Deny { by: Some(by) } => {
             (Verdict::Deny, place, format!("denied by {} rule[{}]", name(by.policy), by.rule))
         }
-        Decision::Deny { by: None } => (Verdict::Deny, place, "ALLOW policies apply, and none matches".to_owned()),
+        Decision::Deny { by: None } => {
+            (Verdict::Deny, place, "ALLOW policies apply, and none matches".to_owned())
+        }
         Decision::Ask { by } => return Err(format!("{} asks a provider", name(by.policy))),
         Decision::Undecided { .. } => return Err("a policy is missing".to_owned()),
     })
@@ -202,7 +205,8 @@ fn labels<'a>(world: &'a World, namespace: &str, pod: &str) -> Option<&'a Labels
     let near = world.workloads.iter().filter(|w| *w.name.namespace == *namespace);
     let exact = near.clone().find(|w| w.kind == "Pod" && *w.name.name == *pod);
     let made = |w: &&crate::world::Workload| {
-        w.kind != "Pod" && pod.strip_prefix(&*w.name.name).is_some_and(|rest| rest.starts_with('-') || rest.is_empty())
+        w.kind != "Pod"
+            && pod.strip_prefix(&*w.name.name).is_some_and(|rest| rest.starts_with('-') || rest.is_empty())
     };
     let of = near.filter(made).max_by_key(|w| w.name.name.len());
     exact.or(of).map(|w| &w.labels)
@@ -263,7 +267,8 @@ mod tests {
         ];
         let got = replay(&world(), lines.iter().map(|l| (l.as_str(), None)));
         assert_eq!((got.decisions, got.same, got.other_lines), (6, 2, 1), "{got:?}");
-        let flips: Vec<(usize, &str, Verdict)> = got.flips.iter().map(|f| (f.count, &*f.from, f.is)).collect();
+        let flips: Vec<(usize, &str, Verdict)> =
+            got.flips.iter().map(|f| (f.count, &*f.from, f.is)).collect();
         assert_eq!(
             flips,
             [

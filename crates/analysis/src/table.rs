@@ -166,7 +166,13 @@ fn requests(row: &Row, namespace: &str) -> Vec<Result<Named, String>> {
         for to in row.to.all() {
             for method in optional(&row.method) {
                 for path in optional(&row.path) {
-                    let words = [Some(from.clone()), Some("to".into()), Some(to.clone()), method.clone(), path.clone()];
+                    let words = [
+                        Some(from.clone()),
+                        Some("to".into()),
+                        Some(to.clone()),
+                        method.clone(),
+                        path.clone(),
+                    ];
                     let text = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
                     let request = client(from).map(|from| Request {
                         from,
@@ -224,10 +230,12 @@ mod tests {
 
     #[test]
     fn rows_are_multiplied_and_judged() {
-        let objects = [json!({"kind": "AuthorizationPolicy", "metadata": {"name": "l7", "namespace": "default"}, "spec": {
+        let objects = [
+            json!({"kind": "AuthorizationPolicy", "metadata": {"name": "l7", "namespace": "default"}, "spec": {
             "targetRefs": [{"kind": "Service", "group": "", "name": "web"}],
             "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/default/sa/curl"]}}],
-                       "to": [{"operation": {"methods": ["GET"]}}]}]}})];
+                       "to": [{"operation": {"methods": ["GET"]}}]}]}}),
+        ];
         let world = World::read(&objects, MeshConfig::default());
         let table: Table = serde_json::from_value(json!({"tests": [
             {"from": "default/curl", "to": "web", "method": "GET", "path": ["/", "/a"], "expect": "ALLOW"},
@@ -242,12 +250,18 @@ mod tests {
         let all = run(&world, &table, "default");
         let failed: Vec<&str> = all.iter().filter(|o| !o.passed).map(|o| &*o.name).collect();
         assert_eq!(all.len(), 9);
-        assert_eq!(failed, ["wrong: default/x to web GET /", "other policy: default/x to web GET /", "no client"]);
+        assert_eq!(
+            failed,
+            ["wrong: default/x to web GET /", "other policy: default/x to web GET /", "no client"]
+        );
         let xml = junit("table.yaml", &all);
         assert!(xml.contains("tests=\"9\" failures=\"3\"") && xml.matches("<failure").count() == 3, "{xml}");
         let sarif = sarif("table.yaml", &all, &[1, 2, 3, 4, 5]);
         assert_eq!(sarif["runs"][0]["results"].as_array().map(Vec::len), Some(3));
-        assert_eq!(sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"]["startLine"], 3);
+        assert_eq!(
+            sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"]["startLine"],
+            3
+        );
         let typo = json!({"tests": [{"form": "a/b", "to": "web", "expect": "DENY"}]});
         assert!(serde_json::from_value::<Table>(typo).is_err());
     }

@@ -112,7 +112,11 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
         target_port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();
     let mut admitted = true;
     for (labels, policies) in pods(world, to) {
-        let place = if labels.is_empty() { "node proxy".to_owned() } else { format!("node proxy of Pods with {labels}") };
+        let place = if labels.is_empty() {
+            "node proxy".to_owned()
+        } else {
+            format!("node proxy of Pods with {labels}")
+        };
         let way = match gateway {
             Some(_) => "connections straight to a Pod, around the waypoint",
             None => "connections to the Service or a Pod",
@@ -143,7 +147,10 @@ fn pods(world: &World, to: &NamespacedName) -> Vec<(String, Vec<Attached>)> {
     }
     let several = groups.len() > 1;
     let near = |indices: Vec<usize>| {
-        indices.into_iter().map(|i| Attached { policy: policies[i].policy.clone(), guard: Vec::new() }).collect()
+        indices
+            .into_iter()
+            .map(|i| Attached { policy: policies[i].policy.clone(), guard: Vec::new() })
+            .collect()
     };
     let text = |labels: Labels| {
         let pairs: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -221,7 +228,8 @@ fn grant(
     Grant {
         policy: named.map(|(p, _)| p.name.to_string()),
         rule: named.and_then(|(_, rule)| u32::try_from(rule).ok()),
-        condition: named.map_or_else(|| "no ALLOW policy applies".to_owned(), |(p, r)| words::rule(&p.rules[r])),
+        condition: named
+            .map_or_else(|| "no ALLOW policy applies".to_owned(), |(p, r)| words::rule(&p.rules[r])),
         identities,
         any_identity,
         plaintext,
@@ -232,7 +240,8 @@ fn grant(
 fn in_words(judge: &Judge<'_>, place: usize, class: usize) -> String {
     let atoms = judge.space.atoms(place, class);
     for (attribute, value) in &atoms {
-        if let (Attribute::SourcePrincipal, ValueMatch::String(StringMatch::Exact(text))) = (attribute, value) {
+        if let (Attribute::SourcePrincipal, ValueMatch::String(StringMatch::Exact(text))) = (attribute, value)
+        {
             return text.to_string();
         }
     }
@@ -243,7 +252,11 @@ fn in_words(judge: &Judge<'_>, place: usize, class: usize) -> String {
         .map(|(attribute, value)| format!("{}=[{}]", words::field(attribute), words::value(value)))
         .collect();
     narrow.dedup();
-    if narrow.is_empty() { "any other identity".to_owned() } else { format!("any other identity with {}", narrow.join(" ")) }
+    if narrow.is_empty() {
+        "any other identity".to_owned()
+    } else {
+        format!("any other identity with {}", narrow.join(" "))
+    }
 }
 
 impl Door {
@@ -305,7 +318,8 @@ mod tests {
 
     #[test]
     fn those_that_exist_those_that_are_named_and_all_others() {
-        let account = |name: &str| json!({"kind": "ServiceAccount", "metadata": {"name": name, "namespace": "a"}});
+        let account =
+            |name: &str| json!({"kind": "ServiceAccount", "metadata": {"name": name, "namespace": "a"}});
         let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [
             {"from": [{"source": {"principals": ["cluster.local/ns/b/sa/*"]}}]},
             {"from": [{"source": {"namespaces": ["a"]}}], "to": [{"operation": {"ports": ["80"]}}]},
@@ -315,7 +329,10 @@ mod tests {
         let got = ask(&[account("good"), account("bad"), policy("p", spec), policy("d", deny)], None);
         let all = lines(&got, 0);
         assert_eq!(all.len(), 3, "{all:#?}");
-        assert!(all[0].starts_with("any other identity with principals=[cluster.local/ns/b/sa/*]"), "{all:#?}");
+        assert!(
+            all[0].starts_with("any other identity with principals=[cluster.local/ns/b/sa/*]"),
+            "{all:#?}"
+        );
         assert!(all[1].starts_with("any other identity with namespaces=[a]"), "{all:#?}");
         assert!(all[2].starts_with("cluster.local/ns/a/sa/good  by default/p rule[1]"), "{all:#?}");
         assert!(!got.doors[0].anyone && !got.doors[0].grants.iter().any(|g| g.plaintext));

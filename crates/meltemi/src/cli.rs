@@ -49,6 +49,8 @@ enum Command {
     Sample(sample::Args),
     /// What policies say of a request
     Authz(cmd::authz::Args),
+    /// Find what policies probably do not mean, live or in files, as istioctl shows it
+    Analyze(cmd::analyze::Args),
     /// Waypoints, as istioctl has them
     Waypoint(cmd::waypoint::Args),
     /// What a node proxy holds, as istioctl shows it
@@ -76,6 +78,7 @@ impl Cli {
             Command::Serve(role) => serve::run(role),
             Command::Sample(args) => block_on(sample::run(args)),
             Command::Authz(args) => block_on(cmd::authz::run(args, &global)),
+            Command::Analyze(args) => block_on(cmd::analyze::run(args, &global)),
             Command::Waypoint(args) => block_on(cmd::waypoint::run(args, &global)),
             Command::ZtunnelConfig(args) => block_on(cmd::ztunnel_config::run(args, &global)),
             Command::ProxyConfig(args) => block_on(cmd::proxy_config::run(args, &global)),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands a person types, one file each, and what they share: how a cluster is found.
 
+pub mod analyze;
 pub mod authz;
 pub mod columns;
 pub mod demo;

@@ -23,7 +23,9 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
             out.push(Finding::policy(
                 CUSTOM,
                 &policy.policy.name,
-                format!("provider {provider} is not asked by any proxy here: what the policy matches is denied"),
+                format!(
+                    "provider {provider} is not asked by any proxy here: what the policy matches is denied"
+                ),
                 "decide by ALLOW and DENY policies",
             ));
         }
@@ -93,7 +95,12 @@ fn targets(world: &World, policy: &Authorization, out: &mut Vec<Finding>) {
             )),
         };
         if let Some((what, fix)) = found {
-            out.push(Finding::policy(NOTHING, name, format!("{what}: the policy is not enforced for it"), fix));
+            out.push(Finding::policy(
+                NOTHING,
+                name,
+                format!("{what}: the policy is not enforced for it"),
+                fix,
+            ));
         }
     }
 }
@@ -102,7 +109,8 @@ fn layer7(policy: &Authorization, out: &mut Vec<Finding>) {
     let projected = layer4::project(policy);
     let Some(condition) = projected.condition.filter(|c| c.reason == "UnsupportedValue") else { return };
     let name = &policy.policy.name;
-    let fix = "attach the policy with spec.targetRefs to a Service that uses a waypoint, or leave the fields out";
+    let fix =
+        "attach the policy with spec.targetRefs to a Service that uses a waypoint, or leave the fields out";
     let message = condition.message.trim().to_owned();
     let Some(left) = projected.policy else {
         if !policy.policy.dry_run {

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use meltemi_model::authz::{Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, StringMatch, ValueMatch};
+use meltemi_model::authz::{
+    Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, StringMatch, ValueMatch,
+};
 
 use super::{Finding, LEAVES, Level, OPENS};
 use crate::words;
@@ -44,7 +46,9 @@ fn is_identity(p: &Predicate) -> bool {
 /// `rules: [{}]`.
 fn everything(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Finding>) {
     if rule.clauses.is_empty() {
-        let message = format!("rule[{index}] has no condition: it allows everything, clients without an identity included");
+        let message = format!(
+            "rule[{index}] has no condition: it allows everything, clients without an identity included"
+        );
         let fix = "name who may (from) and what (to), unless this is meant";
         out.push(Finding::policy(OPENS, &policy.name, message, fix).at(Level::Info));
     }
@@ -52,9 +56,12 @@ fn everything(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Finding>
 
 /// Entries of `from` or `to` that look at different fields: entries are ORed, the fields of one entry are ANDed.
 fn apart(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Finding>) {
-    for (origin, word, entry) in [(ClauseOrigin::From, "from", "source"), (ClauseOrigin::To, "to", "operation")] {
+    for (origin, word, entry) in
+        [(ClauseOrigin::From, "from", "source"), (ClauseOrigin::To, "to", "operation")]
+    {
         let Some(clause) = clause(rule, origin) else { continue };
-        let fields = |m: &Match| m.predicates.iter().map(|p| words::field(&p.attribute)).collect::<BTreeSet<_>>();
+        let fields =
+            |m: &Match| m.predicates.iter().map(|p| words::field(&p.attribute)).collect::<BTreeSet<_>>();
         let all: Vec<BTreeSet<String>> = clause.matches.iter().map(fields).collect();
         let alone = |a: usize| all.iter().enumerate().all(|(b, other)| a == b || all[a].is_disjoint(other));
         if all.len() > 1 && (0..all.len()).all(alone) {
@@ -78,7 +85,8 @@ fn only_excluding(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Find
     let Some(from) = clause(rule, ClauseOrigin::From) else { return };
     // Another clause may ask for an identity.
     let asks = |c: &Clause| {
-        !c.matches.is_empty() && c.matches.iter().all(|m| m.predicates.iter().any(|p| is_identity(p) && !p.values.is_empty()))
+        !c.matches.is_empty()
+            && c.matches.iter().all(|m| m.predicates.iter().any(|p| is_identity(p) && !p.values.is_empty()))
     };
     if rule.clauses.iter().any(asks) {
         return;
@@ -114,8 +122,11 @@ fn operation(policy: &Policy, index: usize, rule: &Rule, targeted: bool, out: &m
 fn subtree(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Finding>) {
     let predicates = rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
     for predicate in predicates.filter(|p| p.attribute == Attribute::Path) {
-        let texts: Vec<&StringMatch> =
-            predicate.values.iter().filter_map(|v| if let ValueMatch::String(t) = v { Some(t) } else { None }).collect();
+        let texts: Vec<&StringMatch> = predicate
+            .values
+            .iter()
+            .filter_map(|v| if let ValueMatch::String(t) = v { Some(t) } else { None })
+            .collect();
         for text in &texts {
             let StringMatch::Exact(path) = text else { continue };
             let below = format!("{path}/");

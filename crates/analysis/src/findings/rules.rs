@@ -8,7 +8,9 @@ use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Attribute, Clause, Policy, Predicate, Rule};
 
 use super::{Finding, Level, NEVER, PLAINTEXT, SHADOWED};
-use crate::proof::{Answer, Builder, Form, Guard, Hints, Layer, Need, Question, Space, Subject, rule, unreadable};
+use crate::proof::{
+    Answer, Builder, Form, Guard, Hints, Layer, Need, Question, Space, Subject, rule, unreadable,
+};
 use crate::side::{Attached, Item, Side, any, draft, side};
 use crate::words;
 use crate::world::World;
@@ -38,9 +40,17 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
         let Some(policy) = policies.get(&key.0).filter(|_| !seen.effective.contains(&key)) else { continue };
         let rule = words::rule(&policy.rules[key.1]);
         let (code, message, fix) = if never {
-            (NEVER, format!("rule[{}] can never match: {why} ({rule})", key.1), "correct the rule, or delete it")
+            (
+                NEVER,
+                format!("rule[{}] can never match: {why} ({rule})", key.1),
+                "correct the rule, or delete it",
+            )
         } else {
-            (SHADOWED, format!("rule[{}] changes nothing: {why} ({rule})", key.1), "delete the rule, or narrow the other")
+            (
+                SHADOWED,
+                format!("rule[{}] changes nothing: {why} ({rule})", key.1),
+                "delete the rule, or narrow the other",
+            )
         };
         out.push(Finding::policy(code, &key.0, message, fix));
     }
@@ -57,9 +67,13 @@ fn places(world: &World) -> Vec<(Vec<Attached>, Layer)> {
         .collect();
     for namespace in namespaces {
         // Not as node proxies are told, for there the rules have other numbers; what they cannot see is the same.
-        let whole = world.at_node_proxy(namespace).into_iter().filter_map(|a| match world.policies.get(&a.policy.name) {
-            Some(original) => Some(Attached { policy: Arc::new(original.policy.clone()), guard: a.guard }),
-            None => Some(a),
+        let whole = world.at_node_proxy(namespace).into_iter().filter_map(|a| {
+            match world.policies.get(&a.policy.name) {
+                Some(original) => {
+                    Some(Attached { policy: Arc::new(original.policy.clone()), guard: a.guard })
+                }
+                None => Some(a),
+            }
         });
         out.push((whole.collect(), Layer::Connection));
     }
@@ -92,7 +106,10 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
         [&side.allow, &side.deny, &side.custom].into_iter().flatten().filter_map(|i| i.by).collect();
     for (policy, one) in attached.iter().enumerate() {
         for (index, rule) in one.policy.rules.iter().enumerate() {
-            let skip = one.policy.action == Action::Audit || one.policy.dry_run || unseen(rule, layer) || ambiguous(rule);
+            let skip = one.policy.action == Action::Audit
+                || one.policy.dry_run
+                || unseen(rule, layer)
+                || ambiguous(rule);
             if skip {
                 seen.effective.insert((one.policy.name.clone(), index));
             } else if !matching.contains(&(policy, index)) {
@@ -111,7 +128,8 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
 fn unseen(rule: &Rule, layer: Layer) -> bool {
     let predicates = rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
     predicates.into_iter().any(|p| {
-        matches!(p.attribute, Attribute::Unsupported(_)) || (layer == Layer::Connection && p.attribute.needs_l7())
+        matches!(p.attribute, Attribute::Unsupported(_))
+            || (layer == Layer::Connection && p.attribute.needs_l7())
     })
 }
 
@@ -197,7 +215,9 @@ fn shadow(
         return None;
     }
     let name = |item: &Item| {
-        item.by.map(|(policy, rule)| format!("{} rule[{rule}]", side.policies[policy].policy.name)).unwrap_or_default()
+        item.by
+            .map(|(policy, rule)| format!("{} rule[{rule}]", side.policies[policy].policy.name))
+            .unwrap_or_default()
     };
     if let Some(one) = deny.iter().find(|d| ask(vec![&d.form]).0) {
         return Some(format!("{} denies all that it matches", name(one)));

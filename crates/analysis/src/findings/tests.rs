@@ -47,7 +47,10 @@ fn the_trap_of_the_forgotten_waypoint_and_the_way_around_it() {
     let objects = [policy("l7", l7), policy("l4", l4)];
     assert_eq!(codes(&objects), ["MLT0107 AuthorizationPolicy default/l4", "MLT0106 Service default/web"]);
     let trap = one(&objects, FORGETS);
-    assert!(trap.level == Level::Error && trap.fix.contains("cluster.local/ns/default/sa/waypoint"), "{trap}");
+    assert!(
+        trap.level == Level::Error && trap.fix.contains("cluster.local/ns/default/sa/waypoint"),
+        "{trap}"
+    );
     let way = one(&objects, AROUND);
     assert!(way.message.contains("from cluster.local/ns/default/sa/gw"), "{way}");
     let service = json!({"kind": "Service", "metadata": {"name": "web", "namespace": "default", "labels":
@@ -60,7 +63,10 @@ fn the_trap_of_the_forgotten_waypoint_and_the_way_around_it() {
 #[test]
 fn rules_that_never_match() {
     let cases = [
-        (json!({"to": [{"operation": {"methods": ["get"]}}]}), "methods are upper case, and nothing is methods=[get]"),
+        (
+            json!({"to": [{"operation": {"methods": ["get"]}}]}),
+            "methods are upper case, and nothing is methods=[get]",
+        ),
         (
             json!({"from": [{"source": {"namespaces": ["a"], "notNamespaces": ["a*"]}}]}),
             "nothing is namespaces=[a] notNamespaces=[a*]",
@@ -69,7 +75,10 @@ fn rules_that_never_match() {
             json!({"from": [{"source": {"namespaces": ["a"]}}], "when": [{"key": "source.namespace", "values": ["b"]}]}),
             "its parts exclude each other",
         ),
-        (json!({"from": [{"source": {"principals": ["cluster.local/sa/x"]}}]}), "nothing is principals=[cluster.local/sa/x]"),
+        (
+            json!({"from": [{"source": {"principals": ["cluster.local/sa/x"]}}]}),
+            "nothing is principals=[cluster.local/sa/x]",
+        ),
     ];
     for (rule, why) in cases {
         let found = one(&[policy("p", json!({"targetRefs": target(), "rules": [rule]}))], NEVER);
@@ -82,11 +91,17 @@ fn rules_that_change_nothing() {
     let get = |path: &str| json!({"to": [{"operation": {"methods": ["GET"], "paths": [path]}}]});
     let broad = json!({"targetRefs": target(), "rules": [get("/a/*"), get("/a/b"), get("/c")]});
     let found = one(&[policy("p", broad)], SHADOWED);
-    assert!(found.message.contains("rule[1]") && found.message.contains("default/p rule[0] allows all"), "{found}");
+    assert!(
+        found.message.contains("rule[1]") && found.message.contains("default/p rule[0] allows all"),
+        "{found}"
+    );
     let deny = json!({"targetRefs": target(), "action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/c*"]}}]}]});
     let allow = json!({"targetRefs": target(), "rules": [get("/a/*"), get("/c")]});
     let found = one(&[policy("p", allow), policy("d", deny)], SHADOWED);
-    assert!(found.message.contains("rule[1]") && found.message.contains("default/d rule[0] denies all"), "{found}");
+    assert!(
+        found.message.contains("rule[1]") && found.message.contains("default/d rule[0] denies all"),
+        "{found}"
+    );
     // The same rule twice: the second one.
     let twice = json!({"targetRefs": target(), "rules": [get("/a"), get("/a")]});
     assert!(one(&[policy("p", twice)], SHADOWED).message.contains("rule[1]"));
@@ -111,7 +126,10 @@ fn layer_7_at_a_node_proxy() {
         (json!({"rules": [methods]}), Level::Error),
         (json!({"rules": [methods, {"from": from("cluster.local/ns/a/sa/b")}]}), Level::Warning),
         (json!({"action": "DENY", "rules": [methods]}), Level::Error),
-        (json!({"action": "DENY", "rules": [{"to": [{"operation": {"methods": ["GET"], "ports": ["80"]}}]}]}), Level::Warning),
+        (
+            json!({"action": "DENY", "rules": [{"to": [{"operation": {"methods": ["GET"], "ports": ["80"]}}]}]}),
+            Level::Warning,
+        ),
         (json!({"action": "AUDIT", "rules": [{}]}), Level::Warning),
     ];
     for (spec, level) in cases {
@@ -127,18 +145,31 @@ fn policies_that_are_attached_to_nothing() {
     let pod = json!({"kind": "Pod", "metadata": {"name": "x", "namespace": "default", "labels": {"app": "x"}}, "spec": {}});
     let around = [service, namespace, pod];
     let with = |spec: Value| -> Vec<Value> { around.iter().cloned().chain([policy("p", spec)]).collect() };
-    let gateway = |kind: &str| json!([{"kind": kind, "group": "gateway.networking.k8s.io", "name": "istio-waypoint"}]);
+    let gateway =
+        |kind: &str| json!([{"kind": kind, "group": "gateway.networking.k8s.io", "name": "istio-waypoint"}]);
     let cases = [
-        (json!({"selector": {"matchLabels": {"app": "y"}}, "rules": [{"from": from("*")}]}), "no workload has the labels app=y"),
+        (
+            json!({"selector": {"matchLabels": {"app": "y"}}, "rules": [{"from": from("*")}]}),
+            "no workload has the labels app=y",
+        ),
         (json!({"targetRefs": target(), "rules": [{"from": from("*")}]}), "is not bound to a waypoint"),
-        (json!({"targetRefs": [{"kind": "Service", "group": "", "name": "no"}], "rules": [{"from": from("*")}]}), "was not found"),
-        (json!({"targetRefs": gateway("GatewayClass"), "rules": [{"from": from("*")}]}), "in the root namespace"),
+        (
+            json!({"targetRefs": [{"kind": "Service", "group": "", "name": "no"}], "rules": [{"from": from("*")}]}),
+            "was not found",
+        ),
+        (
+            json!({"targetRefs": gateway("GatewayClass"), "rules": [{"from": from("*")}]}),
+            "in the root namespace",
+        ),
     ];
     for (spec, what) in cases {
         let found = one(&with(spec), NOTHING);
         assert!(found.message.contains(what), "{found}");
     }
-    assert_eq!(codes(&with(json!({"selector": {"matchLabels": {"app": "x"}}, "rules": [{"from": from("*")}]}))), Vec::<String>::new());
+    assert_eq!(
+        codes(&with(json!({"selector": {"matchLabels": {"app": "x"}}, "rules": [{"from": from("*")}]}))),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -170,7 +201,12 @@ fn the_rest() {
     assert!(!codes(&[policy("p", tree)]).iter().any(|c| c.starts_with("MLT0109")));
     let bad = policy("p", json!({"action": "DENY"}));
     let found = one(&[bad], INVALID);
-    assert!(found.to_string().starts_with("Error [IST0106] (AuthorizationPolicy default/p) Schema validation error: DENY action"));
-    let custom = json!({"targetRefs": target(), "action": "CUSTOM", "provider": {"name": "opa"}, "rules": [{}]});
+    assert!(
+        found.to_string().starts_with(
+            "Error [IST0106] (AuthorizationPolicy default/p) Schema validation error: DENY action"
+        )
+    );
+    let custom =
+        json!({"targetRefs": target(), "action": "CUSTOM", "provider": {"name": "opa"}, "rules": [{}]});
     assert!(one(&[policy("p", custom)], CUSTOM).message.contains("opa"));
 }

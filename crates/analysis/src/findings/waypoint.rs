@@ -28,7 +28,8 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
             }
             pods.push(Labels::from([("app".to_owned(), service.name.to_string())]));
         }
-        let port = world.services.get(service).and_then(|s| s.ports.first()).map_or(Some(80), |(_, target)| *target);
+        let port =
+            world.services.get(service).and_then(|s| s.ports.first()).map_or(Some(80), |(_, target)| *target);
         let all = world.at_node_proxy(&service.namespace);
         for labels in pods {
             let near: Vec<Attached> = all
@@ -73,7 +74,12 @@ fn forgets(
     let message = format!(
         "the policy does not admit waypoint {gateway}, through which requests to Service {service} come: all of them fail"
     );
-    out.push(Finding::policy(FORGETS, &culprit, message, format!("add {principal} to the principals of an ALLOW rule")));
+    out.push(Finding::policy(
+        FORGETS,
+        &culprit,
+        message,
+        format!("add {principal} to the principals of an ALLOW rule"),
+    ));
 }
 
 fn around(
@@ -85,16 +91,20 @@ fn around(
 ) {
     let own = world.services.get(service).map(|s| &s.labels);
     let of_namespace = world.namespaces.get(&*service.namespace);
-    let closed = |labels: Option<&Labels>| labels.is_some_and(|l| l.get(WAYPOINT_BYPASS).is_some_and(|v| v == "deny"));
+    let closed =
+        |labels: Option<&Labels>| labels.is_some_and(|l| l.get(WAYPOINT_BYPASS).is_some_and(|v| v == "deny"));
     if closed(own) || closed(of_namespace) {
         return;
     }
     let principal = world.waypoint_identity(gateway);
-    let given: Vec<Given> = port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();
+    let given: Vec<Given> =
+        port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();
     let hints = Hints { identities: world.identities(), ..Hints::default() };
     let known = [principal.clone()];
     let Ok(mut judge) = Judge::with_known(near, Layer::Connection, &given, &hints, &known) else { return };
-    let Some(others) = judge.space.without(&ValueMatch::String(StringMatch::Exact(principal.as_str().into()))) else {
+    let Some(others) =
+        judge.space.without(&ValueMatch::String(StringMatch::Exact(principal.as_str().into())))
+    else {
         return;
     };
     let Answer::Yes(classes) = judge.allowed(&[others]) else { return };

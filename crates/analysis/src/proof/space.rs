@@ -425,7 +425,9 @@ impl Space {
     /// The values of policies that a class matches, but for `*`.
     pub(crate) fn atoms(&self, place: usize, class: usize) -> Vec<(Attribute, ValueMatch)> {
         let made = self.drafts.iter().find(|d| usize::from(d.first) == place);
-        let all = made.into_iter().flat_map(|made| made.ids.iter().map(|(key, id)| (key, &made.atoms[*id as usize])));
+        let all = made
+            .into_iter()
+            .flat_map(|made| made.ids.iter().map(|(key, id)| (key, &made.atoms[*id as usize])));
         let presence = ValueMatch::String(StringMatch::Presence);
         let inside = all.filter(|((_, value), bits)| bits.has(class) && *value != presence);
         let mut out: Vec<(Attribute, ValueMatch)> = inside.map(|(key, _)| key.clone()).collect();

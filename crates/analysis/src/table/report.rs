@@ -22,7 +22,10 @@ pub fn junit(file: &str, outcomes: &[Outcome]) -> String {
             let _ = writeln!(out, "{case}/>");
         } else {
             let message = escaped(&outcome.message);
-            let _ = writeln!(out, "{case}>\n      <failure message=\"{message}\">{message}</failure>\n    </testcase>");
+            let _ = writeln!(
+                out,
+                "{case}>\n      <failure message=\"{message}\">{message}</failure>\n    </testcase>"
+            );
         }
     }
     out.push_str("  </testsuite>\n</testsuites>\n");

@@ -4,6 +4,8 @@
 mod diff;
 mod explain;
 pub(crate) mod objects;
+mod simulate;
+mod test;
 mod who_can;
 
 use std::process::ExitCode;
@@ -27,6 +29,10 @@ enum Verb {
     Diff(diff::Args),
     /// List everybody who may reach a Service, each with the policy and rule that lets it
     WhoCan(who_can::Args),
+    /// Hold policies against a table of requests with expected verdicts; exit code 0 when all hold
+    Test(test::Args),
+    /// Replay recorded decisions against other policies and list what would flip
+    Simulate(simulate::Args),
 }
 
 /// Runs the command.
@@ -35,5 +41,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         Verb::Explain(args) => explain::run(args, global).await,
         Verb::Diff(args) => diff::run(args, global).await,
         Verb::WhoCan(args) => who_can::run(args, global).await,
+        Verb::Test(args) => test::run(args, global).await,
+        Verb::Simulate(args) => simulate::run(args, global).await,
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use meltemi_analysis::{Answer, Client, Request, Verdict, explain};
+use meltemi_analysis::{Answer, Request, Verdict, explain, table};
 
 use super::objects;
 use crate::cmd::Global;
@@ -65,18 +65,6 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
     }))
 }
 
-/// Reads a client as it is written on the command line and in tables.
-pub(crate) fn client(text: &str) -> anyhow::Result<Client> {
-    Ok(match text.split('/').collect::<Vec<_>>().as_slice() {
-        ["plaintext"] => Client::Plaintext,
-        [namespace, account] => Client::Account((*namespace).to_owned(), (*account).to_owned()),
-        [_, "ns", _, "sa", _] => Client::Principal(text.to_owned()),
-        _ => anyhow::bail!(
-            "{text:?} is no client: expected NAMESPACE/SERVICEACCOUNT, e.g. default/curl, a principal, or `plaintext`"
-        ),
-    })
-}
-
 fn request(args: &Args, namespace: &str) -> anyhow::Result<Request> {
     let header = |text: &String| {
         let (name, value) =
@@ -84,9 +72,9 @@ fn request(args: &Args, namespace: &str) -> anyhow::Result<Request> {
         Ok((name.to_owned(), value.to_owned()))
     };
     Ok(Request {
-        from: client(&args.from).context("--from")?,
+        from: table::client(&args.from).map_err(|e| anyhow::anyhow!("--from: {e}"))?,
         from_ip: args.from_ip,
-        to: objects::service(&args.to, namespace),
+        to: table::service(&args.to, namespace),
         port: args.port,
         method: args.method.clone(),
         path: args.path.clone(),

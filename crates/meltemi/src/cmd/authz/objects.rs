@@ -133,11 +133,3 @@ pub(crate) fn mesh(objects: &[Value]) -> anyhow::Result<meltemi_translate::MeshC
     }
     Ok(mesh)
 }
-
-/// `SERVICE` or `SERVICE.NAMESPACE`, as namespace and name.
-pub(crate) fn service(text: &str, namespace: &str) -> (String, String) {
-    match text.split_once('.') {
-        Some((service, rest)) => (rest.split('.').next().unwrap_or(rest).to_owned(), service.to_owned()),
-        None => (namespace.to_owned(), text.to_owned()),
-    }
-}

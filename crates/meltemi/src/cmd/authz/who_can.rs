@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use meltemi_analysis::who_can::{Question, WhoCan};
-use meltemi_analysis::who_can;
+use meltemi_analysis::{table, who_can};
 use meltemi_model::NamespacedName;
 
 use super::objects;
@@ -42,8 +42,9 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
     let (namespace, objects) = objects::from(&args.files, global).await?;
     let mut world = objects::world(&objects)?;
     world.complete = args.files.is_empty();
-    let (namespace, name) = objects::service(&args.to, &namespace);
-    let question = Question { to: NamespacedName::new(namespace, name), method: args.method, path: args.path };
+    let (namespace, name) = table::service(&args.to, &namespace);
+    let question =
+        Question { to: NamespacedName::new(namespace, name), method: args.method, path: args.path };
     let answer = who_can(&world, &question).map_err(anyhow::Error::msg)?;
     if args.output == "json" {
         println!("{}", serde_json::to_string_pretty(&answer)?);
@@ -65,7 +66,9 @@ fn print(answer: &WhoCan) {
         }
     }
     if answer.waypoint_admitted == Some(false) {
-        println!("warning: the node proxy does not admit the waypoint: nobody reaches the Service through it");
+        println!(
+            "warning: the node proxy does not admit the waypoint: nobody reaches the Service through it"
+        );
     }
     for assumed in &answer.assumed {
         println!("assumed: {assumed}");

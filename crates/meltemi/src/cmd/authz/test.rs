@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meltemi authz test`: policies against a table of requests with expected verdicts.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use meltemi_analysis::table::{self, Outcome, Table};
+
+use super::objects;
+use crate::cmd::Global;
+
+/// Runs a table of requests.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+A table is YAML. `from`, `to`, `method` and `path` take one value or a list; every combination is tried.
+
+  policies: [../kagenti]                  # beside -f; relative to the table
+  tests:
+    - name: only the collector posts traces
+      from: kagenti-system/otel-collector # NAMESPACE/SERVICEACCOUNT, a principal, or `plaintext`
+      fromIP: 10.0.0.7                    # optional
+      to: mlflow.kagenti-system           # SERVICE or SERVICE.NAMESPACE
+      port: 5000                          # optional; the first one of the Service
+      method: POST
+      path: [/v1/traces]
+      headers: {x-tenant: a}              # optional
+      expect: ALLOW                       # ALLOW, DENY or UNKNOWN
+      policy: kagenti-system/mlflow-api-access # optional: the policy that has to decide
+
+Without -f and `policies`, the policies of the cluster are held against the table.
+Exit code 0 when every row holds, 1 when one does not.
+
+Examples:
+  meltemi authz test samples/authz-tests/kagenti.yaml
+  meltemi authz test table.yaml -f policies/ --junit report.xml --sarif report.sarif")]
+pub(crate) struct Args {
+    /// The table
+    file: PathBuf,
+    /// Files or folders of policies instead of the cluster's
+    #[arg(short, long = "filename", value_name = "POLICIES")]
+    files: Vec<PathBuf>,
+    /// Write a report in JUnit's form
+    #[arg(long, value_name = "OUT")]
+    junit: Option<PathBuf>,
+    /// Write the failures in SARIF's form
+    #[arg(long, value_name = "OUT")]
+    sarif: Option<PathBuf>,
+    /// Output form
+    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
+    output: String,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let text =
+        std::fs::read_to_string(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
+    let table: Table =
+        serde_yaml_ng::from_str(&text).with_context(|| format!("reading {}", args.file.display()))?;
+    let beside = args.file.parent().unwrap_or(Path::new("."));
+    let files: Vec<PathBuf> =
+        args.files.iter().cloned().chain(table.policies.iter().map(|p| beside.join(p))).collect();
+    let (namespace, found) = objects::from(&files, global).await?;
+    let mut world = objects::world(&found)?;
+    world.complete = files.is_empty();
+    let outcomes = table::run(&world, &table, &namespace);
+    let name = args.file.display().to_string();
+    if let Some(out) = &args.junit {
+        write(out, &table::junit(&name, &outcomes))?;
+    }
+    if let Some(out) = &args.sarif {
+        let report = table::sarif(&name, &outcomes, &lines(&text));
+        write(out, &serde_json::to_string_pretty(&report)?)?;
+    }
+    if args.output == "json" {
+        println!("{}", serde_json::to_string_pretty(&outcomes)?);
+    } else {
+        print(&outcomes);
+    }
+    Ok(ExitCode::from(u8::from(outcomes.iter().any(|o| !o.passed))))
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The line of each row: of the items of the list below `tests:`, which all begin at the same column.
+fn lines(text: &str) -> Vec<usize> {
+    let begin = text.lines().position(|l| l.trim_end() == "tests:").map_or(0, |at| at + 1);
+    let items = text.lines().enumerate().skip(begin).filter(|(_, l)| l.trim_start().starts_with("- "));
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let items: Vec<(usize, usize)> = items.map(|(at, line)| (at + 1, indent(line))).collect();
+    let least = items.iter().map(|(_, indent)| *indent).min().unwrap_or(0);
+    items.into_iter().filter(|(_, indent)| *indent == least).map(|(at, _)| at).collect()
+}
+
+fn print(outcomes: &[Outcome]) {
+    for outcome in outcomes {
+        let word = if outcome.passed { "ok  " } else { "FAIL" };
+        println!("{word} {}", outcome.name);
+        if !outcome.passed {
+            println!("     {}", outcome.message);
+        }
+    }
+    let failed = outcomes.iter().filter(|o| !o.passed).count();
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_lines() {
+        let text = "policies:\n- a\ntests:\n  - name: x\n    from:\n      - a\n    to: b\n  - to: c\n";
+        assert_eq!(lines(text), [4, 8]);
+    }
+}
