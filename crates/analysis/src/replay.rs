@@ -117,7 +117,7 @@ pub fn replay<'a>(world: &World, lines: impl IntoIterator<Item = (&'a str, Optio
         flips.entry(key).or_insert(flip).count += 1;
     }
     out.flips = flips.into_values().collect();
-    out.flips.sort_by(|a, b| b.count.cmp(&a.count));
+    out.flips.sort_by_key(|flip| std::cmp::Reverse(flip.count));
     out
 }
 

@@ -67,13 +67,9 @@ fn places(world: &World) -> Vec<(Vec<Attached>, Layer)> {
         .collect();
     for namespace in namespaces {
         // Not as node proxies are told, for there the rules have other numbers; what they cannot see is the same.
-        let whole = world.at_node_proxy(namespace).into_iter().filter_map(|a| {
-            match world.policies.get(&a.policy.name) {
-                Some(original) => {
-                    Some(Attached { policy: Arc::new(original.policy.clone()), guard: a.guard })
-                }
-                None => Some(a),
-            }
+        let whole = world.at_node_proxy(namespace).into_iter().map(|a| match world.policies.get(&a.policy.name) {
+            Some(original) => Attached { policy: Arc::new(original.policy.clone()), ..a },
+            None => a,
         });
         out.push((whole.collect(), Layer::Connection));
     }

@@ -33,7 +33,6 @@ pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
     // Somewhere that no range names, if such a place is left, reads better than the first address of all.
     starts.extend(["10.0.0.1", "192.0.2.1", "203.0.113.9"].iter().filter_map(|a| a.parse::<IpAddr>().ok()));
     let mut classes: BTreeMap<Vec<u32>, IpAddr> = BTreeMap::new();
-    let mut order: Vec<Vec<u32>> = Vec::new();
     for start in starts {
         // An IPv4 address in IPv6 clothes is judged as IPv4: it is no address of its own.
         if start.to_canonical() != start {
@@ -42,14 +41,13 @@ pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
         let start = better(start, &ranges);
         let inside: Vec<u32> =
             (0..).zip(&ranges).filter(|(_, r)| r.contains(&start)).map(|(i, _)| i).collect();
-        if !classes.contains_key(&inside) {
-            order.push(inside.clone());
-            classes.insert(inside, start);
-        } else if inside.is_empty() && start == IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)) {
-            classes.insert(inside, start);
+        let usual = inside.is_empty() && start == IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+        let known = classes.entry(inside).or_insert(start);
+        if usual {
+            *known = start;
         }
     }
-    order.into_iter().filter_map(|inside| Some((*classes.get(&inside)?, inside))).collect()
+    classes.into_iter().map(|(inside, ip)| (ip, inside)).collect()
 }
 
 /// The address after the first of a range reads better than the range's own; only when it is in the same ranges.
