@@ -2,6 +2,8 @@
 //! Random policies from YAML's shape through the model and the wire: whoever receives them decides as who sent them, and a
 //! node proxy, told less, never lets through what the whole policy denies.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;

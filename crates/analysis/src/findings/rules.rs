@@ -67,10 +67,11 @@ fn places(world: &World) -> Vec<(Vec<Attached>, Layer)> {
         .collect();
     for namespace in namespaces {
         // Not as node proxies are told, for there the rules have other numbers; what they cannot see is the same.
-        let whole = world.at_node_proxy(namespace).into_iter().map(|a| match world.policies.get(&a.policy.name) {
-            Some(original) => Attached { policy: Arc::new(original.policy.clone()), ..a },
-            None => a,
-        });
+        let whole =
+            world.at_node_proxy(namespace).into_iter().map(|a| match world.policies.get(&a.policy.name) {
+                Some(original) => Attached { policy: Arc::new(original.policy.clone()), ..a },
+                None => a,
+            });
         out.push((whole.collect(), Layer::Connection));
     }
     for service in world.targeted() {

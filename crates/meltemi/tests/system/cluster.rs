@@ -51,6 +51,25 @@ fn what_a_user_types_works_with_both_kubectls() {
     }
 }
 
+/// AuthorizationPolicies that are refused, and what is said: by the schema, or by the webhook in Istio's words.
+const REFUSED: &[(&str, &str)] = &[
+    ("{selektor: {}}", "unknown field \"spec.selektor\""),
+    (
+        "{rules: [{from: [{source: {principal: [a]}}]}]}",
+        "unknown field \"spec.rules[0].from[0].source.principal\"",
+    ),
+    (
+        "{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, group: \"\", name: x}]}",
+        "only one of targetRefs or selector can be set",
+    ),
+    ("{action: PERMIT}", "supported values: \"ALLOW\", \"DENY\", \"AUDIT\", \"CUSTOM\""),
+    ("{action: DENY}", "DENY action without `rules` is meaningless as it will never be triggered"),
+    ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}", "bad CIDR range (10.0.0.0/33)"),
+    ("{rules: [{from: []}]}", "`from` must not be empty, found at rule 0"),
+    ("{rules: [{to: [{operation: {methods: [\"\"]}}]}]}", "empty value not allowed, found in Methods"),
+    ("{rules: [{to: [{operation: {ports: [\"80-90\"]}}]}]}", "bad port (80-90)"),
+];
+
 #[test]
 fn what_is_wrong_is_refused_and_what_is_not_allowed_is_forbidden() {
     let machine = Machine::start(KUBECTLS[0]);
@@ -61,17 +80,9 @@ fn what_is_wrong_is_refused_and_what_is_not_allowed_is_forbidden() {
         )
     };
     // A client that asks for no validation: the API refuses all the same.
-    machine.step(&policy("{selektor: {}}"), "unknown field \"spec.selektor\"", 1);
-    machine.step(
-        &policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, group: \"\", name: x}]}"),
-        "only one of targetRefs or selector can be set",
-        1,
-    );
-    machine.step(
-        &policy("{action: PERMIT}"),
-        "supported values: \"ALLOW\", \"DENY\", \"AUDIT\", \"CUSTOM\"",
-        1,
-    );
+    for (spec, says) in REFUSED {
+        machine.step(&policy(spec), says, 1);
+    }
     machine.step(&policy("{rules: [{from: [{source: {principals: [a]}}]}]}"), "created", 0);
     machine.step("kubectl apply -f samples/curl/curl.yaml", "created", 0);
     machine.step(
