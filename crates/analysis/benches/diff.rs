@@ -44,7 +44,7 @@ fn methods(index: usize) -> (Attribute, Vec<String>) {
 /// A caller, methods and a path each; the other side writes each rule differently, and one in fifty really is.
 fn services(changed: bool) -> Vec<Attached> {
     let one = |i: usize| {
-        let end = if changed && i % 50 == 0 { "/x/*" } else { "/*" };
+        let end = if changed && i.is_multiple_of(50) { "/x/*" } else { "/*" };
         rule(&[
             who(i),
             methods(i + usize::from(changed && i % 50 == 7)),

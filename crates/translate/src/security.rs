@@ -4,6 +4,7 @@
 
 pub mod aliases;
 pub mod authorization;
+pub mod bypass;
 pub mod layer4;
 pub mod notes;
 pub mod peer;

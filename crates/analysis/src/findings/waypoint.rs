@@ -89,13 +89,6 @@ fn around(
     port: Option<u16>,
     out: &mut Vec<Finding>,
 ) {
-    let own = world.services.get(service).map(|s| &s.labels);
-    let of_namespace = world.namespaces.get(&*service.namespace);
-    let closed =
-        |labels: Option<&Labels>| labels.is_some_and(|l| l.get(WAYPOINT_BYPASS).is_some_and(|v| v == "deny"));
-    if closed(own) || closed(of_namespace) {
-        return;
-    }
     let principal = world.waypoint_identity(gateway);
     let given: Vec<Given> =
         port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();

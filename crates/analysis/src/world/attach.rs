@@ -7,9 +7,9 @@ use std::sync::Arc;
 use meltemi_model::NamespacedName;
 use meltemi_translate::facts::Labels;
 use meltemi_translate::gateways::classes::{self, Class};
-use meltemi_translate::security::layer4;
 use meltemi_translate::security::peer::{Peer, Peers};
 use meltemi_translate::security::{Authorization, Reference};
+use meltemi_translate::security::{bypass, layer4};
 use meltemi_translate::waypoints::{Wish, wish};
 
 use super::World;
@@ -61,7 +61,25 @@ impl World {
             let guard = p.selector.as_ref().map(of_labels).unwrap_or_default();
             layer4::project(p).policy.map(|policy| Attached { policy: Arc::new(policy), guard })
         });
-        projected.chain(self.strict(namespace)).collect()
+        projected.chain(self.strict(namespace)).chain(self.closed(namespace)).collect()
+    }
+
+    /// Services whose Pods are for their waypoint only.
+    fn closed(&self, namespace: &str) -> Vec<Attached> {
+        let nothing = Labels::new();
+        let of_namespace = self.namespaces.get(namespace).unwrap_or(&nothing);
+        let near = self.services.iter().filter(|(name, service)| {
+            *name.namespace == *namespace
+                && !service.selector.is_empty()
+                && bypass::is_closed(&service.labels, of_namespace)
+        });
+        let attached = near.filter_map(|(name, service)| {
+            let waypoint = self.waypoint_of(name).gateway()?.clone();
+            let ports: Option<Vec<u16>> = service.ports.iter().map(|(_, target)| *target).collect();
+            let policy = bypass::policy(name, &ports.unwrap_or_default(), &waypoint, &self.mesh);
+            Some(Attached { policy: Arc::new(policy), guard: of_labels(&service.selector) })
+        });
+        attached.collect()
     }
 
     /// PeerAuthentications as the policies that they become.

@@ -112,4 +112,11 @@ fn layer7(machine: &Machine) {
     goes_on(&mut a);
     machine.step("kubectl -n mesh exec a -- curl -s -X DELETE http://echo.mesh/", "RBAC: access denied", 0);
     machine.step("kubectl -n mesh exec b -- curl -s http://echo.mesh/", "RBAC: access denied", 0);
+    // Around the waypoint, straight to the Pod: as in Istio open, until the Service's label closes it.
+    let ip = machine.output("kubectl -n mesh get pod echo -o jsonpath={.status.podIP}");
+    let around = format!("kubectl -n mesh exec b -- curl -s -m 5 http://{ip}:8080/");
+    machine.step(&around, "hello", 0);
+    machine.step("kubectl -n mesh label service echo meltemi.dev/waypoint-bypass=deny", "labeled", 0);
+    machine.eventually(&format!("{around}; true"), "command terminated with exit code 56");
+    machine.step("kubectl -n mesh exec a -- curl -s http://echo.mesh/", "hello", 0);
 }

@@ -7,22 +7,24 @@ use meltemi_model::names::WorkloadUid;
 use meltemi_model::workload::GatewayAddress;
 use meltemi_model::{NamespacedName, Workload};
 
-use super::{Delta, Index, User};
-use crate::facts::{Labels, NamespaceFacts, PodFacts};
+use super::{Delta, Index, PolicyFacts, User};
+use crate::facts::{Labels, NamespaceFacts, PodFacts, ServicePort, TargetPort};
 use crate::labels;
+use crate::security::bypass;
 use crate::waypoints::{self, Binding, Traffic, Wish};
 use crate::{services, workloads};
 
 impl Index {
     /// Computes what was marked and returns what is different from before.
     pub fn flush(&mut self) -> Delta {
-        let dirty = std::mem::take(&mut self.dirty);
         let mut delta = Delta::default();
+        // Services first: a Service may change a policy and, with it, Pods.
+        for name in std::mem::take(&mut self.dirty.services) {
+            self.flush_service(&name, &mut delta);
+        }
+        let dirty = std::mem::take(&mut self.dirty);
         for name in dirty.policies {
             self.flush_policy(name, &mut delta);
-        }
-        for name in dirty.services {
-            self.flush_service(&name, &mut delta);
         }
         for name in dirty.pods {
             self.flush_pod(&name, &mut delta);
@@ -66,6 +68,7 @@ impl Index {
             };
             delta.bindings.push(name.clone());
         }
+        self.close_bypass(name, meant.cloned().as_ref());
         let guarded = self.guards.get(name).is_some_and(|g| !g.is_empty());
         let nothing = NamespaceFacts::default();
         let namespace = self.namespace(&name.namespace).unwrap_or(&nothing);
@@ -95,6 +98,24 @@ impl Index {
             };
             delta.service_conditions.push((name.clone(), condition));
         }
+    }
+
+    /// Where a Service asks for it, its Pods are for its waypoint only, ready or not.
+    fn close_bypass(&mut self, service: &NamespacedName, waypoint: Option<&NamespacedName>) {
+        let nothing = Labels::new();
+        let of_namespace = self.namespace(&service.namespace).map_or(&nothing, |n| &n.labels);
+        let closed = self.service(service).filter(|facts| bypass::is_closed(&facts.labels, of_namespace));
+        let facts = closed.zip(waypoint).and_then(|(facts, waypoint)| {
+            // A named port may be another at each Pod: then all are meant.
+            let number = |port: &ServicePort| match port.target {
+                TargetPort::Number(number) => Some(number),
+                TargetPort::Named(_) => None,
+            };
+            let ports: Option<Vec<u16>> = facts.ports.iter().map(number).collect();
+            let policy = bypass::policy(service, &ports.unwrap_or_default(), waypoint, &self.mesh);
+            Some(PolicyFacts { policy: Arc::new(policy), selector: Some(facts.selector.clone()?) })
+        });
+        self.apply_policy(bypass::name(service), facts);
     }
 
     fn wish_of_service(&self, name: &NamespacedName) -> Wish {

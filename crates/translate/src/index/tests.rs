@@ -226,3 +226,38 @@ fn a_strict_mesh_names_the_policy_on_every_workload() {
     let delta = index.flush();
     assert_eq!((delta.removed_policies.len(), delta.workloads[0].authorization_policies.len()), (1, 0));
 }
+
+#[test]
+fn the_way_around_a_waypoint_is_closed_where_a_service_or_its_namespace_asks() {
+    // Labels of the Service and of its namespace, and whether its Pods are for the waypoint only.
+    let cases = [
+        ("{}", "{istio.io/use-waypoint: waypoint}", false),
+        ("{meltemi.dev/waypoint-bypass: deny}", "{istio.io/use-waypoint: waypoint}", true),
+        ("{}", "{istio.io/use-waypoint: waypoint, meltemi.dev/waypoint-bypass: deny}", true),
+        (
+            "{meltemi.dev/waypoint-bypass: allow}",
+            "{istio.io/use-waypoint: waypoint, meltemi.dev/waypoint-bypass: deny}",
+            false,
+        ),
+        // Without a waypoint there is nothing to go around.
+        ("{meltemi.dev/waypoint-bypass: deny}", "{}", false),
+    ];
+    for (own, of_namespace, closed) in cases {
+        let mut index = Index::new(MeshConfig::default());
+        let labelled =
+            SERVICE.replace("namespace: default}", &format!("namespace: default, labels: {own}}}"));
+        for change in [waypoint(false), productpage(true), namespace(of_namespace), service(&labelled)] {
+            index.apply(change);
+        }
+        let delta = index.flush();
+        let name = NamespacedName::new("default", "meltemi_only_through_waypoint_productpage");
+        let [workload] = delta.workloads.as_slice() else { panic!("{delta:?}") };
+        assert_eq!(workload.authorization_policies.contains(&name), closed, "{own} {of_namespace}");
+        assert_eq!(delta.policies.iter().any(|p| p.name == name), closed, "{own} {of_namespace}");
+        // The label goes, and with it the policy.
+        index.apply(service(SERVICE));
+        index.apply(namespace("{istio.io/use-waypoint: waypoint}"));
+        let delta = index.flush();
+        assert_eq!(delta.removed_policies.contains(&name), closed, "{own} {of_namespace}");
+    }
+}
