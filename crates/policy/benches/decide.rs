@@ -139,6 +139,9 @@ fn side(n: usize) -> usize {
     (n as f64).sqrt().ceil() as usize
 }
 
+/// Prefixes each of which begins the next.
+const CHAIN: usize = 500;
+
 /// A decoy: on a path that no request has.
 const ELSEWHERE: &str = "/elsewhere";
 
@@ -208,6 +211,19 @@ const SHAPES: &[Shape] = &[
             )
         },
         request: |i, _| l7(0, format!("{}/item/7", path(i))),
+    },
+    Shape {
+        name: "prefixes in prefixes",
+        layer: 7,
+        rule: |i, _| {
+            let prefix = format!("/{}*", "a".repeat(i % CHAIN));
+            rule(
+                vec![is(Attribute::SourcePrincipal, principal(i / CHAIN))],
+                vec![is(Attribute::Path, prefix)],
+            )
+        },
+        // All prefixes match, of which the principal has some, or none.
+        request: |i, n| l7(if i < n { i / CHAIN } else { n }, format!("/{}", "a".repeat(CHAIN))),
     },
     Shape {
         name: "path suffixes",

@@ -2,6 +2,7 @@
 //! The index over the rules of many policies: one look-up for each attribute gives the set of rows that it fulfils; the
 //! first row in all of them is the answer.
 
+mod ends;
 mod field;
 mod key;
 mod query;

@@ -76,14 +76,14 @@ impl FieldBuilder {
         for (key, (plus, minus)) in values {
             let literally = attribute == Attribute::Path && key.text().is_some_and(is_literal);
             let patterns = if literally { &mut literal } else { &mut patterns };
-            let nested = |text| Nested { text, plus: plus.clone(), minus: minus.clone(), whole: false };
+            let nested = |text| Nested { text, plus: plus.clone(), minus: minus.clone() };
             match &key {
                 Key::Prefix(text) => {
                     patterns.prefixes.push(nested(text.clone()));
                     continue;
                 }
                 Key::Suffix(text) => {
-                    patterns.suffixes.push(nested(text.iter().rev().copied().collect()));
+                    patterns.suffixes.push(nested(text.clone()));
                     continue;
                 }
                 _ => {}

@@ -71,47 +71,10 @@ fn folded(attribute: &Attribute, text: &Arc<str>) -> Arc<[u8]> {
     }
 }
 
-/// So many patterns may begin one another before the sets of those above are put together.
-const DEPTH: usize = 8;
-
 /// A pattern that others may begin, with the rows that it brings in and rules out.
 #[derive(Clone, Debug)]
 pub(super) struct Nested {
-    /// Where the text begins that is compared first.
     pub(super) text: Arc<[u8]>,
     pub(super) plus: Vec<u32>,
     pub(super) minus: Vec<u32>,
-    /// The rows are those of the patterns that begin this one, too.
-    pub(super) whole: bool,
-}
-
-/// Sorts patterns. Of a long chain in which each begins the next, every eighth gets the rows of all before it, so that a
-/// text that all of them match is answered by a few sets.
-pub(super) fn nest(patterns: &mut [Nested]) {
-    patterns.sort_by(|a, b| a.text.cmp(&b.text));
-    let mut chain: Vec<usize> = Vec::new();
-    for at in 0..patterns.len() {
-        while let Some(before) = chain.last()
-            && !patterns[at].text.starts_with(&patterns[*before].text)
-        {
-            chain.pop();
-        }
-        if !chain.is_empty() && chain.len().is_multiple_of(DEPTH) {
-            let (mut plus, mut minus) = (Vec::new(), Vec::new());
-            for before in chain.iter().rev() {
-                plus.extend(&patterns[*before].plus);
-                minus.extend(&patterns[*before].minus);
-                if patterns[*before].whole {
-                    break;
-                }
-            }
-            let this = &mut patterns[at];
-            this.plus.append(&mut plus);
-            this.minus.append(&mut minus);
-            this.plus.sort_unstable();
-            this.minus.sort_unstable();
-            this.whole = true;
-        }
-        chain.push(at);
-    }
 }

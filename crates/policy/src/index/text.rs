@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which of many text patterns match a text: exact ones by hash, prefixes and suffixes by a radix tree each, path
+//! Which of many text patterns match a text: exact ones by hash, prefixes and suffixes by a search over their lengths, path
 //! templates by a tree of segments. The time depends on the text, not on how many patterns there are.
 
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use smallvec::SmallVec;
 
 use super::Post;
-use super::key::{Nested, nest};
+use super::ends::Ends;
+use super::key::Nested;
 use super::sets::SetsBuilder;
 
 /// Patterns of one field with what they stand for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Texts {
     exact: HashTable<(Arc<[u8]>, Post)>,
-    prefixes: Option<Radix>,
-    suffixes: Option<Radix>,
+    prefixes: Option<Ends>,
+    suffixes: Option<Ends>,
     presence: Option<Post>,
     templates: Option<Templates>,
 }
@@ -28,7 +27,6 @@ pub(super) struct Texts {
 pub(super) struct Patterns {
     pub(super) exact: Vec<(Arc<[u8]>, Post)>,
     pub(super) prefixes: Vec<Nested>,
-    /// With their texts backwards.
     pub(super) suffixes: Vec<Nested>,
     pub(super) presence: Option<Post>,
     pub(super) templates: Vec<(Arc<str>, Post)>,
@@ -55,8 +53,8 @@ impl Texts {
         }
         Self {
             exact: table,
-            suffixes: Radix::new(suffixes, sets),
-            prefixes: Radix::new(prefixes, sets),
+            suffixes: Ends::new(suffixes, false, sets, hash),
+            prefixes: Ends::new(prefixes, true, sets, hash),
             presence,
             templates: (!templates.is_empty()).then(|| Templates::new(&templates, hash)),
         }
@@ -76,10 +74,10 @@ impl Texts {
             with(post);
         }
         if let Some(prefixes) = &self.prefixes {
-            prefixes.visit(text.iter().copied(), &mut with);
+            prefixes.visit(hash, text, &mut with);
         }
         if let Some(suffixes) = &self.suffixes {
-            suffixes.visit(text.iter().rev().copied(), &mut with);
+            suffixes.visit(hash, text, &mut with);
         }
         if let Some(templates) = &self.templates
             && let Some((b'/', rest)) = text.split_first()
@@ -90,114 +88,9 @@ impl Texts {
 
     pub(super) fn heap(&self) -> usize {
         self.exact.allocation_size()
-            + self.prefixes.as_ref().map_or(0, Radix::heap)
-            + self.suffixes.as_ref().map_or(0, Radix::heap)
+            + self.prefixes.as_ref().map_or(0, Ends::heap)
+            + self.suffixes.as_ref().map_or(0, Ends::heap)
             + self.templates.as_ref().map_or(0, Templates::heap)
-    }
-}
-
-/// A compressed tree over bytes. The children of a node stand side by side, sorted by their first byte.
-#[derive(Clone, Debug)]
-struct Radix {
-    nodes: Vec<RadixNode>,
-    /// First byte of each node's label.
-    firsts: Vec<u8>,
-    labels: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct RadixNode {
-    post: Option<Post>,
-    /// The post stands for those above, too.
-    whole: bool,
-    label: u32,
-    length: u32,
-    children: u32,
-    count: u32,
-}
-
-impl Radix {
-    fn new(mut patterns: Vec<Nested>, sets: &mut SetsBuilder) -> Option<Self> {
-        if patterns.is_empty() {
-            return None;
-        }
-        nest(&mut patterns);
-        let node =
-            |label, length| RadixNode { post: None, whole: false, label, length, children: 0, count: 0 };
-        let mut tree = Self { nodes: vec![node(0, 0)], firsts: vec![0], labels: Vec::new() };
-        let mut open = VecDeque::from([(0, 0..patterns.len(), 0)]);
-        while let Some((at, mut range, depth)) = open.pop_front() {
-            if patterns[range.start].text.len() == depth {
-                let ends = &mut patterns[range.start];
-                let (plus, minus) = (std::mem::take(&mut ends.plus), std::mem::take(&mut ends.minus));
-                tree.nodes[at].post = Some(Post { plus: sets.set(plus), minus: sets.set(minus) });
-                tree.nodes[at].whole = ends.whole;
-                range.start += 1;
-            }
-            tree.nodes[at].children = tree.nodes.len() as u32;
-            while range.start < range.end {
-                let first = &patterns[range.start].text;
-                let byte = first[depth];
-                let group = &patterns[range.clone()];
-                let size = group.partition_point(|pattern| pattern.text[depth] <= byte);
-                let last = &group[size - 1].text;
-                let shared = first.iter().zip(last.iter()).take_while(|(a, b)| a == b).count();
-                let child = node(tree.labels.len() as u32, (shared - depth) as u32);
-                tree.labels.extend_from_slice(&first[depth..shared]);
-                tree.firsts.push(byte);
-                tree.nodes.push(child);
-                tree.nodes[at].count += 1;
-                open.push_back((tree.nodes.len() - 1, range.start..range.start + size, shared));
-                range.start += size;
-            }
-        }
-        tree.labels.shrink_to_fit();
-        tree.nodes.shrink_to_fit();
-        tree.firsts.shrink_to_fit();
-        Some(tree)
-    }
-
-    #[inline]
-    fn visit(&self, mut text: impl Iterator<Item = u8>, with: &mut impl FnMut(Post)) {
-        let mut found: SmallVec<[Post; 16]> = SmallVec::new();
-        self.walk(&mut text, &mut found);
-        found.into_iter().for_each(with);
-    }
-
-    #[inline]
-    fn walk(&self, text: &mut impl Iterator<Item = u8>, posts: &mut SmallVec<[Post; 16]>) {
-        let mut node = &self.nodes[0];
-        loop {
-            if let Some(post) = node.post {
-                if node.whole {
-                    posts.clear();
-                }
-                posts.push(post);
-            }
-            let children = node.children as usize..(node.children + node.count) as usize;
-            if children.is_empty() {
-                return;
-            }
-            let Some(byte) = text.next() else { return };
-            let firsts = &self.firsts[children.clone()];
-            let found = if firsts.len() <= 8 {
-                firsts.iter().position(|first| *first == byte)
-            } else {
-                firsts.binary_search(&byte).ok()
-            };
-            let Some(found) = found else { return };
-            node = &self.nodes[children.start + found];
-            let label = &self.labels[node.label as usize..(node.label + node.length) as usize];
-            for wanted in &label[1..] {
-                if text.next() != Some(*wanted) {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn heap(&self) -> usize {
-        self.nodes.capacity() * size_of::<RadixNode>() + self.firsts.capacity() + self.labels.capacity()
     }
 }
 
