@@ -15,6 +15,16 @@ struct Part {
     top: u64,
 }
 
+/// Where a term is in the lists of the query.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    plus: u32,
+    minus: u32,
+    /// Its groups; none when it is a union of sets and nothing else.
+    groups: (u32, u32),
+    plus_end: u32,
+}
+
 /// An intersection of terms; a term is a union of groups; a group is a union of sets less a union of others.
 ///
 /// There is room for what a request brings in some hundreds of sets at once: five readings of a path with a dozen
@@ -27,8 +37,9 @@ pub(super) struct Query<'s> {
     minus: SmallVec<[Part; 128]>,
     /// Ends in `plus` and `minus`.
     groups: SmallVec<[(u32, u32); 64]>,
-    /// Ends in `groups`.
-    terms: SmallVec<[u32; 64]>,
+    terms: SmallVec<[Term; 64]>,
+    /// Where in `plus`, `minus` and `groups` the term begins that is not ended yet.
+    begun: (u32, u32, u32),
     /// Blocks that can hold a row of the intersection so far.
     top: u64,
     /// The only row that can be in the intersection.
@@ -48,6 +59,7 @@ impl<'s> Query<'s> {
             minus: SmallVec::new(),
             groups: SmallVec::new(),
             terms: SmallVec::new(),
+            begun: (0, 0, 0),
             top,
             only: None,
         }
@@ -78,64 +90,69 @@ impl<'s> Query<'s> {
     /// Ends the term. False when nothing can be left.
     #[inline]
     pub(super) fn end_term(&mut self) -> bool {
-        let first = self.terms.last().map_or(0, |end| *end as usize);
-        let (mut plus, mut minus) = first.checked_sub(1).map_or((0, 0), |before| self.groups[before]);
-        let simple = self.groups.len() == first + 1 && self.minus.len() == minus as usize;
-        if simple && self.plus.len() == plus as usize + 1 {
+        let (plus, minus, first) = self.begun;
+        let last = self.groups.len() as u32;
+        let union_only = last == first + 1 && self.minus.len() == minus as usize;
+        if union_only && self.plus.len() == plus as usize + 1 {
             let set = self.plus[plus as usize].set;
             if self.sets.is_all(set) {
-                self.take_back(first, plus);
+                self.take_back();
                 return true;
             }
             if let Some(row) = set.only() {
-                self.take_back(first, plus);
+                self.take_back();
                 return self.only.replace(row).is_none_or(|before| before == row);
             }
         }
-        let mut union = 0;
-        for (plus_end, minus_end) in &self.groups[first..] {
-            let mut some = 0;
-            for part in &self.plus[plus as usize..*plus_end as usize] {
-                some |= part.top;
-            }
-            for part in &self.minus[minus as usize..*minus_end as usize] {
-                some &= !self.sets.top_full(part.set);
-            }
-            union |= some;
-            (plus, minus) = (*plus_end, *minus_end);
-        }
-        self.terms.push(self.groups.len() as u32);
-        self.top &= union;
+        let plus_end = self.plus.len() as u32;
+        let groups = if union_only { (0, 0) } else { (first, last) };
+        let term = Term { plus, minus, groups, plus_end };
+        self.terms.push(term);
+        self.begun = (plus_end, self.minus.len() as u32, last);
+        let sets = self.sets;
+        self.top &= self.term(&term, |part| part.top, |part| sets.top_full(part.set));
         self.top != 0
     }
 
     /// The term need not be looked at again.
     #[inline]
-    fn take_back(&mut self, group: usize, plus: u32) {
-        self.groups.truncate(group);
+    fn take_back(&mut self) {
+        let (plus, _, groups) = self.begun;
+        self.groups.truncate(groups as usize);
         self.plus.truncate(plus as usize);
+    }
+
+    /// A term at one place of one level.
+    #[inline(always)]
+    fn term(&self, term: &Term, plus: impl Fn(&Part) -> u64, minus: impl Fn(&Part) -> u64) -> u64 {
+        let mut union = 0;
+        if term.groups.1 == 0 {
+            for part in &self.plus[term.plus as usize..term.plus_end as usize] {
+                union |= plus(part);
+            }
+            return union;
+        }
+        let (mut at_plus, mut at_minus) = (term.plus as usize, term.minus as usize);
+        for ends in &self.groups[term.groups.0 as usize..term.groups.1 as usize] {
+            let mut some = 0;
+            for part in &self.plus[at_plus..ends.0 as usize] {
+                some |= plus(part);
+            }
+            for part in &self.minus[at_minus..ends.1 as usize] {
+                some &= !minus(part);
+            }
+            union |= some;
+            (at_plus, at_minus) = (ends.0 as usize, ends.1 as usize);
+        }
+        union
     }
 
     /// The intersection of all terms at one place of one level.
     #[inline(always)]
     fn intersect(&self, plus: impl Fn(&Part) -> u64, minus: impl Fn(&Part) -> u64) -> u64 {
         let mut left = u64::MAX;
-        let (mut at_plus, mut at_minus, mut group) = (0, 0, 0);
-        for end in &self.terms {
-            let mut union = 0;
-            for ends in &self.groups[group..*end as usize] {
-                let mut some = 0;
-                for part in &self.plus[at_plus..ends.0 as usize] {
-                    some |= plus(part);
-                }
-                for part in &self.minus[at_minus..ends.1 as usize] {
-                    some &= !minus(part);
-                }
-                union |= some;
-                (at_plus, at_minus) = (ends.0 as usize, ends.1 as usize);
-            }
-            group = *end as usize;
-            left &= union;
+        for term in &self.terms {
+            left &= self.term(term, &plus, &minus);
             if left == 0 {
                 return 0;
             }
