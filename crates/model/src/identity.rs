@@ -143,21 +143,25 @@ impl SpiffeId {
     }
 
     /// The id without its scheme, as AuthorizationPolicy principals are written: `<td>/ns/<ns>/sa/<sa>`.
+    #[inline]
     pub fn principal(&self) -> &str {
         &self.text[SCHEME.len()..]
     }
 
     /// The trust domain segment.
+    #[inline]
     pub fn trust_domain(&self) -> &str {
         &self.text[SCHEME.len()..self.trust_domain_end as usize]
     }
 
     /// The namespace segment.
+    #[inline]
     pub fn namespace(&self) -> &str {
         &self.text[self.trust_domain_end as usize + "/ns/".len()..self.namespace_end as usize]
     }
 
     /// The service account segment.
+    #[inline]
     pub fn service_account(&self) -> &str {
         &self.text[self.namespace_end as usize + "/sa/".len()..]
     }
