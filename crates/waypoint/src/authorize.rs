@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use meltemi_model::{NamespacedHostname, NamespacedName, SpiffeId};
 use meltemi_policy::{Facts, Headers, HttpFacts, Permit, Revoker};
 use meltemi_view::judge::{Denied, judge};
@@ -28,18 +28,41 @@ pub(crate) struct RequestFacts {
     pub(crate) host: String,
     pub(crate) paths: Vec<String>,
     pub(crate) headers: HeaderMap,
+    /// Of the headers, those that [`aliases`] gives.
+    pub(crate) aliases: Vec<HeaderName>,
     pub(crate) service: Option<NamespacedHostname>,
     pub(crate) gateway: NamespacedName,
 }
 
-struct Fields<'a>(&'a HeaderMap);
+struct Fields<'a>(&'a RequestFacts);
 
 impl Headers for Fields<'_> {
     fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
-        for value in self.0.get_all(name) {
+        let headers = &self.0.headers;
+        for value in headers.get_all(name) {
             with(&String::from_utf8_lossy(value.as_bytes()));
         }
+        // Servers that put headers into variables take `x_a` for `x-a`, others do not: both are read.
+        let mut absent = !headers.contains_key(name);
+        for alias in self.0.aliases.iter().filter(|alias| is_alias(alias.as_str(), name)) {
+            if std::mem::take(&mut absent) {
+                with("");
+            }
+            for value in headers.get_all(alias) {
+                with(&String::from_utf8_lossy(value.as_bytes()));
+            }
+        }
     }
+}
+
+/// Headers whose names some servers take for another one's.
+pub(crate) fn aliases(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect()
+}
+
+fn is_alias(alias: &str, name: &str) -> bool {
+    let fold = |b: u8| if b == b'_' { b'-' } else { b };
+    alias != name && alias.bytes().map(fold).eq(name.bytes().map(fold))
 }
 
 impl RequestFacts {
@@ -52,7 +75,7 @@ impl RequestFacts {
             return Err(denied);
         }
         let set = mesh.http_sets.of(&mesh.http_policies, self.service.as_ref(), &self.gateway)?;
-        let headers = Fields(&self.headers);
+        let headers = Fields(self);
         let http = HttpFacts {
             method: &self.method,
             host: &self.host,

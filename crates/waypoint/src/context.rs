@@ -8,7 +8,7 @@ use axum::Router;
 use axum::routing::get;
 use meltemi_identity::{CertManager, Issued, Svid};
 use meltemi_model::workload::{GatewayAddress, GatewayDestination};
-use meltemi_model::{NamespacedHostname, Service, Workload};
+use meltemi_model::{NamespacedHostname, Service, Workload, WorkloadUid};
 use meltemi_runtime::Tasks;
 use meltemi_tunnel::Pool;
 use meltemi_view::access_log::AccessLog;
@@ -26,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Context {
     pub(crate) config: Config,
+    /// Of the proxy's own workload.
+    uid: WorkloadUid,
+    /// The proxy's own workload as long as the mesh does not know it.
+    alone: Arc<Workload>,
     pub(crate) view: View,
     pub(crate) certs: CertManager,
     pub(crate) pool: Pool,
@@ -44,8 +48,13 @@ impl Context {
             Arc::new(|address| Box::pin(tokio::net::TcpStream::connect(address)));
         let pool = Pool::new(connector, tasks.clone());
         let metrics = HttpMetrics::register(&parts.metrics);
+        let pod = &config.pod;
+        let uid = WorkloadUid::pod(&config.cluster_id, &pod.namespace, &pod.name);
+        let alone = Arc::new(Workload::empty(uid.clone(), pod.namespace.clone(), pod.name.clone()));
         Self {
             config,
+            uid,
+            alone,
             view: parts.view,
             certs: parts.certs,
             pool,
@@ -62,16 +71,13 @@ impl Context {
         self.certs.get(&self.config.identity, PATIENCE).await
     }
 
-    /// The proxy's own workload: where it is decides which endpoints are near.
-    pub(crate) fn own(&self, mesh: &Mesh) -> Workload {
-        let pod = &self.config.pod;
-        mesh.snapshot.workload_named(&pod.namespace, &pod.name).map_or_else(
-            || {
-                let uid = meltemi_model::WorkloadUid::pod(&self.config.cluster_id, &pod.namespace, &pod.name);
-                Workload::empty(uid, pod.namespace.clone(), pod.name.clone())
-            },
-            |own| (**own).clone(),
-        )
+    /// The proxy's own workload: where it is decides which endpoints are near. Looked up by its uid, since every request
+    /// asks; by its name only while the mesh does not know the uid.
+    pub(crate) fn own(&self, mesh: &Mesh) -> Arc<Workload> {
+        let (pod, snapshot) = (&self.config.pod, &mesh.snapshot);
+        let known =
+            snapshot.workload(&self.uid).or_else(|| snapshot.workload_named(&pod.namespace, &pod.name));
+        known.cloned().unwrap_or_else(|| self.alone.clone())
     }
 
     /// Whether a waypoint's address is this proxy's Service.

@@ -3,6 +3,7 @@
 //! what a client sends: a hostile one cannot make series.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use meltemi_model::{NamespacedHostname, SpiffeId};
@@ -19,15 +20,15 @@ pub(crate) struct Labels {
     /// `waypoint`, or `source` at a gateway.
     pub(crate) reporter: &'static str,
     /// Workload of the client, when the mesh knows it.
-    pub(crate) source_workload: String,
+    pub(crate) source_workload: Arc<str>,
     /// Its namespace.
-    pub(crate) source_workload_namespace: String,
+    pub(crate) source_workload_namespace: Arc<str>,
     /// Its proven identity.
     pub(crate) source_principal: String,
     /// The Service that was addressed, or that the route chose.
-    pub(crate) destination_service: String,
+    pub(crate) destination_service: Arc<str>,
     /// Its namespace.
-    pub(crate) destination_service_namespace: String,
+    pub(crate) destination_service_namespace: Arc<str>,
     /// `http` or `grpc`.
     pub(crate) request_protocol: &'static str,
     /// Status of the answer.
@@ -42,8 +43,8 @@ pub(crate) struct Labels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct DurationLabels {
     reporter: &'static str,
-    destination_service: String,
-    destination_service_namespace: String,
+    destination_service: Arc<str>,
+    destination_service_namespace: Arc<str>,
 }
 
 /// Upper ends of buckets, in milliseconds.
@@ -99,16 +100,16 @@ impl Labels {
         service: Option<&NamespacedHostname>,
         edge: bool,
     ) -> Self {
-        let unknown = || "unknown".to_owned();
-        let network = "".into();
-        let source = mesh.snapshot.workload_at(&network, address.to_canonical());
+        let unknown: Arc<str> = "unknown".into();
+        let source = mesh.snapshot.workload_at(&"".into(), address.to_canonical());
+        let of = |found: Option<&Arc<str>>| found.unwrap_or(&unknown).clone();
         Self {
             reporter: if edge { "source" } else { "waypoint" },
-            source_workload: source.map_or_else(unknown, |w| w.workload_name.to_string()),
-            source_workload_namespace: source.map_or_else(unknown, |w| w.namespace.to_string()),
-            source_principal: identity.map_or_else(unknown, ToString::to_string),
-            destination_service: service.map_or_else(unknown, |s| s.hostname.to_string()),
-            destination_service_namespace: service.map_or_else(unknown, |s| s.namespace.to_string()),
+            source_workload: of(source.map(|w| &w.workload_name)),
+            source_workload_namespace: of(source.map(|w| &w.namespace)),
+            source_principal: identity.map_or_else(|| unknown.to_string(), ToString::to_string),
+            destination_service: of(service.map(|s| &s.hostname)),
+            destination_service_namespace: of(service.map(|s| &s.namespace)),
             request_protocol: "http",
             response_code: 0,
             response_flags: "-",

@@ -15,7 +15,7 @@ use meltemi_policy::Permit;
 use meltemi_view::judge::Denied;
 use meltemi_view::registry::Guard;
 
-use crate::authorize::{RequestFacts, authorize};
+use crate::authorize::{RequestFacts, aliases, authorize};
 use crate::body::{Answer, Body, Received, Upload, full};
 use crate::check::{Checked, check};
 use crate::connection::Served;
@@ -166,6 +166,7 @@ impl Life<'_> {
             method: request.method().to_string(),
             host: checked.host.clone(),
             paths: checked.paths.clone(),
+            aliases: aliases(request.headers()),
             headers: request.headers().clone(),
             service: self.served.service.clone(),
             gateway: self.context.config.gateway.clone(),

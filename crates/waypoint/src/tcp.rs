@@ -43,6 +43,7 @@ pub(crate) async fn serve(
         host: String::new(),
         paths: Vec::new(),
         headers: HeaderMap::new(),
+        aliases: Vec::new(),
         service: Some(service.clone()),
         gateway: context.config.gateway.clone(),
     };

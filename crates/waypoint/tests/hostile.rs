@@ -360,6 +360,32 @@ async fn slow_clients_are_not_waited_for() {
     tokio::join!(silent, drops, body, kept, unread);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_breaks_off_when_it_is_no_longer_allowed() {
+    let mut world = World::start(Limits::default()).await;
+    let mut io = world.to_service(FREE).await;
+    write(&mut io, b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut more = vec![0; 1 << 16];
+    for _ in 0..100 {
+        assert!(io.read(&mut more).await.unwrap() > 0);
+    }
+    let deny = policy("late", Action::Deny, &[(Attribute::Path, &["/endless"])]);
+    world.policy(Target::Service(service(FREE)), deny);
+    let begun = Instant::now();
+    world.publish();
+    let mut last = Vec::new();
+    let rest = async {
+        while let Ok(n @ 1..) = io.read(&mut more).await {
+            last = more[n.saturating_sub(5)..n].to_vec();
+        }
+    };
+    tokio::time::timeout(PATIENCE, rest).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_ne!(last, b"0\r\n\r\n", "what is broken off looks whole");
+    let (got, _) = ask(world.to_service(FREE).await, "GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(got, 403);
+}
+
 /// The connection ends, whatever else comes before.
 async fn ends(mut io: TunnelIo, what: &str) {
     let mut more = vec![0; 1 << 16];

@@ -226,6 +226,10 @@ fn header_rules() -> Vec<Row> {
         block("not there for the backend either", "connection: x-block\r\nx-block: 1\r\n")
             .passes(X)
             .lacks(&["x-block"]),
+        block("as a variable", "x_block: 1\r\n").denied(403),
+        block("as a variable, other value", "x_block: 0\r\n").passes(X),
+        tenant("as a variable", "x_tenant: a\r\n").denied(403),
+        tenant("as a variable too", "x-tenant: a\r\nx_tenant: b\r\n").denied(403),
         tenant("allowed value", "x-tenant: a\r\n").passes(X),
         tenant("all of two", "x-tenant: a\r\nx-tenant: b\r\n").denied(403),
         tenant("all of two, last", "x-tenant: b\r\nx-tenant: a\r\n").denied(403),

@@ -86,7 +86,8 @@ pub(crate) struct World {
     client: Arc<Svid>,
     pool: Pool,
     lines: Lines,
-    seen: Seen,
+    /// Every request that the backend got.
+    pub(crate) seen: Seen,
     mesh: Mesh,
     _trigger: DrainTrigger,
     _supervisor: Supervisor,
