@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The admission webhook: an invalid policy is refused before it is stored, with the reason.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +85,10 @@ fn answer(review: &Value, validate: &dyn Fn(&Value) -> Result<Vec<String>, Strin
             if object["metadata"].is_object() && object["metadata"]["namespace"].is_null() {
                 object["metadata"]["namespace"] = request.get("namespace").cloned().unwrap_or_default();
             }
-            validate(&object)
+            match unchanged(request.get("oldObject"), &object) {
+                true => Ok(Vec::new()),
+                false => validate(&object),
+            }
         }
         _ => Ok(Vec::new()),
     };
@@ -106,6 +110,14 @@ fn answer(review: &Value, validate: &dyn Fn(&Value) -> Result<Vec<String>, Strin
         "kind": "AdmissionReview",
         "response": response,
     }))
+}
+
+/// Whether what is judged of an object is as it was: one that was stored before there was a judge must not be kept from
+/// losing its finalizers.
+fn unchanged(old: Option<&Value>, object: &Value) -> bool {
+    let judged = |o: &Value| (o["spec"].clone(), o["metadata"]["annotations"][validate::DRY_RUN].clone());
+    let fields = |o: &Value| o.as_object().map(|o| o.keys().cloned().collect::<BTreeSet<String>>());
+    old.is_some_and(|old| !old.is_null() && judged(old) == judged(object) && fields(old) == fields(object))
 }
 
 /// What the webhook is registered as.
@@ -369,6 +381,20 @@ mod tests {
             let request = request.body(axum::body::Body::from(body)).unwrap();
             let answer = routes(validator()).oneshot(request).await.unwrap();
             assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_may_lose_its_finalizers() {
+        let refuse = |_: &Value| Err("no".to_owned());
+        let object = |rules: Value, finalizers: Value| json!({ "spec": { "rules": rules }, "metadata": { "finalizers": finalizers } });
+        let mut review = review("UPDATE");
+        review["request"]["oldObject"] = object(json!([]), json!(["f"]));
+        for (new, allowed) in
+            [(object(json!([]), json!([])), true), (object(json!([{}]), json!(["f"])), false)]
+        {
+            review["request"]["object"] = new;
+            assert_eq!(answer(&review, &refuse).unwrap()["response"]["allowed"], allowed);
         }
     }
 
