@@ -39,6 +39,8 @@ bench:
 	@scripts/setup.sh build
 	cargo bench --package meltemi-policy
 
+# Every fuzz target for FUZZ_SECONDS seconds (10), then the property tests that feed parsers with noise.
 fuzz-smoke:
-	@scripts/setup.sh build
+	@scripts/setup.sh fuzz
+	scripts/fuzz.sh $(or $(FUZZ_SECONDS),10)
 	PROPTEST_CASES=20000 cargo test --package meltemi-policy --package meltemi-wire -- fuzz

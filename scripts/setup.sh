@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs the Debian packages that a make target needs and that are missing; asks nothing.
-# usage: setup.sh build|demo|test
+# usage: setup.sh build|demo|test|fuzz
 set -euo pipefail
 
 case "${1:-build}" in
   build) want=(gcc libc6-dev make) ;;
   demo) want=(gcc libc6-dev make curl kubernetes-client) ;;
   test) want=(gcc libc6-dev make chromium curl nftables iproute2 openssl python3 python3-pip) ;;
-  *) echo "usage: $0 build|demo|test" >&2; exit 2 ;;
+  fuzz) want=(g++ gcc libc6-dev make) ;;
+  *) echo "usage: $0 build|demo|test|fuzz" >&2; exit 2 ;;
 esac
 
 # A program that is there serves as well as its package.
-declare -A program=([chromium]=chromium [gcc]=cc [make]=make [curl]=curl [kubernetes-client]=kubectl [nftables]=/usr/sbin/nft [iproute2]=/usr/sbin/ip
+declare -A program=([chromium]=chromium [g++]=c++ [gcc]=cc [make]=make [curl]=curl [kubernetes-client]=kubectl [nftables]=/usr/sbin/nft [iproute2]=/usr/sbin/ip
   [openssl]=openssl [python3]=python3 [python3-pip]=pip3)
 
 missing=()
