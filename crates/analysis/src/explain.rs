@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::{NamespacedName, SpiffeId};
-use meltemi_policy::http::{Normalization, normalize, readings};
+use meltemi_policy::http::{normalize, readings};
 use meltemi_policy::{Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::Labels;
 use serde::Serialize;
@@ -220,7 +220,8 @@ impl Asked<'_> {
         let policies = self.world.at_waypoint(gateway, Some(&self.to));
         let method = self.request.method.as_deref().unwrap_or("GET");
         let path = self.request.path.as_deref().unwrap_or("/");
-        let paths = readings(&normalize(path, Normalization::Base).map_err(|e| format!("--path: {e}"))?);
+        let paths =
+            readings(&normalize(path, self.world.normalization()).map_err(|e| format!("--path: {e}"))?);
         let headers = Fields(&self.request.headers);
         let ip = self.request.from_ip.unwrap_or(NOWHERE);
         let http = HttpFacts {

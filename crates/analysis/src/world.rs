@@ -8,6 +8,8 @@ mod read;
 use std::collections::{BTreeMap, BTreeSet};
 
 use meltemi_model::NamespacedName;
+use meltemi_model::l7::PathNormalization;
+use meltemi_policy::http::Normalization;
 use meltemi_translate::MeshConfig;
 use meltemi_translate::facts::Labels;
 use meltemi_translate::security::Authorization;
@@ -123,6 +125,16 @@ impl World {
         out.workloads.extend(other.workloads.iter().cloned());
         out.faults.extend(other.faults.iter().cloned());
         out
+    }
+
+    /// How waypoints of the mesh normalise paths.
+    pub fn normalization(&self) -> Normalization {
+        match self.mesh.path_normalization {
+            PathNormalization::None => Normalization::None,
+            PathNormalization::Base => Normalization::Base,
+            PathNormalization::MergeSlashes => Normalization::MergeSlashes,
+            PathNormalization::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
+        }
     }
 
     /// The first object that means nothing, as an error.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! No random request contradicts a comparison, and the engine confirms every witness.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,14 +5,20 @@ use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Rule};
 use meltemi_translate::facts::selects;
 use meltemi_translate::gateways::classes::{self, Class};
-use meltemi_translate::security::layer4;
 use meltemi_translate::security::{Authorization, Reference};
+use meltemi_translate::security::{layer4, notes};
 
-use super::{CUSTOM, Finding, LAYER7, Level, NOTHING};
+use super::{CUSTOM, DIFFERS, Finding, LAYER7, Level, NOTHING};
 use crate::world::{Binding, World};
 
 pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
     for policy in world.policies.values() {
+        let custom = matches!(policy.policy.action, Action::Custom { .. });
+        let (at_node, at_gateway) = (policy.targets.is_empty(), !policy.targets.is_empty());
+        if let Some(note) = notes::differs(policy, at_node, at_gateway).filter(|_| !custom) {
+            let fix = "nothing, if the stricter verdict is meant";
+            out.push(Finding::policy(DIFFERS, &policy.policy.name, note.message, fix));
+        }
         if policy.targets.is_empty() {
             workloads(world, policy, out);
             layer7(policy, out);

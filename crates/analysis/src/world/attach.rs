@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
-use meltemi_translate::facts::Labels;
+use meltemi_translate::facts::{Labels, selects};
 use meltemi_translate::gateways::classes::{self, Class};
+use meltemi_translate::labels::GATEWAY_NAME;
 use meltemi_translate::security::peer::{Peer, Peers};
 use meltemi_translate::security::{Authorization, Reference};
 use meltemi_translate::security::{bypass, layer4};
@@ -113,6 +114,9 @@ impl World {
     pub fn at_waypoint(&self, gateway: &NamespacedName, service: Option<&NamespacedName>) -> Vec<Attached> {
         let applies = |p: &Authorization| {
             let own = &p.policy.name.namespace;
+            if p.targets.is_empty() {
+                return self.selects_gateway(p, gateway);
+            }
             p.targets.iter().any(|target| match target {
                 Reference::Service(name) => service.is_some_and(|s| s.namespace == *own && *s.name == **name),
                 Reference::Gateway(name) => gateway.namespace == *own && *gateway.name == **name,
@@ -126,6 +130,23 @@ impl World {
         };
         let all = self.policies.values().filter(|p| applies(p));
         all.map(|p| Attached { policy: Arc::new(p.policy.clone()), guard: Guard::new() }).collect()
+    }
+
+    /// Whether a policy without targets is for an ingress gateway: of its namespace, or of every one from the root.
+    fn selects_gateway(&self, policy: &Authorization, gateway: &NamespacedName) -> bool {
+        let own = &policy.policy.name.namespace;
+        let ingress =
+            self.gateways.get(gateway).is_some_and(|g| classes::of(&g.class) == Some(Class::Ingress));
+        if !ingress || (*own != gateway.namespace && *own != self.mesh.root_namespace) {
+            return false;
+        }
+        let Some(selector) = &policy.selector else { return true };
+        let made = Labels::from([(GATEWAY_NAME.to_owned(), gateway.name.to_string())]);
+        let pods = self.workloads.iter().filter(|w| {
+            w.name.namespace == gateway.namespace
+                && w.labels.get(GATEWAY_NAME).is_some_and(|n| **n == *gateway.name)
+        });
+        selects(selector, &made) || pods.into_iter().any(|w| selects(selector, &w.labels))
     }
 
     /// A Gateway that is not known is taken for a waypoint.
@@ -175,7 +196,7 @@ impl World {
         named.collect()
     }
 
-    /// Gateways that a policy names.
+    /// Gateways that a policy names, and ingress gateways.
     pub fn named_gateways(&self) -> BTreeSet<NamespacedName> {
         let named = self.policies.values().flat_map(|p| {
             let gateways = p.targets.iter().filter_map(|t| match t {
@@ -184,7 +205,8 @@ impl World {
             });
             gateways.map(|name| NamespacedName::new(p.policy.name.namespace.clone(), name))
         });
-        named.collect()
+        let ingress = self.gateways.iter().filter(|(_, g)| classes::of(&g.class) == Some(Class::Ingress));
+        named.chain(ingress.map(|(name, _)| name.clone())).collect()
     }
 
     /// Identity of a waypoint.

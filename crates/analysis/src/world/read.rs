@@ -6,8 +6,8 @@ use meltemi_resources::policies::validate;
 use meltemi_resources::policies::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 use meltemi_translate::MeshConfig;
 use meltemi_translate::facts::Labels;
-use meltemi_translate::security::authorization;
 use meltemi_translate::security::peer::Peer;
+use meltemi_translate::security::{authorization, stand_in};
 use serde_json::Value;
 
 use super::{Fault, Gateway, Service, Workload, World};
@@ -87,7 +87,14 @@ impl World {
             Ok(policy) => {
                 self.policies.insert(name, policy);
             }
-            Err(message) => self.fault("AuthorizationPolicy", name, message),
+            Err(message) => {
+                // What is enforced of it, where it got past admission.
+                let spec = object.get("spec").cloned().unwrap_or_else(|| serde_json::json!({}));
+                let annotations = texts(&object["metadata"]["annotations"]);
+                let rest = stand_in::read(&name, &spec, &annotations, &self.mesh, message.clone());
+                self.policies.insert(name.clone(), rest);
+                self.fault("AuthorizationPolicy", name, message);
+            }
         }
     }
 

@@ -50,8 +50,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let (namespace, objects) = objects::from(&args.files, global).await?;
-    let mut world = objects::world(&objects)?;
-    world.complete = args.files.is_empty();
+    let world = objects::world(&objects, args.files.is_empty())?;
     let answer = explain(&world, &request(&args, &namespace)?).map_err(anyhow::Error::msg)?;
     if args.output == "json" {
         println!("{}", serde_json::to_string_pretty(&answer)?);

@@ -106,30 +106,28 @@ pub(crate) async fn from(paths: &[PathBuf], global: &Global) -> anyhow::Result<(
 
 /// One side of a comparison: a file, a folder, or `live`.
 pub(crate) async fn side(path: &Path, global: &Global) -> anyhow::Result<World> {
-    let objects = if path == Path::new(LIVE) && !path.exists() {
-        live(global.client().await?).await?
-    } else {
-        files(&[path.to_owned()])?
-    };
-    world(&objects).with_context(|| path.display().to_string())
+    let cluster = path == Path::new(LIVE) && !path.exists();
+    let objects = if cluster { live(global.client().await?).await? } else { files(&[path.to_owned()])? };
+    world(&objects, cluster).with_context(|| path.display().to_string())
 }
 
-/// What objects mean; an invalid one is an error.
-pub(crate) fn world(objects: &[Value]) -> anyhow::Result<World> {
-    World::read(objects, mesh(objects)?).whole().map_err(anyhow::Error::msg)
+/// What objects mean. An invalid one in a file is an error; in the cluster it is enforced as far as it can be read, and said.
+pub(crate) fn world(objects: &[Value], live: bool) -> anyhow::Result<World> {
+    let mut world = World::read(objects, mesh(objects)?);
+    if !live {
+        return world.whole().map_err(anyhow::Error::msg);
+    }
+    for fault in std::mem::take(&mut world.faults) {
+        eprintln!("warning: {} {} is not valid: {}", fault.kind, fault.name, fault.message);
+    }
+    world.complete = true;
+    Ok(world)
 }
 
 /// Settings of the mesh: of the ConfigMap `istio`, where it is among the objects.
 pub(crate) fn mesh(objects: &[Value]) -> anyhow::Result<meltemi_translate::MeshConfig> {
-    let mut mesh = meltemi_translate::MeshConfig::default();
+    let mesh = meltemi_translate::MeshConfig::default();
     let config = objects.iter().find(|o| o["kind"] == "ConfigMap" && o["metadata"]["name"] == "istio");
     let Some(text) = config.and_then(|c| c["data"]["mesh"].as_str()) else { return Ok(mesh) };
-    let values: Value = serde_yaml_ng::from_str(text).context("ConfigMap istio, key mesh")?;
-    if let Some(domain) = values["trustDomain"].as_str() {
-        mesh.trust_domain = domain.parse().context("ConfigMap istio, trustDomain")?;
-    }
-    if let Some(root) = values["rootNamespace"].as_str() {
-        mesh.root_namespace = root.into();
-    }
-    Ok(mesh)
+    mesh.configured(text).map_err(|e| anyhow::anyhow!("ConfigMap istio, key mesh: {e}"))
 }

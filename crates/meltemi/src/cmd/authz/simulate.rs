@@ -45,7 +45,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let mut world = objects::world(&objects::files(&args.files)?)?;
+    let mut world = objects::world(&objects::files(&args.files)?, false)?;
     // What runs is known by the cluster, when it is asked anyway.
     let live = args.overlay || args.flows.is_none();
     let mut lines: Vec<(String, Option<String>)> = Vec::new();
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
         let client = global.client().await.context(
             "the logs and policies of a mesh are read from its cluster; to do without, give --flows and no --overlay",
         )?;
-        let running: World = objects::world(&objects::live(client.clone()).await?)?;
+        let running: World = objects::world(&objects::live(client.clone()).await?, true)?;
         if args.overlay {
             world = running.overlaid(&world);
         } else {

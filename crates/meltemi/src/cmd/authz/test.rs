@@ -61,8 +61,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
     let files: Vec<PathBuf> =
         args.files.iter().cloned().chain(table.policies.iter().map(|p| beside.join(p))).collect();
     let (namespace, found) = objects::from(&files, global).await?;
-    let mut world = objects::world(&found)?;
-    world.complete = files.is_empty();
+    let world = objects::world(&found, files.is_empty())?;
     let outcomes = table::run(&world, &table, &namespace);
     let name = args.file.display().to_string();
     if let Some(out) = &args.junit {

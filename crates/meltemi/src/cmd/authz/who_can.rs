@@ -40,8 +40,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let (namespace, objects) = objects::from(&args.files, global).await?;
-    let mut world = objects::world(&objects)?;
-    world.complete = args.files.is_empty();
+    let world = objects::world(&objects, args.files.is_empty())?;
     let (namespace, name) = table::service(&args.to, &namespace);
     let question =
         Question { to: NamespacedName::new(namespace, name), method: args.method, path: args.path };
