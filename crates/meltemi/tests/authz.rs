@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meltemi authz` and `meltemi analyze` on files: exit codes, and the words that other programs read.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+const POLICY: &str = r#"
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: default}
+spec:
+  targetRefs: [{kind: Service, group: "", name: web}]
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/default/sa/curl]}}]
+    to: [{operation: {methods: [METHODS], paths: [/a*]}}]
+"#;
+
+fn samples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples")
+}
+
+/// Exit code and standard output.
+fn run(args: &[&str]) -> (i32, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_meltemi")).args(args).output().unwrap();
+    (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap())
+}
+
+fn json(args: &[&str]) -> (i32, Value) {
+    let (code, out) = run(&[args, &["-o", "json"]].concat());
+    (code, serde_json::from_str(&out).unwrap())
+}
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+}
+
+#[test]
+fn a_difference_has_a_condition_and_a_witness_that_explain_confirms() {
+    let (get, both) = (POLICY.replace("METHODS", "GET"), POLICY.replace("METHODS", "GET, PUT"));
+    let custom = format!(
+        "{get}---\n{}",
+        get.replace("name: web,", "name: ask,")
+            .replace("rules:", "action: CUSTOM\n  provider: {name: opa}\n  rules:")
+            .replace("from: [{source: {principals: [cluster.local/ns/default/sa/curl]}}]\n    ", "")
+    );
+    let files = Files::new(&[("old.yaml", &get), ("new.yaml", &both), ("custom.yaml", &custom)]);
+    let (old, new) = (files.path("old.yaml"), files.path("new.yaml"));
+    assert_eq!(run(&["authz", "diff", &old, &old]).0, 0);
+    let (code, found) = json(&["authz", "diff", &old, &new, "--no-new-access"]);
+    assert_eq!(code, 1);
+    let one = &found["newlyAllowed"][0];
+    assert_eq!(one["target"], "Service default/web");
+    assert_eq!(one["enforcedAt"], "waypoint default/waypoint");
+    assert_eq!(one["condition"], "principals=[cluster.local/ns/default/sa/curl] methods=[PUT] paths=[/a*]");
+    let text = |name: &str| one["witness"][name].as_str().unwrap().to_owned();
+    let (from, method, path) = (text("from"), text("method"), text("path"));
+    for (file, expected) in [(&old, 1), (&new, 0)] {
+        let args = [
+            "authz", "explain", "--from", &from, "--to", "web", "--method", &method, "--path", &path, "-f",
+            file,
+        ];
+        assert_eq!(run(&args).0, expected, "{file}");
+    }
+    // The other way round nothing is newly allowed.
+    assert_eq!(run(&["authz", "diff", &new, &old, "--no-new-access"]).0, 0);
+    assert_eq!(run(&["authz", "diff", &new, &old]).0, 1);
+    let (code, found) = json(&["authz", "diff", &old, &files.path("custom.yaml")]);
+    assert_eq!((code, &found["unknown"][0]["policy"]), (2, &Value::from("default/ask")), "{found}");
+}
+
+#[test]
+fn the_tables_of_the_samples_hold_and_a_false_row_does_not() {
+    let tables = samples().join("authz-tests");
+    for table in ["bookinfo.yaml", "kagenti.yaml"] {
+        let (code, out) = run(&["authz", "test", &tables.join(table).display().to_string()]);
+        assert_eq!(code, 0, "{out}");
+    }
+    let table = "tests:\n- {from: default/curl, to: web, method: PUT, path: /a, expect: ALLOW}\n";
+    let files = Files::new(&[("p.yaml", &POLICY.replace("METHODS", "GET")), ("t.yaml", table)]);
+    let (junit, sarif) = (files.path("j.xml"), files.path("s.json"));
+    let args = [
+        "authz",
+        "test",
+        &files.path("t.yaml"),
+        "-f",
+        &files.path("p.yaml"),
+        "--junit",
+        &junit,
+        "--sarif",
+        &sarif,
+    ];
+    let (code, out) = run(&args);
+    assert!(code == 1 && out.contains("0 passed, 1 failed"), "{out}");
+    assert!(std::fs::read_to_string(junit).unwrap().contains("failures=\"1\""));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(sarif).unwrap()).unwrap();
+    assert_eq!(report["runs"][0]["results"][0]["ruleId"], "authz-test");
+}
+
+#[test]
+fn findings_have_istioctls_form_and_exit_code() {
+    let kagenti = samples().join("kagenti").display().to_string();
+    let (code, out) = run(&["analyze", &kagenti]);
+    assert!(
+        code == 0 && out.starts_with("Warning [MLT0106] (Service kagenti-system/mlflow) "),
+        "{code} {out}"
+    );
+    assert_eq!(run(&["analyze", &kagenti, "--failure-threshold", "Warning"]).0, 79);
+    let files = Files::new(&[("bad.yaml", &POLICY.replace("rules:", "action: DENY\n  rulez:"))]);
+    let (code, found) = json(&["analyze", &files.path("bad.yaml")]);
+    assert_eq!(
+        (code, &found[0]["code"], &found[0]["level"]),
+        (79, &"IST0106".into(), &"Error".into()),
+        "{found}"
+    );
+}
+
+#[test]
+fn who_can_and_what_would_flip() {
+    let policies = samples().join("authz-tests/bookinfo-policies.yaml").display().to_string();
+    let (code, found) =
+        json(&["authz", "who-can", "--to", "productpage", "--method", "GET", "-f", &policies]);
+    assert_eq!((code, &found["waypointAdmitted"]), (0, &true.into()), "{found}");
+    assert_eq!(found["doors"][0]["grants"][0]["identities"][0], "cluster.local/ns/default/sa/curl");
+    let log = r#"{"method":"PUT","path":"/","authority":"productpage:9080","response_code":200,"source_principal":"spiffe://cluster.local/ns/default/sa/curl"}"#;
+    let files = Files::new(&[("flows.log", log)]);
+    let (code, found) = json(&["authz", "simulate", "-f", &policies, "--flows", &files.path("flows.log")]);
+    assert_eq!(
+        (code, &found["flips"][0]["is"], &found["flips"][0]["count"]),
+        (1, &"DENY".into(), &1.into()),
+        "{found}"
+    );
+}
