@@ -38,6 +38,7 @@ $(TOOLS)/bin/cargo-deny:
 bench:
 	@scripts/setup.sh build
 	cargo bench --package meltemi-policy
+	cargo bench --package meltemi-analysis
 
 # Every fuzz target for FUZZ_SECONDS seconds (10), then the property tests that feed parsers with noise.
 fuzz-smoke:

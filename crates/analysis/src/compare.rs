@@ -5,14 +5,16 @@
 //! Allowed is: no DENY rule matches, and an ALLOW rule matches or no ALLOW policy applies. "No ALLOW policy applies" is
 //! taken as one more ALLOW rule, so that both sides have the same shape.
 
+mod condition;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
-use meltemi_model::authz::{Action, Attribute, Clause, Match, Policy, Rule};
+use meltemi_model::authz::{Action, Attribute, Policy, Rule};
 use meltemi_policy::{Decision, PolicySet};
 use serde::Serialize;
 
-use crate::proof::{Answer, Builder, Cell, Form, Hints, Layer, Need, Question, Space, Subject};
+use crate::proof::{Answer, Builder, Form, Hints, Layer, Need, Question, Space, Subject};
 use crate::side::{Attached, Item, Side, any, applies, decides, draft, side};
 use crate::witness::Witness;
 use crate::words;
@@ -257,110 +259,6 @@ impl Work<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The rule without the alternatives and values that make no difference.
-    fn narrowed(&mut self, rule: &Rule, question: &Question<'_>) -> Rule {
-        let mut out = rule.clone();
-        for clause in &mut out.clauses {
-            self.narrow_clause(clause, question);
-        }
-        out
-    }
-
-    fn narrow_clause(&mut self, clause: &mut Clause, question: &Question<'_>) {
-        let several = clause.matches.len() > 1;
-        let mut kept: Vec<Match> = Vec::new();
-        for one in &clause.matches {
-            if several && !self.matters(one, None, question) {
-                continue;
-            }
-            let mut one = one.clone();
-            for index in 0..one.predicates.len() {
-                if one.predicates[index].values.len() < 2 {
-                    continue;
-                }
-                let whole = one.clone();
-                let values = whole.predicates[index].values.iter();
-                let left: Vec<_> =
-                    values.filter(|v| self.matters(&whole, Some((index, v)), question)).cloned().collect();
-                if !left.is_empty() {
-                    one.predicates[index].values = left;
-                }
-            }
-            kept.push(one);
-        }
-        if !kept.is_empty() {
-            clause.matches = kept;
-        }
-    }
-
-    /// Whether the question can still be answered with yes by this alternative (and this value of it).
-    fn matters(
-        &mut self,
-        one: &Match,
-        value: Option<(usize, &meltemi_model::authz::ValueMatch)>,
-        question: &Question<'_>,
-    ) -> bool {
-        if self.budget == 0 {
-            return true;
-        }
-        self.budget -= 1;
-        let mut all: Vec<Cell> = vec![Cell::new()];
-        for (index, p) in one.predicates.iter().enumerate() {
-            let single = value.filter(|(wanted, _)| *wanted == index).map(|(_, v)| std::slice::from_ref(v));
-            let subject = Subject::Attribute(&p.attribute);
-            // What was not registered is not seen at this place.
-            let Some(some) = self.space.alternatives_of(subject, single.unwrap_or(&p.values), &p.not_values)
-            else {
-                continue;
-            };
-            all = all.iter().flat_map(|a| some.iter().map(|b| [&**a, b].concat())).collect();
-        }
-        all.iter().any(|cell| question.with(cell).answer(&self.space) != Answer::No)
-    }
-
-    /// Rules that take something out of the condition.
-    fn exceptions(
-        &mut self,
-        question: &Question<'_>,
-        within: Option<&Rule>,
-        before: &Side<'_>,
-        after: &Side<'_>,
-    ) -> Vec<String> {
-        let single = within.into_iter().flat_map(|r| &r.clauses).filter(|c| c.matches.len() == 1);
-        let predicates: Vec<_> = single.flat_map(|c| &c.matches[0].predicates).collect();
-        let mut cell = Vec::new();
-        for p in predicates {
-            let some = self.space.alternatives_of(Subject::Attribute(&p.attribute), &p.values, &p.not_values);
-            if let Some([only]) = some.as_deref() {
-                cell.extend(only);
-            }
-        }
-        let (mut out, mut more) = (Vec::new(), 0);
-        let all = before.allow.iter().map(|i| (before, i)).chain(after.deny.iter().map(|i| (after, i)));
-        for (side, item) in all {
-            let Some((policy, rule)) = item.by else { continue };
-            if !question.never.iter().any(|f| std::ptr::eq(*f, &raw const item.form)) {
-                continue;
-            }
-            let mut both = question.with(&cell);
-            both.needs.push(Need::Form(&item.form));
-            both.never.clear();
-            if both.answer(&self.space) == Answer::No {
-                continue;
-            }
-            if out.len() == EXCEPTIONS {
-                more += 1;
-                continue;
-            }
-            let policy = &side.policies[policy].policy;
-            out.push(format!("{} ({} rule[{rule}])", words::rule(&policy.rules[rule]), policy.name));
-        }
-        if more > 0 {
-            out.push(format!("{more} more rules"));
-        }
-        out
     }
 
     /// A CUSTOM policy that is only on one side: what its provider says is not known.

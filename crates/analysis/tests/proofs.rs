@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meltemi_analysis::{Attached, Difference, Differences, Layer, Place, Witness, compare};
+use meltemi_analysis::who_can::Question;
+use meltemi_analysis::{Attached, Difference, Differences, Layer, Place, Witness, World, compare, who_can};
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope,
     StringMatch, ValueMatch,
 };
 use meltemi_policy::PolicySet;
+use meltemi_translate::security::{Authorization, Reference};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -254,6 +256,40 @@ fn check(
     Ok(())
 }
 
+/// Who may reach the Service that the policies are attached to; every client of the requests is a ServiceAccount that exists.
+fn told(policies: &[Attached]) -> impl Fn(&str) -> bool {
+    let mut world = World::default();
+    world.mesh.trust_domain = "td".parse().unwrap();
+    for (namespace, name) in [("a", "x"), ("a", "y"), ("b", "x")] {
+        world.accounts.insert(NamespacedName::new(namespace, name));
+    }
+    for attached in policies {
+        let policy = (*attached.policy).clone();
+        let read = Authorization {
+            policy: policy.clone(),
+            selector: None,
+            targets: vec![Reference::Service("web".into())],
+            http: Default::default(),
+            aliased: false,
+            faults: Vec::new(),
+        };
+        world.policies.insert(policy.name, read);
+    }
+    let to = NamespacedName::new("ns", "web");
+    let found = who_can(&world, &Question { to, method: None, path: None }).unwrap();
+    // Without policies there is no waypoint, and the node proxy lets everybody in.
+    let grants = found.doors.into_iter().next().unwrap().grants;
+    move |from| {
+        let known = from.starts_with("td/");
+        grants.iter().any(|grant| match from {
+            "plaintext" => grant.plaintext,
+            // Somebody of another kind is in words only.
+            _ if !known => grant.any_identity || !grant.identities.is_empty(),
+            _ => grant.any_identity || grant.identities.iter().any(|i| i == from),
+        })
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -263,6 +299,21 @@ proptest! {
         requests in prop::collection::vec(request(Layer::Connection), 30),
     ) {
         check(Layer::Connection, &old, &new, &requests)?;
+    }
+
+    #[test]
+    fn who_can_forgets_nobody(
+        policies in policies(Layer::Request),
+        requests in prop::collection::vec(request(Layer::Request), 30),
+    ) {
+        let policies: Vec<Attached> = policies.into_iter().map(|a| Attached { guard: vec![], ..a }).collect();
+        let told = told(&policies);
+        for mut request in requests {
+            request.port = 80;
+            if allowed(&policies, &request) {
+                prop_assert!(told(&request.from), "{request} is allowed");
+            }
+        }
     }
 
     #[test]

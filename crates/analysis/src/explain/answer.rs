@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is asked, and what is answered.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// A ServiceAccount: namespace and name.
+    Account(String, String),
+    /// A principal, `<trust domain>/ns/<namespace>/sa/<service account>`.
+    Principal(String),
+    /// Somebody without an identity.
+    Plaintext,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The client.
+    pub from: Client,
+    /// Its address, where it is known.
+    pub from_ip: Option<IpAddr>,
+    /// The Service: namespace and name.
+    pub to: (String, String),
+    /// Port of the Service; its first one when none.
+    pub port: Option<u16>,
+    /// HTTP method.
+    pub method: Option<String>,
+    /// HTTP path.
+    pub path: Option<String>,
+    /// HTTP headers.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// A request of a client to a Service of which nothing more is known.
+    pub fn new(from: Client, namespace: &str, service: &str) -> Self {
+        Self {
+            from,
+            from_ip: None,
+            to: (namespace.to_owned(), service.to_owned()),
+            port: None,
+            method: None,
+            path: None,
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// The verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+    /// It depends on what was not told.
+    Unknown,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// What one proxy says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Half {
+    /// `node proxy` or `waypoint <ns>/<name>`.
+    pub enforced_at: String,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Whom it sees as the client.
+    pub sees: String,
+    /// A sentence.
+    pub reason: String,
+}
+
+/// The verdict with its reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The policy that decided, or came closest.
+    pub policy: Option<String>,
+    /// Index of its rule.
+    pub rule: Option<u32>,
+    /// The clause that decided.
+    pub clause: Option<String>,
+    /// `node proxy` or `waypoint <ns>/<name>`.
+    pub enforced_at: Option<String>,
+    /// A sentence.
+    pub reason: String,
+    /// Every proxy on the way up to the one that decided.
+    pub halves: Vec<Half>,
+    /// What the objects lack and was assumed.
+    pub assumed: Vec<String>,
+    /// What is probably not meant.
+    pub warnings: Vec<String>,
+}
