@@ -10,7 +10,7 @@ use crate::compare::{Differences, Place, Unknown, compare};
 use crate::proof::{Layer, unreadable};
 use crate::side::Attached;
 use crate::words;
-use crate::world::World;
+use crate::world::{Binding, World};
 
 /// Compares two worlds. What one of them says nothing about (Services, Namespaces, …) is taken from the other.
 pub fn diff(old: &World, new: &World) -> Differences {
@@ -37,63 +37,15 @@ struct Pair {
 }
 
 fn places(old: &World, new: &World) -> Vec<Pair> {
-    let mut out = Vec::new();
     let identities: BTreeSet<String> = old.identities().into_iter().chain(new.identities()).collect();
     let identities: Vec<String> = identities.into_iter().collect();
-    let place = |target: String, enforced_at: String, layer: Layer, port: u16, host: &str| Place {
-        target,
-        enforced_at,
-        layer,
-        port,
-        host: host.to_owned(),
-        identities: identities.clone(),
-    };
-    for service in services(old, new) {
-        let (was, is) = (old.waypoint_of(&service), new.waypoint_of(&service));
-        let Some(gateway) = is.gateway().or(was.gateway()) else { continue };
-        let side = |world: &World, binding: &crate::world::Binding| {
-            binding.gateway().map(|g| world.at_waypoint(g, Some(&service))).unwrap_or_default()
-        };
-        let known = new.services.get(&service).or_else(|| old.services.get(&service));
-        let port = known.and_then(|s| s.ports.first()).map_or(80, |(port, _)| *port);
-        out.push(Pair {
-            place: place(
-                format!("Service {service}"),
-                format!("waypoint {gateway}"),
-                Layer::Request,
-                port,
-                &service.name,
-            ),
-            old: side(old, &was),
-            new: side(new, &is),
-        });
-    }
-    let gateways: BTreeSet<NamespacedName> =
-        old.named_gateways().into_iter().chain(new.named_gateways()).collect();
-    for gateway in &gateways {
-        let word = if new.is_waypoint(gateway) { "waypoint" } else { "gateway" };
-        out.push(Pair {
-            place: place(
-                format!("any other Service behind Gateway {gateway}"),
-                format!("{word} {gateway}"),
-                Layer::Request,
-                80,
-                "other",
-            ),
-            old: old.at_waypoint(gateway, None),
-            new: new.at_waypoint(gateway, None),
-        });
-    }
+    let mut out: Vec<Pair> = services(old, new).iter().filter_map(|s| of_service(old, new, s)).collect();
+    let gateways = old.named_gateways().into_iter().chain(new.named_gateways());
+    out.extend(gateways.collect::<BTreeSet<_>>().iter().map(|gateway| of_gateway(old, new, gateway)));
     // A waypoint that nobody names: policies of its class.
     let other = NamespacedName::new("", "");
     out.push(Pair {
-        place: place(
-            "any other Service".to_owned(),
-            "every other waypoint".to_owned(),
-            Layer::Request,
-            80,
-            "other",
-        ),
+        place: place("any other Service", "every other waypoint", Layer::Request),
         old: old.at_waypoint(&other, None),
         new: new.at_waypoint(&other, None),
     });
@@ -103,12 +55,55 @@ fn places(old: &World, new: &World) -> Vec<Pair> {
             name => format!("workloads of namespace {name}"),
         };
         out.push(Pair {
-            place: place(target, "node proxy".to_owned(), Layer::Connection, 80, ""),
+            place: place(&target, "node proxy", Layer::Connection),
             old: old.at_node_proxy(&namespace),
             new: new.at_node_proxy(&namespace),
         });
     }
+    out.iter_mut().for_each(|pair| pair.place.identities.clone_from(&identities));
     out
+}
+
+fn place(target: &str, enforced_at: &str, layer: Layer) -> Place {
+    Place {
+        target: target.to_owned(),
+        enforced_at: enforced_at.to_owned(),
+        layer,
+        port: 80,
+        host: "other".to_owned(),
+        identities: Vec::new(),
+    }
+}
+
+/// A Service at its waypoint; none when it has none on either side.
+fn of_service(old: &World, new: &World, service: &NamespacedName) -> Option<Pair> {
+    let (was, is) = (old.waypoint_of(service), new.waypoint_of(service));
+    let gateway = is.gateway().or(was.gateway())?;
+    let side = |world: &World, binding: &Binding| {
+        binding.gateway().map(|g| world.at_waypoint(g, Some(service))).unwrap_or_default()
+    };
+    let known = new.services.get(service).or_else(|| old.services.get(service));
+    let port = known.and_then(|s| s.ports.first()).map_or(80, |(port, _)| *port);
+    let place = place(&format!("Service {service}"), &format!("waypoint {gateway}"), Layer::Request);
+    Some(Pair {
+        place: Place { port, host: service.name.to_string(), ..place },
+        old: side(old, &was),
+        new: side(new, &is),
+    })
+}
+
+/// What a Gateway enforces for everything else that passes it.
+fn of_gateway(old: &World, new: &World, gateway: &NamespacedName) -> Pair {
+    let (what, word) = if new.is_waypoint(gateway) {
+        (format!("any other Service behind Gateway {gateway}"), "waypoint")
+    } else {
+        (format!("Gateway {gateway}"), "gateway")
+    };
+    Pair {
+        place: place(&what, &format!("{word} {gateway}"), Layer::Request),
+        old: old.at_waypoint(gateway, None),
+        new: new.at_waypoint(gateway, None),
+    }
 }
 
 fn services(old: &World, new: &World) -> BTreeSet<NamespacedName> {
