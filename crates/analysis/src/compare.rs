@@ -296,10 +296,18 @@ impl Work<'_> {
 impl Place {
     /// The workloads that a policy selects, where it selects some.
     fn target_of(&self, owner: &Side<'_>, item: &Item) -> String {
-        let guard = item.by.map(|(policy, _)| &owner.policies[policy].guard);
+        let Some((policy, _)) = item.by else {
+            let allow =
+                owner.policies.iter().filter(|a| a.policy.action == Action::Allow && !a.policy.dry_run);
+            let names: Vec<String> = allow.map(|a| a.policy.name.to_string()).collect();
+            return match &*names {
+                [] => self.target.clone(),
+                names => format!("{} that {} does not select", self.target, names.join(" or ")),
+            };
+        };
+        let guard = &owner.policies[policy].guard;
         let labels: Vec<String> = guard
-            .into_iter()
-            .flatten()
+            .iter()
             .map(|any| {
                 let texts =
                     any.iter().map(|(k, v, equal)| format!("{k}{}{v}", if *equal { "=" } else { "!=" }));

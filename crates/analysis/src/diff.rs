@@ -158,3 +158,6 @@ fn ambiguous(pair: &Pair) -> Vec<Unknown> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;
