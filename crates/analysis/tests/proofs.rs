@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meltemi_analysis::who_can::Question;
-use meltemi_analysis::{Attached, Difference, Differences, Layer, Place, Witness, World, compare, who_can};
+use meltemi_analysis::{
+    Attached, Difference, Differences, Layer, Place, Witness, World, analyze, compare, who_can,
+};
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope,
@@ -256,8 +258,8 @@ fn check(
     Ok(())
 }
 
-/// Who may reach the Service that the policies are attached to; every client of the requests is a ServiceAccount that exists.
-fn told(policies: &[Attached]) -> impl Fn(&str) -> bool {
+/// Policies attached to one Service; every client of the requests is a ServiceAccount that exists.
+fn world(policies: &[Attached]) -> World {
     let mut world = World::default();
     world.mesh.trust_domain = "td".parse().unwrap();
     for (namespace, name) in [("a", "x"), ("a", "y"), ("b", "x")] {
@@ -275,6 +277,12 @@ fn told(policies: &[Attached]) -> impl Fn(&str) -> bool {
         };
         world.policies.insert(policy.name, read);
     }
+    world
+}
+
+/// Who may reach the Service that the policies are attached to.
+fn told(policies: &[Attached]) -> impl Fn(&str) -> bool {
+    let world = world(policies);
     let to = NamespacedName::new("ns", "web");
     let found = who_can(&world, &Question { to, method: None, path: None }).unwrap();
     // Without policies there is no waypoint, and the node proxy lets everybody in.
@@ -313,6 +321,22 @@ proptest! {
             if allowed(&policies, &request) {
                 prop_assert!(told(&request.from), "{request} is allowed");
             }
+        }
+    }
+
+    #[test]
+    fn a_rule_that_changes_nothing_can_go(policies in policies(Layer::Request)) {
+        let policies: Vec<Attached> = policies.into_iter().map(|a| Attached { guard: vec![], ..a }).collect();
+        for finding in analyze(&world(&policies), None).iter().filter(|f| ["MLT0101", "MLT0102"].contains(&f.code)) {
+            let number = finding.message.strip_prefix("rule[").and_then(|m| m.split(']').next()).unwrap();
+            let mut without = policies.clone();
+            for attached in without.iter_mut().filter(|a| finding.origin.ends_with(&a.policy.name.to_string())) {
+                let mut policy = (*attached.policy).clone();
+                policy.rules.remove(number.parse::<usize>().unwrap());
+                attached.policy = Arc::new(policy);
+            }
+            let found = compare(&place(Layer::Request), &policies, &without);
+            prop_assert!(found.is_same(), "{finding}: {found:?}");
         }
     }
 
