@@ -118,7 +118,7 @@ fn an_exception_from_strict_is_for_the_workloads_that_it_selects() {
         "e",
         json!({"selector": {"matchLabels": {"app": "old"}}, "mtls": {"mode": "PERMISSIVE"}}),
     );
-    let found = compared(&[strict.clone()], &[strict.clone(), exempt.clone()]);
+    let found = compared(std::slice::from_ref(&strict), &[strict.clone(), exempt.clone()]);
     assert_eq!((found.newly_allowed.len(), found.newly_denied.len()), (1, 0), "{:?}", lines(&found));
     let one = &found.newly_allowed[0];
     assert_eq!((one.witness.from.as_str(), one.witness.labels["app"].as_str()), ("plaintext", "old"));
@@ -159,7 +159,7 @@ fn what_nobody_can_know_is_named() {
         )
     };
     let base = web(from(&["a"]));
-    let found = compared(&[base.clone()], &[base.clone(), ask("/x")]);
+    let found = compared(std::slice::from_ref(&base), &[base.clone(), ask("/x")]);
     assert_eq!(lines(&found), ["? only the new policies ask provider opa about paths=[/x]"]);
     // The same question on both sides has the same answer.
     let wider = web(from(&["a", "b"]));

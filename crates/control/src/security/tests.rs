@@ -349,8 +349,8 @@ fn the_status_of_a_peer_authentication() {
 #[test]
 fn the_status_of_a_request_authentication() {
     let rules = json!([{"issuer": "i", "jwks": "{\"keys\":[]}"}]);
-    let denied = "meltemi.dev/DiffersFromIstio=True FailsClosed: Tokens are not verified yet: every request that it applies \
-                  to is denied, with a token or without.";
+    let denied = "meltemi.dev/DiffersFromIstio=True FailsClosed: Tokens are not verified yet: a request that carries one \
+                  where its rules look for it is refused (401); one without is judged without claims, as in Istio.";
     let cases = [
         (
             json!({"targetRefs": [{"kind": "Service", "group": "", "name": "web"}], "jwtRules": rules}),

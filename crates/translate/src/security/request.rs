@@ -101,8 +101,8 @@ pub fn at_node_proxies(tokens: &Tokens) -> Option<Condition> {
 
 /// What is done at the gateways that it is attached to.
 pub fn differs(tokens: &Tokens) -> Option<Condition> {
-    let message =
-        "Tokens are not verified yet: every request that it applies to is denied, with a token or without.";
+    let message = "Tokens are not verified yet: a request that carries one where its rules look for it is refused (401); one \
+                   without is judged without claims, as in Istio.";
     (!tokens.rules.is_empty()).then(|| Condition::yes(super::notes::DIFFERS, "FailsClosed", message))
 }
 
@@ -147,7 +147,7 @@ mod tests {
     fn what_is_not_verified_is_said() {
         let selected = read_yaml("{selector: {matchLabels: {a: b}}, jwtRules: [{issuer: i}]}").unwrap();
         assert_eq!(at_node_proxies(&selected).unwrap().reason, "UnsupportedValue");
-        assert!(differs(&selected).unwrap().message.contains("every request that it applies to is denied"));
+        assert!(differs(&selected).unwrap().message.contains("is refused (401)"));
         assert_eq!(differs(&read_yaml("{}").unwrap()), None);
         assert_eq!(read_yaml("{jwtRules: [{}]}").unwrap_err(), "issuer or jwksUri must be non-empty string");
         let spec = serde_json::json!({"targetRefs": [{"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "g"}],
