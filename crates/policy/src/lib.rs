@@ -3,6 +3,12 @@
 //!
 //! Pure: no clock, no I/O, no async. The control plane, the node proxy, the waypoint and the command line all call
 //! [`decide`]. What cannot be evaluated never widens: in an ALLOW it does not match, in a DENY it does.
+//!
+//! A policy is checked once ([`ValidPolicy`]). Those that apply at one place become a [`PolicySet`]: rules are cut into
+//! conjunctions (rows), each attribute into a field that says, for a value, which rows it fulfils (`index`); a decision
+//! looks up each field once and takes the first row that is in all of the answers. How long that takes depends on the
+//! request and on how many different attributes the rules look at, not on how many rules there are. A changed policy is
+//! put beside the index, which is built again only after many changes (`stage`).
 
 pub mod check;
 pub mod decide;
@@ -19,5 +25,5 @@ pub use check::{InvalidPolicy, ValidPolicy};
 pub use decide::{Decision, Rule, decide, reports, resume};
 pub use explain::{Explanation, explain, explain_decision};
 pub use facts::{Claims, Facts, Headers, HttpFacts};
-pub use permit::{Permit, Revoker, admit};
+pub use permit::{Permit, Revoker, admit, admit_after};
 pub use set::PolicySet;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The permit: proof that something was allowed, and the way to take it back. Only [`admit`] makes one.
+//! The permit: proof that something was allowed, and the way to take it back. Only [`admit`] and [`admit_after`] make one.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use crate::decide::{Decision, decide};
+use crate::decide::{Decision, Rule, decide, resume};
 use crate::facts::Facts;
 use crate::set::PolicySet;
 
@@ -35,7 +35,23 @@ pub struct Revoker(Arc<Shared>);
 /// # Errors
 /// The decision that refuses.
 pub fn admit(set: &PolicySet, facts: &Facts<'_>, generation: u64) -> Result<(Permit, Revoker), Decision> {
-    let decision = decide(set, facts);
+    mint(decide(set, facts), generation)
+}
+
+/// Goes on after the provider of a CUSTOM rule has allowed ([`crate::resume`]), and mints a permit when allowed.
+///
+/// # Errors
+/// The decision that refuses, or asks the next provider.
+pub fn admit_after(
+    set: &PolicySet,
+    facts: &Facts<'_>,
+    allowed: Rule,
+    generation: u64,
+) -> Result<(Permit, Revoker), Decision> {
+    mint(resume(set, facts, allowed), generation)
+}
+
+fn mint(decision: Decision, generation: u64) -> Result<(Permit, Revoker), Decision> {
     if !decision.is_allow() {
         return Err(decision);
     }

@@ -92,3 +92,58 @@ impl Sets {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meltemi_model::authz::{
+        Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch,
+        ValueMatch,
+    };
+
+    use super::*;
+
+    fn policy(name: &str, rules: Vec<Rule>, targets: Vec<Target>) -> Arc<HttpPolicy> {
+        let name = NamespacedName::new("ns", name);
+        let policy =
+            Policy { name, scope: Scope::WorkloadSelector, action: Action::Allow, dry_run: false, rules };
+        Arc::new(HttpPolicy { policy, targets })
+    }
+
+    fn names(set: &PolicySet) -> Vec<&str> {
+        set.policies().iter().map(|p| &*p.name.name).collect()
+    }
+
+    #[test]
+    fn a_set_is_made_once_for_what_is_there_and_again_when_that_changes() {
+        let (web, gateway) = (NamespacedHostname::new("ns", "web"), NamespacedName::new("ns", "gw"));
+        let other = NamespacedHostname::new("ns", "other");
+        let (to_web, to_gateway) = (Target::Service(web.clone()), Target::Gateway(gateway.clone()));
+        let mut all: All = Arc::default();
+        let put = |all: &mut All, key: &str, policy| Arc::make_mut(all).insert(key.to_owned(), policy);
+        put(&mut all, "ns/b", policy("b", vec![], vec![to_web.clone()]));
+        put(&mut all, "ns/a", policy("a", vec![], vec![to_gateway, to_web.clone()]));
+        put(&mut all, "ns/c", policy("c", vec![], vec![Target::Service(other.clone())]));
+        let sets = HttpSets::default();
+        let of = |all: &All, service| sets.of(all, service, &gateway);
+        let first = of(&all, Some(&web)).unwrap();
+        assert_eq!(names(&first), ["a", "b"], "of the Service and of the Gateway, each once");
+        assert_eq!(names(&of(&all, None).unwrap()), ["a"]);
+        assert_eq!(names(&of(&all, Some(&other)).unwrap()), ["a", "c"]);
+        assert!(Arc::ptr_eq(&first, &of(&all, Some(&web)).unwrap()), "asked again");
+
+        let before = all.clone();
+        put(&mut all, "ns/b", policy("b", vec![Rule::default()], vec![to_web.clone()]));
+        let second = of(&all, Some(&web)).unwrap();
+        assert_eq!(second.policies()[1].rules.len(), 1);
+        assert!(second.policies()[0].is(&first.policies()[0]), "what has not changed is not checked again");
+        // Who still looks at the state before sees its policies.
+        assert_eq!(of(&before, Some(&web)).unwrap().policies()[1].rules.len(), 0);
+
+        let values = vec![ValueMatch::String(StringMatch::Suffix("".into()))];
+        let predicates = vec![Predicate { attribute: Attribute::Path, values, not_values: vec![] }];
+        let clauses = vec![Clause { origin: ClauseOrigin::To, matches: vec![Match { predicates }] }];
+        put(&mut all, "ns/bad", policy("bad", vec![Rule { clauses }], vec![to_web]));
+        let denied = of(&all, Some(&web)).unwrap_err();
+        assert!(denied.text.starts_with("policy ns/bad is not valid rule[0] clause[0]: paths"), "{denied}");
+    }
+}
