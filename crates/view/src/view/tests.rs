@@ -64,3 +64,67 @@ fn a_field_that_is_not_known_is_refused_by_name() {
     sink.apply(types::SETTINGS, vec![update("mesh", convert::encode_l7(&settings).unwrap())]);
     assert_eq!(sink.mesh.path_normalization(), PathNormalization::None);
 }
+
+#[test]
+fn a_layer_4_policy_that_is_refused_lets_nothing_through_in_its_place() {
+    use meltemi_wire::proto::security::string_match::MatchType;
+    use meltemi_wire::proto::security::{Action, Authorization, Group, Match, Rules, Scope, StringMatch};
+
+    let message = |action: i32, matches: Vec<Match>| {
+        let groups = vec![Group { rules: vec![Rules { matches }] }];
+        let scope = Scope::Namespace.into();
+        let one = Authorization {
+            name: "p".into(),
+            namespace: "shop".into(),
+            scope,
+            action,
+            groups,
+            ..Default::default()
+        };
+        update("shop/p", one.encode_to_vec())
+    };
+    let prefix = |text: &str| Match {
+        principals: vec![StringMatch { match_type: Some(MatchType::Prefix(text.into())) }],
+        ..Default::default()
+    };
+    let deny = i32::from(Action::Deny);
+    let pod = |namespace: &str| {
+        let uid = meltemi_model::WorkloadUid::pod("Kubernetes", namespace, "web");
+        meltemi_model::Workload::empty(uid, namespace, "web")
+    };
+    let address = |namespace: &str| {
+        let address = Address::Workload(pod(namespace));
+        update(&address.name(), address.encode())
+    };
+    let judged = |sink: &Sink, namespace: &str| {
+        let at = "10.0.0.1:80".parse().unwrap();
+        let request =
+            crate::judge::L4Request { source: None, from: at, to: at, workload: pod(namespace).uid };
+        request.judge(&sink.mesh.snapshot).map(drop).map_err(|denied| (denied.text, denied.missing))
+    };
+    let mut sink = sink();
+    assert_eq!(sink.apply(types::ADDRESS, vec![address("shop"), address("else")]).len(), 0);
+
+    // Read, but not valid: where it applies is known.
+    let rejected = sink.apply(types::AUTHORIZATION, vec![message(deny, vec![prefix("")])]);
+    assert_eq!(rejected[0].name, "shop/p");
+    let reason = "policy shop/p is not valid rule[0] clause[0]: principals: \"*\" has no text beside its `*`";
+    assert_eq!(rejected[0].reason, reason);
+    let text = format!("policy shop/p was refused by this proxy and is not known: {reason}");
+    assert_eq!(judged(&sink, "shop"), Err((text, false)));
+    assert_eq!(judged(&sink, "else"), Ok(()));
+    // Mended, and refused again: the last good one stays.
+    assert_eq!(sink.apply(types::AUTHORIZATION, vec![message(deny, vec![prefix("td/ns/evil")])]).len(), 0);
+    assert_eq!(judged(&sink, "shop"), Ok(()));
+    assert_eq!(sink.apply(types::AUTHORIZATION, vec![message(deny, vec![prefix("")])]).len(), 1);
+    assert_eq!(judged(&sink, "shop"), Ok(()));
+    // Never read at all: it could apply anywhere.
+    sink.apply(types::AUTHORIZATION, vec![Update { name: "shop/p".into(), resource: None }]);
+    assert_eq!(sink.apply(types::AUTHORIZATION, vec![message(9, vec![])])[0].name, "shop/p");
+    for namespace in ["shop", "else"] {
+        let (text, missing) = judged(&sink, namespace).unwrap_err();
+        assert!(text.contains("shop/p was refused") && text.contains("action") && !missing, "{text}");
+    }
+    sink.apply(types::AUTHORIZATION, vec![Update { name: "shop/p".into(), resource: None }]);
+    assert_eq!(judged(&sink, "else"), Ok(()));
+}
