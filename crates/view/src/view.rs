@@ -263,6 +263,8 @@ fn snapshot(snapshot: &mut Snapshot, type_url: &str, updates: Vec<Update>) -> Ve
     let mut deltas = HashMap::new();
     for Update { name, resource } in updates {
         let address = type_url == types::ADDRESS;
+        // Of a policy that is refused, where it applies may be understood all the same.
+        let scope = resource.as_ref().filter(|_| !address).and_then(|bytes| convert::policy_scope(bytes));
         let delta = match resource {
             None if address => Ok(Delta::AddressGone(name.clone())),
             None => name.parse().map(Delta::PolicyGone).map_err(|e| e.to_string()),
@@ -280,7 +282,7 @@ fn snapshot(snapshot: &mut Snapshot, type_url: &str, updates: Vec<Update>) -> Ve
                 if type_url == types::AUTHORIZATION {
                     let known = name.parse().unwrap_or_else(|_| NamespacedName::new("", name.as_str()));
                     let reason = reason.as_str().into();
-                    deltas.insert(name.clone(), Delta::PolicyRefused { name: known, scope: None, reason });
+                    deltas.insert(name.clone(), Delta::PolicyRefused { name: known, scope, reason });
                 }
                 rejected.push(Rejected { name, reason });
             }

@@ -15,7 +15,7 @@ use prost::Message;
 
 use crate::proto::workload as proto;
 
-pub use self::authorization::{authorization, policy};
+pub use self::authorization::{authorization, policy, policy_scope};
 pub use self::l7::{decode_l7, encode_l7};
 
 /// A message that is refused: which field, and why.

@@ -118,12 +118,19 @@ fn a_layer_4_policy_that_is_refused_lets_nothing_through_in_its_place() {
     assert_eq!(judged(&sink, "shop"), Ok(()));
     assert_eq!(sink.apply(types::AUTHORIZATION, vec![message(deny, vec![prefix("")])]).len(), 1);
     assert_eq!(judged(&sink, "shop"), Ok(()));
-    // Never read at all: it could apply anywhere.
-    sink.apply(types::AUTHORIZATION, vec![Update { name: "shop/p".into(), resource: None }]);
-    assert_eq!(sink.apply(types::AUTHORIZATION, vec![message(9, vec![])])[0].name, "shop/p");
-    for namespace in ["shop", "else"] {
-        let (text, missing) = judged(&sink, namespace).unwrap_err();
-        assert!(text.contains("shop/p was refused") && text.contains("action") && !missing, "{text}");
+    // Never read at all: it applies in its scope, and anywhere if that is not known either.
+    let scopeless =
+        Authorization { name: "p".into(), namespace: "shop".into(), scope: 9, ..Default::default() };
+    for (bytes, field, elsewhere) in [
+        (message(9, vec![]), "action", false),
+        (update("shop/p", scopeless.encode_to_vec()), "scope", true),
+        (update("shop/p", vec![0xff]), "authorization", true),
+    ] {
+        sink.apply(types::AUTHORIZATION, vec![Update { name: "shop/p".into(), resource: None }]);
+        assert_eq!(sink.apply(types::AUTHORIZATION, vec![bytes])[0].name, "shop/p");
+        let (text, missing) = judged(&sink, "shop").unwrap_err();
+        assert!(text.contains("shop/p was refused") && text.contains(field) && !missing, "{text}");
+        assert_eq!(judged(&sink, "else").is_err(), elsewhere, "{field}");
     }
     sink.apply(types::AUTHORIZATION, vec![Update { name: "shop/p".into(), resource: None }]);
     assert_eq!(judged(&sink, "else"), Ok(()));

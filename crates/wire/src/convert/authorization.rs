@@ -166,6 +166,21 @@ const AUTHORIZATION: Message = Message(&[
     (7, "extensions", None),
 ]);
 
+/// Where the policy of a message applies, of one that is refused for something else; none when not even that is
+/// understood.
+pub fn policy_scope(bytes: &[u8]) -> Option<Scope> {
+    let message = proto::Authorization::decode(bytes).ok()?;
+    scope(message.scope)
+}
+
+fn scope(value: i32) -> Option<Scope> {
+    Some(match proto::Scope::try_from(value).ok()? {
+        proto::Scope::Global => Scope::Global,
+        proto::Scope::Namespace => Scope::Namespace,
+        proto::Scope::WorkloadSelector => Scope::WorkloadSelector,
+    })
+}
+
 /// The policy of a message.
 ///
 /// # Errors
@@ -188,12 +203,7 @@ pub fn policy(bytes: &[u8]) -> Result<Policy, Invalid> {
     };
     Ok(Policy {
         name: NamespacedName::new(namespace, name),
-        scope: match proto::Scope::try_from(scope) {
-            Ok(proto::Scope::Global) => Scope::Global,
-            Ok(proto::Scope::Namespace) => Scope::Namespace,
-            Ok(proto::Scope::WorkloadSelector) => Scope::WorkloadSelector,
-            Err(_) => return Err(unknown("scope", scope)),
-        },
+        scope: self::scope(scope).ok_or_else(|| unknown("scope", scope))?,
         action: if deny { Action::Deny } else { Action::Allow },
         dry_run,
         rules: groups
