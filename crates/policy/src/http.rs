@@ -119,24 +119,32 @@ fn merge_slashes(path: &str) -> String {
     out
 }
 
-/// The normalised path first; then what backends of other habits could read in it: slashes merged, escaped slashes
-/// decoded, parameters after `;` dropped. Judged, never forwarded.
+/// The normalised path first; then what backends of other habits could read in it: slashes merged (before dot segments
+/// are removed, or after), escaped slashes decoded, parameters after `;` dropped. Judged, never forwarded.
 pub fn readings(path: &str) -> Vec<String> {
     let mut all = vec![path.to_owned()];
+    let pair = |pair: &[u8]| matches!(pair, b"//" | b"/.");
+    if !path.contains(['%', '\\', ';']) && !path.as_bytes().windows(2).any(pair) {
+        // Most paths are plain: all read the same in them.
+        return all;
+    }
     let mut add = |reading: String| {
         if !all.contains(&reading) {
             all.push(reading);
         }
     };
-    add(merge_slashes(&base(path)));
-    let decoded = merge_slashes(&dots(&slashes(&decode(path, true))));
-    add(decoded.clone());
-    if path.contains(';') {
-        let plain = |path: &str| {
-            path.split('/').map(|s| s.split(';').next().unwrap_or_default()).collect::<Vec<_>>().join("/")
-        };
-        add(dots(&plain(path)));
-        add(merge_slashes(&dots(&plain(&decoded))));
+    for decoded in [decode(path, false), decode(path, true)] {
+        let decoded = slashes(&decoded);
+        add(merge_slashes(&dots(&decoded)));
+        add(dots(&merge_slashes(&decoded)));
+        if decoded.contains(';') {
+            let plain: Vec<&str> =
+                decoded.split('/').map(|s| s.split(';').next().unwrap_or_default()).collect();
+            let plain = plain.join("/");
+            add(dots(&plain));
+            add(merge_slashes(&dots(&plain)));
+            add(dots(&merge_slashes(&plain)));
+        }
     }
     all
 }

@@ -15,6 +15,22 @@ proptest! {
         }
     }
 
+    /// A path with one reading reads the same in every mode, and what the most thorough mode makes of a path is judged.
+    #[test]
+    fn fuzz_readings_hold_what_every_mode_makes(path in "/[ab%2fF5cC./\\\\;]{0,16}") {
+        if let Ok(normal) = normalize(&path, Normalization::Base) {
+            let all = readings(&normal);
+            prop_assert!(all.iter().all(|reading| reading.starts_with('/')));
+            if all.len() == 1 {
+                for mode in [Normalization::Base, Normalization::MergeSlashes, Normalization::DecodeAndMergeSlashes] {
+                    prop_assert_eq!(&normalize(&normal, mode).unwrap(), &normal);
+                }
+            }
+            let merged = normalize(&normal, Normalization::DecodeAndMergeSlashes).unwrap();
+            prop_assert!(all.contains(&merged), "{merged} {all:?}");
+        }
+    }
+
     #[test]
     fn fuzz_anything_is_answered(text in "\\PC{0,80}", template in "\\PC{0,40}") {
         for mode in [Normalization::None, Normalization::Base, Normalization::MergeSlashes, Normalization::DecodeAndMergeSlashes] {
