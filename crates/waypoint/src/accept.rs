@@ -96,7 +96,8 @@ impl Context {
         match accepted {
             Ok((stream, from)) => {
                 let place = self.places.clone().try_acquire_owned();
-                let place = place.inspect_err(|_| tracing::warn!(%from, "too many connections")).ok()?;
+                // Counted and not logged: it is for a flood.
+                let place = place.inspect_err(|_| self.metrics.crowded_out()).ok()?;
                 Some((stream, from, place))
             }
             Err(error) => {

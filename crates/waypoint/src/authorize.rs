@@ -3,6 +3,7 @@
 //! every change as long as the request is open.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 use meltemi_model::{NamespacedHostname, NamespacedName, SpiffeId};
@@ -10,6 +11,7 @@ use meltemi_policy::{Facts, Headers, HttpFacts, Permit, Revoker};
 use meltemi_view::judge::{Denied, judge};
 use meltemi_view::registry::Guard;
 use meltemi_view::view::Mesh;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
 use crate::tokens::unverified;
@@ -32,6 +34,8 @@ pub(crate) struct RequestFacts {
     pub(crate) aliases: Vec<HeaderName>,
     pub(crate) service: Option<NamespacedHostname>,
     pub(crate) gateway: NamespacedName,
+    /// Among the heads of open requests, as long as this one is open.
+    pub(crate) room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 struct Fields<'a>(&'a RequestFacts);

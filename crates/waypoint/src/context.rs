@@ -39,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) patterns: Patterns,
     /// Places for connections of clients.
     pub(crate) places: Arc<Semaphore>,
+    /// KiB for the heads of open requests.
+    pub(crate) heads: Arc<Semaphore>,
     pub(crate) tasks: Tasks,
 }
 
@@ -63,6 +65,7 @@ impl Context {
             limits: parts.limits,
             patterns: Patterns::default(),
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            heads: Arc::new(Semaphore::new(parts.limits.heads)),
             tasks,
         }
     }

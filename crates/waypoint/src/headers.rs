@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, COOKIE, TE};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -69,8 +69,13 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 
 /// Makes of a client's headers those that are judged and forwarded. `peer` is its address. At the edge nothing is known of
 /// who is before it, so that it says all of `x-forwarded-*` itself; a waypoint's clients are of the mesh, and it adds.
-pub(crate) fn own(headers: &mut HeaderMap, peer: IpAddr, edge: bool) {
+pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge: bool) {
+    // Of HTTP/2's only one, that goes from end to end: servers of gRPC refuse calls without it.
+    let trailers = version == Version::HTTP_2 && headers.get(TE).is_some_and(|te| te == "trailers");
     strip(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
     if edge {
         remove(headers, |name| dropped(name, true));
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -91,6 +96,13 @@ pub(crate) fn own(headers: &mut HeaderMap, peer: IpAddr, edge: bool) {
     {
         headers.insert(COOKIE, value);
     }
+}
+
+/// Bytes that a head takes: an estimate, with what a map needs beside names and values.
+pub(crate) fn size(headers: &HeaderMap, target: &Uri) -> usize {
+    const ENTRY: usize = 64;
+    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY).sum();
+    fields + target.path_and_query().map_or(0, |p| p.as_str().len())
 }
 
 fn joined(headers: &HeaderMap, name: &HeaderName, with: &[u8]) -> Vec<u8> {
@@ -134,10 +146,10 @@ mod tests {
         let peer = IpAddr::from([10, 0, 0, 1]);
         let mut edge = map(&client);
         edge.insert("x-forwarded-host", HeaderValue::from_static("forged"));
-        own(&mut edge, peer, true);
+        own(&mut edge, Version::HTTP_11, peer, true);
         assert_eq!(edge, map(&[("x-forwarded-proto", "http"), ("x-forwarded-for", "10.0.0.1")]));
         let mut inside = map(&client);
-        own(&mut inside, peer, false);
+        own(&mut inside, Version::HTTP_11, peer, false);
         assert_eq!(inside, map(&[("x-forwarded-for", "1.1.1.1, 10.0.0.1"), ("x-forwarded-proto", "https")]));
     }
 
@@ -147,7 +159,7 @@ mod tests {
         for crumb in ["a=1", "b=2"] {
             headers.append(COOKIE, HeaderValue::from_static(crumb));
         }
-        own(&mut headers, IpAddr::from([10, 0, 0, 1]), false);
+        own(&mut headers, Version::HTTP_2, IpAddr::from([10, 0, 0, 1]), false);
         assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 }

@@ -11,6 +11,7 @@
 //! What is judged is what is forwarded: the normalised path. A request that can be read in two ways is judged in both.
 
 mod accept;
+mod answers;
 mod authorize;
 mod body;
 mod check;

@@ -40,7 +40,7 @@ pub(crate) const MAX_REGEX_BYTES: usize = 1024 * 1024;
 /// Compiled regular expressions that are kept.
 pub(crate) const MAX_REGEXES: usize = 4096;
 
-/// How long a client may take.
+/// How long a client may take, and how much all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// From the first byte of a request's head to its end.
@@ -52,6 +52,8 @@ pub struct Limits {
     pub body: Duration,
     /// An answer of which the client takes nothing.
     pub stall: Duration,
+    /// KiB of heads that all open requests hold together, each at least one; further requests are answered with 503.
+    pub heads: usize,
 }
 
 impl Default for Limits {
@@ -61,6 +63,7 @@ impl Default for Limits {
             idle: Duration::from_secs(300),
             body: Duration::from_secs(60),
             stall: Duration::from_secs(300),
+            heads: 128 * 1024,
         }
     }
 }

@@ -58,6 +58,8 @@ pub(crate) struct HttpMetrics {
     durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
     /// Bytes that were no request: answered by the parser, or not at all.
     malformed: Counter,
+    /// Connections closed unread: there were too many.
+    crowded: Counter,
 }
 
 impl HttpMetrics {
@@ -66,6 +68,7 @@ impl HttpMetrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             malformed: Counter::default(),
+            crowded: Counter::default(),
         };
         metrics.register(|registry| {
             registry.register("istio_requests", "Requests", http.requests.clone());
@@ -73,6 +76,8 @@ impl HttpMetrics {
             registry.register(name, "Duration of requests in milliseconds", http.durations.clone());
             let help = "Connections ended because what came was no request";
             registry.register("meltemi_malformed_requests", help, http.malformed.clone());
+            let help = "Connections closed unread because too many were open";
+            registry.register("meltemi_crowded_out_connections", help, http.crowded.clone());
         });
         http
     }
@@ -85,6 +90,10 @@ impl HttpMetrics {
         };
         self.durations.get_or_create(&of).observe(took.as_secs_f64() * 1000.0);
         self.requests.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn crowded_out(&self) {
+        self.crowded.inc();
     }
 
     pub(crate) fn malformed(&self) {

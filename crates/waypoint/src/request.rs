@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -15,8 +15,9 @@ use meltemi_policy::Permit;
 use meltemi_view::judge::Denied;
 use meltemi_view::registry::Guard;
 
+use crate::answers::{Instead, denial, plain};
 use crate::authorize::{RequestFacts, aliases, authorize};
-use crate::body::{Answer, Body, Received, Upload, full};
+use crate::body::{Answer, Body, Received, Upload};
 use crate::check::{Checked, check};
 use crate::connection::Served;
 use crate::context::{Context, jiff_text};
@@ -28,9 +29,6 @@ use crate::metrics::Labels;
 use crate::pulse::Pulse;
 use crate::route::{Asked, Chosen, NoRoute, choose};
 use crate::{tokens, upgrade};
-
-/// What a client sees of a denial; 19 bytes, as clients compare it.
-const DENIED: &str = "RBAC: access denied";
 
 /// A request under way: where it came in, and what is told of it at its end.
 struct Life<'a> {
@@ -133,8 +131,18 @@ impl Life<'_> {
         self.websocket = checked.websocket;
         // From here on: what is judged is what is forwarded.
         let edge = self.served.listener.is_some();
-        headers::own(request.headers_mut(), self.served.peer.address.ip(), edge);
+        let version = request.version();
+        headers::own(request.headers_mut(), version, self.served.peer.address.ip(), edge);
         let mut facts = self.facts(&request, &checked);
+        let kib = headers::size(request.headers(), request.uri()) / 1024 + 1;
+        match self.context.heads.clone().try_acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX)) {
+            Ok(room) => facts.room = Some(Arc::new(room)),
+            Err(_) => {
+                self.line.flags = "UO";
+                self.line.details = "overload".into();
+                return plain(StatusCode::SERVICE_UNAVAILABLE, "too many open requests");
+            }
+        }
         let mesh = self.context.view.mesh();
         tokens::sanitize(&mesh, &mut facts, request.headers_mut());
         if let Some(denied) = tokens::unverified(&mesh, &facts) {
@@ -170,6 +178,7 @@ impl Life<'_> {
             headers: request.headers().clone(),
             service: self.served.service.clone(),
             gateway: self.context.config.gateway.clone(),
+            room: None,
         }
     }
 
@@ -294,7 +303,7 @@ impl Life<'_> {
             outcome = forwarded => outcome,
             reason = permit.revoked() => {
                 self.line.details = reason.to_string();
-                return plain(StatusCode::FORBIDDEN, DENIED);
+                return denial(self.grpc);
             }
         };
         match outcome {
@@ -358,43 +367,6 @@ impl Life<'_> {
 
     fn refused(&mut self, denied: &Denied) -> Response<Body> {
         self.denied(denied);
-        if !self.grpc {
-            return plain(StatusCode::FORBIDDEN, DENIED);
-        }
-        // gRPC tells failures in its own status: 7 is PERMISSION_DENIED.
-        let mut response = plain(StatusCode::OK, "");
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from_static("7"));
-        headers.insert("grpc-message", HeaderValue::from_static(DENIED));
-        response
+        denial(self.grpc)
     }
-}
-
-/// What a request is answered with instead of being forwarded.
-enum Instead {
-    Status(StatusCode, &'static str),
-    Redirect(StatusCode, HeaderValue),
-}
-
-impl Instead {
-    fn answer(self) -> Response<Body> {
-        match self {
-            Self::Status(status, text) => plain(status, text),
-            Self::Redirect(status, location) => {
-                let mut response = plain(status, "");
-                response.headers_mut().insert(LOCATION, location);
-                response
-            }
-        }
-    }
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(full(text));
-    *response.status_mut() = status;
-    if !text.is_empty() {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    response
 }

@@ -10,6 +10,9 @@ use crate::limits::{MAX_BUFFER, MAX_CHUNK_LINE};
 /// Longest decimal length and hexadecimal chunk size: no overflow in 64 bits.
 const MAX_DIGITS: (usize, usize) = (18, 15);
 
+/// Bytes of a line's buffer that are kept for the next line.
+const KEPT: usize = 256;
+
 #[derive(Debug)]
 enum State {
     /// The lines of a head.
@@ -105,8 +108,11 @@ impl Framing {
         let Some(end) = end else { return Ok(bytes.len()) };
         let mut line = std::mem::take(&mut self.line);
         let ended = self.ended(&line);
-        line.clear();
-        self.line = line;
+        // An idle connection holds no long line.
+        if line.capacity() <= KEPT {
+            line.clear();
+            self.line = line;
+        }
         ended.map(|()| at + end + 1).ok_or(at + end)
     }
 

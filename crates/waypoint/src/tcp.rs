@@ -46,6 +46,7 @@ pub(crate) async fn serve(
         aliases: Vec::new(),
         service: Some(service.clone()),
         gateway: context.config.gateway.clone(),
+        room: None,
     };
     let ended = carry(context, connect, facts, &mut record).await;
     record.error = ended.err();

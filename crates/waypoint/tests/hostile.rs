@@ -302,6 +302,7 @@ async fn slow_clients_are_not_waited_for() {
         idle: Duration::from_secs(2),
         body: Duration::from_millis(500),
         stall: Duration::from_secs(1),
+        ..Limits::default()
     };
     let world = World::start(limits).await;
     let within = |begun: Instant, least: u64, what: &str| {
@@ -358,6 +359,35 @@ async fn slow_clients_are_not_waited_for() {
         within(begun, 1000, "an answer that nobody takes");
     };
     tokio::join!(silent, drops, body, kept, unread);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_requests_hold_a_bounded_memory() {
+    let world = World::start(Limits { heads: 100, ..Limits::default() }).await;
+    let mut held = Vec::new();
+    let large = format!("GET /hang HTTP/1.1\r\nhost: a\r\nx-large: {}\r\n\r\n", "x".repeat(40_000));
+    for n in 1..=2 {
+        let mut io = world.to_service(FREE).await;
+        write(&mut io, large.as_bytes()).await;
+        let reached = async {
+            while world.seen_with("GET /hang") < n {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap();
+        held.push(io);
+    }
+    assert_eq!(ask(world.to_service(FREE).await, &large).await.0, 503);
+    // A small one has room, and so has a large one after others have gone.
+    let small = "GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
+    assert_eq!(ask(world.to_service(FREE).await, small).await.0, 200);
+    drop(held);
+    let again = async {
+        while ask(world.to_service(FREE).await, &large.replace("/hang", "/x")).await.0 != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

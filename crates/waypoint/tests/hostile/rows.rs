@@ -502,6 +502,10 @@ pub(crate) fn http2() -> Vec<Row2> {
         [("x-forwarded-client-cert", "x"), ("x-envoy-internal", "true"), ("forwarded", "for=1.2.3.4")];
     vec![
         row("plain", NO_ADMIN, "GET", "http://a/x", &[], 200, x),
+        Row2 {
+            has: vec!["te: trailers\r\n"],
+            ..row("for gRPC", FREE, "GET", "http://a/x", &[("te", "trailers")], 200, x)
+        },
         row("path", NO_ADMIN, "GET", "http://a//admin", &[], 403, ""),
         row("normalised", NO_ADMIN, "GET", "http://a/y/../%78", &[], 200, x),
         row("authority", NO_SECRET, "GET", "http://SECRET.com.:1/x", &[], 403, ""),

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Answers: what this proxy says itself.
+
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::body::{Body, full};
+
+/// What a client sees of a denial; 19 bytes, as clients compare it.
+const DENIED: &str = "RBAC: access denied";
+
+/// What a request is answered with instead of being forwarded.
+pub(crate) enum Instead {
+    Status(StatusCode, &'static str),
+    Redirect(StatusCode, HeaderValue),
+}
+
+impl Instead {
+    pub(crate) fn answer(self) -> Response<Body> {
+        match self {
+            Self::Status(status, text) => plain(status, text),
+            Self::Redirect(status, location) => {
+                let mut response = plain(status, "");
+                response.headers_mut().insert(LOCATION, location);
+                response
+            }
+        }
+    }
+}
+
+/// A status and a short text.
+pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = status;
+    if !text.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
+/// The denial of a request. gRPC tells failures in its own status: 7 is PERMISSION_DENIED.
+pub(crate) fn denial(grpc: bool) -> Response<Body> {
+    if !grpc {
+        return plain(StatusCode::FORBIDDEN, DENIED);
+    }
+    let mut response = plain(StatusCode::OK, "");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static("7"));
+    headers.insert("grpc-message", HeaderValue::from_static(DENIED));
+    response
+}
