@@ -130,6 +130,13 @@ impl<'a> Judge<'a> {
         Question { needs, never: self.side.deny.iter().map(|i| &i.form).collect() }.answer(&self.space)
     }
 
+    /// Whether an ALLOW rule is about a class of a dimension at all; saves a question.
+    pub(crate) fn may(&self, item: usize, place: Option<usize>, class: usize) -> bool {
+        let base = &self.side.allow[item].form.base;
+        let asks = base.iter().find(|(dimension, _)| Some(usize::from(*dimension)) == place);
+        asks.is_none_or(|(dimension, set)| self.space.dims[usize::from(*dimension)].set(*set).has(class))
+    }
+
     /// A request that one ALLOW rule lets through.
     pub(crate) fn allowed_by(&self, item: usize, more: &[(u16, u32)]) -> Answer {
         let form = &self.side.allow[item].form;

@@ -188,6 +188,9 @@ fn door(
     for item in 0..judge.side.allow.len() {
         let mut inside = BTreeSet::new();
         for (class, _) in &classes {
+            if !judge.may(item, place, *class) {
+                continue;
+            }
             if let Some(place) = place {
                 let only = judge.space.only(place, *class);
                 match judge.allowed_by(item, &[only]) {

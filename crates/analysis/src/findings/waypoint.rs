@@ -28,8 +28,11 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
             }
             pods.push(Labels::from([("app".to_owned(), service.name.to_string())]));
         }
-        let port =
-            world.services.get(service).and_then(|s| s.ports.first()).map_or(Some(80), |(_, target)| *target);
+        let known = world
+            .services
+            .get(service)
+            .map(|s| s.ports.iter().map(|(_, target)| *target).collect::<Vec<_>>());
+        let ports = known.filter(|p| !p.is_empty()).unwrap_or_else(|| vec![Some(80)]);
         let all = world.at_node_proxy(&service.namespace);
         for labels in pods {
             let near: Vec<Attached> = all
@@ -37,9 +40,11 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
                 .filter(|a| applies(&a.guard, &labels))
                 .map(|a| Attached { policy: a.policy.clone(), guard: Vec::new() })
                 .collect();
-            forgets(world, (service, gateway), &near, port, out);
+            for port in &ports {
+                forgets(world, (service, gateway), &near, *port, out);
+            }
             if targeted.contains(service) {
-                around(world, (service, gateway), &near, port, out);
+                around(world, (service, gateway), &near, ports[0], out);
             }
         }
     }
@@ -71,8 +76,13 @@ fn forgets(
         http: None,
     };
     let Some(culprit) = meltemi_policy::explain(&set, &facts).policy else { return };
+    let ports = world.services.get(service).map_or(1, |s| s.ports.len());
+    let which = match port {
+        Some(port) if ports > 1 => format!("those to port {port} of its Pods fail"),
+        _ => "all of them fail".to_owned(),
+    };
     let message = format!(
-        "the policy does not admit waypoint {gateway}, through which requests to Service {service} come: all of them fail"
+        "the policy does not admit waypoint {gateway}, through which requests to Service {service} come: {which}"
     );
     out.push(Finding::policy(
         FORGETS,
