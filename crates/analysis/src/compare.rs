@@ -10,6 +10,7 @@ mod condition;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
+use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Attribute, Policy, Rule};
 use meltemi_policy::{Decision, PolicySet};
 use serde::Serialize;
@@ -39,6 +40,8 @@ pub struct Place {
     pub host: String,
     /// Principals to show first.
     pub identities: Vec<String>,
+    /// The Service that is reached, where it is one.
+    pub service: Option<NamespacedName>,
 }
 
 /// What changes for some requests.
@@ -69,6 +72,9 @@ pub struct Difference {
     pub within: Option<Rule>,
     /// One of them.
     pub witness: Witness,
+    /// The command that explains it, given the policies; none when it cannot be asked so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explain: Option<String>,
 }
 
 /// What cannot be known.
@@ -221,6 +227,7 @@ impl Work<'_> {
             except,
             plaintext,
             within,
+            explain: place.service.as_ref().and_then(|to| witness.command(to)),
             witness,
         })
     }

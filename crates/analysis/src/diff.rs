@@ -72,6 +72,7 @@ fn place(target: &str, enforced_at: &str, layer: Layer) -> Place {
         port: 80,
         host: "other".to_owned(),
         identities: Vec::new(),
+        service: None,
     }
 }
 
@@ -86,7 +87,7 @@ fn of_service(old: &World, new: &World, service: &NamespacedName) -> Option<Pair
     let port = known.and_then(|s| s.ports.first()).map_or(80, |(port, _)| *port);
     let place = place(&format!("Service {service}"), &format!("waypoint {gateway}"), Layer::Request);
     Some(Pair {
-        place: Place { port, host: service.name.to_string(), ..place },
+        place: Place { port, host: service.name.to_string(), service: Some(service.clone()), ..place },
         old: side(old, &was),
         new: side(new, &is),
     })

@@ -19,7 +19,7 @@ use crate::witness::{PLAINTEXT, Witness};
 use crate::words;
 use crate::world::{Binding, World};
 
-pub use answer::{Answer, Client, Half, Request, Verdict};
+pub use answer::{Answer, At, Client, Half, Request, Verdict};
 
 /// Decides a request by what is known.
 ///
@@ -64,14 +64,19 @@ impl Asked<'_> {
         }
         let mut peer = client.clone();
         match (binding.gateway(), &client) {
-            (Some(gateway), Some(_)) => {
-                if let Some(answer) = self.at_waypoint(gateway, client.as_ref(), port)? {
+            _ if self.request.at == Some(At::NodeProxy) => {}
+            (None, _) if self.request.at == Some(At::Waypoint) => {
+                return Ok(unknown(None, format!("Service {} has no waypoint", self.to)));
+            }
+            (Some(gateway), _) if client.is_some() || self.request.at == Some(At::Waypoint) => {
+                let answer = self.at_waypoint(gateway, client.as_ref(), port)?;
+                if answer.verdict != Verdict::Allow || self.request.at == Some(At::Waypoint) {
                     return Ok(answer);
                 }
                 let identity = format!("spiffe://{}", self.world.waypoint_identity(gateway));
                 peer = Some(SpiffeId::parse(&identity).map_err(|e| e.to_string())?);
             }
-            (Some(gateway), None) => self.warnings.push(format!(
+            (Some(gateway), _) => self.warnings.push(format!(
                 "a client outside of the mesh connects to Pods directly: waypoint {gateway} does not see it"
             )),
             (None, _) => {}
@@ -107,29 +112,24 @@ impl Asked<'_> {
         SpiffeId::new(&self.world.mesh.trust_domain, namespace, name).map(Some).map_err(|e| e.to_string())
     }
 
-    /// The waypoint's half: an answer when it denies or cannot tell, none when it lets through.
+    /// The waypoint's half.
     fn at_waypoint(
         &mut self,
         gateway: &NamespacedName,
         client: Option<&SpiffeId>,
         port: u16,
-    ) -> Result<Option<Answer>, String> {
+    ) -> Result<Answer, String> {
         let place = format!("waypoint {gateway}");
         let policies = self.world.at_waypoint(gateway, Some(&self.to));
         let method = self.request.method.as_deref().unwrap_or("GET");
         let path = self.request.path.as_deref().unwrap_or("/");
         let paths =
             readings(&normalize(path, self.world.normalization()).map_err(|e| format!("--path: {e}"))?);
+        let host = self.request.host.as_deref().unwrap_or(&self.to.name);
         let headers = Fields(&self.request.headers);
         let ip = self.request.from_ip.unwrap_or(NOWHERE);
-        let http = HttpFacts {
-            method,
-            host: &self.to.name,
-            paths: &paths,
-            headers: &headers,
-            remote_ip: Some(ip),
-            claims: None,
-        };
+        let http =
+            HttpFacts { method, host, paths: &paths, headers: &headers, remote_ip: Some(ip), claims: None };
         let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
         let why = meltemi_policy::explain(&set, &facts(client, ip, port, Some(http)));
         let mut answer = answer(&why, &set, &place);
@@ -149,13 +149,13 @@ impl Asked<'_> {
             port,
             method: Some(method.to_owned()),
             path: Some(paths[0].clone()),
-            host: Some(self.to.name.to_string()),
+            host: Some(host.to_owned()),
             headers: self.request.headers.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
             ..Witness::default()
         };
         self.depends(&mut answer, &policies, Layer::Request, &known, &open);
         self.half(&answer, client);
-        Ok((answer.verdict != Verdict::Allow).then_some(answer))
+        Ok(answer)
     }
 
     /// What was not told must not matter: when another value of it is decided otherwise, nobody knows.

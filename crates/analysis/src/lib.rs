@@ -19,7 +19,7 @@ pub mod world;
 
 pub use compare::{Difference, Differences, Place, Unknown, compare};
 pub use diff::diff;
-pub use explain::{Answer, Client, Half, Request, Verdict, explain};
+pub use explain::{Answer, At, Client, Half, Request, Verdict, explain};
 pub use findings::{Finding, Level, analyze};
 pub use proof::{Guard, Layer};
 pub use side::Attached;

@@ -178,9 +178,11 @@ fn requests(row: &Row, namespace: &str) -> Vec<Result<Named, String>> {
                         from,
                         from_ip: row.from_ip,
                         to: service(to, namespace),
+                        at: None,
                         port: row.port,
                         method: method.clone(),
                         path: path.clone(),
+                        host: None,
                         headers: row.headers.clone().into_iter().collect(),
                     });
                     out.push(request.map(|request| (text, request)));

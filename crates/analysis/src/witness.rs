@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use meltemi_model::SpiffeId;
 use meltemi_model::authz::Attribute;
+use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::http::{Normalization, normalize, readings};
 use meltemi_policy::{Claims, Decision, Facts, Headers, HttpFacts, PolicySet, decide};
 use serde::Serialize;
@@ -125,6 +125,27 @@ impl Witness {
         }
     }
 
+    /// The command that explains a request to the waypoint of a Service; none when it cannot say all of it.
+    pub(crate) fn command(&self, to: &NamespacedName) -> Option<String> {
+        let token = self.request_principal.is_some() || !self.claims.is_empty() || self.sni.is_some();
+        let other_ip = self.remote_ip.is_some() && self.remote_ip != self.source_ip;
+        if token || other_ip || self.destination_ip.is_some() {
+            return None;
+        }
+        let (method, path) = (self.method.as_ref()?, self.path.as_ref()?);
+        let mut words = vec![
+            format!(
+                "meltemi authz explain --at waypoint --from {} --to {}.{}",
+                self.from, to.name, to.namespace
+            ),
+            format!("--port {} --method {} --path {}", self.port, quoted(method), quoted(path)),
+        ];
+        words.extend(self.source_ip.map(|ip| format!("--from-ip {ip}")));
+        words.extend(self.host.iter().filter(|h| ***h != *to.name).map(|h| format!("--host {}", quoted(h))));
+        words.extend(self.headers.iter().map(|(n, v)| format!("--header {}", quoted(&format!("{n}={v}")))));
+        Some(words.join(" "))
+    }
+
     /// What the engine decides.
     ///
     /// # Errors
@@ -160,6 +181,16 @@ impl Witness {
             http,
         };
         Ok(decide(set, &facts))
+    }
+}
+
+/// As a shell reads it.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }
 

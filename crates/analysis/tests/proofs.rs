@@ -28,6 +28,7 @@ fn place(layer: Layer) -> Place {
         port: 80,
         host: "web".into(),
         identities: vec!["td/ns/a/sa/x".into()],
+        service: None,
     }
 }
 

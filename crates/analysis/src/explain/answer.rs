@@ -16,6 +16,15 @@ pub enum Client {
     Plaintext,
 }
 
+/// An enforcement point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The Service's waypoint.
+    Waypoint,
+    /// The node proxy of its Pods, as for a connection that does not come through the waypoint.
+    NodeProxy,
+}
+
 /// What is asked.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -25,12 +34,16 @@ pub struct Request {
     pub from_ip: Option<IpAddr>,
     /// The Service: namespace and name.
     pub to: (String, String),
+    /// The only enforcement point that is asked; every one on the way when none.
+    pub at: Option<At>,
     /// Port of the Service; its first one when none.
     pub port: Option<u16>,
     /// HTTP method.
     pub method: Option<String>,
     /// HTTP path.
     pub path: Option<String>,
+    /// HTTP host; the Service's name when none.
+    pub host: Option<String>,
     /// HTTP headers.
     pub headers: Vec<(String, String)>,
 }
@@ -42,9 +55,11 @@ impl Request {
             from,
             from_ip: None,
             to: (namespace.to_owned(), service.to_owned()),
+            at: None,
             port: None,
             method: None,
             path: None,
+            host: None,
             headers: Vec::new(),
         }
     }

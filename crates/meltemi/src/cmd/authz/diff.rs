@@ -92,5 +92,8 @@ fn section(title: &str, list: &[Difference]) {
         }
         println!("    because: {}", difference.because);
         println!("    witness: {}", difference.witness);
+        if let Some(command) = &difference.explain {
+            println!("    confirm: {command}");
+        }
     }
 }

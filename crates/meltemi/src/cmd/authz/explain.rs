@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use meltemi_analysis::{Answer, Request, Verdict, explain, table};
+use meltemi_analysis::{Answer, At, Request, Verdict, explain, table};
 
 use super::objects;
 use crate::cmd::Global;
@@ -30,12 +30,18 @@ pub(crate) struct Args {
     /// Port of the Service
     #[arg(long)]
     port: Option<u16>,
+    /// Ask one enforcement point only: the waypoint, or the node proxy of a connection that does not come through it
+    #[arg(long, value_parser = ["waypoint", "node-proxy"])]
+    at: Option<String>,
     /// HTTP method
     #[arg(long)]
     method: Option<String>,
     /// HTTP path
     #[arg(long)]
     path: Option<String>,
+    /// HTTP host; the Service's name when not given
+    #[arg(long)]
+    host: Option<String>,
     /// HTTP header, NAME=VALUE
     #[arg(long, value_name = "K=V")]
     header: Vec<String>,
@@ -74,9 +80,11 @@ fn request(args: &Args, namespace: &str) -> anyhow::Result<Request> {
         from: table::client(&args.from).map_err(|e| anyhow::anyhow!("--from: {e}"))?,
         from_ip: args.from_ip,
         to: table::service(&args.to, namespace),
+        at: args.at.as_deref().map(|at| if at == "waypoint" { At::Waypoint } else { At::NodeProxy }),
         port: args.port,
         method: args.method.clone(),
         path: args.path.clone(),
+        host: args.host.clone(),
         headers: args.header.iter().map(header).collect::<anyhow::Result<_>>()?,
     })
 }
