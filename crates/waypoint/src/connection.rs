@@ -63,8 +63,11 @@ where
 {
     let (served, pulse) = (Arc::new(served), Pulse::new());
     let mut drain = context.tasks.drain();
+    // Applications open connections before they need them; at the edge that is what a flood does as well.
+    let edge = served.listener.is_some();
+    let first = if edge { context.limits.head } else { context.limits.idle };
     let guarded = tokio::select! {
-        guarded = guard(io, context.limits, pulse.clone()) => guarded,
+        guarded = guard(io, first, context.limits, pulse.clone()) => guarded,
         () = drain.started() => return,
     };
     let Some((speaks, io)) = guarded else { return };
@@ -121,7 +124,7 @@ where
     let mut drain = context.tasks.drain();
     let last = tokio::select! {
         ended = connection.as_mut() => return ended,
-        ending = pulse.ending(&context.limits) => {
+        ending = pulse.ending(&context.limits, || context.is_crowded()) => {
             tracing::debug!(?ending, "a client's connection is closed");
             if ending != Ending::Idle {
                 return Ok(());

@@ -70,6 +70,11 @@ impl Context {
         }
     }
 
+    /// Whether few places are left for connections.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.places.available_permits() < MAX_CONNECTIONS / 4
+    }
+
     pub(crate) async fn certificate(&self) -> Result<Arc<Svid>, String> {
         self.certs.get(&self.config.identity, PATIENCE).await
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -54,7 +55,7 @@ impl Timer {
     }
 
     /// Whether it has passed since it was first polled after a stop.
-    fn passed(&mut self, cx: &mut Context<'_>, limit: std::time::Duration) -> bool {
+    fn passed(&mut self, cx: &mut Context<'_>, limit: Duration) -> bool {
         let at = || Instant::now() + limit;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if !self.armed {
@@ -65,13 +66,19 @@ impl Timer {
     }
 }
 
-/// Reads the first bytes: they tell the version. None when the client ends or takes too long.
-pub(crate) async fn guard<IO>(mut io: IO, limits: Limits, pulse: Arc<Pulse>) -> Option<(Speaks, Guard<IO>)>
+/// Reads the first bytes, for which the client has the time `first`: they tell the version. None when the client ends or
+/// takes too long.
+pub(crate) async fn guard<IO>(
+    mut io: IO,
+    first: Duration,
+    limits: Limits,
+    pulse: Arc<Pulse>,
+) -> Option<(Speaks, Guard<IO>)>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut prefix = Vec::with_capacity(PREFACE.len());
-    let first = tokio::time::timeout(limits.idle, io.read_buf(&mut prefix)).await;
+    let first = tokio::time::timeout(first, io.read_buf(&mut prefix)).await;
     if first.is_err() || prefix.is_empty() {
         return None;
     }

@@ -43,9 +43,11 @@ pub(crate) const MAX_REGEXES: usize = 4096;
 /// How long a client may take, and how much all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// From the first byte of a request's head to its end.
+    /// From the first byte of a request's head to its end; and from the opening of a connection to a gateway's listener to
+    /// its first byte.
     pub head: Duration,
-    /// A connection without a request, from its opening or from the last answer on.
+    /// A connection without a request, from its opening or from the last answer on. While fewer than a quarter of the
+    /// places for connections are left, `head` is the limit.
     pub idle: Duration,
     /// Between two parts of a request's body, until the backend has begun to answer. gRPC has no such limit: its calls
     /// may be silent, and are bounded by the number of streams and connections.

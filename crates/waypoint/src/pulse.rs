@@ -93,7 +93,7 @@ impl Pulse {
         self.open.load(Ordering::Relaxed) > 0
     }
 
-    fn look(&self, limits: &Limits) -> Option<Ending> {
+    fn look(&self, limits: &Limits, crowded: bool) -> Option<Ending> {
         let now = self.now();
         let over = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) >= limit.as_millis();
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,18 +105,20 @@ impl Pulse {
         if answers.iter().filter_map(Weak::upgrade).any(stalled) {
             return Some(Ending::Stalled);
         }
-        let idle = !self.busy() && answers.is_empty() && over(self.last.load(Ordering::Relaxed), limits.idle);
+        let limit = if crowded { limits.head.min(limits.idle) } else { limits.idle };
+        let idle = !self.busy() && answers.is_empty() && over(self.last.load(Ordering::Relaxed), limit);
         idle.then_some(Ending::Idle)
     }
 
-    /// Resolves when the connection has to end.
-    pub(crate) async fn ending(&self, limits: &Limits) -> Ending {
+    /// Resolves when the connection has to end. While it is `crowded`, idle connections give way to others sooner: after
+    /// [`Limits::head`].
+    pub(crate) async fn ending(&self, limits: &Limits, crowded: impl Fn() -> bool) -> Ending {
         let look = LOOK.min(limits.idle / 4).min(limits.stall / 4).max(Duration::from_millis(10));
         loop {
             tokio::select! {
                 () = self.too_many.notified() => return Ending::Resets,
                 () = tokio::time::sleep(look) => {
-                    if let Some(ending) = self.look(limits) {
+                    if let Some(ending) = self.look(limits, crowded()) {
                         return ending;
                     }
                 }
@@ -155,13 +157,24 @@ mod tests {
         let limits = Limits::default();
         let pulse = Pulse::new();
         let ticket = pulse.ticket();
-        let none = tokio::time::timeout(limits.idle * 3, pulse.ending(&limits)).await;
+        let none = tokio::time::timeout(limits.idle * 3, pulse.ending(&limits, || false)).await;
         assert!(none.is_err());
         ticket.answered();
         let begun = Instant::now();
-        assert_eq!(pulse.ending(&limits).await, Ending::Idle);
+        assert_eq!(pulse.ending(&limits, || false).await, Ending::Idle);
         assert!(
             begun.elapsed() >= limits.idle && begun.elapsed() <= limits.idle + LOOK,
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_gives_way_when_it_is_crowded() {
+        let (limits, begun) = (Limits::default(), Instant::now());
+        assert_eq!(Pulse::new().ending(&limits, || true).await, Ending::Idle);
+        assert!(
+            begun.elapsed() >= limits.head && begun.elapsed() <= limits.head + LOOK,
             "{:?}",
             begun.elapsed()
         );
@@ -173,9 +186,9 @@ mod tests {
         let pulse = Pulse::new();
         let handed = pulse.answer();
         pulse.hand(&handed, false);
-        assert!(tokio::time::timeout(limits.stall * 3, pulse.ending(&limits)).await.is_err());
+        assert!(tokio::time::timeout(limits.stall * 3, pulse.ending(&limits, || false)).await.is_err());
         pulse.hand(&handed, true);
-        assert_eq!(pulse.ending(&limits).await, Ending::Stalled);
+        assert_eq!(pulse.ending(&limits, || false).await, Ending::Stalled);
     }
 
     #[tokio::test(start_paused = true)]
@@ -188,9 +201,9 @@ mod tests {
                 ticket.answered();
             }
         }
-        assert!(tokio::time::timeout(Duration::from_secs(1), pulse.ending(&limits)).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(1), pulse.ending(&limits, || false)).await.is_err());
         let pulse = Pulse::new();
         (0..MAX_EARLY_RESETS).for_each(|_| drop(pulse.ticket()));
-        assert_eq!(pulse.ending(&limits).await, Ending::Resets);
+        assert_eq!(pulse.ending(&limits, || false).await, Ending::Resets);
     }
 }
