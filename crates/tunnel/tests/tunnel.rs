@@ -16,8 +16,12 @@ use meltemi_identity::svid::{Svid, key_and_csr};
 use meltemi_identity::tls;
 use meltemi_model::{SpiffeId, TrustDomain};
 use meltemi_runtime::{Tasks, drain};
-use meltemi_tunnel::{Dial, DialError, Pool, accept};
+use meltemi_tunnel::{Dial, DialError, Pool, TunnelIo, accept};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+/// More than a frame, less than a window.
+const ANSWER: [u8; 100_000] = [b'x'; 100_000];
 
 fn svid(ca: &CaCore, account: &str) -> Arc<Svid> {
     let id = SpiffeId::new(&TrustDomain::default(), "default", account).unwrap();
@@ -43,7 +47,14 @@ async fn server(svid: &Svid) -> (SocketAddr, Arc<AtomicUsize>) {
                 let Ok(mut incoming) = accept(stream, config).await else { return };
                 let mut held = Vec::new();
                 while let Ok(Some(connect)) = incoming.next().await {
-                    if connect.authority().ends_with(":1") {
+                    if connect.authority().ends_with(":2") {
+                        // An answer, its end, and no look at what the client still says.
+                        let mut io = TunnelIo::new(connect.accept().unwrap());
+                        tokio::spawn(async move {
+                            io.write_all(&ANSWER).await.unwrap();
+                            io.shutdown().await.unwrap();
+                        });
+                    } else if connect.authority().ends_with(":1") {
                         connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
                     } else if let Ok(stream) = connect.accept() {
                         held.push(stream);
@@ -88,6 +99,26 @@ async fn tunnels_are_shared_to_a_bound_and_only_by_equals() {
     assert!(matches!(refused, Err(DialError::Status(StatusCode::SERVICE_UNAVAILABLE))));
     let wrong = pool.dial(&dial(&client, address, &other.identity, "10.0.0.1:80")).await;
     assert!(matches!(wrong, Err(DialError::Tls { .. })), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn an_answer_arrives_whole_whoever_reads_no_further() {
+    let ca = ca();
+    let (client, own) = (svid(&ca, "client"), svid(&ca, "server"));
+    let (address, _) = server(&own).await;
+    let (_trigger, watch) = drain::channel();
+    let (tasks, _supervisor) = Tasks::new("test", watch);
+    let pool = Pool::new(Arc::new(|to| Box::pin(TcpStream::connect(to)) as _), tasks);
+    for _ in 0..20 {
+        let dialled = pool.dial(&dial(&client, address, &own.identity, "10.0.0.1:2")).await.unwrap();
+        let mut io = TunnelIo::holding(dialled.stream, dialled.lease);
+        // The peer may have ended already.
+        let _ = io.write_all(b"never read").await;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), io.read_to_end(&mut answer)).await;
+        read.expect("an end").expect("an end in good order");
+        assert!(answer == ANSWER, "{} bytes arrived", answer.len());
+    }
 }
 
 #[tokio::test]
