@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -14,7 +16,10 @@ const QUEUE: usize = 16_384;
 
 /// Where lines go.
 #[derive(Clone, Debug)]
-pub struct AccessLog(SyncSender<String>);
+pub struct AccessLog {
+    lines: SyncSender<String>,
+    dropped: Arc<AtomicU64>,
+}
 
 impl AccessLog {
     /// Starts the writer to standard output.
@@ -41,13 +46,17 @@ impl AccessLog {
                 let _ = out.flush();
             }
         })?;
-        Ok(Self(sender))
+        Ok(Self { lines: sender, dropped: Arc::default() })
     }
 
     /// Writes a line, or drops it when the reader cannot follow.
     pub fn line(&self, line: String) {
-        if let Err(TrySendError::Full(_)) = self.0.try_send(line) {
-            tracing::warn!("access log: a line was dropped");
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
+            // Told at 1, 2, 4, 8, …: who floods one log must not flood the other.
+            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+            if dropped.is_power_of_two() {
+                tracing::warn!(dropped, "access log: lines were dropped");
+            }
         }
     }
 }
