@@ -82,7 +82,7 @@ async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
         return tcp::serve(&context, connect, &service, to, &peer).await;
     }
     let Ok(stream) = connect.accept() else { return };
-    let served = Served { service: Some(service), to, listener: None, peer };
+    let served = Served { service: Some(service), to, listener: None, peer, place: None };
     connection::serve(context, TunnelIo::new(stream), served).await;
 }
 

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use meltemi_model::{NamespacedHostname, SpiffeId};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::{Context, jiff_text};
 use crate::guard::{Speaks, guard};
@@ -54,6 +55,8 @@ pub(crate) struct Served {
     pub(crate) listener: Option<u16>,
     /// The client.
     pub(crate) peer: Peer,
+    /// Its place among the connections; a WebSocket keeps it when HTTP has ended. Of a tunnel's stream the tunnel has it.
+    pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Serves a connection to its end.

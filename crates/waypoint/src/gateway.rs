@@ -85,10 +85,10 @@ async fn accept(
         let _ = stream.set_nodelay(true);
         let to = stream.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], port)));
         let peer = Peer { identity: None, address: from };
-        let served = Served { service: None, to, listener: Some(port), peer };
+        let place = Some(Arc::new(place));
+        let served = Served { service: None, to, listener: Some(port), peer, place };
         let of = context.clone();
         context.tasks.spawn_job("connection", async move {
-            let _place = place;
             connection::serve(of, stream, served).await;
             Ok::<(), std::convert::Infallible>(())
         });

@@ -344,7 +344,10 @@ impl Life<'_> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let asked = self.websocket && upgrade::agreed(&response);
             return match self.client.take_if(|_| asked) {
-                Some(client) => upgrade::change(self.context, client, response, permit, guard),
+                Some(client) => {
+                    let kept = (guard, self.served.place.clone());
+                    upgrade::change(self.context, client, response, permit, kept)
+                }
                 None => {
                     self.line.failure = "the backend changes to a protocol that was not asked for".into();
                     plain(StatusCode::BAD_GATEWAY, "unexpected change of protocol")

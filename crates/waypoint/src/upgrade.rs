@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use meltemi_policy::Permit;
 use meltemi_view::registry::Guard;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::{Body, full};
 use crate::context::Context;
@@ -51,12 +52,12 @@ pub(crate) fn change(
     client: OnUpgrade,
     mut response: Response<Incoming>,
     permit: Permit,
-    guard: Guard,
+    kept: (Guard, Option<Arc<OwnedSemaphorePermit>>),
 ) -> Response<Body> {
     let backend = hyper::upgrade::on(&mut response);
     let mut drain = context.tasks.drain();
     context.tasks.spawn_job("websocket", async move {
-        let _guard = guard;
+        let _kept = kept;
         let both = async { tokio::try_join!(client, backend) };
         let copied = async {
             let (client, backend) = tokio::time::timeout(CHANGE, both)
