@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// More than a frame, less than a window.
-const ANSWER: [u8; 100_000] = [b'x'; 100_000];
+static ANSWER: [u8; 100_000] = [b'x'; 100_000];
 
 fn svid(ca: &CaCore, account: &str) -> Arc<Svid> {
     let id = SpiffeId::new(&TrustDomain::default(), "default", account).unwrap();
