@@ -160,6 +160,7 @@ impl Engine {
                 self.outlets.gateways.set(&name, gateway);
             }
             Object::HttpRoute(route) => self.table.set_route(&name, Some(route)),
+            Object::GrpcRoute(route) => self.table.set_unserved(&name, Some(route)),
             Object::ReferenceGrant(grant) => self.table.set_grant(&name, Some(grant)),
             Object::Security(object) => self.security.set(kind, &name, Some(&object)),
             Object::MeshConfig(text) => self.configure(&text),
@@ -192,6 +193,7 @@ impl Engine {
                 self.outlets.gateways.remove(&name);
             }
             Kind::HttpRoute => self.table.set_route(&name, None),
+            Kind::GrpcRoute => self.table.set_unserved(&name, None),
             Kind::ReferenceGrant => self.table.set_grant(&name, None),
             Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 self.security.set(kind, &name, None);
@@ -254,7 +256,20 @@ impl Engine {
             );
         }
         for (route, generation, attached) in &step.routed.statuses {
-            statuses::route(&self.outlets.status, route, *generation, attached);
+            statuses::route(
+                &self.outlets.status,
+                ("HTTPRoute", "httproutes"),
+                (route, *generation),
+                attached,
+            );
+        }
+        for (route, generation, attached) in &step.routed.unserved {
+            statuses::route(
+                &self.outlets.status,
+                ("GRPCRoute", "grpcroutes"),
+                (route, *generation),
+                attached,
+            );
         }
         for (gateway, counts) in step.routed.attached {
             self.outlets.gateways.set_attached(&gateway, counts);

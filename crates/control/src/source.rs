@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use gateway_api::gateways::Gateway;
-use gateway_api::httproutes::HttpRoute;
+use gateway_api::grpcroutes::GrpcRoute;
+use gateway_api::httproutes::{HttpRoute, HttpRouteSpec};
 use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -43,6 +44,8 @@ pub enum Kind {
     Gateway,
     /// HTTPRoutes.
     HttpRoute,
+    /// GRPCRoutes.
+    GrpcRoute,
     /// ReferenceGrants.
     ReferenceGrant,
     /// AuthorizationPolicies.
@@ -57,7 +60,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pod,
         Self::Service,
         Self::Slice,
@@ -65,6 +68,7 @@ impl Kind {
         Self::Node,
         Self::Gateway,
         Self::HttpRoute,
+        Self::GrpcRoute,
         Self::ReferenceGrant,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
@@ -90,6 +94,8 @@ pub enum Object {
     Gateway(Arc<Gateway>),
     /// An HTTPRoute.
     HttpRoute(Arc<HttpRoute>),
+    /// A GRPCRoute, as far as its parents.
+    GrpcRoute(Arc<HttpRoute>),
     /// A ReferenceGrant.
     ReferenceGrant(Arc<ReferenceGrant>),
     /// An object of `security.istio.io`, as it was received.
@@ -149,6 +155,9 @@ impl Source {
         });
         self.watch_custom(Kind::HttpRoute, &ApiResource::erase::<HttpRoute>(&()), |o| {
             Ok(Object::HttpRoute(parse(o)?))
+        });
+        self.watch_custom(Kind::GrpcRoute, &ApiResource::erase::<GrpcRoute>(&()), |o| {
+            Ok(Object::GrpcRoute(Arc::new(parents_of(o)?)))
         });
         self.watch_custom(Kind::ReferenceGrant, &ApiResource::erase::<ReferenceGrant>(&()), |o| {
             Ok(Object::ReferenceGrant(parse(o)?))
@@ -279,6 +288,14 @@ impl Watched {
         self.known.remove(&name);
         self.events.send(Event::Gone(self.kind, name)).await
     }
+}
+
+/// What is looked at of a GRPCRoute: its parents, which are written as those of an HTTPRoute.
+fn parents_of(object: &DynamicObject) -> Result<HttpRoute, String> {
+    let parents = object.data.pointer("/spec/parentRefs").cloned().unwrap_or_default();
+    let parent_refs = serde_json::from_value(parents).map_err(|e| format!("spec.parentRefs: {e}"))?;
+    let spec = HttpRouteSpec { parent_refs, ..HttpRouteSpec::default() };
+    Ok(HttpRoute { metadata: object.metadata.clone(), spec, status: None })
 }
 
 /// Reads a custom object as its type.

@@ -25,11 +25,11 @@ pub(crate) fn service(
     queue.set(key, Wish::Conditions { generation, conditions: condition.into_iter().collect() });
 }
 
-/// Parents of an HTTPRoute.
+/// Parents of a route of a kind (and its plural), by its name and generation.
 pub(crate) fn route(
     queue: &StatusQueue,
-    name: &NamespacedName,
-    generation: Option<i64>,
+    (kind, plural): (&'static str, &'static str),
+    (name, generation): (&NamespacedName, Option<i64>),
     attached: &[Attached],
 ) {
     let parents: Vec<Value> = attached
@@ -57,8 +57,8 @@ pub(crate) fn route(
         .collect();
     let key = Key {
         api_version: "gateway.networking.k8s.io/v1",
-        kind: "HTTPRoute",
-        plural: "httproutes",
+        kind,
+        plural,
         name: name.clone(),
         manager: "istio.io/gateway-controller",
     };

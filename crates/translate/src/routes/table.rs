@@ -21,6 +21,10 @@ use crate::gateways::classes;
 use crate::gateways::status::listener_error;
 use crate::index::Index;
 
+/// What the status of a route says whose kind no proxy serves.
+const UNSERVED: &str = "GRPCRoute is not served yet: nothing is routed by it. An HTTPRoute that matches the path \
+                        /<package>.<service>/<method> does the same";
+
 /// A route or listener, and the Gateways that are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct For<T> {
@@ -43,6 +47,8 @@ pub struct Routed {
     pub removed_listeners: Vec<String>,
     /// Status of routes whose parents changed: the route, its generation, its parents.
     pub statuses: Vec<(NamespacedName, Option<i64>, Vec<Attached>)>,
+    /// The same of routes that nobody serves.
+    pub unserved: Vec<(NamespacedName, Option<i64>, Vec<Attached>)>,
     /// Routes attached to the listeners of Gateways, where the number changed.
     pub attached: Vec<(NamespacedName, BTreeMap<String, u32>)>,
 }
@@ -52,6 +58,8 @@ pub struct Routed {
 pub struct Table {
     gateways: HashMap<NamespacedName, Arc<Gateway>>,
     routes: BTreeMap<NamespacedName, Arc<HttpRoute>>,
+    /// GRPCRoutes, as far as their parents: no proxy routes by them.
+    unserved: BTreeMap<NamespacedName, Arc<HttpRoute>>,
     grants: HashMap<NamespacedName, Arc<ReferenceGrant>>,
     /// Services and namespaces that some route names.
     services: BTreeSet<NamespacedName>,
@@ -66,6 +74,7 @@ struct Outputs {
     listeners: BTreeMap<String, For<l7::Listener>>,
     /// Conditions as they were reported, by route, with the parents' names.
     statuses: BTreeMap<NamespacedName, (Option<i64>, Vec<Vec<Condition>>)>,
+    unserved: BTreeMap<NamespacedName, (Option<i64>, Vec<Vec<Condition>>)>,
     attached: BTreeMap<NamespacedName, BTreeMap<String, u32>>,
 }
 
@@ -88,6 +97,15 @@ impl Table {
         match route {
             Some(route) => self.routes.insert(name.clone(), route),
             None => self.routes.remove(name),
+        };
+    }
+
+    /// A route of a kind that is not served is new, changed or gone; of it only the parents are looked at.
+    pub fn set_unserved(&mut self, name: &NamespacedName, route: Option<Arc<HttpRoute>>) {
+        self.dirty = true;
+        match route {
+            Some(route) => self.unserved.insert(name.clone(), route),
+            None => self.unserved.remove(name),
         };
     }
 
@@ -129,6 +147,7 @@ impl Table {
         }
         routed.removed_listeners = gone(&self.out.listeners, &now.listeners);
         routed.statuses.retain(|(name, ..)| self.out.statuses.get(name) != now.statuses.get(name));
+        routed.unserved.retain(|(name, ..)| self.out.unserved.get(name) != now.unserved.get(name));
         for (name, counts) in &now.attached {
             if self.out.attached.get(name) != Some(counts) {
                 routed.attached.push((name.clone(), counts.clone()));
@@ -186,6 +205,16 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
         let conditions = attached.iter().map(|a| a.conditions.clone()).collect();
         out.statuses.insert(name.clone(), (generation, conditions));
         routed.statuses.push((name.clone(), generation, attached));
+    }
+    for (name, route) in &table.unserved {
+        let mut attached = attach(route, &view);
+        for one in &mut attached {
+            one.parents.clear();
+            one.conditions = vec![Condition::no("Accepted", "UnsupportedValue", UNSERVED)];
+        }
+        let conditions = attached.iter().map(|a| a.conditions.clone()).collect();
+        out.unserved.insert(name.clone(), (route.metadata.generation, conditions));
+        routed.unserved.push((name.clone(), route.metadata.generation, attached));
     }
     (out, view.services.into_inner())
 }
