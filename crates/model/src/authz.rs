@@ -141,7 +141,7 @@ pub enum Attribute {
     SourceIp,
     /// Address of the original client (`remoteIpBlocks`, `remote.ip`). Layer 7.
     RemoteIp,
-    /// `<iss>/<sub>` of the verified token. Layer 7.
+    /// `<iss>/<sub>` of the verified token. Layer 7. A value is split at its last `/`, and both parts must match.
     RequestPrincipal,
     /// Address the connection was made to.
     DestinationIp,
@@ -153,15 +153,17 @@ pub enum Attribute {
     Host,
     /// Method of the request, compared with case. Layer 7.
     Method,
-    /// Normalised path of the request, without query. Layer 7.
+    /// Normalised path of the request, without query. Layer 7. Of several readings an ALLOW needs all to match and a DENY
+    /// any; a value that itself holds what is read in several ways is compared with the path as forwarded.
     Path,
-    /// A header, by lower-case name. Layer 7.
+    /// A header, by lower-case name. Layer 7. Of several values an ALLOW needs all to match and a DENY any; a DENY also
+    /// looks at the elements of a list (`0, 1`). White space around a value does not count.
     Header(Arc<str>),
     /// `aud` of the verified token. Layer 7.
     RequestAuthAudiences,
     /// `azp` of the verified token. Layer 7.
     RequestAuthPresenter,
-    /// A claim of the verified token, by its path. Layer 7.
+    /// A claim of the verified token, by its path. Layer 7. A list holds a value when one of its elements is it.
     RequestAuthClaim(Arc<[Arc<str>]>),
     /// A key that no proxy of ours can evaluate (`experimental.envoy.filters.…`): an ALLOW never matches by
     /// it, a DENY always does.
