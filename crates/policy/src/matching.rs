@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Does a rule match, read clause by clause: for what the index cannot hold and for explanations. Ambiguity goes against whoever would profit from it: where a value can be read in several ways,
-//! a DENY matches on any reading and an ALLOW needs all of them.
+//! Does a rule match, read clause by clause: for what the index cannot hold and for explanations.
+//!
+//! Ambiguity goes against whoever would profit from it: where a value can be read in several ways, a DENY matches on any
+//! reading and an ALLOW needs all of them.
 
 use std::net::IpAddr;
 
