@@ -111,6 +111,14 @@ fn the_tables_of_the_samples_hold_and_a_false_row_does_not() {
 }
 
 #[test]
+fn objects_without_a_namespace_are_of_the_one_that_is_said() {
+    let files =
+        Files::new(&[("p.yaml", &POLICY.replace("METHODS", "GET").replace(", namespace: default", ""))]);
+    let (code, found) = json(&["-n", "shop", "authz", "diff", &files.path("p.yaml"), "/dev/null"]);
+    assert_eq!((code, &found["newlyAllowed"][0]["target"]), (1, &"Service shop/web".into()), "{found}");
+}
+
+#[test]
 fn findings_have_istioctls_form_and_exit_code() {
     let kagenti = samples().join("kagenti").display().to_string();
     let (code, out) = run(&["analyze", &kagenti]);

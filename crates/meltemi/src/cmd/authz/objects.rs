@@ -59,13 +59,26 @@ async fn mesh_object(client: kube::Client) -> anyhow::Result<Option<Value>> {
     Ok(Some(value))
 }
 
-/// Files of YAML documents, and every such file of folders.
-pub(crate) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+/// Files of YAML documents, and every such file of folders. Objects without a namespace are of the one that is said.
+pub(crate) fn files(paths: &[PathBuf], global: &Global) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for path in paths {
         read(path, &mut objects)?;
     }
+    if let Some(namespace) = &global.namespace {
+        objects.iter_mut().for_each(|object| place(object, namespace));
+    }
     Ok(objects)
+}
+
+fn place(object: &mut Value, namespace: &str) {
+    if let Some(items) = object["items"].as_array_mut() {
+        items.iter_mut().for_each(|item| place(item, namespace));
+    }
+    let own = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    if own.is_empty() && object["metadata"].is_object() && object["kind"] != "Namespace" {
+        object["metadata"]["namespace"] = namespace.into();
+    }
 }
 
 fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
@@ -101,13 +114,14 @@ pub(crate) async fn from(paths: &[PathBuf], global: &Global) -> anyhow::Result<(
         let client = global.client().await?;
         return Ok((global.namespace(&client), live(client).await?));
     }
-    Ok((global.namespace.clone().unwrap_or_else(|| "default".into()), files(paths)?))
+    Ok((global.namespace.clone().unwrap_or_else(|| "default".into()), files(paths, global)?))
 }
 
 /// One side of a comparison: a file, a folder, or `live`.
 pub(crate) async fn side(path: &Path, global: &Global) -> anyhow::Result<World> {
     let cluster = path == Path::new(LIVE) && !path.exists();
-    let objects = if cluster { live(global.client().await?).await? } else { files(&[path.to_owned()])? };
+    let objects =
+        if cluster { live(global.client().await?).await? } else { files(&[path.to_owned()], global)? };
     world(&objects, cluster).with_context(|| path.display().to_string())
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let mut world = objects::world(&objects::files(&args.files)?, false)?;
+    let mut world = objects::world(&objects::files(&args.files, global)?, false)?;
     // What runs is known by the cluster, when it is asked anyway.
     let live = args.overlay || args.flows.is_none();
     let mut lines: Vec<(String, Option<String>)> = Vec::new();
