@@ -15,6 +15,9 @@ use crate::witness::PLAINTEXT;
 use crate::words;
 use crate::world::World;
 
+/// Identities that neither exist nor are named.
+const OTHERS: &str = "any other identity";
+
 /// What is asked.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -38,6 +41,9 @@ pub struct Grant {
     pub condition: String,
     /// Principals, and in words what has no single one.
     pub identities: Vec<String>,
+    /// Who with an identity may not, where all but these may.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
     /// Every identity is among them.
     pub any_identity: bool,
     /// Clients without an identity are among them.
@@ -228,12 +234,21 @@ fn grant(
     }
     identities.sort();
     identities.dedup();
+    let rest = |class: &&(usize, Value)| Some(class.0) != nobody && !inside.contains(&class.0);
+    let named_all = |class: usize| place.map(|p| in_words(judge, p, class)).unwrap_or_default();
+    let mut except: Vec<String> = Vec::new();
+    if identities.iter().any(|i| i == OTHERS) {
+        except = classes.iter().filter(rest).map(|(class, _)| named_all(*class)).collect();
+        except = except.iter().map(|e| e.replace("any other identity with", "identities with")).collect();
+        except.sort();
+    }
     Grant {
         policy: named.map(|(p, _)| p.name.to_string()),
         rule: named.and_then(|(_, rule)| u32::try_from(rule).ok()),
         condition: named
             .map_or_else(|| "no ALLOW policy applies".to_owned(), |(p, r)| words::rule(&p.rules[r])),
         identities,
+        except,
         any_identity,
         plaintext,
     }
@@ -256,7 +271,7 @@ fn in_words(judge: &Judge<'_>, place: usize, class: usize) -> String {
         .collect();
     narrow.dedup();
     if narrow.is_empty() {
-        "any other identity".to_owned()
+        OTHERS.to_owned()
     } else {
         format!("any other identity with {}", narrow.join(" "))
     }
@@ -272,6 +287,9 @@ impl Door {
                 _ => grant.condition.clone(),
             };
             let mut who: Vec<String> = grant.identities.clone();
+            if !grant.except.is_empty() && !grant.any_identity {
+                who = vec![format!("anyone with an identity but {}", grant.except.join(", "))];
+            }
             match (grant.any_identity, grant.plaintext) {
                 (true, true) => who = vec![format!("anyone, {PLAINTEXT} included")],
                 (true, false) => who = vec!["anyone with an identity".to_owned()],
@@ -339,6 +357,20 @@ mod tests {
         assert!(all[1].starts_with("any other identity with namespaces=[a]"), "{all:#?}");
         assert!(all[2].starts_with("cluster.local/ns/a/sa/good  by default/p rule[1]"), "{all:#?}");
         assert!(!got.doors[0].anyone && !got.doors[0].grants.iter().any(|g| g.plaintext));
+    }
+
+    #[test]
+    fn all_but_some_are_told_by_those() {
+        let deny = json!({"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["a"]}}]}]});
+        let got = ask(&[policy("d", deny)], None);
+        let all = lines(&got, 0);
+        assert_eq!(
+            all,
+            [
+                "anyone with an identity but identities with namespaces=[a]  by no ALLOW policy applies",
+                "plaintext (no identity)  by no ALLOW policy applies"
+            ]
+        );
     }
 
     #[test]

@@ -30,8 +30,6 @@ pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
     }
     // Behind the IPv4 addresses in IPv6 clothes, which are skipped below.
     starts.insert(IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 1, 0, 0, 0)));
-    // Somewhere that no range names, if such a place is left, reads better than the first address of all.
-    starts.extend(["10.0.0.1", "192.0.2.1", "203.0.113.9"].iter().filter_map(|a| a.parse::<IpAddr>().ok()));
     let mut classes: BTreeMap<Vec<u32>, IpAddr> = BTreeMap::new();
     for start in starts {
         // An IPv4 address in IPv6 clothes is judged as IPv4: it is no address of its own.
@@ -39,15 +37,22 @@ pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
             continue;
         }
         let start = better(start, &ranges);
-        let inside: Vec<u32> =
-            (0..).zip(&ranges).filter(|(_, r)| r.contains(&start)).map(|(i, _)| i).collect();
-        let usual = inside.is_empty() && start == IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-        let known = classes.entry(inside).or_insert(start);
-        if usual {
-            *known = start;
+        classes.entry(inside(&ranges, start)).or_insert(start);
+    }
+    // Addresses that people know read better than the first one of all.
+    for known in ["203.0.113.9", "192.0.2.1", "10.0.0.1"] {
+        let Ok(known) = known.parse() else { continue };
+        if let Some(shown) =
+            classes.get_mut(&inside(&ranges, known)).filter(|_| inside(&ranges, known).is_empty())
+        {
+            *shown = known;
         }
     }
     classes.into_iter().map(|(inside, ip)| (ip, inside)).collect()
+}
+
+fn inside(ranges: &[IpNet], ip: IpAddr) -> Vec<u32> {
+    (0..).zip(ranges).filter(|(_, r)| r.contains(&ip)).map(|(index, _)| index).collect()
 }
 
 /// The address after the first of a range reads better than the range's own; only when it is in the same ranges.
