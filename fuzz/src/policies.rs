@@ -22,7 +22,8 @@ pub fn policy(data: &[u8]) {
     let Ok(spec) = serde_yaml_ng::from_str::<Value>(text) else { return };
     let kind = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"][usize::from(*kind % 3)];
     let metadata = json!({"name": "p", "namespace": "a"});
-    let object = json!({"apiVersion": "security.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
+    let object =
+        json!({"apiVersion": "security.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
     let admitted = validate::object(&object).expect("a kind that is checked").result();
     let name = NamespacedName::new("a", "p");
     match kind {
@@ -38,7 +39,8 @@ pub fn policy(data: &[u8]) {
 
 fn authorizes(name: &NamespacedName, object: &Value, admitted: bool) {
     let mesh = MeshConfig::default().configured("trustDomainAliases: [old]").expect("settings");
-    let read = validate::spec(object).and_then(|spec| authorization::read(name, &spec, &Labels::new(), &mesh));
+    let read =
+        validate::spec(object).and_then(|spec| authorization::read(name, &spec, &Labels::new(), &mesh));
     let authorization = match read {
         Ok(read) => {
             assert!(admitted, "what is read was admitted");
@@ -46,7 +48,8 @@ fn authorizes(name: &NamespacedName, object: &Value, admitted: bool) {
         }
         Err(fault) => stand_in::read(name, &object["spec"], &Labels::new(), &mesh, fault),
     };
-    ValidPolicy::new(authorization.policy.clone()).expect("the engine takes what was read, and what stands in");
+    ValidPolicy::new(authorization.policy.clone())
+        .expect("the engine takes what was read, and what stands in");
     let Some(projected) = layer4::project(&authorization).policy else { return };
     let bytes = convert::authorization(&projected).expect("what is projected can be sent");
     let received = convert::policy(&bytes).expect("what is sent can be read");
@@ -62,7 +65,10 @@ fn authorizes(name: &NamespacedName, object: &Value, admitted: bool) {
 fn judge(policy: &Policy, source: Option<&SpiffeId>) -> Decision {
     let set = PolicySet::compile([Arc::new(policy.clone())]).expect("valid");
     let ip = IpAddr::from([10, 0, 0, 1]);
-    decide(&set, &Facts { source, source_ip: ip, destination_ip: ip, destination_port: 80, sni: None, http: None })
+    decide(
+        &set,
+        &Facts { source, source_ip: ip, destination_ip: ip, destination_port: 80, sni: None, http: None },
+    )
 }
 
 fn peers(name: &NamespacedName, object: &Value, admitted: bool) {

@@ -2,7 +2,9 @@
 //! Paths, hosts, templates and identities.
 
 use meltemi_model::{NamespacedHostname, NamespacedName, SpiffeId, TrustDomain};
-use meltemi_policy::http::{Normalization, host_forms, method_is_clean, normalize, path_of, readings, template_matches};
+use meltemi_policy::http::{
+    Normalization, host_forms, method_is_clean, normalize, path_of, readings, template_matches,
+};
 use meltemi_resources::policies::validate;
 
 /// A path, in every mode.
@@ -45,7 +47,8 @@ pub fn template(data: &[u8]) {
 
 fn spec(template: &str) -> meltemi_resources::policies::AuthorizationPolicySpec {
     let operation = serde_json::json!({"paths": [template]});
-    serde_json::from_value(serde_json::json!({"rules": [{"to": [{"operation": operation}]}]})).expect("a spec")
+    serde_json::from_value(serde_json::json!({"rules": [{"to": [{"operation": operation}]}]}))
+        .expect("a spec")
 }
 
 /// `{*}` is one segment with something in it, `{**}` is anything.
@@ -59,7 +62,9 @@ fn slow(template: &str, path: &str) -> bool {
     }
     match (template.chars().next(), path.chars().next()) {
         (None, None) => true,
-        (Some(wanted), Some(got)) if wanted == got => slow(&template[wanted.len_utf8()..], &path[got.len_utf8()..]),
+        (Some(wanted), Some(got)) if wanted == got => {
+            slow(&template[wanted.len_utf8()..], &path[got.len_utf8()..])
+        }
         _ => false,
     }
 }
@@ -69,7 +74,8 @@ pub fn identity(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(id) = SpiffeId::parse(text) {
         assert_eq!(id.to_string(), text, "an identity is written in one way");
-        let again = format!("spiffe://{}/ns/{}/sa/{}", id.trust_domain(), id.namespace(), id.service_account());
+        let again =
+            format!("spiffe://{}/ns/{}/sa/{}", id.trust_domain(), id.namespace(), id.service_account());
         assert_eq!(again, text);
         assert!(!text.contains(['\0', '%', '?', '#']) && !text.contains("/../"), "{text:?}");
     }
@@ -92,5 +98,6 @@ pub fn identity(data: &[u8]) {
         assert_eq!(text.trim_start_matches('0').parse::<u16>().unwrap_or(0), port);
     }
     let _ = (text.parse::<NamespacedName>(), text.parse::<NamespacedHostname>());
-    let _ = (validate::key(text), validate::duration_ms(text), validate::jwks_uri(text), validate::dry_run(text));
+    let _ =
+        (validate::key(text), validate::duration_ms(text), validate::jwks_uri(text), validate::dry_run(text));
 }
