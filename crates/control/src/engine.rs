@@ -147,6 +147,7 @@ impl Engine {
             Object::Namespace(facts) => {
                 self.outlets.namespaces.add(&name.name);
                 self.table.see_namespace(&name.name);
+                self.security.see_namespace(&name.name);
                 self.index.apply(Change::Namespace(name.name, Some(facts)));
             }
             Object::Node(locality) => self.index.apply(Change::Node(name.name, Some(locality))),

@@ -224,6 +224,15 @@ impl Security {
         self.tokens.see_service(name);
     }
 
+    /// Labels of a namespace changed: they count for its Services.
+    pub fn see_namespace(&mut self, namespace: &str) {
+        let near: Vec<NamespacedName> =
+            self.by_service.keys().filter(|service| *service.namespace == *namespace).cloned().collect();
+        for service in &near {
+            self.see_service(service);
+        }
+    }
+
     /// A Gateway changed or is gone.
     pub fn set_gateway(&mut self, name: &NamespacedName, gateway: Option<&gateway_api::gateways::Gateway>) {
         let ingress = gateway.filter(|g| classes::of(&g.spec.gateway_class_name) == Some(Class::Ingress));

@@ -42,6 +42,13 @@ impl Exit {
     }
 }
 
+/// Lets this process end quietly when whoever reads its output has gone, as programs of the command line do; Rust's
+/// default is an error at the next write.
+pub fn end_on_broken_pipe() {
+    // SAFETY: the default action of a signal; no handler of ours runs.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// A process to start.
 #[derive(Debug)]
 pub struct Spawn {

@@ -64,6 +64,19 @@ enum Command {
 }
 
 impl Cli {
+    /// Whether this is a word that answers and ends, and does not serve.
+    pub fn answers(&self) -> bool {
+        !matches!(
+            self.command,
+            Command::Up(_) | Command::Down(_) | Command::Demo(_) | Command::Serve(_) | Command::Sample(_)
+        )
+    }
+
+    /// The exit code of an error. What answers by its exit code must not be taken for an answer.
+    pub fn failure(&self) -> ExitCode {
+        if matches!(self.command, Command::Authz(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
+    }
+
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let global = self.global;

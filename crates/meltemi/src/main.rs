@@ -34,11 +34,15 @@ fn main() -> ExitCode {
             None => error.exit(),
         },
     };
+    if cli.answers() {
+        meltemi_linux::process::end_on_broken_pipe();
+    }
+    let failure = cli.failure();
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error:#}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }

@@ -12,7 +12,7 @@ use meltemi_translate::condition::Condition;
 use meltemi_translate::facts::{Labels, selects};
 use meltemi_translate::gateways::classes::{self, Class};
 use meltemi_translate::labels;
-use meltemi_translate::security::Reference;
+use meltemi_translate::security::{Reference, bypass};
 use meltemi_translate::{Index, MeshConfig};
 
 use crate::access::GatewayAccounts;
@@ -77,7 +77,9 @@ pub(super) fn attach(policy: Policy<'_>, world: &World<'_>, ingress: &Ingress) -
     for reference in policy.targets {
         match one(policy, reference, world) {
             Ok(Bound { gateways, targets, to }) => {
-                if let Reference::Service(service) = reference {
+                if let Reference::Service(service) = reference
+                    && !is_closed(&NamespacedName::new(namespace.clone(), service.as_str()), world)
+                {
                     out.around.push((format!("{namespace}/{service}"), to.clone()));
                 }
                 out.gateways.extend(gateways);
@@ -102,6 +104,13 @@ pub(super) fn attach(policy: Policy<'_>, world: &World<'_>, ingress: &Ingress) -
         (_, _) => Condition::yes(WAYPOINT_ACCEPTED, "PartiallyInvalid", invalid()),
     });
     out
+}
+
+/// Whether the Pods of a Service are for its waypoint only.
+fn is_closed(service: &NamespacedName, world: &World<'_>) -> bool {
+    let nothing = Labels::new();
+    let of_namespace = world.index.namespace(&service.namespace).map_or(&nothing, |n| &n.labels);
+    world.index.service(service).is_some_and(|facts| bypass::is_closed(&facts.labels, of_namespace))
 }
 
 /// Ingress gateways that a policy without targets selects.

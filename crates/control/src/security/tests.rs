@@ -472,3 +472,18 @@ fn another_configuration_of_the_mesh_reads_policies_again() {
     assert_eq!(step.settings, Some(l7::Settings { path_normalization: merge }));
     assert!(mesh.publisher.get(types::SETTINGS, "mesh").is_some());
 }
+
+#[test]
+fn a_way_around_that_a_namespace_closes_is_no_longer_named() {
+    let mut mesh = Mesh::new();
+    let target = json!({"kind": "Service", "group": "", "name": "web"});
+    mesh.set("AuthorizationPolicy", "shop", 7, json!({"spec": {"targetRefs": [target]}}));
+    mesh.flush();
+    assert!(mesh.said("AuthorizationPolicy", &shop("p")).1.contains(&AROUND.to_owned()));
+    let labels = Labels::from([("meltemi.dev/waypoint-bypass".to_owned(), "deny".to_owned())]);
+    let closed = NamespaceFacts { labels, ..NamespaceFacts::default() };
+    mesh.index.apply(Change::Namespace("shop".into(), Some(closed)));
+    mesh.security.see_namespace("shop");
+    mesh.flush();
+    assert!(!mesh.said("AuthorizationPolicy", &shop("p")).1.contains(&AROUND.to_owned()));
+}
