@@ -7,6 +7,7 @@ use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Policy};
 
 use crate::check::{InvalidPolicy, Kind, ValidPolicy};
+use crate::facts::Facts;
 use crate::matching::Sense;
 use crate::stage::{Placed, Stage};
 
@@ -149,6 +150,16 @@ impl PolicySet {
             .zip(&self.policies)
             .filter(|(_, p)| p.dry_run || p.action == Action::Audit)
             .map(|(i, p)| (i, &**p))
+    }
+
+    /// Whether there is neither an AUDIT policy nor a dry run. Costs the same with any number of policies.
+    pub fn reports_nothing(&self) -> bool {
+        self.audit.is_empty() && self.dry_allow.is_empty()
+    }
+
+    /// Whether dry runs of ALLOW policies would deny: there are some, and none of their rules matches.
+    pub fn would_not_allow(&self, facts: &Facts<'_>) -> bool {
+        !self.dry_allow.is_empty() && self.dry_allow.first(facts).is_none()
     }
 
     fn of(&self, wanted: impl Fn(Kind) -> bool) -> impl Iterator<Item = (u32, &Policy)> {

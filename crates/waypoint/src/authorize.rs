@@ -14,6 +14,7 @@ use meltemi_view::view::Mesh;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
+use crate::reports;
 use crate::tokens::unverified;
 
 /// A request's facts, owned.
@@ -79,6 +80,19 @@ impl RequestFacts {
             return Err(denied);
         }
         let set = mesh.http_sets.of(&mesh.http_policies, self.service.as_ref(), &self.gateway)?;
+        self.with(|facts| judge(&set, facts, mesh.snapshot.generation()))
+    }
+
+    /// What AUDIT policies and dry runs say of a request that is allowed; none when there are none.
+    pub(crate) fn reported(&self, mesh: &Mesh) -> Option<String> {
+        let set = mesh.http_sets.of(&mesh.http_policies, self.service.as_ref(), &self.gateway).ok()?;
+        if set.reports_nothing() {
+            return None;
+        }
+        self.with(|facts| reports::text(&set, facts))
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&Facts<'_>) -> T) -> T {
         let headers = Fields(self);
         let http = HttpFacts {
             method: &self.method,
@@ -88,15 +102,14 @@ impl RequestFacts {
             remote_ip: Some(self.source_ip),
             claims: None,
         };
-        let facts = Facts {
+        look(&Facts {
             source: self.source.as_ref(),
             source_ip: self.source_ip,
             destination_ip: self.to.ip().to_canonical(),
             destination_port: self.to.port(),
             sni: None,
             http: self.http.then_some(http),
-        };
-        judge(&set, &facts, mesh.snapshot.generation())
+        })
     }
 }
 

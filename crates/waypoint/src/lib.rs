@@ -26,6 +26,7 @@ mod limits;
 mod log;
 mod metrics;
 mod pulse;
+mod reports;
 mod request;
 mod route;
 mod strict;

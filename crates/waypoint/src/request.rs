@@ -149,10 +149,12 @@ impl Life<'_> {
             self.denied(&denied);
             return plain(StatusCode::UNAUTHORIZED, "token verification is not available");
         }
+        let reported = facts.reported(&mesh);
         let (permit, guard) = match authorize(self.context, facts) {
             Ok(permitted) => permitted,
             Err(denied) => return self.refused(&denied),
         };
+        self.line.failure = reported.unwrap_or_default();
         let chosen = match self.route(&request, &checked) {
             Ok(chosen) => chosen,
             Err(instead) => return instead.answer(),

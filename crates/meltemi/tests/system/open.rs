@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::machine::{Background, KUBECTLS, Machine};
-use crate::pods::{apply, client, echo, enforce, namespace, ready};
+use crate::pods::{apply, client, echo, enforce, namespace, policy, ready};
 
 /// Longest from an acknowledged policy to the end of what it forbids.
 const SECOND: Duration = Duration::from_secs(1);
@@ -118,5 +118,19 @@ fn layer7(machine: &Machine) {
     machine.step(&around, "hello", 0);
     machine.step("kubectl -n mesh label service echo meltemi.dev/waypoint-bypass=deny", "labeled", 0);
     machine.eventually(&format!("{around}; true"), "command terminated with exit code 56");
+    machine.step("kubectl -n mesh exec a -- curl -s http://echo.mesh/", "hello", 0);
+    // On trial a policy only says what it would do.
+    let mut trial = policy(
+        "mesh",
+        "trial",
+        &json!({"targetRefs": [{"kind": "Service", "group": "", "name": "echo"}], "action": "DENY", "rules": [{}]}),
+    );
+    trial["metadata"]["annotations"] = json!({"istio.io/dry-run": "true"});
+    apply(machine, &[trial]);
+    machine.eventually(
+        "kubectl -n mesh exec a -- curl -s http://echo.mesh/; \
+         kubectl -n mesh logs -l gateway.networking.k8s.io/gateway-name=waypoint --tail=1",
+        "dry_run=deny policy=mesh/trial rule=0",
+    );
     machine.step("kubectl -n mesh exec a -- curl -s http://echo.mesh/", "hello", 0);
 }
