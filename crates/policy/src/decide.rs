@@ -4,18 +4,8 @@
 use std::ops::ControlFlow;
 
 use crate::facts::Facts;
+pub use crate::rule::Rule;
 use crate::set::PolicySet;
-
-/// A rule of a policy, as indices into the [`PolicySet`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
-    /// Index of the policy.
-    pub policy: u32,
-    /// Index of its rule.
-    pub rule: u32,
-    /// Index of the clause with which it matched: its last, for all of them hold. None when it has no clauses.
-    pub clause: Option<u32>,
-}
 
 /// A verdict. It is not an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

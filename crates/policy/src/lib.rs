@@ -18,6 +18,7 @@ pub mod http;
 mod index;
 mod matching;
 pub mod permit;
+mod rule;
 pub mod set;
 mod stage;
 

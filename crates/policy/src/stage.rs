@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::check::ValidPolicy;
-use crate::decide::Rule;
 use crate::facts::Facts;
 use crate::index::{Dead, Hit, Index};
 use crate::matching::Sense;
+use crate::rule::Rule;
 
 /// Changed rules that are always worth waiting for, before the base is built again.
 const PATIENCE: usize = 64;

@@ -11,9 +11,10 @@ use meltemi_model::service::AppProtocol;
 use meltemi_tunnel::{Connect, TunnelIo, server};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::connection::{self, Peer, Served};
+use crate::connection;
 use crate::context::Context;
 use crate::limits::ACCEPT_PAUSE;
+use crate::served::{Peer, Served};
 use crate::tcp;
 
 pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::error::Error as _;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,9 +11,7 @@ use hyper::server::conn::http1::{self, UpgradeableConnection};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use meltemi_model::{NamespacedHostname, SpiffeId};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::{Context, jiff_text};
 use crate::guard::{Speaks, guard};
@@ -24,40 +21,10 @@ use crate::limits::{
 use crate::log::Line;
 use crate::pulse::{Ending, Pulse};
 use crate::request;
+use crate::served::Served;
 
 /// How long a client that is told to go may take.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// Who is on the other side.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    /// Who it has proven to be, by its tunnel and by nothing else.
-    pub(crate) identity: Option<SpiffeId>,
-    /// Its address.
-    pub(crate) address: SocketAddr,
-}
-
-impl Peer {
-    /// For the log.
-    pub(crate) fn text(&self) -> String {
-        self.identity.as_ref().map_or_else(|| self.address.to_string(), ToString::to_string)
-    }
-}
-
-/// What a connection is for.
-#[derive(Clone, Debug)]
-pub(crate) struct Served {
-    /// The addressed Service, at a waypoint.
-    pub(crate) service: Option<NamespacedHostname>,
-    /// The addressed address and port.
-    pub(crate) to: SocketAddr,
-    /// The listener's port, at a gateway.
-    pub(crate) listener: Option<u16>,
-    /// The client.
-    pub(crate) peer: Peer,
-    /// Its place among the connections; a WebSocket keeps it when HTTP has ended. Of a tunnel's stream the tunnel has it.
-    pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
-}
 
 /// Serves a connection to its end.
 pub(crate) async fn serve<IO>(context: Arc<Context>, io: IO, served: Served)

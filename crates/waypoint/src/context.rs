@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::limits::{Limits, MAX_CONNECTIONS};
 use crate::metrics::HttpMetrics;
-use crate::route::Patterns;
+use crate::patterns::Patterns;
 use crate::{Config, Parts};
 
 /// How long a request waits for the proxy's own certificate.

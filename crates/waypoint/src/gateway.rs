@@ -8,8 +8,9 @@ use std::sync::Arc;
 use meltemi_model::l7::{Listener, Protocol};
 use tokio::net::TcpListener;
 
-use crate::connection::{self, Peer, Served};
+use crate::connection;
 use crate::context::Context;
+use crate::served::{Peer, Served};
 
 pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
     let mut changes = context.view.changes();

@@ -16,11 +16,11 @@ use meltemi_view::judge::Denied;
 use meltemi_view::registry::Guard;
 
 use crate::answers::{Instead, denial, plain};
-use crate::authorize::{RequestFacts, aliases, authorize};
+use crate::authorize::authorize;
 use crate::body::{Answer, Body, Received, Upload};
 use crate::check::{Checked, check};
-use crate::connection::Served;
 use crate::context::{Context, jiff_text};
+use crate::facts::{RequestFacts, aliases};
 use crate::filters::{self, Going, Impossible};
 use crate::forward::{Unreached, forward};
 use crate::headers;
@@ -28,6 +28,7 @@ use crate::log::{self, Line};
 use crate::metrics::Labels;
 use crate::pulse::Pulse;
 use crate::route::{Asked, Chosen, NoRoute, choose};
+use crate::served::Served;
 use crate::{tokens, upgrade};
 
 /// A request under way: where it came in, and what is told of it at its end.

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Route: which rule of which HTTPRoute, by the precedence of the Gateway API; a Service without one is its own backend.
 
-mod patterns;
-
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
@@ -13,7 +11,7 @@ use meltemi_view::view::Mesh;
 
 use crate::context::Context;
 
-pub(crate) use self::patterns::Patterns;
+use crate::patterns::Patterns;
 
 /// Where a request goes.
 #[derive(Clone, Debug)]

@@ -10,10 +10,11 @@ use meltemi_model::NamespacedHostname;
 use meltemi_tunnel::{Connect, TunnelIo};
 use meltemi_view::access_log::{L4Record, Side};
 
-use crate::authorize::{RequestFacts, authorize};
-use crate::connection::Peer;
+use crate::authorize::authorize;
 use crate::context::{Context, jiff_text};
+use crate::facts::RequestFacts;
 use crate::forward::reach;
+use crate::served::Peer;
 
 /// A connection to `service`, asked for by a tunnel.
 pub(crate) async fn serve(

@@ -9,7 +9,7 @@ use meltemi_model::l7::{Jwt, JwtRule, Target};
 use meltemi_view::judge::Denied;
 use meltemi_view::view::Mesh;
 
-use crate::authorize::RequestFacts;
+use crate::facts::RequestFacts;
 
 /// Where a token is looked for by default (RFC 6750 §2).
 const SCHEME: &str = "bearer";

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a connection is for, and who its client is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use meltemi_model::{NamespacedHostname, SpiffeId};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Who is on the other side.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Who it has proven to be, by its tunnel and by nothing else.
+    pub(crate) identity: Option<SpiffeId>,
+    /// Its address.
+    pub(crate) address: SocketAddr,
+}
+
+impl Peer {
+    /// For the log.
+    pub(crate) fn text(&self) -> String {
+        self.identity.as_ref().map_or_else(|| self.address.to_string(), ToString::to_string)
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    /// The addressed Service, at a waypoint.
+    pub(crate) service: Option<NamespacedHostname>,
+    /// The addressed address and port.
+    pub(crate) to: SocketAddr,
+    /// The listener's port, at a gateway.
+    pub(crate) listener: Option<u16>,
+    /// The client.
+    pub(crate) peer: Peer,
+    /// Its place among the connections; a WebSocket keeps it when HTTP has ended. Of a tunnel's stream the tunnel has it.
+    pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
+}
