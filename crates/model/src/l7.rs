@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authz::Policy;
 use crate::names::{NamespacedHostname, NamespacedName};
+use crate::pattern::Pattern;
 
 /// What a policy or a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,8 +40,8 @@ pub enum PathMatch {
     Exact(String),
     /// This path and what is below it, element by element.
     Prefix(String),
-    /// A regular expression over the whole path, linear-time.
-    Regex(String),
+    /// A regular expression over the whole path.
+    Regex(Pattern),
 }
 
 /// How a header or query parameter is matched.
@@ -50,10 +51,27 @@ pub struct NamedMatch {
     /// Name; headers in lower case.
     pub name: String,
     /// Value.
-    pub value: String,
-    /// The value is a regular expression over the whole value.
-    #[serde(default)]
-    pub regex: bool,
+    pub value: ValueMatch,
+}
+
+/// How the value of a header or query parameter is matched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "value", deny_unknown_fields)]
+pub enum ValueMatch {
+    /// Exactly this value.
+    Exact(String),
+    /// A regular expression over the whole value.
+    Regex(Pattern),
+}
+
+impl ValueMatch {
+    /// Whether a value matches.
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(wanted) => wanted.as_bytes() == value,
+            Self::Regex(pattern) => pattern.matches(value),
+        }
+    }
 }
 
 /// ANDed conditions of a route rule.

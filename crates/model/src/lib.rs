@@ -9,11 +9,13 @@ pub mod identity;
 pub mod l7;
 pub mod names;
 pub mod net;
+pub mod pattern;
 pub mod service;
 pub mod workload;
 
 pub use identity::{SpiffeId, TrustDomain};
 pub use names::{NamespacedHostname, NamespacedName, WorkloadUid};
 pub use net::NetworkAddress;
+pub use pattern::Pattern;
 pub use service::Service;
 pub use workload::Workload;

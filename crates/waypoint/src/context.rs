@@ -18,7 +18,6 @@ use tokio::sync::Semaphore;
 
 use crate::limits::{Limits, MAX_CONNECTIONS};
 use crate::metrics::HttpMetrics;
-use crate::patterns::Patterns;
 use crate::{Config, Parts};
 
 /// How long a request waits for the proxy's own certificate.
@@ -36,7 +35,6 @@ pub(crate) struct Context {
     pub(crate) log: AccessLog,
     pub(crate) metrics: HttpMetrics,
     pub(crate) limits: Limits,
-    pub(crate) patterns: Patterns,
     /// Places for connections of clients.
     pub(crate) places: Arc<Semaphore>,
     /// KiB for the heads of open requests.
@@ -63,7 +61,6 @@ impl Context {
             log: parts.log,
             metrics,
             limits: parts.limits,
-            patterns: Patterns::default(),
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             heads: Arc::new(Semaphore::new(parts.limits.heads)),
             tasks,

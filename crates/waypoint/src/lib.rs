@@ -26,7 +26,6 @@ mod headers;
 mod limits;
 mod log;
 mod metrics;
-mod patterns;
 mod pulse;
 mod reports;
 mod request;

@@ -33,12 +33,6 @@ pub(crate) const PING_EVERY: Duration = Duration::from_secs(30);
 pub(crate) const PING_LIMIT: Duration = Duration::from_secs(20);
 /// Pause after an `accept` that failed, e.g. for want of file descriptors.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of a route's regular expression at most.
-pub(crate) const MAX_REGEX: usize = 1024;
-/// Bytes of a compiled regular expression at most.
-pub(crate) const MAX_REGEX_BYTES: usize = 1024 * 1024;
-/// Compiled regular expressions that are kept.
-pub(crate) const MAX_REGEXES: usize = 4096;
 
 /// How long a client may take, and how much all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{Backend, Listener, NamedMatch, PathMatch, Route, RouteMatch, RouteRule, Target};
+use meltemi_model::l7::{Backend, Listener, PathMatch, Route, RouteMatch, RouteRule, Target};
 use meltemi_policy::http::host_forms;
 use meltemi_view::view::Mesh;
 
 use crate::context::Context;
-
-use crate::patterns::Patterns;
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
@@ -51,7 +49,7 @@ pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Resul
         let Some(specific) = hostname_rank(route, asked) else { continue };
         for rule in &route.rules {
             let matches = if rule.matches.is_empty() { &everything[..] } else { &rule.matches[..] };
-            for one in matches.iter().filter(|m| match_holds(m, asked, &context.patterns)) {
+            for one in matches.iter().filter(|m| match_holds(m, asked)) {
                 let rank = rank(specific, one);
                 // Equal ranks: the older route, then the name; routes are visited in order of names.
                 let better = |(most, older, ..): &(Rank, &Route, _, _)| {
@@ -132,31 +130,27 @@ fn rank(host: usize, one: &RouteMatch) -> Rank {
     let (kind, length) = match &one.path {
         Some(PathMatch::Exact(path)) => (3, path.len()),
         Some(PathMatch::Prefix(path)) => (2, path.len()),
-        Some(PathMatch::Regex(path)) => (1, path.len()),
+        Some(PathMatch::Regex(path)) => (1, path.as_str().len()),
         None => (0, 0),
     };
     (host, kind, length, one.method.is_some(), one.headers.len(), one.query.len())
 }
 
-fn match_holds(one: &RouteMatch, asked: &Asked<'_>, patterns: &Patterns) -> bool {
+fn match_holds(one: &RouteMatch, asked: &Asked<'_>) -> bool {
     let path = match &one.path {
         None => true,
         Some(PathMatch::Exact(path)) => asked.path == path,
         Some(PathMatch::Prefix(prefix)) => prefix_matches(prefix, asked.path),
-        Some(PathMatch::Regex(pattern)) => patterns.matches(pattern, asked.path.as_bytes()),
+        Some(PathMatch::Regex(pattern)) => pattern.matches(asked.path.as_bytes()),
     };
     let method = one.method.as_ref().is_none_or(|m| m == asked.method.as_str());
-    let value_holds = |wanted: &NamedMatch, value: &[u8]| match wanted.regex {
-        true => patterns.matches(&wanted.value, value),
-        false => wanted.value.as_bytes() == value,
-    };
     let headers = one
         .headers
         .iter()
-        .all(|h| asked.headers.get_all(&h.name).iter().any(|v| value_holds(h, v.as_bytes())));
+        .all(|h| asked.headers.get_all(&h.name).iter().any(|v| h.value.matches(v.as_bytes())));
     let query = one.query.iter().all(|q| {
         let parameters = asked.query.split('&').filter_map(|p| p.split_once('='));
-        parameters.filter(|(name, _)| *name == q.name).any(|(_, value)| value_holds(q, value.as_bytes()))
+        parameters.filter(|(name, _)| *name == q.name).any(|(_, value)| q.value.matches(value.as_bytes()))
     });
     path && method && headers && query
 }

@@ -8,7 +8,8 @@ use gateway_api::httproutes::{
     HttpRoute, HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
     HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
-use meltemi_model::l7;
+use meltemi_model::pattern::InvalidPattern;
+use meltemi_model::{Pattern, l7};
 use serde_json::Value;
 
 use super::attach::{Attached, Parent};
@@ -17,14 +18,14 @@ use super::world::World;
 use crate::facts::name_of;
 use crate::mesh::MeshConfig;
 
-/// A feature that is not supported.
+/// A rule that no proxy of ours can follow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rule {rule}: {feature} is not supported")]
+#[error("rule {rule}: {reason}")]
 pub struct Unsupported {
     /// Index of the rule.
     pub rule: usize,
-    /// What it asks for.
-    pub feature: String,
+    /// What it asks for, and what is wrong with it.
+    pub reason: String,
 }
 
 /// Converts the rules of a route.
@@ -80,18 +81,26 @@ fn one(
     world: &dyn World,
     mesh: &MeshConfig,
 ) -> Result<l7::RouteRule, Unsupported> {
-    let unsupported = |feature: String| Unsupported { rule: index, feature };
-    let matches = rule.matches.iter().flatten().map(condition).collect();
+    let unsupported = |reason: String| Unsupported { rule: index, reason };
+    let matches = rule
+        .matches
+        .iter()
+        .flatten()
+        .map(|m| condition(m).map_err(unsupported))
+        .collect::<Result<Vec<_>, _>>()?;
     let filters = rule
         .filters
         .iter()
         .flatten()
         .map(|f| filter(f).map_err(unsupported))
         .collect::<Result<Vec<_>, _>>()?;
+    if filters.iter().any(changes_prefix) && !matches.iter().all(has_prefix) {
+        return Err(unsupported("replacePrefixMatch needs matches of type PathPrefix".to_owned()));
+    }
     let mut targets = Vec::new();
     for backend in rule.backend_refs.iter().flatten() {
         if backend.filters.as_ref().is_some_and(|f| !f.is_empty()) {
-            return Err(unsupported("a filter of a single backend".to_owned()));
+            return Err(unsupported("a filter of a single backend is not supported".to_owned()));
         }
         let weight = u32::try_from(backend.weight.unwrap_or(1)).unwrap_or(0);
         let resolved = backends::of_rule(namespace, backend, world).ok();
@@ -106,7 +115,8 @@ fn one(
         match text {
             None => Ok(None),
             Some(text) => {
-                let millis = millis(text).ok_or_else(|| unsupported(format!("timeout {text:?}")))?;
+                let millis =
+                    millis(text).ok_or_else(|| unsupported(format!("timeout {text:?} is not supported")))?;
                 // Zero means no bound.
                 Ok((millis != 0).then_some(millis))
             }
@@ -119,36 +129,50 @@ fn one(
     Ok(l7::RouteRule { matches, filters, backends: targets, timeout_ms })
 }
 
-fn condition(condition: &HttpRouteRulesMatches) -> l7::RouteMatch {
-    let path = condition.path.as_ref().map(|path| {
+fn condition(condition: &HttpRouteRulesMatches) -> Result<l7::RouteMatch, String> {
+    let path = condition.path.as_ref().map(|path| -> Result<_, String> {
         let value = path.value.clone().unwrap_or_else(|| "/".to_owned());
-        match path.r#type {
+        Ok(match path.r#type {
             Some(HttpRouteRulesMatchesPathType::Exact) => l7::PathMatch::Exact(value),
-            Some(HttpRouteRulesMatchesPathType::RegularExpression) => l7::PathMatch::Regex(value),
+            Some(HttpRouteRulesMatchesPathType::RegularExpression) => l7::PathMatch::Regex(pattern(&value)?),
             Some(HttpRouteRulesMatchesPathType::PathPrefix) | None => l7::PathMatch::Prefix(value),
-        }
+        })
     });
-    let headers = condition
-        .headers
-        .iter()
-        .flatten()
-        .map(|h| l7::NamedMatch {
-            name: h.name.to_ascii_lowercase(),
-            value: h.value.clone(),
-            regex: h.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression),
-        })
-        .collect();
-    let query = condition
-        .query_params
-        .iter()
-        .flatten()
-        .map(|q| l7::NamedMatch {
-            name: q.name.clone(),
-            value: q.value.clone(),
-            regex: q.r#type == Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression),
-        })
-        .collect();
-    l7::RouteMatch { path, headers, query, method: condition.method.as_ref().and_then(word) }
+    let headers = condition.headers.iter().flatten().map(|h| {
+        let regex = h.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression);
+        Ok(l7::NamedMatch { name: h.name.to_ascii_lowercase(), value: value(&h.value, regex)? })
+    });
+    let query = condition.query_params.iter().flatten().map(|q| {
+        let regex = q.r#type == Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression);
+        Ok(l7::NamedMatch { name: q.name.clone(), value: value(&q.value, regex)? })
+    });
+    Ok(l7::RouteMatch {
+        path: path.transpose()?,
+        headers: headers.collect::<Result<_, String>>()?,
+        query: query.collect::<Result<_, String>>()?,
+        method: condition.method.as_ref().and_then(word),
+    })
+}
+
+fn value(text: &str, regex: bool) -> Result<l7::ValueMatch, String> {
+    Ok(match regex {
+        true => l7::ValueMatch::Regex(pattern(text)?),
+        false => l7::ValueMatch::Exact(text.to_owned()),
+    })
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    text.parse().map_err(|e: InvalidPattern| e.to_string())
+}
+
+fn changes_prefix(filter: &l7::Filter) -> bool {
+    let (l7::Filter::Rewrite { path, .. } | l7::Filter::Redirect { path, .. }) = filter else { return false };
+    matches!(path, Some(l7::PathChange::Prefix(_)))
+}
+
+/// No condition on the path is the prefix `/`.
+fn has_prefix(one: &l7::RouteMatch) -> bool {
+    matches!(one.path, None | Some(l7::PathMatch::Prefix(_)))
 }
 
 /// An enum of the API as the word that is written in YAML.
@@ -163,25 +187,21 @@ fn filter(filter: &HttpRouteRulesFilters) -> Result<l7::Filter, String> {
     let missing = |what: &str| format!("a {what} filter without its settings");
     match filter.r#type {
         HttpRouteRulesFiltersType::RequestHeaderModifier => {
-            let m =
-                filter.request_header_modifier.as_ref().ok_or_else(|| missing("RequestHeaderModifier"))?;
-            let pairs =
-                |all: Vec<(&String, &String)>| all.into_iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+            let m = filter.request_header_modifier.as_ref();
+            let m = m.ok_or_else(|| missing("RequestHeaderModifier"))?;
             let changes = l7::HeaderChanges {
-                set: pairs(m.set.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
-                add: pairs(m.add.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
+                set: m.set.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
+                add: m.add.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
                 remove: m.remove.clone().unwrap_or_default(),
             };
             Ok(l7::Filter::RequestHeaders { changes })
         }
         HttpRouteRulesFiltersType::ResponseHeaderModifier => {
-            let m =
-                filter.response_header_modifier.as_ref().ok_or_else(|| missing("ResponseHeaderModifier"))?;
-            let pairs =
-                |all: Vec<(&String, &String)>| all.into_iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+            let m = filter.response_header_modifier.as_ref();
+            let m = m.ok_or_else(|| missing("ResponseHeaderModifier"))?;
             let changes = l7::HeaderChanges {
-                set: pairs(m.set.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
-                add: pairs(m.add.iter().flatten().map(|h| (&h.name, &h.value)).collect()),
+                set: m.set.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
+                add: m.add.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
                 remove: m.remove.clone().unwrap_or_default(),
             };
             Ok(l7::Filter::ResponseHeaders { changes })
@@ -197,9 +217,9 @@ fn filter(filter: &HttpRouteRulesFilters) -> Result<l7::Filter, String> {
                 .and_then(|p| path_change(p.replace_full_path.as_ref(), p.replace_prefix_match.as_ref()));
             Ok(l7::Filter::Rewrite { host: m.hostname.clone(), path })
         }
-        HttpRouteRulesFiltersType::RequestMirror => Err("a RequestMirror filter".to_owned()),
-        HttpRouteRulesFiltersType::ExtensionRef => Err("an ExtensionRef filter".to_owned()),
-        HttpRouteRulesFiltersType::Cors => Err("a CORS filter".to_owned()),
+        HttpRouteRulesFiltersType::RequestMirror => Err("a RequestMirror filter is not supported".to_owned()),
+        HttpRouteRulesFiltersType::ExtensionRef => Err("an ExtensionRef filter is not supported".to_owned()),
+        HttpRouteRulesFiltersType::Cors => Err("a CORS filter is not supported".to_owned()),
     }
 }
 

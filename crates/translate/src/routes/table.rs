@@ -393,23 +393,47 @@ spec:
     }
 
     #[test]
-    fn a_feature_that_is_not_there_makes_the_route_unacceptable() {
-        let (mut table, index) = bookinfo();
-        let route: HttpRoute = parse(
-            "
+    fn a_rule_that_cannot_be_followed_makes_the_route_unacceptable() {
+        for (rule, message) in [
+            (
+                "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: productpage, port: 9080}}}]",
+                "rule 0: a RequestMirror filter is not supported",
+            ),
+            (
+                "matches: [{path: {type: RegularExpression, value: '/(a'}}]",
+                r#"rule 0: regular expression "/(a": unclosed group"#,
+            ),
+            (
+                "matches: [{headers: [{type: RegularExpression, name: x, value: '[z-a]'}]}]",
+                r#"rule 0: regular expression "[z-a]": invalid character class range, the start must be <= the end"#,
+            ),
+            (
+                "matches: [{queryParams: [{type: RegularExpression, name: x, value: '*'}]}]",
+                r#"rule 0: regular expression "*": repetition operator missing expression"#,
+            ),
+            (
+                "{matches: [{path: {type: Exact, value: /a}}], \
+                 filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}",
+                "rule 0: replacePrefixMatch needs matches of type PathPrefix",
+            ),
+        ] {
+            let (mut table, index) = bookinfo();
+            let mut route: HttpRoute = parse(
+                "
 metadata: {name: bookinfo, namespace: default, generation: 2}
-spec:
-  parentRefs: [{name: bookinfo-gateway}]
-  rules:
-  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: productpage, port: 9080}}}]
-    backendRefs: [{name: productpage, port: 9080}]
+spec: {parentRefs: [{name: bookinfo-gateway}]}
 ",
-        );
-        table.flush(&index);
-        table.set_route(&name_of(&route.metadata), Some(Arc::new(route)));
-        let routed = table.flush(&index);
-        assert_eq!(routed.removed_routes.len(), 1);
-        let accepted = &routed.statuses[0].2[0].conditions[0];
-        assert_eq!(accepted.message, "rule 0: a RequestMirror filter is not supported");
+            );
+            route.spec.rules = Some(vec![parse(rule)]);
+            table.flush(&index);
+            table.set_route(&name_of(&route.metadata), Some(Arc::new(route)));
+            let routed = table.flush(&index);
+            assert_eq!(routed.removed_routes.len(), 1, "{rule}");
+            let accepted = &routed.statuses[0].2[0].conditions[0];
+            assert_eq!(
+                (accepted.status, accepted.reason.as_str(), accepted.message.as_str()),
+                (false, "UnsupportedValue", message)
+            );
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! The policies and routes that hostile requests meet. Services are numbered as the policies are.
 
 use meltemi_model::authz::{Action, Attribute};
-use meltemi_model::l7::{Filter, NamedMatch, PathChange, PathMatch, RouteMatch, Target};
+use meltemi_model::l7::{Filter, NamedMatch, PathChange, PathMatch, RouteMatch, Target, ValueMatch};
 
 use crate::world::{World, policy, service};
 
@@ -83,9 +83,9 @@ pub(crate) fn routes(world: &mut World) {
         },
     };
     let regex = RouteMatch {
-        path: Some(PathMatch::Regex("/v[0-9]+/.*".into())),
-        headers: vec![NamedMatch { name: "x-kind".into(), value: "a|b".into(), regex: true }],
-        query: vec![NamedMatch { name: "q".into(), value: "[0-9]+".into(), regex: true }],
+        path: Some(PathMatch::Regex("/v[0-9]+/.*".parse().unwrap())),
+        headers: vec![NamedMatch { name: "x-kind".into(), value: ValueMatch::Regex("a|b".parse().unwrap()) }],
+        query: vec![NamedMatch { name: "q".into(), value: ValueMatch::Regex("[0-9]+".parse().unwrap()) }],
         method: None,
     };
     world.route("regex", "open", regex, vec![marked]);
