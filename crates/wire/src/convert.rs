@@ -2,6 +2,7 @@
 //! Messages to model values and back. Every field is named, so that a new one breaks the build and not a policy.
 
 mod authorization;
+mod enums;
 mod known;
 mod l7;
 mod service;

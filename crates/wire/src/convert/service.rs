@@ -7,10 +7,11 @@ use meltemi_model::service::{
     IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, Service, Visibility, WeightedWaypoint,
 };
 
+use super::enums::OnWire as _;
 use super::workload::{gateway_from_proto, gateway_to_proto, port_from_proto, port_to_proto};
 use super::{Invalid, ip, ip_bytes, network_address};
 use crate::proto::workload as proto;
-use crate::proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
+use crate::proto::workload::load_balancing::HealthPolicy;
 
 pub(super) fn to_proto(s: &Service) -> proto::Service {
     let addresses = s.addresses.iter().map(|a| (&a.network, a.ip, None));
@@ -33,13 +34,7 @@ pub(super) fn to_proto(s: &Service) -> proto::Service {
         waypoint: s.waypoint.as_ref().map(gateway_to_proto),
         load_balancing: (s.load_balancing != LoadBalancing::default())
             .then(|| balancing_to_proto(&s.load_balancing)),
-        ip_families: match s.ip_families {
-            IpFamilies::Automatic => proto::IpFamilies::Automatic,
-            IpFamilies::V4Only => proto::IpFamilies::Ipv4Only,
-            IpFamilies::V6Only => proto::IpFamilies::Ipv6Only,
-            IpFamilies::Dual => proto::IpFamilies::Dual,
-        }
-        .into(),
+        ip_families: s.ip_families.number(),
         extensions: Vec::new(),
         canonical: s.canonical,
         ingress_use_waypoint: s.ingress_use_waypoint,
@@ -51,32 +46,14 @@ pub(super) fn to_proto(s: &Service) -> proto::Service {
                 weight: w.weight,
             })
             .collect(),
-        visibility: match s.visibility {
-            Visibility::Public => proto::Visibility::Public,
-            Visibility::Namespace => proto::Visibility::Namespace,
-        }
-        .into(),
+        visibility: s.visibility.number(),
     }
 }
 
 fn balancing_to_proto(balancing: &LoadBalancing) -> proto::LoadBalancing {
-    let scope = |scope: &LocalityScope| match scope {
-        LocalityScope::Region => Scope::Region,
-        LocalityScope::Zone => Scope::Zone,
-        LocalityScope::Subzone => Scope::Subzone,
-        LocalityScope::Node => Scope::Node,
-        LocalityScope::Cluster => Scope::Cluster,
-        LocalityScope::Network => Scope::Network,
-    };
     proto::LoadBalancing {
-        routing_preference: balancing.routing_preference.iter().map(|s| scope(s).into()).collect(),
-        mode: match balancing.mode {
-            LoadBalancingMode::Unspecified => Mode::UnspecifiedMode,
-            LoadBalancingMode::Strict => Mode::Strict,
-            LoadBalancingMode::Failover => Mode::Failover,
-            LoadBalancingMode::Passthrough => Mode::Passthrough,
-        }
-        .into(),
+        routing_preference: balancing.routing_preference.iter().map(|s| s.number()).collect(),
+        mode: balancing.mode.number(),
         health_policy: if balancing.allow_unhealthy {
             HealthPolicy::AllowAll
         } else {
@@ -87,40 +64,27 @@ fn balancing_to_proto(balancing: &LoadBalancing) -> proto::LoadBalancing {
 }
 
 fn balancing_from_proto(message: &proto::LoadBalancing) -> Result<LoadBalancing, Invalid> {
-    let unknown = |field: &str, value: i32| {
-        Invalid::new(format!("load_balancing.{field}"), format!("unknown value {value}"))
-    };
     let proto::LoadBalancing { routing_preference, mode, health_policy } = message;
     Ok(LoadBalancing {
         routing_preference: routing_preference
             .iter()
-            .map(|value| match Scope::try_from(*value) {
-                Ok(Scope::Region) => Ok(LocalityScope::Region),
-                Ok(Scope::Zone) => Ok(LocalityScope::Zone),
-                Ok(Scope::Subzone) => Ok(LocalityScope::Subzone),
-                Ok(Scope::Node) => Ok(LocalityScope::Node),
-                Ok(Scope::Cluster) => Ok(LocalityScope::Cluster),
-                Ok(Scope::Network) => Ok(LocalityScope::Network),
-                Ok(Scope::UnspecifiedScope) | Err(_) => Err(unknown("routing_preference", *value)),
-            })
+            .map(|value| LocalityScope::read("load_balancing.routing_preference", *value))
             .collect::<Result<_, _>>()?,
-        mode: match Mode::try_from(*mode) {
-            Ok(Mode::UnspecifiedMode) => LoadBalancingMode::Unspecified,
-            Ok(Mode::Strict) => LoadBalancingMode::Strict,
-            Ok(Mode::Failover) => LoadBalancingMode::Failover,
-            Ok(Mode::Passthrough) => LoadBalancingMode::Passthrough,
-            Err(_) => return Err(unknown("mode", *mode)),
-        },
+        mode: LoadBalancingMode::read("load_balancing.mode", *mode)?,
         allow_unhealthy: match HealthPolicy::try_from(*health_policy) {
             Ok(HealthPolicy::OnlyHealthy) => false,
             Ok(HealthPolicy::AllowAll) => true,
-            Err(_) => return Err(unknown("health_policy", *health_policy)),
+            Err(_) => {
+                return Err(Invalid::new(
+                    "load_balancing.health_policy",
+                    format!("unknown value {health_policy}"),
+                ));
+            }
         },
     })
 }
 
 pub(super) fn from_proto(message: proto::Service) -> Result<Service, Invalid> {
-    let unknown = |field: &str, value: i32| Invalid::new(field, format!("unknown value {value}"));
     let proto::Service {
         name,
         namespace,
@@ -158,13 +122,7 @@ pub(super) fn from_proto(message: proto::Service) -> Result<Service, Invalid> {
     service.waypoint = waypoint.map(|g| gateway_from_proto("waypoint", g)).transpose()?;
     service.load_balancing =
         load_balancing.as_ref().map(balancing_from_proto).transpose()?.unwrap_or_default();
-    service.ip_families = match proto::IpFamilies::try_from(ip_families) {
-        Ok(proto::IpFamilies::Automatic) => IpFamilies::Automatic,
-        Ok(proto::IpFamilies::Ipv4Only) => IpFamilies::V4Only,
-        Ok(proto::IpFamilies::Ipv6Only) => IpFamilies::V6Only,
-        Ok(proto::IpFamilies::Dual) => IpFamilies::Dual,
-        Err(_) => return Err(unknown("ip_families", ip_families)),
-    };
+    service.ip_families = IpFamilies::read("ip_families", ip_families)?;
     service.canonical = canonical;
     service.ingress_use_waypoint = ingress_use_waypoint;
     service.weighted_waypoints = weighted_waypoints
@@ -178,10 +136,6 @@ pub(super) fn from_proto(message: proto::Service) -> Result<Service, Invalid> {
             })
         })
         .collect::<Result<_, Invalid>>()?;
-    service.visibility = match proto::Visibility::try_from(visibility) {
-        Ok(proto::Visibility::Public) => Visibility::Public,
-        Ok(proto::Visibility::Namespace) => Visibility::Namespace,
-        Err(_) => return Err(unknown("visibility", visibility)),
-    };
+    service.visibility = Visibility::read("visibility", visibility)?;
     Ok(service)
 }

@@ -10,6 +10,7 @@ use meltemi_model::workload::{
     Workload, WorkloadType,
 };
 
+use super::enums::OnWire as _;
 use super::{Invalid, hostname, ip, ip_bytes, network_address, port};
 use crate::proto::workload as proto;
 
@@ -47,36 +48,19 @@ pub(super) fn gateway_from_proto(
 }
 
 pub(super) fn port_to_proto(mapping: &PortMapping) -> proto::Port {
-    let app_protocol = match mapping.app_protocol {
-        AppProtocol::Unknown => proto::AppProtocol::Unknown,
-        AppProtocol::Http11 => proto::AppProtocol::Http11,
-        AppProtocol::Http2 => proto::AppProtocol::Http2,
-        AppProtocol::Grpc => proto::AppProtocol::Grpc,
-        AppProtocol::Tcp => proto::AppProtocol::Tcp,
-        AppProtocol::Tls => proto::AppProtocol::Tls,
-    };
     proto::Port {
         service_port: mapping.service_port.into(),
         target_port: mapping.target_port.into(),
-        app_protocol: app_protocol.into(),
+        app_protocol: mapping.app_protocol.number(),
     }
 }
 
 pub(super) fn port_from_proto(message: &proto::Port) -> Result<PortMapping, Invalid> {
     let proto::Port { service_port, target_port, app_protocol } = message;
-    let app_protocol = match proto::AppProtocol::try_from(*app_protocol) {
-        Ok(proto::AppProtocol::Unknown) => AppProtocol::Unknown,
-        Ok(proto::AppProtocol::Http11) => AppProtocol::Http11,
-        Ok(proto::AppProtocol::Http2) => AppProtocol::Http2,
-        Ok(proto::AppProtocol::Grpc) => AppProtocol::Grpc,
-        Ok(proto::AppProtocol::Tcp) => AppProtocol::Tcp,
-        Ok(proto::AppProtocol::Tls) => AppProtocol::Tls,
-        Err(_) => return Err(Invalid::new("ports.app_protocol", format!("unknown value {app_protocol}"))),
-    };
     Ok(PortMapping {
         service_port: port("ports.service_port", *service_port)?,
         target_port: port("ports.target_port", *target_port)?,
-        app_protocol,
+        app_protocol: AppProtocol::read("ports.app_protocol", *app_protocol)?,
     })
 }
 
@@ -87,12 +71,7 @@ pub(super) fn to_proto(w: &Workload) -> proto::Workload {
         namespace: w.namespace.to_string(),
         addresses: w.addresses.iter().map(|ip| ip_bytes(*ip)).collect(),
         network: w.network.to_string(),
-        tunnel_protocol: match w.tunnel_protocol {
-            TunnelProtocol::None => proto::TunnelProtocol::None,
-            TunnelProtocol::Hbone => proto::TunnelProtocol::Hbone,
-            TunnelProtocol::LegacyIstioMtls => proto::TunnelProtocol::LegacyIstioMtls,
-        }
-        .into(),
+        tunnel_protocol: w.tunnel_protocol.number(),
         // Istio's control plane leaves out what is the default.
         trust_domain: if default_domain { String::new() } else { w.trust_domain.to_string() },
         service_account: if &*w.service_account == "default" {
@@ -104,21 +83,11 @@ pub(super) fn to_proto(w: &Workload) -> proto::Workload {
         node: w.node.to_string(),
         canonical_name: w.canonical_name.to_string(),
         canonical_revision: w.canonical_revision.to_string(),
-        workload_type: match w.workload_type {
-            WorkloadType::Deployment => proto::WorkloadType::Deployment,
-            WorkloadType::CronJob => proto::WorkloadType::Cronjob,
-            WorkloadType::Pod => proto::WorkloadType::Pod,
-            WorkloadType::Job => proto::WorkloadType::Job,
-        }
-        .into(),
+        workload_type: w.workload_type.number(),
         workload_name: w.workload_name.to_string(),
         native_tunnel: w.native_tunnel,
         authorization_policies: w.authorization_policies.iter().map(ToString::to_string).collect(),
-        status: match w.health {
-            Health::Healthy => proto::WorkloadStatus::Healthy,
-            Health::Unhealthy => proto::WorkloadStatus::Unhealthy,
-        }
-        .into(),
+        status: w.health.number(),
         cluster_id: w.cluster_id.to_string(),
         network_gateway: w.network_gateway.as_ref().map(gateway_to_proto),
         uid: w.uid.to_string(),
@@ -139,18 +108,13 @@ pub(super) fn to_proto(w: &Workload) -> proto::Workload {
             zone: w.locality.zone.to_string(),
             subzone: w.locality.subzone.to_string(),
         }),
-        network_mode: match w.network_mode {
-            NetworkMode::Standard => proto::NetworkMode::Standard,
-            NetworkMode::HostNetwork => proto::NetworkMode::HostNetwork,
-        }
-        .into(),
+        network_mode: w.network_mode.number(),
         extensions: Vec::new(),
         capacity: (w.capacity != 1).then_some(w.capacity),
     }
 }
 
 pub(super) fn from_proto(message: proto::Workload) -> Result<Workload, Invalid> {
-    let unknown = |field: &str, value: i32| Invalid::new(field, format!("unknown value {value}"));
     let proto::Workload {
         name,
         namespace,
@@ -194,36 +158,21 @@ pub(super) fn from_proto(message: proto::Workload) -> Result<Workload, Invalid> 
         namespace: namespace.into(),
         addresses: addresses.iter().map(|bytes| ip("addresses", bytes)).collect::<Result<_, _>>()?,
         network: network.into(),
-        tunnel_protocol: match proto::TunnelProtocol::try_from(tunnel_protocol) {
-            Ok(proto::TunnelProtocol::None) => TunnelProtocol::None,
-            Ok(proto::TunnelProtocol::Hbone) => TunnelProtocol::Hbone,
-            Ok(proto::TunnelProtocol::LegacyIstioMtls) => TunnelProtocol::LegacyIstioMtls,
-            Err(_) => return Err(unknown("tunnel_protocol", tunnel_protocol)),
-        },
+        tunnel_protocol: TunnelProtocol::read("tunnel_protocol", tunnel_protocol)?,
         trust_domain,
         service_account: if service_account.is_empty() { "default".into() } else { service_account.into() },
         waypoint: waypoint.map(|g| gateway_from_proto("waypoint", g)).transpose()?,
         node: node.into(),
         canonical_name: canonical_name.into(),
         canonical_revision: canonical_revision.into(),
-        workload_type: match proto::WorkloadType::try_from(workload_type) {
-            Ok(proto::WorkloadType::Deployment) => WorkloadType::Deployment,
-            Ok(proto::WorkloadType::Cronjob) => WorkloadType::CronJob,
-            Ok(proto::WorkloadType::Pod) => WorkloadType::Pod,
-            Ok(proto::WorkloadType::Job) => WorkloadType::Job,
-            Err(_) => return Err(unknown("workload_type", workload_type)),
-        },
+        workload_type: WorkloadType::read("workload_type", workload_type)?,
         workload_name: workload_name.into(),
         native_tunnel,
         authorization_policies: authorization_policies
             .iter()
             .map(|name| name.parse::<NamespacedName>().map_err(|e| Invalid::new("authorization_policies", e)))
             .collect::<Result<_, _>>()?,
-        health: match proto::WorkloadStatus::try_from(status) {
-            Ok(proto::WorkloadStatus::Healthy) => Health::Healthy,
-            Ok(proto::WorkloadStatus::Unhealthy) => Health::Unhealthy,
-            Err(_) => return Err(unknown("status", status)),
-        },
+        health: Health::read("status", status)?,
         cluster_id: cluster_id.into(),
         network_gateway: network_gateway.map(|g| gateway_from_proto("network_gateway", g)).transpose()?,
         hostname: hostname.into(),
@@ -234,24 +183,24 @@ pub(super) fn from_proto(message: proto::Workload) -> Result<Workload, Invalid> 
                 Ok((key, list.ports.iter().map(port_from_proto).collect::<Result<_, Invalid>>()?))
             })
             .collect::<Result<_, Invalid>>()?,
-        application_tunnel: application_tunnel
-            .map(|tunnel| {
-                let proxy_protocol = match proto::application_tunnel::Protocol::try_from(tunnel.protocol) {
-                    Ok(proto::application_tunnel::Protocol::None) => false,
-                    Ok(proto::application_tunnel::Protocol::Proxy) => true,
-                    Err(_) => return Err(unknown("application_tunnel.protocol", tunnel.protocol)),
-                };
-                Ok(ApplicationTunnel { proxy_protocol, port: port("application_tunnel.port", tunnel.port)? })
-            })
-            .transpose()?,
+        application_tunnel: application_tunnel.map(tunnel_from_proto).transpose()?,
         locality: locality
             .map(|l| Locality { region: l.region.into(), zone: l.zone.into(), subzone: l.subzone.into() })
             .unwrap_or_default(),
-        network_mode: match proto::NetworkMode::try_from(network_mode) {
-            Ok(proto::NetworkMode::Standard) => NetworkMode::Standard,
-            Ok(proto::NetworkMode::HostNetwork) => NetworkMode::HostNetwork,
-            Err(_) => return Err(unknown("network_mode", network_mode)),
-        },
+        network_mode: NetworkMode::read("network_mode", network_mode)?,
         capacity: capacity.unwrap_or(1),
     })
+}
+
+fn tunnel_from_proto(message: proto::ApplicationTunnel) -> Result<ApplicationTunnel, Invalid> {
+    use proto::application_tunnel::Protocol;
+    let proto::ApplicationTunnel { protocol, port: number } = message;
+    let proxy_protocol = match Protocol::try_from(protocol) {
+        Ok(Protocol::None) => false,
+        Ok(Protocol::Proxy) => true,
+        Err(_) => {
+            return Err(Invalid::new("application_tunnel.protocol", format!("unknown value {protocol}")));
+        }
+    };
+    Ok(ApplicationTunnel { proxy_protocol, port: port("application_tunnel.port", number)? })
 }
