@@ -71,9 +71,6 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
     let (spec, status) = (&item["spec"], &item["status"]);
     let name = metadata["name"].clone();
     let age = json!(age(&metadata["creationTimestamp"], now));
-    let template = &spec["template"]["spec"]["containers"];
-    let workload =
-        || [each(template, "name"), each(template, "image"), labels(&spec["selector"]["matchLabels"])];
     match (group, kind) {
         ("", "Pod") => pod::cells(item, now),
         ("", "Service") => service(item, age),
@@ -84,60 +81,9 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
         ("", "ServiceAccount") => vec![name, json!(count(&item["secrets"])), age],
         ("", "Endpoints") => vec![name, json!(endpoints(item)), age],
         (_, "Event") => event(item, now),
-        ("apps", "Deployment") => [
-            name,
-            json!(format!("{}/{}", number(&status["readyReplicas"]), number(&spec["replicas"]))),
-            number(&status["updatedReplicas"]),
-            number(&status["availableReplicas"]),
-            age,
-        ]
-        .into_iter()
-        .chain(workload())
-        .collect(),
-        ("apps", "ReplicaSet") => [
-            name,
-            number(&spec["replicas"]),
-            number(&status["replicas"]),
-            number(&status["readyReplicas"]),
-            age,
-        ]
-        .into_iter()
-        .chain(workload())
-        .collect(),
-        ("apps", "DaemonSet") => [
-            name,
-            number(&status["desiredNumberScheduled"]),
-            number(&status["currentNumberScheduled"]),
-            number(&status["numberReady"]),
-            number(&status["updatedNumberScheduled"]),
-            number(&status["numberAvailable"]),
-            labels(&spec["template"]["spec"]["nodeSelector"]),
-            age,
-        ]
-        .into_iter()
-        .chain(workload())
-        .collect(),
-        ("apps", "StatefulSet") => vec![
-            name,
-            json!(format!("{}/{}", number(&status["readyReplicas"]), number(&spec["replicas"]))),
-            age,
-            each(template, "name"),
-            each(template, "image"),
-        ],
-        ("batch", "Job") => job(item, age, now).into_iter().chain(workload()).collect(),
-        ("batch", "CronJob") => vec![
-            name,
-            spec["schedule"].clone(),
-            or(&spec["timeZone"], "<none>"),
-            json!(if spec["suspend"] == true { "True" } else { "False" }),
-            json!(count(&status["active"])),
-            json!(if status["lastScheduleTime"].is_string() {
-                value::age(&status["lastScheduleTime"], now)
-            } else {
-                "<none>".into()
-            }),
-            age,
-        ],
+        ("apps", _) => apps(kind, item, age),
+        ("batch", "Job") => job(item, age, now).into_iter().chain(workload(spec)).collect(),
+        ("batch", "CronJob") => cronjob(item, age, now),
         ("discovery.k8s.io", _) => vec![
             name,
             item["addressType"].clone(),
@@ -154,19 +100,7 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
             vec![name, metadata["creationTimestamp"].clone()]
         }
         ("admissionregistration.k8s.io", _) => vec![name, json!(count(&item["webhooks"])), age],
-        ("autoscaling", _) => {
-            let target = &spec["scaleTargetRef"];
-            let reference = json!(format!("{}/{}", text(&target["kind"]), text(&target["name"])));
-            vec![
-                name,
-                reference,
-                json!("<unknown>"),
-                number(&spec["minReplicas"]),
-                number(&spec["maxReplicas"]),
-                number(&status["currentReplicas"]),
-                age,
-            ]
-        }
+        ("autoscaling", _) => autoscaler(item, age),
         ("policy", _) => vec![
             name,
             or(&spec["minAvailable"], "N/A"),
@@ -176,6 +110,74 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
         ],
         _ => vec![name, age],
     }
+}
+
+/// Containers, images and selector: the wide columns of what has a Pod template.
+fn workload(spec: &Value) -> [Value; 3] {
+    let template = &spec["template"]["spec"]["containers"];
+    [each(template, "name"), each(template, "image"), labels(&spec["selector"]["matchLabels"])]
+}
+
+fn apps(kind: &str, item: &Value, age: Value) -> Vec<Value> {
+    let (spec, status) = (&item["spec"], &item["status"]);
+    let name = item["metadata"]["name"].clone();
+    let ready = || json!(format!("{}/{}", number(&status["readyReplicas"]), number(&spec["replicas"])));
+    let mut cells = match kind {
+        "Deployment" => {
+            vec![name, ready(), number(&status["updatedReplicas"]), number(&status["availableReplicas"])]
+        }
+        "ReplicaSet" => vec![
+            name,
+            number(&spec["replicas"]),
+            number(&status["replicas"]),
+            number(&status["readyReplicas"]),
+        ],
+        "DaemonSet" => vec![
+            name,
+            number(&status["desiredNumberScheduled"]),
+            number(&status["currentNumberScheduled"]),
+            number(&status["numberReady"]),
+            number(&status["updatedNumberScheduled"]),
+            number(&status["numberAvailable"]),
+            labels(&spec["template"]["spec"]["nodeSelector"]),
+        ],
+        "StatefulSet" => vec![name, ready()],
+        _ => return vec![name, age],
+    };
+    let [containers, images, selector] = workload(spec);
+    cells.extend([age, containers, images]);
+    if kind != "StatefulSet" {
+        cells.push(selector);
+    }
+    cells
+}
+
+fn cronjob(item: &Value, age: Value, now: jiff::Timestamp) -> Vec<Value> {
+    let (spec, status) = (&item["spec"], &item["status"]);
+    let last = &status["lastScheduleTime"];
+    vec![
+        item["metadata"]["name"].clone(),
+        spec["schedule"].clone(),
+        or(&spec["timeZone"], "<none>"),
+        json!(if spec["suspend"] == true { "True" } else { "False" }),
+        json!(count(&status["active"])),
+        json!(if last.is_string() { value::age(last, now) } else { "<none>".into() }),
+        age,
+    ]
+}
+
+fn autoscaler(item: &Value, age: Value) -> Vec<Value> {
+    let (spec, status) = (&item["spec"], &item["status"]);
+    let target = &spec["scaleTargetRef"];
+    vec![
+        item["metadata"]["name"].clone(),
+        json!(format!("{}/{}", text(&target["kind"]), text(&target["name"]))),
+        json!("<unknown>"),
+        number(&spec["minReplicas"]),
+        number(&spec["maxReplicas"]),
+        number(&status["currentReplicas"]),
+        age,
+    ]
 }
 
 fn service(item: &Value, age: Value) -> Vec<Value> {

@@ -75,7 +75,7 @@ pub(super) fn plan(
         ..DaemonSetStatus::default()
     };
     let (mut available, mut updated, mut surging) = (0, 0, 0);
-    let mut replaceable: Vec<(&str, Vec<Arc<Pod>>, bool)> = Vec::new();
+    let mut replaceable = Vec::new();
     for node in &wanted {
         let on = on_node(owned, node, hash, &mut plan.delete);
         let serving = on.fresh.iter().chain(&on.stale).any(|p| is_available(p));
@@ -86,7 +86,7 @@ pub(super) fn plan(
         match (on.fresh.is_empty(), on.stale.is_empty()) {
             (true, true) if on.leaving == 0 => plan.create.push((*node).to_owned()),
             (true, true) | (false, true) => {}
-            (true, false) => replaceable.push((node, on.stale, serving)),
+            (true, false) => replaceable.push(Outdated { node, pods: on.stale, serving }),
             // The new one serves (or the old one does not): the old one can go.
             (false, false) => {
                 surging += 1;
@@ -96,23 +96,13 @@ pub(super) fn plan(
             }
         }
     }
-    let rolling = set_spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete");
-    if rolling {
-        let missing = count(wanted.len()) - available;
-        let mut budget = unavailable - missing;
-        for (node, stale, serving) in replaceable {
-            if surge > 0 && serving {
-                if surging < surge {
-                    surging += 1;
-                    plan.create.push(node.to_owned());
-                }
-            } else if !serving {
-                plan.delete.extend(stale);
-            } else if budget > 0 {
-                budget -= 1;
-                plan.delete.extend(stale);
-            }
-        }
+    if set_spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete") {
+        let budget = unavailable - (count(wanted.len()) - available);
+        roll(
+            replaceable,
+            Budget { surge: surge > 0, surging: surge - surging, unavailable: budget },
+            &mut plan,
+        );
     }
     misplaced(owned, &wanted, nodes, spec, &mut plan.delete, &mut status);
     status.number_available = Some(available);
@@ -120,6 +110,39 @@ pub(super) fn plan(
     status.updated_number_scheduled = Some(updated);
     plan.status = status;
     plan
+}
+
+/// A node whose Pods are all out of date.
+struct Outdated<'a> {
+    node: &'a str,
+    pods: Vec<Arc<Pod>>,
+    serving: bool,
+}
+
+/// What a rolling update may still do.
+struct Budget {
+    /// New Pods come beside old ones.
+    surge: bool,
+    /// So many more.
+    surging: i32,
+    /// So many more nodes may be without a Pod that serves.
+    unavailable: i32,
+}
+
+fn roll(outdated: Vec<Outdated<'_>>, mut left: Budget, plan: &mut Plan) {
+    for Outdated { node, pods, serving } in outdated {
+        if left.surge && serving {
+            if left.surging > 0 {
+                left.surging -= 1;
+                plan.create.push(node.to_owned());
+            }
+        } else if !serving {
+            plan.delete.extend(pods);
+        } else if left.unavailable > 0 {
+            left.unavailable -= 1;
+            plan.delete.extend(pods);
+        }
+    }
 }
 
 fn limits(spec: &k8s_openapi::api::apps::v1::DaemonSetSpec, total: usize) -> (i32, i32) {
