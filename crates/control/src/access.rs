@@ -50,6 +50,16 @@ pub enum Scope {
     Gateway(NamespacedName),
 }
 
+impl Scope {
+    /// What such a proxy is called where people read it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NodeProxy => "ztunnel",
+            Self::Gateway(_) => "waypoint",
+        }
+    }
+}
+
 /// ServiceAccounts of the proxies of managed Gateways, written by the engine; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct GatewayAccounts(Arc<RwLock<HashMap<NamespacedName, Arc<str>>>>);

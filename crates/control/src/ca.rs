@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::Error;
 use crate::access::Access;
 use crate::auth::Authenticator;
+use crate::metrics::ControlMetrics;
 
 /// Secret with the authority's certificate and key.
 const SECRET: &str = "istio-ca-secret";
@@ -113,6 +114,8 @@ pub struct Endpoint {
     pub authenticator: Arc<Authenticator>,
     /// Whose certificate callers get.
     pub access: Access,
+    /// What is counted.
+    pub metrics: ControlMetrics,
 }
 
 impl Endpoint {
@@ -120,11 +123,8 @@ impl Endpoint {
     pub fn into_service(self) -> CaServer<Self> {
         CaServer::new(self).max_decoding_message_size(LARGEST_REQUEST)
     }
-}
 
-#[tonic::async_trait]
-impl CaService for Endpoint {
-    async fn create_certificate(&self, request: Request<CaRequest>) -> Result<Response<CaResponse>, Status> {
+    async fn sign(&self, request: Request<CaRequest>) -> Result<CaResponse, Status> {
         let authorization = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
         let caller = self.authenticator.authenticate(authorization).await.map_err(|error| {
             tracing::warn!(%error, "certificate refused");
@@ -143,7 +143,16 @@ impl CaService for Endpoint {
             Status::invalid_argument(error.to_string())
         })?;
         tracing::debug!(%identity, "certificate signed");
-        Ok(Response::new(CaResponse { cert_chain }))
+        Ok(CaResponse { cert_chain })
+    }
+}
+
+#[tonic::async_trait]
+impl CaService for Endpoint {
+    async fn create_certificate(&self, request: Request<CaRequest>) -> Result<Response<CaResponse>, Status> {
+        let answer = self.sign(request).await;
+        self.metrics.certificate(answer.is_ok());
+        answer.map(Response::new)
     }
 }
 

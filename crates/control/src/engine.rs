@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meltemi_model::NamespacedName;
 use meltemi_runtime::Tasks;
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access::GatewayAccounts;
 use crate::gateways::Gateways;
+use crate::metrics::ControlMetrics;
 use crate::namespaces::Namespaces;
 use crate::pods::Directory;
 use crate::publish::{self, Step};
@@ -52,6 +53,8 @@ pub struct Outlets {
     pub publisher: Publisher,
     /// What the proxies say.
     pub proxies: Proxies,
+    /// What is counted.
+    pub metrics: ControlMetrics,
     /// True once the whole mesh has been published.
     pub published: watch::Sender<bool>,
 }
@@ -245,6 +248,7 @@ impl Engine {
         let world = World { index: &self.index, gateways: &self.outlets.accounts, mesh: self.index.mesh() };
         self.security.flush(&world, &mut step);
         let generation = publish::publish(&self.outlets.publisher, &step);
+        self.outlets.metrics.published(generation, Instant::now());
         self.security.published(generation, &step);
         self.outlets.published.send_replace(true);
         for (service, condition) in &step.delta.service_conditions {

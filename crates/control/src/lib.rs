@@ -16,6 +16,7 @@ pub mod engine;
 pub mod error;
 pub mod gateways;
 pub mod leader;
+pub mod metrics;
 pub mod monitoring;
 pub mod namespaces;
 pub mod pods;
@@ -127,6 +128,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     let core = Arc::new(ca::authority(&client, &namespace, &config.mesh.trust_domain).await?);
     let leader = leader::elect(client.clone(), tasks, &namespace, &config.identity);
     let (published, publishing) = watch::channel(false);
+    let metrics = Metrics::new();
+    let counters = metrics::ControlMetrics::register(&metrics);
     let outlets = engine::Outlets {
         pods: pods::Directory::default(),
         accounts: access::GatewayAccounts::default(),
@@ -134,10 +137,11 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         namespaces: namespaces::Namespaces::default(),
         status: status::StatusQueue::default(),
         publisher: Publisher::new(),
-        proxies: xds::Proxies::default(),
+        proxies: xds::Proxies::new(counters.clone()),
+        metrics: counters,
         published,
     };
-    serve(&config, tasks, &core, &outlets, (&client, &publishing, &readiness)).await?;
+    serve(&config, tasks, &core, &outlets, (&client, &publishing, &readiness, metrics)).await?;
     write(&config, tasks, &core, &outlets, (&client, &leader));
     // After the server listens: an API that cannot reach it refuses every policy.
     webhook::register(
@@ -160,7 +164,7 @@ async fn serve(
     tasks: &Tasks,
     core: &Arc<meltemi_identity::CaCore>,
     outlets: &engine::Outlets,
-    (client, publishing, readiness): (&kube::Client, &watch::Receiver<bool>, &Readiness),
+    (client, publishing, readiness, metrics): (&kube::Client, &watch::Receiver<bool>, &Readiness, Metrics),
 ) -> Result<(), Error> {
     let namespace = config.mesh.root_namespace.clone();
     let serving = serve_as(core, tasks, &namespace)?;
@@ -183,14 +187,19 @@ async fn serve(
         published: publishing.clone(),
         next: 1.into(),
     };
-    let certificates = ca::Endpoint { core: core.clone(), authenticator: authenticator.clone(), access };
+    let certificates = ca::Endpoint {
+        core: core.clone(),
+        authenticator: authenticator.clone(),
+        access,
+        metrics: outlets.metrics.clone(),
+    };
     let services = tonic::service::Routes::new(discovery.into_service())
         .add_service(certificates.into_service())
         .into_axum_router();
     tls::serve_http(tasks, "xds", tls::bind(at(config.ports.xds)).await?, tls_config(&[b"h2"])?, services);
 
     let hook = tls::bind(at(config.ports.webhook)).await?;
-    let hooks = webhook::routes(webhook::validator());
+    let hooks = webhook::routes(webhook::validator(), outlets.metrics.clone());
     tls::serve_http(tasks, "webhook", hook, tls_config(&[b"h2", b"http/1.1"])?, hooks);
 
     let pages = monitoring::Pages {
@@ -199,7 +208,7 @@ async fn serve(
         proxies: outlets.proxies.clone(),
         publisher: outlets.publisher.clone(),
     };
-    let routes = monitoring::routes(pages, Metrics::new(), readiness.clone());
+    let routes = monitoring::routes(pages, metrics, readiness.clone());
     tasks.spawn("monitoring", admin::serve(at(config.ports.monitoring), routes, tasks.drain()));
     Ok(())
 }

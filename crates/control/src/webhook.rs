@@ -21,6 +21,7 @@ use meltemi_translate::security::authorization;
 use serde_json::{Value, json};
 
 use crate::leader::Leadership;
+use crate::metrics::ControlMetrics;
 
 /// Name of the ValidatingWebhookConfiguration in the namespace of the control plane.
 const NAME: &str = "istio-validator-istio-system";
@@ -54,15 +55,19 @@ fn taken(object: &Value) -> Result<(), String> {
 }
 
 /// `/validate`.
-pub fn routes(validate: Validate) -> Router {
+pub fn routes(validate: Validate, metrics: ControlMetrics) -> Router {
     Router::new()
         .route(
             "/validate",
             post(move |Json(review): Json<Value>| {
-                let validate = validate.clone();
+                let (validate, metrics) = (validate.clone(), metrics.clone());
                 async move {
                     match answer(&review, &*validate) {
-                        Some(answer) => (StatusCode::OK, Json(answer)),
+                        Some(answer) => {
+                            let kind = review["request"]["kind"]["kind"].as_str().unwrap_or_default();
+                            metrics.admission(kind, answer["response"]["allowed"] == true);
+                            (StatusCode::OK, Json(answer))
+                        }
                         None => {
                             (StatusCode::BAD_REQUEST, Json(json!({ "message": "not an AdmissionReview" })))
                         }
@@ -238,7 +243,7 @@ mod tests {
             .header("content-type", "application/json")
             .body(axum::body::Body::from(review.to_string()))
             .unwrap();
-        let answer = routes(validator()).oneshot(request).await.unwrap();
+        let answer = routes(validator(), ControlMetrics::default()).oneshot(request).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         let body = axum::body::to_bytes(answer.into_body(), LARGEST).await.unwrap();
         let answer: Value = serde_json::from_slice(&body).unwrap();
@@ -379,7 +384,7 @@ mod tests {
         {
             let request = axum::http::Request::post("/validate").header("content-type", "application/json");
             let request = request.body(axum::body::Body::from(body)).unwrap();
-            let answer = routes(validator()).oneshot(request).await.unwrap();
+            let answer = routes(validator(), ControlMetrics::default()).oneshot(request).await.unwrap();
             assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body}");
         }
     }

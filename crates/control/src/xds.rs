@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures::{Stream, StreamExt as _};
 use meltemi_model::NamespacedName;
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Access, Scope};
 use crate::auth::{Authenticator, Caller};
+use crate::metrics::ControlMetrics;
 use crate::publish::audience;
 
 /// Largest message that a client may send.
@@ -45,15 +47,21 @@ pub struct Proxy {
 pub struct Proxies {
     inner: Arc<Mutex<HashMap<String, Proxy>>>,
     changed: Arc<watch::Sender<u64>>,
+    metrics: ControlMetrics,
 }
 
 impl Default for Proxies {
     fn default() -> Self {
-        Self { inner: Arc::default(), changed: Arc::new(watch::channel(0).0) }
+        Self::new(ControlMetrics::default())
     }
 }
 
 impl Proxies {
+    /// None yet; what they do is counted.
+    pub fn new(metrics: ControlMetrics) -> Self {
+        Self { inner: Arc::default(), changed: Arc::new(watch::channel(0).0), metrics }
+    }
+
     /// Every proxy, sorted by name.
     pub fn all(&self) -> Vec<Proxy> {
         let mut all: Vec<Proxy> = self.lock().values().cloned().collect();
@@ -75,6 +83,11 @@ impl Proxies {
             change(proxy);
         }
         self.changed.send_modify(|v| *v += 1);
+    }
+
+    fn enter(&self, id: String, proxy: Proxy) {
+        self.metrics.connected(&proxy.scope, 1);
+        self.lock().insert(id, proxy);
     }
 
     /// A proxy that says so, without a stream.
@@ -102,7 +115,7 @@ impl Proxies {
             let text = |key: &str| proxy.metadata.get(key).cloned().unwrap_or_default();
             json!({
                 "proxy": proxy.name,
-                "kind": match proxy.scope { Scope::NodeProxy => "ztunnel", Scope::Gateway(_) => "waypoint" },
+                "kind": proxy.scope.kind(),
                 "cluster": text("CLUSTER_ID"),
                 "version": text("VERSION"),
                 "node": proxy.node,
@@ -115,7 +128,7 @@ impl Proxies {
 }
 
 /// Short name of a type, as `istioctl` has them for the workload types.
-fn short(type_url: &str) -> &str {
+fn short(type_url: &'static str) -> &'static str {
     match type_url {
         types::ADDRESS => "WDS",
         types::AUTHORIZATION => "WADS",
@@ -133,6 +146,7 @@ impl Observer for Proxies {
         if let Some(error) = &error {
             tracing::warn!(proxy = %subscriber, type_url, error, "refuses a resource");
         }
+        self.metrics.acknowledged(short(type_url), generation, error.is_some(), Instant::now());
         self.update(&subscriber, |proxy| {
             proxy.types.insert(type_url, (generation, error));
         });
@@ -140,7 +154,9 @@ impl Observer for Proxies {
 
     fn disconnected(&self, subscriber: &Subscriber) {
         tracing::info!(proxy = %subscriber.id, "disconnected");
-        self.lock().remove(&subscriber.id);
+        if let Some(proxy) = self.lock().remove(&subscriber.id) {
+            self.metrics.connected(&proxy.scope, -1);
+        }
         self.changed.send_modify(|v| *v += 1);
     }
 }
@@ -232,7 +248,7 @@ impl AggregatedDiscoveryService for Endpoint {
         };
         let node = self.node(&caller);
         let proxy = Proxy { name, scope, node, metadata: BTreeMap::new(), types: BTreeMap::new() };
-        self.proxies.lock().insert(id.clone(), proxy);
+        self.proxies.enter(id.clone(), proxy);
         let (proxies, named) = (self.proxies.clone(), id.clone());
         let requests = request.into_inner().inspect(move |request| {
             if let Ok(DeltaDiscoveryRequest { node: Some(node), .. }) = request {
