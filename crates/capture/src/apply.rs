@@ -5,7 +5,7 @@ use std::io;
 
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::nft::{self, Family};
-use meltemi_linux::rtnl::{Route, Rtnl};
+use meltemi_linux::rtnl::{Route, Rtnl, write_sysctl};
 
 use crate::plan::{Options, Plan, TABLES};
 
@@ -18,14 +18,24 @@ pub enum Error {
     /// The nf_tables transaction; nothing of it is in force.
     #[error("capture rules: {0}")]
     Rules(#[source] io::Error),
+    /// A setting of connection tracking.
+    #[error("capture settings: {0}")]
+    Settings(#[source] io::Error),
 }
+
+/// Whether the kernel takes a packet in the middle of a connection that it does not know for the connection's first. It
+/// must not: whoever can write packets would send one such to a Pod (that the Pod drops in silence), and the connection
+/// that he then opens on the same ports would count as that one and pass by our rules, which match the first packet only.
+/// Connections from before the enrolment do not need it: what is not tracked is not redirected.
+const PICK_UP: &str = "netfilter/nf_conntrack_tcp_loose";
 
 /// Puts the plan in force; what was there before of an earlier plan is replaced. Idempotent.
 ///
-/// The routes come first (without marks they do nothing), then all rules in one transaction.
+/// The routes come first (without marks they do nothing), then all rules in one transaction, then the setting without
+/// which they could be passed by.
 ///
 /// # Errors
-/// No right over the namespace. The rules are then as they were.
+/// No right over the namespace; the rules are then as they were. Or the setting cannot be written (`/proc/sys` is read-only).
 pub fn apply(netns: &NetNs, plan: &Plan) -> Result<(), Error> {
     route(netns, |rtnl, lo| {
         for family in &plan.rules {
@@ -36,7 +46,14 @@ pub fn apply(netns: &NetNs, plan: &Plan) -> Result<(), Error> {
     let planned =
         |(family, name): &(Family, &str)| plan.tables.iter().any(|t| t.family == *family && t.name == *name);
     let gone: Vec<_> = TABLES.iter().copied().filter(|t| !planned(t)).collect();
-    nft::replace(netns, &plan.tables, &gone).map_err(Error::Rules)
+    // Before the rules where the kernel has the setting already, so that there is no moment between; after them it has.
+    let _ = pick_up(netns, false);
+    nft::replace(netns, &plan.tables, &gone).map_err(Error::Rules)?;
+    pick_up(netns, false)
+}
+
+fn pick_up(netns: &NetNs, may: bool) -> Result<(), Error> {
+    netns.run(|| write_sysctl(PICK_UP, if may { "1" } else { "0" })).map_err(Error::Settings)
 }
 
 /// Takes everything away that any plan can have put there. Idempotent.
@@ -45,6 +62,11 @@ pub fn apply(netns: &NetNs, plan: &Plan) -> Result<(), Error> {
 /// No right over the namespace.
 pub fn remove(netns: &NetNs) -> Result<(), Error> {
     nft::replace(netns, &[], &TABLES).map_err(Error::Rules)?;
+    match pick_up(netns, true) {
+        // No connection was ever tracked here.
+        Err(Error::Settings(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        other => other?,
+    }
     let all = Plan::for_pod(&Options::default());
     route(netns, |rtnl, lo| {
         for rule in &all.rules {

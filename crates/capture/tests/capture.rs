@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use meltemi_linux::sockopt;
 use meltemi_testkit::namespaces;
 
 fn main() {
-    let cases: [(&str, fn()); 3] = [
+    let cases: [(&str, fn()); 4] = [
         ("nft shows the rules as documented", golden),
         ("without a proxy nothing gets out or in, and removal undoes it", fails_closed),
         ("open connections go on, probes pass, the proxy's mark passes", exempt),
+        ("a packet ahead of a connection does not lead it past the rules", ahead),
     ];
     namespaces::run(&cases, || {});
 }
@@ -172,4 +173,34 @@ fn exempt() {
     let _client = pod.run(|| connect("172.30.0.11:80")).unwrap();
     let (captured, _) = proxy.accept().unwrap();
     assert_eq!(sockopt::original_dst(&captured).unwrap(), "172.30.0.11:80".parse().unwrap());
+}
+
+/// A TCP packet with nothing but ACK, and an option that makes the receiver drop it without an answer (RFC 2385).
+fn acknowledgement(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+    let mut packet = [&from.1.to_be_bytes()[..], &to.1.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 1]].concat();
+    packet.extend([10 << 4, 0x10, 0xff, 0xff, 0, 0, 0, 0, 1, 1, 19, 18]);
+    packet.extend([0x41; 16]);
+    let length = u8::try_from(packet.len()).unwrap();
+    let pseudo = [&from.0.octets()[..], &to.0.octets(), &[0, 6, 0, length]].concat();
+    let words = pseudo.chunks(2).chain(packet.chunks(2)).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    packet[16..18].copy_from_slice(&(!u16::try_from(sum).unwrap()).to_be_bytes());
+    packet
+}
+
+fn ahead() {
+    let pod = pod();
+    let _server = pod.listen_tcp("10.244.1.2:80".parse().unwrap(), |_| Ok(())).unwrap();
+    apply(&pod, &Plan::for_pod(&Options { ipv6: false, ..Options::default() })).unwrap();
+    let (node, to) = (Ipv4Addr::new(172, 30, 0, 11), Ipv4Addr::new(10, 244, 1, 2));
+    let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::TCP));
+    let packet = acknowledgement((node, 40000), (to, 80));
+    raw.unwrap().send_to(&packet, &SocketAddr::from((to, 0)).into()).unwrap();
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    client.bind(&SocketAddr::from((node, 40000)).into()).unwrap();
+    let opened = client.connect_timeout(&SocketAddr::from((to, 80)).into(), Duration::from_secs(1));
+    assert_eq!(opened.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "past the proxy");
 }
