@@ -40,8 +40,7 @@ impl Context {
             changes.borrow_and_update();
             let label = format!("{} -> {}", request.from, request.to).into();
             let judged = request.clone();
-            let opened =
-                self.view.registry.open(label, || self.view.mesh(), move |m| judged.judge(&m.snapshot));
+            let opened = self.view.registry.open(label, || self.view.mesh(), move |mesh| judged.judge(mesh));
             match opened {
                 Err(denied) if denied.missing => {
                     let waited = tokio::time::timeout_at(deadline, changes.changed()).await;

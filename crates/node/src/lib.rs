@@ -169,7 +169,8 @@ fn view_config(config: &Config) -> meltemi_view::Config {
         control: config.control.clone(),
         node_id: format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"),
         metadata: metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<BTreeMap<_, _>>(),
-        types: vec![types::ADDRESS, types::AUTHORIZATION],
+        // Policies first: what is known of a workload must not be ahead of what holds for it.
+        types: vec![types::AUTHORIZATION, types::ADDRESS],
     }
 }
 

@@ -9,6 +9,8 @@ use meltemi_model::{NamespacedName, SpiffeId, WorkloadUid};
 use meltemi_policy::{Decision, Explanation, Facts, Permit, PolicySet, Revoker, admit, explain};
 use meltemi_state::Snapshot;
 
+use crate::view::Mesh;
+
 pub use self::http_sets::HttpSets;
 
 /// Why something is refused.
@@ -56,12 +58,15 @@ pub struct L4Request {
 }
 
 impl L4Request {
-    /// Judges by what the snapshot says now: of the workload, its labels and its policies. A workload that is not known is
-    /// refused, as is one whose policies are not.
+    /// Judges by what the mesh says now: of the workload, its labels and its policies. A workload that is not known is
+    /// refused, as is one whose policies are not; and everything, while not everything has been heard: policies of a whole
+    /// namespace or mesh are named by nobody, so that nobody would miss them.
     ///
     /// # Errors
     /// The denial.
-    pub fn judge(&self, snapshot: &Snapshot) -> Result<(Permit, Revoker), Denied> {
+    pub fn judge(&self, mesh: &Mesh) -> Result<(Permit, Revoker), Denied> {
+        mesh.heard()?;
+        let snapshot = &mesh.snapshot;
         let Some(workload) = snapshot.workload(&self.workload) else {
             let text = format!("workload {} is not known yet", self.workload);
             return Err(Denied { text, policy: None, rule: None, clause: None, missing: true });

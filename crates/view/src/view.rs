@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The view: runs the xDS client, keeps the snapshot, and acknowledges when it is in use and open connections are judged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use meltemi_wire::xds::client::{self, Handler, Rejected, Update};
 use meltemi_wire::xds::types;
 use tokio::sync::watch;
 
-use crate::judge::HttpSets;
+use crate::judge::{Denied, HttpSets};
 use crate::registry::{PATIENCE, Registry};
 
 /// Everything that a proxy is told.
@@ -42,9 +42,21 @@ pub struct Mesh {
     /// Layer 7 policies and token rules that were refused: their targets are not known, so nothing is allowed until they
     /// are mended.
     pub refused: BTreeMap<String, String>,
+    /// Types of which not everything has been heard since the start.
+    pub unheard: BTreeSet<String>,
 }
 
 impl Mesh {
+    /// Whether everything has been heard once. Before that nothing can be judged: what is missing may deny.
+    ///
+    /// # Errors
+    /// A denial that says what is missing.
+    pub fn heard(&self) -> Result<(), Denied> {
+        let Some(first) = self.unheard.first() else { return Ok(()) };
+        let text = format!("the control plane has not said everything yet: {first} is missing");
+        Err(Denied { text, policy: None, rule: None, clause: None, missing: true })
+    }
+
     /// How paths are normalised; as Istio does by default until the control plane has said it.
     pub fn path_normalization(&self) -> PathNormalization {
         self.settings.values().next().map(|s| s.path_normalization).unwrap_or_default()
@@ -83,11 +95,13 @@ impl View {
         }
     }
 
-    /// Starts the client. `ready` is said when the first answer to every type is in use.
+    /// Starts the client. `ready` is said when everything of every type has been heard once and is in use; until then
+    /// nothing is judged ([`Mesh::heard`]).
     pub fn start(config: Config, ready: Ready, tasks: &Tasks) -> Self {
-        let view = Self::fixed(Mesh::default());
-        let first = config.types.iter().map(|t| (*t).to_owned()).collect();
-        let sink = Sink { view: view.clone(), mesh: Mesh::default(), first, ready: Some(ready) };
+        let unheard = config.types.iter().map(|t| (*t).to_owned()).collect();
+        let mesh = Mesh { unheard, ..Mesh::default() };
+        let view = Self::fixed(mesh.clone());
+        let sink = Sink { view: view.clone(), mesh, ready: Some(ready) };
         let control = config.control.clone();
         let token = config.control;
         let client =
@@ -134,6 +148,11 @@ impl View {
         closed
     }
 
+    /// Waits until everything has been heard once, for at most `limit`; whether it has.
+    pub async fn heard(&self, limit: Duration) -> bool {
+        self.wait_for(limit, |mesh| mesh.unheard.is_empty().then_some(())).await.is_some()
+    }
+
     /// Resolves when `found` gives something, looking at every change, for at most `limit`.
     pub async fn wait_for<T>(&self, limit: Duration, found: impl Fn(&Mesh) -> Option<T>) -> Option<T> {
         let mut changes = self.changes();
@@ -159,7 +178,6 @@ impl View {
 struct Sink {
     view: View,
     mesh: Mesh,
-    first: std::collections::BTreeSet<String>,
     ready: Option<Ready>,
 }
 
@@ -172,13 +190,19 @@ impl Handler for Sink {
         }
         let closed = self.view.publish(self.mesh.clone());
         tracing::debug!(type_url, count, closed, "applied");
-        self.first.remove(type_url);
-        if self.first.is_empty()
+        rejected
+    }
+
+    fn complete(&mut self, type_url: &str) {
+        if !self.mesh.unheard.remove(type_url) {
+            return;
+        }
+        self.view.publish(self.mesh.clone());
+        if self.mesh.unheard.is_empty()
             && let Some(ready) = self.ready.take()
         {
             ready.done();
         }
-        rejected
     }
 
     fn connected(&mut self, connected: bool) {

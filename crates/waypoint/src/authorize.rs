@@ -14,6 +14,7 @@ use crate::tokens::unverified;
 
 impl RequestFacts {
     fn judge(&self, mesh: &Mesh) -> Result<(Permit, Revoker), Denied> {
+        mesh.heard()?;
         if let Some((name, reason)) = mesh.refused.iter().next() {
             let text = format!("policy {name} was refused by this proxy and is not known: {reason}");
             return Err(Denied { text, policy: name.parse().ok(), rule: None, clause: None, missing: true });

@@ -135,13 +135,14 @@ pub fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         ),
         metadata: metadata(&config),
         types: vec![
+            // What is known of a Service must not be ahead of what holds for it.
             types::SETTINGS,
-            types::ADDRESS,
             types::HTTP_POLICY,
-            types::ROUTE,
-            types::LISTENER,
             types::JWT,
             types::TLS_SECRET,
+            types::ROUTE,
+            types::ADDRESS,
+            types::LISTENER,
         ],
     };
     let view = View::start(view, readiness.register("xds"), tasks);

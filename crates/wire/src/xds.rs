@@ -5,6 +5,9 @@ pub mod client;
 pub mod publisher;
 pub mod server;
 
+/// End of the version of a response that another one completes: until that has come, something of the type is missing.
+pub(crate) const MORE: &str = "+";
+
 /// Type URLs.
 pub mod types {
     /// Workloads and services.

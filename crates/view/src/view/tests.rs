@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is refused is refused by its name, and lets nothing through in place of what it would have said.
 
-use std::collections::BTreeSet;
-
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Policy, Scope};
 use meltemi_model::l7::{JwtRule, Target};
@@ -12,7 +10,7 @@ use super::*;
 
 fn sink() -> Sink {
     let view = View::fixed(Mesh::default());
-    Sink { view, mesh: Mesh::default(), first: BTreeSet::new(), ready: None }
+    Sink { view, mesh: Mesh::default(), ready: None }
 }
 
 fn update(name: &str, bytes: Vec<u8>) -> Update {
@@ -65,6 +63,30 @@ fn a_field_that_is_not_known_is_refused_by_name() {
     assert_eq!(sink.mesh.path_normalization(), PathNormalization::None);
 }
 
+#[tokio::test]
+async fn nothing_is_judged_before_everything_has_been_heard() {
+    let readiness = meltemi_runtime::Readiness::new();
+    let mut sink = sink();
+    sink.ready = Some(readiness.register("xds"));
+    sink.mesh.unheard = [types::ADDRESS, types::AUTHORIZATION].map(str::to_owned).into();
+    let uid = meltemi_model::WorkloadUid::pod("Kubernetes", "shop", "web");
+    let address = Address::Workload(meltemi_model::Workload::empty(uid.clone(), "shop", "web"));
+    sink.handle(types::ADDRESS, vec![update(&address.name(), address.encode())]).await;
+    let at = "10.0.0.1:80".parse().unwrap();
+    let request = crate::judge::L4Request { source: None, from: at, to: at, workload: uid };
+    let judged = |sink: &Sink| request.judge(&sink.view.mesh()).map(drop);
+    // Known, and no policy is: of one that denies a whole namespace it could not be told that it is missing.
+    for complete in ["", types::ADDRESS] {
+        sink.complete(complete);
+        let denied = judged(&sink).unwrap_err();
+        assert!(denied.missing && denied.text.contains(types::AUTHORIZATION), "{denied}");
+        assert_eq!(readiness.pending(), ["xds"]);
+    }
+    sink.complete(types::AUTHORIZATION);
+    assert_eq!(judged(&sink), Ok(()));
+    assert!(readiness.pending().is_empty());
+}
+
 #[test]
 fn a_layer_4_policy_that_is_refused_lets_nothing_through_in_its_place() {
     use meltemi_wire::proto::security::string_match::MatchType;
@@ -100,7 +122,7 @@ fn a_layer_4_policy_that_is_refused_lets_nothing_through_in_its_place() {
         let at = "10.0.0.1:80".parse().unwrap();
         let request =
             crate::judge::L4Request { source: None, from: at, to: at, workload: pod(namespace).uid };
-        request.judge(&sink.mesh.snapshot).map(drop).map_err(|denied| (denied.text, denied.missing))
+        request.judge(&sink.mesh).map(drop).map_err(|denied| (denied.text, denied.missing))
     };
     let mut sink = sink();
     assert_eq!(sink.apply(types::ADDRESS, vec![address("shop"), address("else")]).len(), 0);

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use super::MORE;
 use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
@@ -45,6 +46,9 @@ pub trait Handler: Send {
     /// Applies updates of one type. The acknowledgement waits for the future: it must resolve when the updates are in
     /// use. What is returned is refused by name; everything else counts as applied.
     fn handle(&mut self, type_url: &str, updates: Vec<Update>) -> impl Future<Output = Vec<Rejected>> + Send;
+
+    /// What was handled last completes what the server has to say of the type for now; before that, something is missing.
+    fn complete(&mut self, type_url: &str);
 
     /// The stream is open (again), or lost.
     fn connected(&mut self, connected: bool);
@@ -151,7 +155,7 @@ async fn apply<H: Handler>(
     held: &mut Held,
     response: DeltaDiscoveryResponse,
 ) -> DeltaDiscoveryRequest {
-    let DeltaDiscoveryResponse { system_version_info: _, resources, type_url, nonce, removed_resources } =
+    let DeltaDiscoveryResponse { system_version_info, resources, type_url, nonce, removed_resources } =
         response;
     let versions: Vec<(String, String)> =
         resources.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
@@ -161,6 +165,9 @@ async fn apply<H: Handler>(
     });
     let went = removed_resources.iter().map(|name| Update { name: name.clone(), resource: None });
     let rejected = handler.handle(&type_url, came.chain(went).collect()).await;
+    if !system_version_info.ends_with(MORE) {
+        handler.complete(&type_url);
+    }
     let held = held.entry(type_url.clone()).or_default();
     for (name, version) in versions {
         // What was refused is not held: after a reconnect it is sent again.

@@ -14,7 +14,7 @@ use tonic::Status;
 
 pub use super::publisher::{Change, Published, Publisher};
 use super::publisher::{Entry, State};
-use super::types;
+use super::{MORE, types};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 
 /// Resources in one response.
@@ -230,8 +230,9 @@ impl Conversation {
             self.nonce += 1;
             let nonce = self.nonce.to_string();
             self.sent.push_back((nonce.clone(), kind, generation));
+            let more = if rest.is_empty() { "" } else { MORE };
             let response = DeltaDiscoveryResponse {
-                system_version_info: generation.to_string(),
+                system_version_info: format!("{generation}{more}"),
                 resources: came,
                 type_url: kind.to_owned(),
                 nonce,

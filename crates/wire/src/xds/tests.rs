@@ -110,6 +110,18 @@ async fn resources_are_for_their_audience_only() {
 }
 
 #[tokio::test]
+async fn what_comes_in_parts_is_told_to_be_a_part() {
+    let publisher = Publisher::new();
+    let all: Vec<Change> = (0..5_001).map(|n| put(ADDRESS, &format!("w{n:04}"), "1", &[])).collect();
+    let generation = publisher.publish(all).to_string();
+    let mut client = connect(&publisher, None);
+    let first = client.subscribe(ADDRESS, &[]).await;
+    let last = client.next().await;
+    assert_eq!((first.resources.len(), last.resources.len()), (5_000, 1));
+    assert_eq!((first.system_version_info, last.system_version_info), (format!("{generation}+"), generation));
+}
+
+#[tokio::test]
 async fn another_type_is_refused() {
     let publisher = Publisher::new();
     let mut client = connect(&publisher, None);
