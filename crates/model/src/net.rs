@@ -91,3 +91,37 @@ pub struct PortMapping {
     /// Declared protocol.
     pub app_protocol: AppProtocol,
 }
+
+/// Loopback, link-local and unspecified addresses are nobody else's: where one of them stands for
+/// a destination, a proxy would be led to itself or to its node.
+pub fn is_routable(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leaves_for_addresses_of_ones_own() {
+        for (ip, routable) in [
+            ("10.244.1.2", true),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("0.0.0.0", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("::ffff:169.254.7.127", false),
+            ("224.0.0.1", false),
+            ("fe80::1", false),
+            ("fd00::1", true),
+        ] {
+            assert_eq!(is_routable(ip.parse().unwrap()), routable, "{ip}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meltemi_model::NamespacedName;
+use meltemi_model::net::is_routable;
 use meltemi_model::service::AppProtocol;
 use meltemi_model::workload::Locality;
 
@@ -264,7 +265,8 @@ pub struct SliceFacts {
     pub name: NamespacedName,
     /// Name of its Service.
     pub service: Arc<str>,
-    /// Addresses, with their readiness.
+    /// Addresses, with their readiness. Whoever may write the endpoints of a Service must not lead its waypoint to its own
+    /// loopback: what is nobody else's is left out, as Kubernetes refuses it.
     pub endpoints: Vec<(IpAddr, bool)>,
     /// Its ports by the name of the Service's port.
     pub ports: BTreeMap<String, u16>,
@@ -281,7 +283,11 @@ impl SliceFacts {
             .filter(|e| e.target_ref.as_ref().and_then(|t| t.kind.as_deref()) != Some("Pod"))
             .flat_map(|e| {
                 let ready = e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-                e.addresses.iter().filter_map(|a| a.parse().ok()).map(move |ip| (ip, ready))
+                e.addresses
+                    .iter()
+                    .filter_map(|a| a.parse().ok())
+                    .filter(|ip| is_routable(*ip))
+                    .map(move |ip| (ip, ready))
             })
             .collect();
         let ports = slice
@@ -291,5 +297,23 @@ impl SliceFacts {
             .filter_map(|p| Some((p.name.clone().unwrap_or_default(), u16::try_from(p.port?).ok()?)))
             .collect();
         Some(Self { name: name_of(&slice.metadata), service, endpoints, ports })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_lead_no_proxy_to_itself() {
+        let addresses =
+            ["127.0.0.1", "10.0.0.7", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fd00::7", "x"];
+        let slice = serde_json::json!({
+            "metadata": { "name": "a", "namespace": "b", "labels": { "kubernetes.io/service-name": "c" } },
+            "addressType": "IPv4", "endpoints": [{ "addresses": addresses }],
+        });
+        let facts = SliceFacts::read(&serde_json::from_value(slice).unwrap()).unwrap();
+        let read: Vec<_> = facts.endpoints.iter().map(|(ip, _)| ip.to_string()).collect();
+        assert_eq!(read, ["10.0.0.7", "fd00::7"]);
     }
 }
