@@ -139,6 +139,14 @@ fn time_of(seconds: i64) -> SystemTime {
 /// # Errors
 /// See [`InvalidSvid`].
 pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<SpiffeId, InvalidSvid> {
+    peer_of(certificate).map(|(identity, _)| identity)
+}
+
+/// [`identity_of`], and until when the certificate proves it.
+///
+/// # Errors
+/// See [`InvalidSvid`].
+pub fn peer_of(certificate: &CertificateDer<'_>) -> Result<(SpiffeId, SystemTime), InvalidSvid> {
     let (rest, parsed) =
         X509Certificate::from_der(certificate).map_err(|e| InvalidSvid::Unreadable(e.to_string()))?;
     if !rest.is_empty() {
@@ -154,7 +162,7 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Invalid
         })
         .collect();
     match uris.as_slice() {
-        [uri] => Ok(SpiffeId::parse(uri)?),
+        [uri] => Ok((SpiffeId::parse(uri)?, time_of(parsed.validity().not_after.timestamp()))),
         other => Err(InvalidSvid::UriSans(other.len())),
     }
 }

@@ -31,6 +31,10 @@ const IDLE: Duration = Duration::from_secs(300);
 /// How often idle tunnels are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a peer may take to answer a request: to learn of its workload and of a policy, and to reach the application.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long a connection waits for others that open a tunnel to the same destination.
+const TURN: Duration = Duration::from_secs(25);
 
 /// Why a destination could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +156,9 @@ impl Pool {
 
     async fn tunnel(&self, dial: &Dial) -> Result<(SendRequest<Bytes>, Arc<()>, bool), DialError> {
         let tunnels = self.of(dial);
-        let mut list = tunnels.lock().await;
+        // Whoever is before us may wait for a destination that does not answer; not all in a row.
+        let turn = tokio::time::timeout(TURN, tunnels.lock()).await;
+        let mut list = turn.map_err(|_| slow(dial.address))?;
         let now = Instant::now();
         for pooled in list.iter_mut() {
             if Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL {
@@ -229,6 +235,13 @@ fn key(dial: &Dial) -> Key {
     (format!("{}#{}", dial.svid.identity, dial.svid.serial), dial.address, dial.expected.clone())
 }
 
+fn slow(address: SocketAddr) -> DialError {
+    DialError::Connect {
+        address,
+        source: io::Error::new(io::ErrorKind::TimedOut, "the peer does not answer"),
+    }
+}
+
 async fn request(sender: SendRequest<Bytes>, dial: &Dial) -> Result<Stream, DialError> {
     let tunnel = |reason: String| DialError::Tunnel { address: dial.address, reason };
     let mut sender = sender.ready().await.map_err(|e| tunnel(e.to_string()))?;
@@ -238,7 +251,8 @@ async fn request(sender: SendRequest<Bytes>, dial: &Dial) -> Result<Stream, Dial
     *request.uri_mut() = uri;
     *request.headers_mut() = dial.headers.clone();
     let (response, send) = sender.send_request(request, false).map_err(|e| tunnel(e.to_string()))?;
-    let response = response.await.map_err(|e| tunnel(e.to_string()))?;
+    let answered = tokio::time::timeout(ANSWER, response).await.map_err(|_| slow(dial.address))?;
+    let response = answered.map_err(|e| tunnel(e.to_string()))?;
     if response.status() != StatusCode::OK {
         return Err(DialError::Status(response.status()));
     }

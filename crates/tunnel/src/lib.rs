@@ -9,12 +9,14 @@ pub mod copy;
 pub mod deliver;
 pub mod io;
 pub mod server;
+pub mod target;
 
 pub use client::{Dial, DialError, Pool};
 pub use copy::{Copied, Stream, relay, splice};
 pub use deliver::{Delivered, deliver};
 pub use io::TunnelIo;
 pub use server::{Connect, Incoming, accept};
+pub use target::{InvalidTarget, Target};
 
 /// Streams of one connection at most.
 const MAX_STREAMS: u32 = 200;

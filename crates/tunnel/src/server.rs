@@ -2,17 +2,19 @@
 //! The accepting side: a TLS connection of a known peer, and the CONNECTs on it.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Ping, PingPong, RecvStream};
+use h2::{Ping, PingPong, Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
-use meltemi_identity::svid::identity_of;
+use meltemi_identity::svid::peer_of;
 use meltemi_model::SpiffeId;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -22,6 +24,15 @@ use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, MAX_STREAMS, STREAM_WINDOW};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Streams that a peer may reset before they were answered; more ends the connection with ENHANCE_YOUR_CALM.
 const MAX_RESETS: usize = 128;
+/// CONNECTs of one tunnel that wait for their answer; a further one is refused. A peer that resets what it asked for does
+/// not make room for more at once: what was begun for it must have ended.
+const MAX_UNANSWERED: usize = MAX_STREAMS as usize;
+/// CONNECTs that a peer may abandon before their answer at once, and each second: for more the tunnel ends with
+/// ENHANCE_YOUR_CALM. Clients that give up early are no attack, at a pace of clients.
+const ABANDONED: u32 = 256;
+const ABANDONED_A_SECOND: u32 = 100;
+/// How often it is looked whether the peer's certificate has expired.
+const LOOK: Duration = Duration::from_secs(30);
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_LIMIT: Duration = Duration::from_secs(20);
 
@@ -29,8 +40,13 @@ const PING_LIMIT: Duration = Duration::from_secs(20);
 pub struct Incoming {
     connection: h2::server::Connection<TlsStream<TcpStream>, Bytes>,
     ping: Option<PingPong>,
+    unanswered: Arc<Semaphore>,
+    calm: Arc<Calm>,
+    told: bool,
     /// Who the peer has proven to be.
     pub peer: SpiffeId,
+    /// End of the validity of what proves it; nothing is accepted after that.
+    pub expires: SystemTime,
 }
 
 impl std::fmt::Debug for Incoming {
@@ -49,7 +65,7 @@ pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<
         let wrong = |e: String| io::Error::new(io::ErrorKind::PermissionDenied, e);
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let leaf = certificates.first().ok_or_else(|| wrong("the peer has no certificate".into()))?;
-        let peer = identity_of(leaf).map_err(|e| wrong(e.to_string()))?;
+        let (peer, expires) = peer_of(leaf).map_err(|e| wrong(e.to_string()))?;
         let mut builder = h2::server::Builder::new();
         builder
             .max_concurrent_streams(MAX_STREAMS)
@@ -62,7 +78,8 @@ pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<
             .max_local_error_reset_streams(Some(MAX_RESETS));
         let mut connection = builder.handshake(tls).await.map_err(io::Error::other)?;
         let ping = connection.ping_pong();
-        Ok(Incoming { connection, ping, peer })
+        let unanswered = Arc::new(Semaphore::new(MAX_UNANSWERED));
+        Ok(Incoming { connection, ping, unanswered, calm: Arc::default(), told: false, peer, expires })
     };
     tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
@@ -73,11 +90,40 @@ impl Incoming {
     /// # Errors
     /// The connection failed.
     pub async fn next(&mut self) -> io::Result<Option<Connect>> {
-        match self.connection.accept().await {
-            None => Ok(None),
-            Some(Err(error)) => Err(io::Error::other(error)),
-            Some(Ok((request, response))) => Ok(Some(Connect { request, response })),
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.connection.accept() => accepted,
+                () = self.calm.exceeded.notified(), if !self.told => {
+                    self.told = true;
+                    self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    continue;
+                }
+                () = tokio::time::sleep(LOOK), if !self.told => {
+                    if self.is_expired() {
+                        self.told = true;
+                        self.connection.graceful_shutdown();
+                    }
+                    continue;
+                }
+            };
+            let (request, mut response) = match accepted {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Ok(accepted)) => accepted,
+            };
+            match self.unanswered.clone().try_acquire_owned() {
+                Ok(place) if !self.is_expired() => {
+                    let calm = self.calm.clone();
+                    return Ok(Some(Connect { request, response, calm, _place: place }));
+                }
+                _ => response.send_reset(Reason::REFUSED_STREAM),
+            }
         }
+    }
+
+    /// By the wall clock: a machine that slept finds it so when it wakes.
+    fn is_expired(&self) -> bool {
+        SystemTime::now() >= self.expires
     }
 
     /// The keepalive of this tunnel: fails when the peer no longer answers. Taken once.
@@ -88,6 +134,27 @@ impl Incoming {
     /// Says that no further request is taken; what is open goes on.
     pub fn graceful_shutdown(&mut self) {
         self.connection.graceful_shutdown();
+    }
+}
+
+/// What a peer has abandoned: a bucket that fills with each, and empties with time.
+#[derive(Debug, Default)]
+struct Calm {
+    level: Mutex<Option<(f64, Instant)>>,
+    exceeded: Notify,
+}
+
+impl Calm {
+    fn abandoned(&self) {
+        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let before = level.map_or(0.0, |(level, at)| {
+            (level - now.duration_since(at).as_secs_f64() * f64::from(ABANDONED_A_SECOND)).max(0.0)
+        });
+        *level = Some((before + 1.0, now));
+        if before + 1.0 > f64::from(ABANDONED) {
+            self.exceeded.notify_one();
+        }
     }
 }
 
@@ -109,6 +176,8 @@ pub(crate) async fn keepalive(ping: Option<PingPong>) -> io::Error {
 pub struct Connect {
     request: Request<RecvStream>,
     response: SendResponse<Bytes>,
+    calm: Arc<Calm>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connect {
@@ -125,6 +194,18 @@ impl Connect {
     /// A header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.request.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Does what has to be done before the answer, as long as the peer waits for it; none when it has given up.
+    pub async fn while_waited<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            _ = std::future::poll_fn(|cx| self.response.poll_reset(cx)) => {
+                self.calm.abandoned();
+                None
+            }
+            done = work => Some(done),
+        }
     }
 
     /// Answers 200 and opens the stream.

@@ -24,9 +24,13 @@ use tokio::net::{TcpListener, TcpStream};
 static ANSWER: [u8; 100_000] = [b'x'; 100_000];
 
 fn svid(ca: &CaCore, account: &str) -> Arc<Svid> {
+    short_lived(ca, account, None)
+}
+
+fn short_lived(ca: &CaCore, account: &str, life: Option<Duration>) -> Arc<Svid> {
     let id = SpiffeId::new(&TrustDomain::default(), "default", account).unwrap();
     let (key, csr) = key_and_csr(&id).unwrap();
-    let chain = ca.sign(&csr, &id, None, SystemTime::now()).unwrap();
+    let chain = ca.sign(&csr, &id, life, SystemTime::now()).unwrap();
     Arc::new(Svid::new(&chain, &key, &id).unwrap())
 }
 
@@ -34,7 +38,27 @@ fn ca() -> CaCore {
     CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap()
 }
 
-/// A server that counts tunnels and answers every CONNECT with 200 and holds it, those to port 1 with 503.
+/// Work for CONNECTs to port 3: how much there is, and how much there was at once.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+
+struct UnderWay;
+
+impl UnderWay {
+    fn new() -> Self {
+        AT_ONCE.fetch_max(UNDER_WAY.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A server that counts tunnels and answers every CONNECT with 200 and holds it, those to port 1 with 503, and
+/// those to port 3 not at all.
 async fn server(svid: &Svid) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, tunnels) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
@@ -56,6 +80,14 @@ async fn server(svid: &Svid) -> (SocketAddr, Arc<AtomicUsize>) {
                         });
                     } else if connect.authority().ends_with(":1") {
                         connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+                    } else if connect.authority().ends_with(":3") {
+                        // An application that does not accept.
+                        tokio::spawn(async move {
+                            let mut connect = connect;
+                            let under_way = UnderWay::new();
+                            let _ = connect.while_waited(std::future::pending::<()>()).await;
+                            drop(under_way);
+                        });
                     } else if let Ok(stream) = connect.accept() {
                         held.push(stream);
                     }
@@ -121,16 +153,87 @@ async fn an_answer_arrives_whole_whoever_reads_no_further() {
     }
 }
 
+type Handshaken = (
+    h2::client::SendRequest<Bytes>,
+    h2::client::Connection<tokio_rustls::client::TlsStream<TcpStream>, Bytes>,
+);
+
+async fn handshake(client: &Svid, server: &Svid, address: SocketAddr) -> Handshaken {
+    let config = Arc::new(tls::client(client, vec![server.identity.clone()]).unwrap());
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
+    let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    h2::client::handshake(tls).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_peer_gives_up_is_given_up_and_not_without_end() {
+    let ca = ca();
+    let (client, own) = (svid(&ca, "client"), svid(&ca, "server"));
+    let (address, _) = server(&own).await;
+    let (sender, connection) = handshake(&client, &own, address).await;
+    let ended = tokio::spawn(connection);
+    let mut rounds = 0;
+    let hostile = async {
+        // Each round as many as are allowed at once, and each waits until the server works for them.
+        for _ in 0..100 {
+            let mut open = Vec::new();
+            for _ in 0..100 {
+                let Ok(mut ready) = sender.clone().ready().await else { return };
+                let mut request = Request::new(());
+                *request.method_mut() = Method::CONNECT;
+                *request.uri_mut() = "10.0.0.1:3".parse().unwrap();
+                let Ok(stream) = ready.send_request(request, false) else { return };
+                open.push(stream);
+            }
+            while UNDER_WAY.load(Ordering::SeqCst) < 50 && !ended.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            for (_, send) in &mut open {
+                send.send_reset(h2::Reason::CANCEL);
+            }
+            while UNDER_WAY.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            rounds += 1;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), hostile).await.unwrap();
+    assert!((1..20).contains(&rounds), "{rounds} rounds were let through");
+    let error = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap().unwrap().unwrap_err();
+    assert!(error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) || error.is_io(), "{error:?}");
+    let none = async {
+        while UNDER_WAY.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), none).await.expect("work goes on for nobody");
+    let most = AT_ONCE.load(Ordering::SeqCst);
+    assert!(most <= 200, "{most} at once");
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_from_a_peer_whose_certificate_has_expired() {
+    let ca = ca();
+    let (client, own) = (short_lived(&ca, "client", Some(Duration::from_secs(2))), svid(&ca, "server"));
+    let (address, tunnels) = server(&own).await;
+    let (_trigger, watch) = drain::channel();
+    let (tasks, _supervisor) = Tasks::new("test", watch);
+    let pool = Pool::new(Arc::new(|to| Box::pin(TcpStream::connect(to)) as _), tasks);
+    let ask = dial(&client, address, &own.identity, "10.0.0.1:80");
+    let _open = pool.dial(&ask).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let refused = pool.dial(&ask).await;
+    // Refused on the tunnel, and then a new one.
+    assert!(refused.is_err() && tunnels.load(Ordering::SeqCst) == 2, "{refused:?}");
+}
+
 #[tokio::test]
 async fn who_opens_and_resets_without_end_is_told_to_calm_down() {
     let ca = ca();
     let (client, own) = (svid(&ca, "client"), svid(&ca, "server"));
     let (address, _) = server(&own).await;
-    let config = Arc::new(tls::client(&client, vec![own.identity.clone()]).unwrap());
-    let tcp = TcpStream::connect(address).await.unwrap();
-    let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
-    let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
-    let (sender, connection) = h2::client::handshake(tls).await.unwrap();
+    let (sender, connection) = handshake(&client, &own, address).await;
     let ended = tokio::spawn(connection);
     let mut sent = 0;
     let hostile = async {

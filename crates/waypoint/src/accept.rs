@@ -8,7 +8,7 @@ use http::StatusCode;
 use meltemi_identity::tls;
 use meltemi_model::NamespacedHostname;
 use meltemi_model::service::AppProtocol;
-use meltemi_tunnel::{Connect, TunnelIo, server};
+use meltemi_tunnel::{Connect, Target, TunnelIo, server};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::connection;
@@ -64,10 +64,12 @@ fn destination(
     if !connect.is_connect() {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
-    let to: SocketAddr = connect.authority().parse().map_err(|_| StatusCode::BAD_REQUEST)?;
+    let Ok(Target::Address(to)) = Target::parse(connect.authority()) else {
+        return Err(StatusCode::BAD_REQUEST);
+    };
     let mesh = context.view.mesh();
     let own = context.own(&mesh);
-    let service = mesh.snapshot.service_at(&own.network, to.ip().to_canonical(), &own.namespace);
+    let service = mesh.snapshot.service_at(&own.network, to.ip(), &own.namespace);
     let service = service.filter(|s| context.serves(s)).ok_or(StatusCode::NOT_FOUND)?;
     let port = service.ports.iter().find(|p| p.service_port == to.port()).ok_or(StatusCode::NOT_FOUND)?;
     Ok((service.key.clone(), to, port.app_protocol))

@@ -57,7 +57,7 @@ pub(crate) async fn serve(
 
 async fn carry(
     context: &Arc<Context>,
-    connect: Connect,
+    mut connect: Connect,
     facts: RequestFacts,
     record: &mut L4Record,
 ) -> Result<(), String> {
@@ -70,9 +70,10 @@ async fn carry(
         }
     };
     let Some(service) = service else { return Err("no service".into()) };
-    let (mut way, upstream) = match reach(context, &service, port).await {
-        Ok(reached) => reached,
-        Err(unreached) => {
+    let (mut way, upstream) = match connect.while_waited(reach(context, &service, port)).await {
+        None => return Err("the client has given up".into()),
+        Some(Ok(reached)) => reached,
+        Some(Err(unreached)) => {
             connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
             return Err(unreached.reason);
         }
