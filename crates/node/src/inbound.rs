@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use meltemi_model::{SpiffeId, Workload};
-use meltemi_tunnel::{Connect, accept, deliver, splice};
-use meltemi_view::L4Request;
+use meltemi_tunnel::{Connect, Target, accept, deliver, splice};
+use meltemi_view::{Denied, L4Request};
 use tokio::net::TcpStream;
 
 use crate::pod::{Served, is_ours};
@@ -21,6 +21,12 @@ struct Tunnel {
     peer: SpiffeId,
     from: SocketAddr,
     at: SocketAddr,
+}
+
+/// Why a stream does not reach the application.
+enum Failed {
+    Denied(Denied),
+    Unreached(io::Error),
 }
 
 impl Served {
@@ -62,11 +68,12 @@ impl Served {
         }
     }
 
-    async fn stream(&self, connect: Connect, tunnel: &Tunnel) {
+    async fn stream(&self, mut connect: Connect, tunnel: &Tunnel) {
         if !connect.is_connect() {
             return connect.refuse(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let Some(own) = self.own().await else {
+        let Some(own) = connect.while_waited(self.own_at(tunnel.at.ip())).await else { return };
+        let Some(own) = own else {
             return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
         };
         let to = match target(connect.authority(), tunnel.at.ip(), &own) {
@@ -85,17 +92,20 @@ impl Served {
             to,
             workload: self.pod.workload.clone(),
         };
-        let (permit, guard) = match self.context.admit(request).await {
-            Ok(admitted) => admitted,
-            Err(denied) => {
+        let source = tunnel.from.ip().to_canonical();
+        let work = async {
+            let (permit, guard) = self.context.admit(request).await.map_err(Failed::Denied)?;
+            let delivered = deliver(permit, sockets::connect(&self.pod.netns, to, Some(source))).await;
+            delivered.map(|delivered| (delivered, guard)).map_err(Failed::Unreached)
+        };
+        let (delivered, guard) = match connect.while_waited(work).await {
+            None => return recording.failed("-", "the client has given up"),
+            Some(Ok(done)) => done,
+            Some(Err(Failed::Denied(denied))) => {
                 recording.failed("DENY", denied);
                 return connect.refuse(StatusCode::UNAUTHORIZED);
             }
-        };
-        let source = tunnel.from.ip().to_canonical();
-        let delivered = match deliver(permit, sockets::connect(&self.pod.netns, to, Some(source))).await {
-            Ok(delivered) => delivered,
-            Err(error) => {
+            Some(Err(Failed::Unreached(error))) => {
                 recording.failed("CONNECT", format!("{to}: {error}"));
                 return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
             }
@@ -137,26 +147,25 @@ impl Served {
 
 /// The real destination of a CONNECT: the address that the tunnel itself was dialled at, or a service of this workload by
 /// name; and never a port of the proxy.
-fn target(authority: &str, at: IpAddr, own: &Workload) -> Result<SocketAddr, (StatusCode, &'static str)> {
+fn target(authority: &str, at: IpAddr, own: &Workload) -> Result<SocketAddr, (StatusCode, String)> {
     let at = at.to_canonical();
-    let bad = |why| Err((StatusCode::BAD_REQUEST, why));
-    let to = if let Ok(to) = authority.parse::<SocketAddr>() {
-        if to.ip().to_canonical() != at {
-            return bad("the destination is not the workload that was dialled");
+    let bad = |why: &str| Err((StatusCode::BAD_REQUEST, why.to_owned()));
+    let to = match Target::parse(authority) {
+        Ok(Target::Address(to)) if to.ip() == at => to,
+        Ok(Target::Address(_)) => return bad("the destination is not the workload that was dialled"),
+        Ok(Target::Name(host, port)) => {
+            let mapped = own.services.iter().filter(|(key, _)| key.hostname.eq_ignore_ascii_case(&host));
+            let mapped =
+                mapped.flat_map(|(_, ports)| ports).find(|p| p.service_port == port && p.target_port != 0);
+            let Some(mapping) = mapped else {
+                let why = "the workload does not serve that name and port";
+                return Err((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
+            };
+            SocketAddr::new(at, mapping.target_port)
         }
-        SocketAddr::new(at, to.port())
-    } else {
-        let Some((host, port)) = authority.rsplit_once(':') else { return bad("the authority has no port") };
-        let Ok(port) = port.parse::<u16>() else { return bad("the authority's port is not a number") };
-        let mapped = own.services.iter().filter(|(key, _)| key.hostname.eq_ignore_ascii_case(host));
-        let mapped =
-            mapped.flat_map(|(_, ports)| ports).find(|p| p.service_port == port && p.target_port != 0);
-        let Some(mapping) = mapped else {
-            return Err((StatusCode::SERVICE_UNAVAILABLE, "the workload does not serve that name and port"));
-        };
-        SocketAddr::new(at, mapping.target_port)
+        Err(invalid) => return bad(&invalid.to_string()),
     };
-    if to.port() == 0 || is_ours(to.port()) {
+    if is_ours(to.port()) {
         return bad("the destination is the proxy itself");
     }
     Ok(to)
@@ -189,8 +198,8 @@ mod tests {
             ("10.0.0.2:15006", Err(400)),
             ("10.0.0.2:0", Err(400)),
             ("10.0.0.2", Err(400)),
-            ("x:99999", Err(400)),
-            ("", Err(400)),
+            ("x@10.0.0.2:9080", Err(400)),
+            ("productpage.default.svc.cluster.local.:80", Err(400)),
         ] {
             let got = target(authority, "10.0.0.2".parse().unwrap(), &own)
                 .map(|to| to.to_string())

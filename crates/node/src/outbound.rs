@@ -2,10 +2,11 @@
 //! Captured outbound connections: where they were going decides whether a tunnel carries them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use meltemi_model::Workload;
+use meltemi_model::net::is_routable;
 use meltemi_state::{Destination, Hop, Route};
 use meltemi_tunnel::{Dial, DialError, relay, splice};
 use tokio::net::TcpStream;
@@ -130,16 +131,6 @@ impl Served {
     }
 }
 
-/// Loopback, link-local and unspecified addresses are nobody else's.
-fn is_routable(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !(ip.is_loopback() || ip.is_unspecified() || link_local)
-}
-
 fn headers(from: SocketAddr, own: &Workload, destination: &Destination) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let host = destination.service.as_ref().map(|s| format!(";host={}", s.hostname)).unwrap_or_default();
@@ -156,25 +147,4 @@ fn headers(from: SocketAddr, own: &Workload, destination: &Destination) -> Heade
         }
     }
     headers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_leaves_for_addresses_of_ones_own() {
-        for (ip, routable) in [
-            ("10.244.1.2", true),
-            ("127.0.0.1", false),
-            ("169.254.169.254", false),
-            ("0.0.0.0", false),
-            ("::1", false),
-            ("::ffff:127.0.0.1", false),
-            ("fe80::1", false),
-            ("fd00::1", true),
-        ] {
-            assert_eq!(is_routable(ip.parse().unwrap()), routable, "{ip}");
-        }
-    }
 }

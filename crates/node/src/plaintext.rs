@@ -20,14 +20,14 @@ impl Served {
             refuse(stream).await;
             return Ok(());
         };
-        let Some(own) = self.own().await else {
+        let Some(own) = self.own_at(to.ip()).await else {
             let recording = Recording::new(
                 &self.context,
                 "inbound",
                 side(Some(from), None, None),
                 side(Some(to), None, None),
             );
-            recording.failed("DENY", format!("workload {} is not known yet", self.pod.workload));
+            recording.failed("DENY", format!("workload {} is not known at {}", self.pod.workload, to.ip()));
             refuse(stream).await;
             return Ok(());
         };

@@ -2,7 +2,7 @@
 //! An enrolled Pod: who it is, its namespace, and its listeners on one worker.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use meltemi_identity::tls;
 use meltemi_linux::diag::TcpConnection;
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::sockopt;
-use meltemi_model::net::ports;
+use meltemi_model::net::{is_routable, ports};
 use meltemi_model::{SpiffeId, Workload, WorkloadUid};
 use meltemi_tunnel::Pool;
+use meltemi_view::view::Mesh;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -127,12 +128,23 @@ impl Served {
         Ok((!dialled && !is_ours(original.port())).then_some(original))
     }
 
-    /// The Pod's own workload.
+    /// The Pod's own workload, once everything has been heard.
     pub(crate) async fn own(&self) -> Option<Arc<Workload>> {
-        if let Some(known) = self.context.view.mesh().snapshot.workload(&self.pod.workload) {
-            return Some(known.clone());
-        }
-        self.context.view.wait_for(OWN, |mesh| mesh.snapshot.workload(&self.pod.workload).cloned()).await
+        self.context.view.wait_for(OWN, |mesh| self.known(mesh)).await
+    }
+
+    /// The Pod's own workload as what was dialled at `ip`. A name may be used again: what is known of a Pod that had it
+    /// before, with other labels, says nothing about this one.
+    pub(crate) async fn own_at(&self, ip: IpAddr) -> Option<Arc<Workload>> {
+        let ip = ip.to_canonical();
+        let found = |mesh: &Mesh| self.known(mesh).filter(|w| w.addresses.contains(&ip));
+        if is_routable(ip) { self.context.view.wait_for(OWN, found).await } else { None }
+    }
+
+    fn known(&self, mesh: &Mesh) -> Option<Arc<Workload>> {
+        mesh.heard().ok()?;
+        let own = mesh.snapshot.workload(&self.pod.workload)?;
+        (own.identity().as_ref() == Ok(&self.pod.identity)).then(|| own.clone())
     }
 
     /// TLS of the accepting side, made once for each certificate.

@@ -26,12 +26,14 @@ const APP: &str = "10.244.1.3:9080";
 const PRINCIPAL_A: &str = "cluster.local/ns/default/sa/a";
 
 fn main() {
-    let cases: [(&str, fn()); 8] = [
+    let cases: [(&str, fn()); 10] = [
         ("bytes, half-close and addresses through a tunnel, nothing in the clear", || run(tunnel())),
         ("a denied client sees a reset", || run(denied())),
         ("a change closes what it forbids and nothing else", || run(changed())),
         ("plaintext is judged without an identity", || run(plaintext())),
         ("a policy that is named and not known denies, in either order", || run(missing())),
+        ("nothing is let in before everything has been heard", || run(unheard())),
+        ("what is known of another Pod of the same name does not let in", || run(stale())),
         ("what a hostile peer may ask for", || run(hostile())),
         ("a drain ends when the last connection has", || run(drained())),
         ("openssl sees the identity, and is refused without a certificate of the mesh", || run(openssl())),
@@ -158,6 +160,44 @@ async fn missing() {
     assert_eq!(greeting(&mut dial(&mesh.a, APP)).unwrap(), A);
 }
 
+async fn unheard() {
+    let mut mesh = Mesh::start().await;
+    let node = NetNs::current().unwrap();
+    mesh.known.unheard = ["policies".to_owned()].into();
+    mesh.publish();
+    // Nothing that is known forbids it; yet who waits is let in only when the rest is there, and it is judged by it.
+    let clients = [mesh.a.try_clone().unwrap(), node].map(|netns| {
+        std::thread::spawn(move || {
+            let begun = Instant::now();
+            (greeting(&mut dial(&netns, APP)), begun.elapsed())
+        })
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    mesh.known.unheard.clear();
+    mesh.policy(policy("strict", Action::Deny, Scope::Namespace, &[], &["*"]));
+    let [(enrolled, waited), (outside, _)] = clients.map(|client| client.join().unwrap());
+    assert_eq!(enrolled.unwrap(), A);
+    assert!(waited > Duration::from_millis(400), "{waited:?}");
+    is_reset(outside);
+}
+
+async fn stale() {
+    let mut mesh = Mesh::start().await;
+    let node = NetNs::current().unwrap();
+    let (mut moved, mut other) = (workload("b", "10.244.1.9"), workload("b", B));
+    other.service_account = "somebody-else".into();
+    moved.authorization_policies.clear();
+    for known in [moved, other] {
+        mesh.apply([Delta::Workload(Box::new(known))]);
+        let begun = Instant::now();
+        is_reset(greeting(&mut dial(&node, APP)));
+        // As long as that of a Pod that nothing is known of.
+        assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    }
+    mesh.apply([Delta::Workload(Box::new(workload("b", B)))]);
+    assert_eq!(greeting(&mut dial(&node, APP)).unwrap(), mesh::NODE);
+}
+
 async fn hostile() {
     let mesh = Mesh::start().await;
     let (svid, _) = issue(&mesh.ca, &id("a"));
@@ -174,7 +214,25 @@ async fn hostile() {
         ("10.244.1.3:15001", 400),
         ("10.244.1.3:15006", 400),
         ("10.244.1.3:15008", 400),
+        ("10.244.1.3:15053", 400),
+        ("10.244.1.3:0", 400),
+        ("[::ffff:10.244.1.3]:15008", 400),
+        ("10.244.1.3:015008", 400),
         ("127.0.0.1:9080", 400),
+        ("[::1]:9080", 400),
+        ("[::ffff:127.0.0.1]:9080", 400),
+        ("0.0.0.0:9080", 400),
+        ("172.30.0.11:15000", 400),
+        ("169.254.1.1:80", 400),
+        ("169.254.169.254:80", 400),
+        ("localhost:9080", 503),
+        ("b:9080", 503),
+        ("x@10.244.1.3:9080", 400),
+        ("10.244.1.3:9080@evil:80", 400),
+        ("0x0af40103:9080", 400),
+        ("10.244.003.3:9080", 400),
+        ("10.244.1.3", 400),
+        ("10.244.1.3:+9080", 400),
         ("10.244.1.2:9080", 400),
         ("169.254.7.127:80", 400),
         ("b.default.svc.cluster.local:80", 503),

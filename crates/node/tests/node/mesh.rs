@@ -51,7 +51,7 @@ pub(crate) struct Mesh {
     pub(crate) b: NetNs,
     pub(crate) view: View,
     pub(crate) ca: Arc<CaCore>,
-    known: Known,
+    pub(crate) known: Known,
     pub(crate) tasks: Tasks,
     trigger: Option<DrainTrigger>,
     supervisor: Option<Supervisor>,
@@ -135,6 +135,11 @@ impl Mesh {
                 () = trigger.start(Duration::from_secs(10)) => panic!("the deadline has passed"),
             }
         })
+    }
+
+    /// Puts what is known as it is changed directly into use.
+    pub(crate) fn publish(&self) {
+        self.view.publish(self.known.clone());
     }
 
     /// Changes what is known.
