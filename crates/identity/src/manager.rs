@@ -143,6 +143,13 @@ impl CertManager {
         Err(format!("no certificate for {identity}: {last}"))
     }
 
+    /// Whether there is a valid certificate now.
+    pub fn is_ready(&self, identity: &SpiffeId) -> bool {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = states.get(identity).map(|state| state.borrow().clone());
+        matches!(state, Some(Issued::Ready(svid)) if svid.is_valid(SystemTime::now()))
+    }
+
     /// Forgets an identity that nobody uses any more.
     pub fn forget(&self, identity: &SpiffeId) {
         self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(identity);

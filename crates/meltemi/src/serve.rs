@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use meltemi_runtime::{Tasks, drain, telemetry};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long open connections may go on after SIGTERM.
@@ -44,6 +45,10 @@ pub fn run(role: Role) -> anyhow::Result<ExitCode> {
     telemetry::init(format, &std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()));
     // One TLS library in the process, said once: several crates could bring their own.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // What a runner starts inherits its limits, and is to have the usual ones.
+    if !matches!(role, Role::Runner(_)) {
+        raise_descriptors()?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match role {
         Role::Apiserver(args) => {
@@ -59,6 +64,12 @@ pub fn run(role: Role) -> anyhow::Result<ExitCode> {
         }
         Role::Node(args) => runtime.block_on(supervised("node", |tasks| node::start(args, tasks))),
     }
+}
+
+/// As many file descriptors as this process may have: connections are what it is for.
+fn raise_descriptors() -> anyhow::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// Starts a component and waits: for SIGTERM (then drains) or for one of its services to fail.

@@ -27,6 +27,7 @@ pub(crate) struct Context {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) resolver: SocketAddr,
     pub(crate) connections: Connections,
+    pub(crate) connections_per_pod: usize,
     /// What a drain waits for.
     pub(crate) open: TaskTracker,
 }

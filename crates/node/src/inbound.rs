@@ -33,6 +33,14 @@ impl Served {
     /// Serves a tunnel.
     pub(crate) async fn hbone(self: Arc<Self>, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         let at = stream.local_addr()?;
+        let places = &self.pod.places;
+        let (Some(handshake), Some(_tunnel)) =
+            (places.handshakes.take(from.ip()), places.tunnels.take(from.ip()))
+        else {
+            self.context.metrics.crowded_out.inc();
+            meltemi_tunnel::copy::reset(&stream);
+            return Ok(());
+        };
         let config = self.tls().await?;
         let mut incoming = match accept(stream, config).await {
             Ok(incoming) => incoming,
@@ -44,6 +52,7 @@ impl Served {
                 return Ok(());
             }
         };
+        drop(handshake);
         let tunnel = Tunnel { peer: incoming.peer.clone(), from, at };
         let mut keepalive = Box::pin(incoming.keepalive());
         let mut drain = self.context.tasks.drain();
@@ -72,6 +81,10 @@ impl Served {
         if !connect.is_connect() {
             return connect.refuse(StatusCode::METHOD_NOT_ALLOWED);
         }
+        let Some(_place) = self.pod.places.connection() else {
+            self.context.metrics.crowded_out.inc();
+            return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+        };
         let Some(own) = connect.while_waited(self.own_at(tunnel.at.ip())).await else { return };
         let Some(own) = own else {
             return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);

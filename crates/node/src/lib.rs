@@ -12,6 +12,7 @@ mod dns;
 mod inbound;
 mod legacy;
 mod outbound;
+mod places;
 mod plaintext;
 mod pod;
 mod record;
@@ -66,6 +67,9 @@ pub struct Config {
     pub certificate_ttl: Duration,
     /// Whom captured DNS requests that the mesh cannot answer go to, from inside the Pod's namespace.
     pub resolver: SocketAddr,
+    /// Connections of one Pod at once, of both directions: what is over is refused, so that a flood at one Pod leaves the
+    /// others theirs.
+    pub connections_per_pod: usize,
     /// Data path threads.
     pub workers: usize,
     /// Admin, metrics and readiness endpoints; none in tests.
@@ -141,6 +145,7 @@ pub fn start_with(
         trust_domain: config.trust_domain,
         resolver: config.resolver,
         connections: connections::Connections::default(),
+        connections_per_pod: config.connections_per_pod,
         open: TaskTracker::new(),
     });
     let workers = Workers::start(config.workers, &context)?;

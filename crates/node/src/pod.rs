@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::places::Places;
 use crate::sockets;
 
 /// How long a connection waits for the Pod's own workload and certificate: both come with the Pod's start.
@@ -33,6 +34,7 @@ pub(crate) struct Pod {
     pub workload: WorkloadUid,
     pub identity: SpiffeId,
     pub netns: NetNs,
+    pub places: Places,
     /// Connections that are older than the enrolment.
     pub legacy: Vec<TcpConnection>,
     /// No further connections.
@@ -98,10 +100,16 @@ impl Served {
                     continue;
                 }
             };
+            let Some(place) = self.pod.places.connection() else {
+                // Counted and not logged: it is for a flood.
+                self.context.metrics.crowded_out.inc();
+                meltemi_tunnel::copy::reset(&stream);
+                continue;
+            };
             let served = self.clone();
             let open = self.context.open.token();
             self.context.tasks.spawn_job("connection", async move {
-                let _open = open;
+                let _held = (open, place);
                 sockets::prepare(&stream)?;
                 let gone = served.pod.gone.clone();
                 let mut drain = served.context.tasks.drain();

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::legacy;
+use crate::places::Places;
 use crate::pod::Pod;
 use crate::workers::Workers;
 
@@ -24,6 +25,25 @@ const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long the connections of a Pod that has left may go on.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long the certificates of all Pods are waited for; after that one will do, since the others are refused by a CA that
+/// works. Without any the proxy is of no use to anybody, and never ready.
+const CERTIFICATES: Duration = Duration::from_secs(30);
+
+/// Waits until the Pods that are still there have certificates.
+async fn certified(context: &Context, mut pods: Vec<Arc<Pod>>) {
+    let begun = tokio::time::Instant::now();
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        look.tick().await;
+        pods.retain(|pod| !pod.closed.is_cancelled());
+        let (have, lack): (Vec<_>, Vec<_>) =
+            pods.iter().partition(|pod| context.certificates.is_ready(&pod.identity));
+        if lack.is_empty() || (!have.is_empty() && begun.elapsed() > CERTIFICATES) {
+            return;
+        }
+    }
+}
 
 /// The client.
 #[derive(Debug)]
@@ -111,7 +131,12 @@ impl Client {
                     self.pods.keys().filter(|uid| !named.contains(*uid)).cloned().collect();
                 left.iter().for_each(|uid| self.remove(uid));
                 if let Some(ready) = self.ready.take() {
-                    ready.done();
+                    let (context, pods) = (self.context.clone(), self.pods.values().cloned().collect());
+                    self.context.tasks.spawn_job("certificates of the first Pods", async move {
+                        certified(&context, pods).await;
+                        ready.done();
+                        Ok::<(), std::convert::Infallible>(())
+                    });
                 }
                 Ok(())
             }
@@ -138,6 +163,7 @@ impl Client {
             workload: WorkloadUid::pod(&self.context.cluster_id, &namespace, &name),
             identity,
             netns,
+            places: Places::new(self.context.connections_per_pod),
             closed: CancellationToken::new(),
             gone: CancellationToken::new(),
         });

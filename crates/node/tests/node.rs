@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -26,7 +27,7 @@ const APP: &str = "10.244.1.3:9080";
 const PRINCIPAL_A: &str = "cluster.local/ns/default/sa/a";
 
 fn main() {
-    let cases: [(&str, fn()); 10] = [
+    let cases: [(&str, fn()); 12] = [
         ("bytes, half-close and addresses through a tunnel, nothing in the clear", || run(tunnel())),
         ("a denied client sees a reset", || run(denied())),
         ("a change closes what it forbids and nothing else", || run(changed())),
@@ -34,6 +35,8 @@ fn main() {
         ("a policy that is named and not known denies, in either order", || run(missing())),
         ("nothing is let in before everything has been heard", || run(unheard())),
         ("what is known of another Pod of the same name does not let in", || run(stale())),
+        ("without certificates it is not ready", || run(uncertified())),
+        ("a flood at one Pod leaves the others theirs", || run(flood())),
         ("what a hostile peer may ask for", || run(hostile())),
         ("a drain ends when the last connection has", || run(drained())),
         ("openssl sees the identity, and is refused without a certificate of the mesh", || run(openssl())),
@@ -195,6 +198,44 @@ async fn stale() {
         assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
     }
     mesh.apply([Delta::Workload(Box::new(workload("b", B)))]);
+    assert_eq!(greeting(&mut dial(&node, APP)).unwrap(), mesh::NODE);
+}
+
+async fn uncertified() {
+    let silent = Arc::new(AtomicBool::new(true));
+    let mesh = Mesh::start_with(silent.clone()).await;
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(mesh.readiness.pending(), ["zds"]);
+    silent.store(false, Ordering::SeqCst);
+    tokio::time::timeout(Duration::from_secs(10), mesh.readiness.wait()).await.unwrap();
+    assert_eq!(greeting(&mut dial(&mesh.a, APP)).unwrap(), A);
+}
+
+async fn flood() {
+    let mesh = Mesh::start().await;
+    let node = NetNs::current().unwrap();
+    // Handshakes that do not go on: those of one address leave room for those of another.
+    let silent: Vec<_> = (0..100).filter_map(|_| mesh::try_dial(&node, "10.244.1.3:15008").ok()).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let ended = |mut stream: &std::net::TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    };
+    assert_eq!(silent.iter().filter(|stream| !ended(stream)).count(), 64);
+    assert_eq!(greeting(&mut dial(&mesh.a, APP)).unwrap(), A);
+    drop(silent);
+    // As many connections as a Pod may have, and more: the others have theirs.
+    let many: Vec<_> = (0..400).filter_map(|_| mesh::try_dial(&node, APP).ok()).collect();
+    let answered = |stream: &std::net::TcpStream| greeting(&mut stream.try_clone().unwrap()).is_ok();
+    let served = many.iter().filter(|stream| answered(stream)).count();
+    // Some places may still be held by what came before.
+    assert!((280..=300).contains(&served), "{served} were served");
+    let outside = std::net::TcpListener::bind((mesh::NODE, 7070)).unwrap();
+    let mut client = dial(&mesh.a, "172.30.0.11:7070");
+    outside.accept().unwrap().0.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    drop(many);
+    std::thread::sleep(Duration::from_millis(500));
     assert_eq!(greeting(&mut dial(&node, APP)).unwrap(), mesh::NODE);
 }
 

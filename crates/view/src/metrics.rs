@@ -40,6 +40,8 @@ pub struct TcpMetrics {
     pub sent: Family<TcpLabels, Counter>,
     /// Bytes to clients.
     pub received: Family<TcpLabels, Counter>,
+    /// Connections for which there was no place.
+    pub crowded_out: Counter,
 }
 
 impl TcpMetrics {
@@ -47,6 +49,8 @@ impl TcpMetrics {
     pub fn register(metrics: &Metrics) -> Self {
         let tcp = Self::default();
         metrics.register(|registry| {
+            let help = "Connections closed because there was no place for another";
+            registry.register("meltemi_crowded_out_connections", help, tcp.crowded_out.clone());
             let registry = registry.sub_registry_with_prefix("istio_tcp");
             registry.register("connections_opened", "Connections opened", tcp.opened.clone());
             registry.register("connections_closed", "Connections closed", tcp.closed.clone());

@@ -10,6 +10,7 @@ use meltemi_identity::channel::ControlPlane;
 use meltemi_model::TrustDomain;
 use meltemi_node::{Config, Endpoints};
 use meltemi_runtime::{Tasks, cores};
+use nix::sys::resource::{Resource, getrlimit};
 
 /// The layer 4 proxy of a node; in a Pod everything comes from the environment.
 #[derive(clap::Args, Debug)]
@@ -55,6 +56,14 @@ pub struct Args {
     workers: Option<String>,
 }
 
+/// A Pod gets one in so many of the file descriptors as connections; most connections need two.
+const PART: usize = 4;
+
+fn descriptors() -> anyhow::Result<usize> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
 /// Starts it.
 pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
     let (host, _) = args.control.rsplit_once(':').context("--control: expected host:port")?;
@@ -74,6 +83,7 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         zds_socket: args.zds_socket,
         certificate_ttl: Duration::from_secs(3600) * args.certificate_hours.max(1),
         resolver: args.resolver,
+        connections_per_pod: descriptors()? / PART,
         workers: cores::worker_count(args.workers.as_deref()).map_err(anyhow::Error::msg)?,
         endpoints: Some(Endpoints::default()),
     };

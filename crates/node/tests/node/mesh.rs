@@ -35,14 +35,18 @@ pub(crate) const A: &str = "10.244.1.2";
 pub(crate) const B: &str = "10.244.1.3";
 pub(crate) const NODE: &str = "172.30.0.11";
 
+/// A CA that answers nobody while it is told so.
 #[derive(Clone)]
-struct Ca(Arc<CaCore>);
+struct Ca(Arc<CaCore>, Arc<AtomicBool>);
 
 impl Fetcher for Ca {
     fn fetch<'a>(&'a self, identity: &'a SpiffeId, csr: String) -> Fetch<'a> {
-        Box::pin(
-            async move { self.0.sign(&csr, identity, None, SystemTime::now()).map_err(|e| e.to_string()) },
-        )
+        Box::pin(async move {
+            if self.1.load(Ordering::SeqCst) {
+                return Err("not now".into());
+            }
+            self.0.sign(&csr, identity, None, SystemTime::now()).map_err(|e| e.to_string())
+        })
     }
 }
 
@@ -51,6 +55,7 @@ pub(crate) struct Mesh {
     pub(crate) b: NetNs,
     pub(crate) view: View,
     pub(crate) ca: Arc<CaCore>,
+    pub(crate) readiness: Readiness,
     pub(crate) known: Known,
     pub(crate) tasks: Tasks,
     trigger: Option<DrainTrigger>,
@@ -62,6 +67,11 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// Two enrolled Pods `a` and `b` of accounts `a` and `b`; `b` has an application on 9080 that echoes.
     pub(crate) async fn start() -> Self {
+        Self::start_with(Arc::default()).await
+    }
+
+    /// The same, with a CA that answers nobody while `silent` is set.
+    pub(crate) async fn start_with(silent: Arc<AtomicBool>) -> Self {
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         Rtnl::open().unwrap().add_address(1, format!("{NODE}/32").parse().unwrap()).unwrap();
         let (a, b) = (pod("va", A, 1), pod("vb", B, 3));
@@ -92,10 +102,12 @@ impl Mesh {
             control: nowhere,
             certificate_ttl: Duration::from_secs(3600),
             resolver: format!("{NODE}:53").parse().unwrap(),
+            connections_per_pod: 300,
             workers: 2,
             endpoints: None,
         };
-        start_with(config, view.clone(), Ca(ca.clone()), Readiness::new(), &tasks).unwrap();
+        let readiness = Readiness::new();
+        start_with(config, view.clone(), Ca(ca.clone(), silent), readiness.clone(), &tasks).unwrap();
         let agent = listener.accept().await.unwrap();
         zds::read_hello(&agent.recv(MAX_MESSAGE).await.unwrap().bytes).unwrap();
         let mut known = Known::default();
@@ -116,6 +128,7 @@ impl Mesh {
             b,
             view,
             ca,
+            readiness,
             known,
             tasks,
             trigger: Some(trigger),
