@@ -133,6 +133,15 @@ fn time_of(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
+/// Whether a certificate says that it is for this side of a connection. One that says nothing may be meant for anything.
+pub(crate) fn is_for(certificate: &CertificateDer<'_>, client: bool) -> bool {
+    let usage = |parsed: &X509Certificate<'_>| {
+        let usage = parsed.extended_key_usage().ok()??.value;
+        Some(if client { usage.client_auth } else { usage.server_auth })
+    };
+    X509Certificate::from_der(certificate).ok().and_then(|(_, parsed)| usage(&parsed)).unwrap_or(false)
+}
+
 /// The identity of a certificate: exactly one URI SAN, of the mesh's shape. Other kinds of names are ignored, a second
 /// URI is not.
 ///

@@ -16,7 +16,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject as _;
 
-use crate::svid::{Svid, identity_of};
+use crate::svid::{Svid, identity_of, is_for};
 
 /// Why a configuration cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -150,6 +150,9 @@ impl ClientCertVerifier for MeshClients {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        if !is_for(end_entity, true) {
+            return Err(refused("the certificate is not one for clients"));
+        }
         let identity = identity_of(end_entity).map_err(refused)?;
         if identity.trust_domain() != self.trust_domain {
             return Err(refused(format!("trust domain of {identity} is not {}", self.trust_domain)));
@@ -203,6 +206,9 @@ impl ServerCertVerifier for ExactServer {
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => {}
             Err(error) => return Err(error),
+        }
+        if !is_for(end_entity, false) {
+            return Err(refused("the certificate is not one for servers"));
         }
         let identity = identity_of(end_entity).map_err(refused)?;
         if !self.expected.contains(&identity) {
