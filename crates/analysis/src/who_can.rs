@@ -4,19 +4,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
+use meltemi_model::authz::{Action, Attribute, StringMatch, ValueMatch};
+use meltemi_policy::PolicySet;
 use meltemi_translate::facts::Labels;
 use serde::Serialize;
 
 use crate::ask::{Given, Judge, exactly};
 use crate::proof::{Answer, Hints, Layer, Value};
 use crate::side::{Attached, Item, applies};
-use crate::witness::PLAINTEXT;
+use crate::witness::{PLAINTEXT, Witness};
 use crate::words;
 use crate::world::World;
 
 /// Identities that neither exist nor are named.
 const OTHERS: &str = "any other identity";
+
+/// Port and host of a witness that no policy cares about.
+const PORT: u16 = 80;
+const HOST: &str = "other";
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -48,6 +53,9 @@ pub struct Grant {
     pub any_identity: bool,
     /// Clients without an identity are among them.
     pub plaintext: bool,
+    /// A request of each kind of client that is let through; the engine has confirmed it.
+    #[serde(skip)]
+    pub witnesses: Vec<Witness>,
 }
 
 /// What one enforcement point lets through.
@@ -189,27 +197,32 @@ fn door(
         Some(place) => judge.space.dims[place].values.iter().cloned().enumerate().collect(),
         None => Vec::new(),
     };
+    // CUSTOM is taken as allowed: what its provider says is named as unknown.
+    let decides = policies.iter().filter(|a| !matches!(a.policy.action, Action::Custom { .. }));
+    let set = PolicySet::compile(decides.map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
     let mut grants = Vec::new();
     let mut reached = BTreeSet::new();
     for item in 0..judge.side.allow.len() {
-        let mut inside = BTreeSet::new();
+        let (mut inside, mut witnesses) = (BTreeSet::new(), Vec::new());
         for (class, _) in &classes {
-            if !judge.may(item, place, *class) {
-                continue;
-            }
-            if let Some(place) = place {
-                let only = judge.space.only(place, *class);
-                match judge.allowed_by(item, &[only]) {
-                    Answer::No => {}
-                    Answer::Yes(_) => {
-                        inside.insert(*class);
+            let Some(place) = place.filter(|_| judge.may(item, place, *class)) else { continue };
+            let only = judge.space.only(place, *class);
+            match judge.allowed_by(item, &[only]) {
+                Answer::No => {}
+                Answer::Yes(found) => {
+                    let witness = Witness::of(&judge.space, &found, layer, PORT, HOST);
+                    if !witness.decide(&set)?.is_allow() {
+                        unknown.push(format!("the engine does not confirm what was found, for {witness}"));
                     }
-                    Answer::GaveUp => unknown.push("too many rules overlap for an answer".to_owned()),
+                    inside.insert(*class);
+                    witnesses.push(witness);
                 }
+                Answer::GaveUp => unknown.push("too many rules overlap for an answer".to_owned()),
             }
         }
         reached.extend(inside.iter().copied());
-        grants.push(grant(&judge, &judge.side.allow[item], place, &classes, &inside));
+        let grant = grant(&judge, &judge.side.allow[item], place, &classes, &inside);
+        grants.push(Grant { witnesses, ..grant });
     }
     grants.retain(|g| g.plaintext || g.any_identity || !g.identities.is_empty());
     unknown.dedup();
@@ -251,6 +264,7 @@ fn grant(
         except,
         any_identity,
         plaintext,
+        witnesses: Vec::new(),
     }
 }
 
