@@ -97,7 +97,9 @@ fn comparisons(criterion: &mut Criterion) {
         port: 80,
         host: "web".into(),
         identities: Vec::new(),
-        service: None,
+        reach: None,
+        ports: vec![],
+        other_ports: vec![],
     };
     let mut group = criterion.benchmark_group("1000 rules against 1000");
     group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(5));

@@ -8,41 +8,54 @@ use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 
 use crate::proof::{Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject};
 use crate::side::{Attached, Side, any, draft, side};
-use crate::witness::{PLAINTEXT, Witness};
+use crate::witness::{PLAINTEXT, Witness, claim_path};
 
-/// A part of a request that is given: an attribute and its value; none when it is known to be absent.
-pub(crate) type Given = (Attribute, Option<ValueMatch>);
+/// A part of a request that is given: an attribute and its value, one of several; none when it is known to be absent.
+pub(crate) type Given = (Attribute, Vec<ValueMatch>);
 
 /// What a text is exactly.
 pub(crate) fn exactly(attribute: Attribute, text: &str) -> Given {
-    (attribute, Some(ValueMatch::String(StringMatch::Exact(text.into()))))
+    (attribute, vec![ValueMatch::String(StringMatch::Exact(text.into()))])
 }
 
 /// What an address is exactly.
 pub(crate) fn address(attribute: Attribute, ip: IpAddr) -> Given {
-    (attribute, Some(ValueMatch::Cidr(IpNet::from(ip))))
+    (attribute, vec![ValueMatch::Cidr(IpNet::from(ip))])
+}
+
+/// One of some ports.
+pub(crate) fn ports(ports: impl IntoIterator<Item = u16>) -> Given {
+    (Attribute::DestinationPort, ports.into_iter().map(ValueMatch::Port).collect())
 }
 
 /// The parts of a request that are not `open`.
 pub(crate) fn given(request: &Witness, layer: Layer, open: &[Attribute]) -> Vec<Given> {
     let mut all = vec![match request.from.as_str() {
-        PLAINTEXT => (Attribute::SourcePrincipal, None),
+        PLAINTEXT => (Attribute::SourcePrincipal, Vec::new()),
         principal => exactly(Attribute::SourcePrincipal, principal),
     }];
-    all.push((Attribute::DestinationPort, Some(ValueMatch::Port(request.port))));
+    all.push(ports([request.port]));
     all.extend(request.source_ip.map(|ip| address(Attribute::SourceIp, ip)));
+    all.extend(request.destination_ip.map(|ip| address(Attribute::DestinationIp, ip)));
     if layer == Layer::Request {
         let texts = [
             (Attribute::Method, &request.method),
             (Attribute::Path, &request.path),
             (Attribute::Host, &request.host),
+            (Attribute::ConnectionSni, &request.sni),
+            (Attribute::RequestPrincipal, &request.request_principal),
         ];
         for (attribute, text) in texts {
             all.extend(text.as_ref().map(|text| exactly(attribute, text)));
         }
+        all.extend(request.remote_ip.map(|ip| address(Attribute::RemoteIp, ip)));
+        let headers = request.headers.iter();
+        all.extend(headers.map(|(name, value)| exactly(Attribute::Header(name.as_str().into()), value)));
+        for (name, texts) in &request.claims {
+            let claim = Attribute::RequestAuthClaim(claim_path(name).into());
+            all.extend(texts.iter().map(|text| exactly(claim.clone(), text)));
+        }
     }
-    let headers = request.headers.iter();
-    all.extend(headers.map(|(name, value)| exactly(Attribute::Header(name.as_str().into()), value)));
     all.retain(|(attribute, _)| !open.contains(attribute));
     all
 }
@@ -53,6 +66,28 @@ pub(crate) struct Judge<'a> {
     pub(crate) side: Side<'a>,
     /// What is given, as sets.
     cell: Vec<(u16, u32)>,
+}
+
+/// What a request may have or not have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Extra {
+    /// A header.
+    Header(String),
+    /// A token: its principal and its claims.
+    Token,
+    /// A server name of TLS.
+    ServerName,
+}
+
+impl Extra {
+    fn of(dimension: &Dimension) -> Option<Self> {
+        match dimension {
+            Dimension::Claim(_) | Dimension::Attribute(Attribute::RequestPrincipal) => Some(Self::Token),
+            Dimension::Attribute(Attribute::Header(name)) => Some(Self::Header(name.to_string())),
+            Dimension::Attribute(Attribute::ConnectionSni) => Some(Self::ServerName),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Judge<'a> {
@@ -88,40 +123,39 @@ impl<'a> Judge<'a> {
             let exact = [ValueMatch::String(StringMatch::Exact(principal.as_str().into()))];
             builder.predicate(Subject::Attribute(&Attribute::SourcePrincipal), &exact, &[]);
         }
-        let present: Vec<PredicateId> = given
-            .iter()
-            .filter_map(|(a, v)| {
-                Some(builder.predicate(Subject::Attribute(a), std::slice::from_ref(v.as_ref()?), &[]))
-            })
-            .collect();
+        let told = given.iter().filter(|(_, values)| !values.is_empty());
+        let present: Vec<PredicateId> =
+            told.map(|(a, values)| builder.predicate(Subject::Attribute(a), values, &[])).collect();
         let mut space = builder.finish(hints).map_err(|e| e.to_string())?;
-        // What is given is exact: there are no alternatives.
+        // What is given is one set of one dimension, and of a claim one text: there are no alternatives.
         let mut cell: Vec<(u16, u32)> =
             present.into_iter().flat_map(|p| space.predicate(p)).flatten().collect();
-        for (attribute, _) in given.iter().filter(|(_, v)| v.is_none()) {
+        for (attribute, _) in given.iter().filter(|(_, values)| values.is_empty()) {
             cell.extend(space.absent(Subject::Attribute(attribute)));
         }
         let side = side(&mut space, policies, drafts);
         Ok(Self { space, side, cell })
     }
 
-    /// Also fixes every header, claim and name that policies ask for and that is not given to be absent.
-    pub(crate) fn without_extras(&mut self) {
+    /// Also fixes every header, claim and name that policies ask for and that is not given to be absent, but for `open`.
+    pub(crate) fn without_extras(&mut self, open: &[Extra]) {
         for place in 0..self.space.dims.len() {
-            if self.cell.iter().any(|(given, _)| usize::from(*given) == place) {
-                continue;
-            }
-            let extra = match &self.space.dims[place].key {
-                Dimension::Claim(_) => true,
-                Dimension::Attribute(a) => {
-                    matches!(a, Attribute::Header(_) | Attribute::RequestPrincipal | Attribute::ConnectionSni)
-                }
-                _ => false,
-            };
-            if extra {
-                self.cell.extend(self.space.absent_at(place));
+            let fixed = self.cell.iter().any(|(given, _)| usize::from(*given) == place);
+            let extra = Extra::of(&self.space.dims[place].key);
+            if let Some(extra) = extra.filter(|extra| !fixed && !open.contains(extra)) {
+                let absent = self.space.absent_at(place);
+                debug_assert!(absent.is_some(), "{extra:?} can be absent");
+                self.cell.extend(absent);
             }
         }
+    }
+
+    /// What policies ask for that a request may as well not have.
+    pub(crate) fn extras(&self) -> Vec<Extra> {
+        let mut all: Vec<Extra> = self.space.dims.iter().filter_map(|d| Extra::of(&d.key)).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// A request that is allowed.

@@ -11,13 +11,13 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::{Action, Attribute, Policy, Rule};
+use meltemi_model::authz::{Action, Attribute, Policy, Rule, ValueMatch};
 use meltemi_policy::{Decision, PolicySet};
 use serde::Serialize;
 
-use crate::proof::{Answer, Builder, Form, Hints, Layer, Need, Question, Space, Subject};
+use crate::proof::{Answer, Builder, Cell, Form, Hints, Layer, Need, PredicateId, Question, Space, Subject};
 use crate::side::{Attached, Item, Side, any, applies, decides, draft, side};
-use crate::witness::Witness;
+use crate::witness::{Witness, quoted};
 use crate::words;
 
 /// Questions that make conditions narrower than the rule, in one comparison.
@@ -40,8 +40,37 @@ pub struct Place {
     pub host: String,
     /// Principals to show first.
     pub identities: Vec<String>,
-    /// The Service that is reached, where it is one.
-    pub service: Option<NamespacedName>,
+    /// What `authz explain` has to be asked for it; none when it has no name.
+    pub reach: Option<Reach>,
+    /// The only ports that there are; any when there are none.
+    pub ports: Vec<u16>,
+    /// Ports that are judged at another place.
+    pub other_ports: Vec<u16>,
+}
+
+/// What is reached, as `authz explain` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// A Service, at its waypoint.
+    Service(NamespacedName),
+    /// A Gateway, for everything that passes it.
+    Gateway(NamespacedName),
+    /// Pods of a namespace, at their node proxy.
+    Pods(String),
+}
+
+impl Reach {
+    fn options(&self, witness: &Witness) -> String {
+        match self {
+            Self::Service(to) => format!("--at waypoint --to {}.{}", to.name, to.namespace),
+            Self::Gateway(to) => format!("--to-gateway {}.{}", to.name, to.namespace),
+            Self::Pods(namespace) => {
+                let labels: Vec<String> = witness.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                let text = format!("{namespace}/{}", labels.join(","));
+                format!("--to-pod {}", quoted(text.trim_end_matches('/')))
+            }
+        }
+    }
 }
 
 /// What changes for some requests.
@@ -121,6 +150,7 @@ pub fn compare(place: &Place, old: &[Attached], new: &[Attached]) -> Differences
     }
     let mut builder = Builder::default();
     let drafts = [old, new].map(|p| draft(&mut builder, p, place.layer));
+    let ports = place.restricted(&mut builder);
     let hints = Hints {
         identities: place.identities.clone(),
         ports: vec![place.port],
@@ -136,7 +166,9 @@ pub fn compare(place: &Place, old: &[Attached], new: &[Attached]) -> Differences
     let [before, after] = drafts;
     let before = side(&mut space, old, before);
     let after = side(&mut space, new, after);
-    let mut work = Work { place, space, budget: REFINEMENTS, unknown: Vec::new(), sets: BTreeMap::new() };
+    let within = ports.map(|ports| space.predicate(ports)).into_iter().flatten().flatten().collect();
+    let (budget, unknown, sets) = (REFINEMENTS, Vec::new(), BTreeMap::new());
+    let mut work = Work { place, space, within, budget, unknown, sets };
     out.newly_allowed = work.newly(&before, &after, true);
     out.newly_denied = work.newly(&after, &before, false);
     work.custom(&before, &after);
@@ -145,6 +177,16 @@ pub fn compare(place: &Place, old: &[Attached], new: &[Attached]) -> Differences
 }
 
 impl Place {
+    /// The ports that there are, as a predicate.
+    fn restricted(&self, builder: &mut Builder) -> Option<PredicateId> {
+        let values = |ports: &[u16]| ports.iter().map(|p| ValueMatch::Port(*p)).collect::<Vec<_>>();
+        let some = !self.ports.is_empty() || !self.other_ports.is_empty();
+        some.then(|| {
+            let subject = Subject::Attribute(&Attribute::DestinationPort);
+            builder.predicate(subject, &values(&self.ports), &values(&self.other_ports))
+        })
+    }
+
     fn unknown(&self, policy: Option<String>, reason: String) -> Unknown {
         Unknown { target: self.target.clone(), enforced_at: self.enforced_at.clone(), policy, reason }
     }
@@ -153,6 +195,8 @@ impl Place {
 struct Work<'a> {
     place: &'a Place,
     space: Space,
+    /// The requests that are possible here.
+    within: Cell,
     budget: usize,
     unknown: Vec<Unknown>,
     /// Compiled sets by side and by the policies that apply.
@@ -163,12 +207,13 @@ impl Work<'_> {
     /// What `after` allows and `before` does not. `forward`: `after` is the new side.
     fn newly(&mut self, before: &Side<'_>, after: &Side<'_>, forward: bool) -> Vec<Difference> {
         let mut out = Vec::new();
+        let within = self.within.clone();
         let covered: HashSet<&Form> = before.allow.iter().map(|i| &i.form).collect();
         let mut asked = HashSet::new();
         for item in after.allow.iter().filter(|i| !covered.contains(&i.form)) {
             if asked.insert(&item.form) {
                 let never = before.allow.iter().chain(&after.deny).map(|i| &i.form).collect();
-                let question = Question { needs: vec![Need::Form(&item.form)], never };
+                let question = Question { needs: vec![Need::Cell(&within), Need::Form(&item.form)], never };
                 out.extend(self.difference(item, question, (before, after), (forward, false)));
             }
         }
@@ -176,7 +221,8 @@ impl Work<'_> {
         let mut asked = HashSet::new();
         for item in before.deny.iter().filter(|i| !kept.contains(&i.form)) {
             if asked.insert(&item.form) {
-                let needs = vec![Need::Form(&item.form), any(&before.allow), any(&after.allow)];
+                let needs =
+                    vec![Need::Cell(&within), Need::Form(&item.form), any(&before.allow), any(&after.allow)];
                 let question = Question { needs, never: after.deny.iter().map(|i| &i.form).collect() };
                 out.extend(self.difference(item, question, (before, after), (forward, true)));
             }
@@ -227,7 +273,7 @@ impl Work<'_> {
             except,
             plaintext,
             within,
-            explain: place.service.as_ref().and_then(|to| witness.command(to)),
+            explain: place.reach.as_ref().and_then(|reach| witness.command(&reach.options(&witness))),
             witness,
         })
     }
@@ -283,7 +329,7 @@ impl Work<'_> {
                 }
                 let never = before.deny.iter().filter(|d| after.deny.iter().any(|o| o.form == d.form));
                 let question = Question {
-                    needs: vec![Need::Form(&item.form), any(&one.allow)],
+                    needs: vec![Need::Cell(&self.within), Need::Form(&item.form), any(&one.allow)],
                     never: never.map(|i| &i.form).collect(),
                 };
                 if question.answer(&self.space) != Answer::No

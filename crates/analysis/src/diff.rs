@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::Attribute;
 
-use crate::compare::{Differences, Place, Unknown, compare};
+use crate::compare::{Differences, Place, Reach, Unknown, compare};
 use crate::proof::{Layer, unreadable};
 use crate::side::Attached;
 use crate::words;
@@ -39,7 +39,7 @@ struct Pair {
 fn places(old: &World, new: &World) -> Vec<Pair> {
     let identities: BTreeSet<String> = old.identities().into_iter().chain(new.identities()).collect();
     let identities: Vec<String> = identities.into_iter().collect();
-    let mut out: Vec<Pair> = services(old, new).iter().filter_map(|s| of_service(old, new, s)).collect();
+    let mut out: Vec<Pair> = services(old, new).iter().flat_map(|s| of_service(old, new, s)).collect();
     let gateways = old.named_gateways().into_iter().chain(new.named_gateways());
     out.extend(gateways.collect::<BTreeSet<_>>().iter().map(|gateway| of_gateway(old, new, gateway)));
     // A waypoint that nobody names: policies of its class.
@@ -49,13 +49,19 @@ fn places(old: &World, new: &World) -> Vec<Pair> {
         old: old.at_waypoint(&other, None),
         new: new.at_waypoint(&other, None),
     });
-    for namespace in namespaces(old, new) {
-        let target = match &*namespace {
-            "" => "workloads of every other namespace".to_owned(),
-            name => format!("workloads of namespace {name}"),
+    let named = namespaces(old, new);
+    let mut other = "other".to_owned();
+    while named.contains(&other) {
+        other.push('x');
+    }
+    for namespace in named {
+        let (target, asked) = match &*namespace {
+            "" => ("workloads of every other namespace".to_owned(), &other),
+            name => (format!("workloads of namespace {name}"), &namespace),
         };
+        let place = place(&target, "node proxy", Layer::Connection);
         out.push(Pair {
-            place: place(&target, "node proxy", Layer::Connection),
+            place: Place { reach: Some(Reach::Pods(asked.clone())), ..place },
             old: old.at_node_proxy(&namespace),
             new: new.at_node_proxy(&namespace),
         });
@@ -72,25 +78,38 @@ fn place(target: &str, enforced_at: &str, layer: Layer) -> Place {
         port: 80,
         host: "other".to_owned(),
         identities: Vec::new(),
-        service: None,
+        reach: None,
+        ports: Vec::new(),
+        other_ports: Vec::new(),
     }
 }
 
-/// A Service at its waypoint; none when it has none on either side.
-fn of_service(old: &World, new: &World, service: &NamespacedName) -> Option<Pair> {
+/// A Service at its waypoint, its requests and its connections that are no requests; nothing when it has no waypoint on
+/// either side.
+fn of_service(old: &World, new: &World, service: &NamespacedName) -> Vec<Pair> {
     let (was, is) = (old.waypoint_of(service), new.waypoint_of(service));
-    let gateway = is.gateway().or(was.gateway())?;
+    let Some(gateway) = is.gateway().or(was.gateway()) else { return Vec::new() };
     let side = |world: &World, binding: &Binding| {
         binding.gateway().map(|g| world.at_waypoint(g, Some(service))).unwrap_or_default()
     };
     let known = new.services.get(service).or_else(|| old.services.get(service));
-    let port = known.and_then(|s| s.ports.first()).map_or(80, |(port, _)| *port);
-    let place = place(&format!("Service {service}"), &format!("waypoint {gateway}"), Layer::Request);
-    Some(Pair {
-        place: Place { port, host: service.name.to_string(), service: Some(service.clone()), ..place },
-        old: side(old, &was),
-        new: side(new, &is),
-    })
+    let streams: Vec<u16> = known.map(|s| s.streams.iter().copied().collect()).unwrap_or_default();
+    let ports: Vec<u16> = known.map(|s| s.ports.iter().map(|(p, _)| *p).collect()).unwrap_or_default();
+    let http = ports.iter().copied().find(|p| !streams.contains(p));
+    let (at, reach) = (format!("waypoint {gateway}"), Some(Reach::Service(service.clone())));
+    let (old, new) = (side(old, &was), side(new, &is));
+    let mut out = Vec::new();
+    if ports.is_empty() || http.is_some() {
+        let place = place(&format!("Service {service}"), &at, Layer::Request);
+        let (port, host, other_ports) = (http.unwrap_or(80), service.name.to_string(), streams.clone());
+        let place = Place { port, host, reach: reach.clone(), other_ports, ..place };
+        out.push(Pair { place, old: old.clone(), new: new.clone() });
+    }
+    if let Some(port) = streams.first().copied() {
+        let place = place(&format!("connections to Service {service}"), &at, Layer::Connection);
+        out.push(Pair { place: Place { port, reach, ports: streams, ..place }, old, new });
+    }
+    out
 }
 
 /// What a Gateway enforces for everything else that passes it.
@@ -100,8 +119,9 @@ fn of_gateway(old: &World, new: &World, gateway: &NamespacedName) -> Pair {
     } else {
         (format!("Gateway {gateway}"), "gateway")
     };
+    let place = place(&what, &format!("{word} {gateway}"), Layer::Request);
     Pair {
-        place: place(&what, &format!("{word} {gateway}"), Layer::Request),
+        place: Place { reach: Some(Reach::Gateway(gateway.clone())), ..place },
         old: old.at_waypoint(gateway, None),
         new: new.at_waypoint(gateway, None),
     }

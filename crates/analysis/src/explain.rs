@@ -2,6 +2,8 @@
 //! One request: which policies judge it where, what they say, and what had to be assumed.
 
 mod answer;
+mod open;
+mod token;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -9,86 +11,154 @@ use std::sync::Arc;
 use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::http::{normalize, readings};
-use meltemi_policy::{Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
+use meltemi_policy::{Claims, Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::Labels;
 
-use crate::ask::{Judge, given};
-use crate::proof::{Answer as Found, Hints, Layer};
+use self::open::{Told, absent, depends, not_told, unseen};
+use crate::proof::Layer;
 use crate::side::{Attached, applies};
 use crate::witness::{PLAINTEXT, Witness};
 use crate::words;
 use crate::world::{Binding, World};
 
-pub use answer::{Answer, At, Client, Half, Request, Verdict};
+pub use answer::{Answer, At, Client, Half, Request, To, Verdict};
+pub use token::Token;
 
 /// Decides a request by what is known.
 ///
 /// # Errors
-/// The client or the path means nothing.
+/// The client or the path means nothing, or what is reached has no such enforcement point.
 pub fn explain(world: &World, request: &Request) -> Result<Answer, String> {
-    let to = NamespacedName::new(request.to.0.as_str(), request.to.1.as_str());
-    let mut asked =
-        Asked { world, request, to, halves: Vec::new(), assumed: Vec::new(), warnings: Vec::new() };
-    let mut answer = asked.answer()?;
-    answer.halves = asked.halves;
-    answer.assumed = asked.assumed;
-    answer.warnings = asked.warnings;
+    let known = match &request.to {
+        To::Service(name) => world.ports(name),
+        To::Pod(..) | To::Gateway(_) => Vec::new(),
+    };
+    let ports: Vec<Option<u16>> = match request.port {
+        None if !known.is_empty() => known.iter().map(|(port, _)| Some(*port)).collect(),
+        told => vec![told],
+    };
+    let ask =
+        |port| Asked { world, request, port, halves: vec![], assumed: vec![], warnings: vec![] }.answer();
+    let mut answers = ports.iter().map(|port| ask(*port)).collect::<Result<Vec<Answer>, String>>()?;
+    let mixed = answers.iter().any(|a| a.verdict != answers[0].verdict);
+    let worst = answers.iter().position(|a| a.verdict != Verdict::Allow).unwrap_or(0);
+    let mut answer = answers.swap_remove(worst);
+    if let Some(port) = ports[worst].filter(|_| mixed) {
+        answer.reason =
+            format!("ports of the Service are treated differently, say --port; {port}: {}", answer.reason);
+        answer.verdict = Verdict::Unknown;
+    }
     Ok(answer)
+}
+
+/// A port; any may be meant when it is open.
+#[derive(Clone, Copy)]
+struct Port {
+    number: u16,
+    open: bool,
+}
+
+impl Port {
+    fn new(told: Option<u16>) -> Self {
+        Self { number: told.unwrap_or(80), open: told.is_none() }
+    }
 }
 
 struct Asked<'a> {
     world: &'a World,
     request: &'a Request,
-    to: NamespacedName,
+    port: Option<u16>,
     halves: Vec<Half>,
     assumed: Vec<String>,
     warnings: Vec<String>,
 }
 
+/// The Pods that are reached, and how.
+struct Reached<'a> {
+    namespace: &'a str,
+    pods: Vec<Labels>,
+    port: Port,
+    /// Whom the node proxy sees.
+    peer: Option<&'a SpiffeId>,
+    /// The connection comes from a waypoint.
+    through: bool,
+}
+
 impl Asked<'_> {
-    fn answer(&mut self) -> Result<Answer, String> {
+    fn answer(mut self) -> Result<Answer, String> {
         let client = self.client()?;
-        let service = self.world.services.get(&self.to);
-        if service.is_none() {
-            if self.world.complete {
-                return Ok(unknown(None, format!("Service {} does not exist", self.to)));
-            }
-            self.assumed
-                .push(format!("Service {} exists and selects Pods labelled app={}", self.to, self.to.name));
-        }
-        let (port, target_port) =
-            ports(service.map(|s| s.ports.as_slice()).unwrap_or_default(), self.request.port);
-        let binding = self.world.waypoint_of(&self.to);
-        if let Binding::Assumed(gateway) = &binding {
-            self.assumed.push(format!("Service {} uses the waypoint {gateway}", self.to));
-        }
-        let mut peer = client.clone();
-        match (binding.gateway(), &client) {
-            _ if self.request.at == Some(At::NodeProxy) => {}
-            (None, _) if self.request.at == Some(At::Waypoint) => {
-                return Ok(unknown(None, format!("Service {} has no waypoint", self.to)));
-            }
-            (Some(gateway), _) if client.is_some() || self.request.at == Some(At::Waypoint) => {
-                let answer = self.at_waypoint(gateway, client.as_ref(), port)?;
-                if answer.verdict != Verdict::Allow || self.request.at == Some(At::Waypoint) {
-                    return Ok(answer);
+        let mut answer = match (&self.request.to, self.request.at) {
+            (To::Service(name), _) => self.service(name, client.as_ref())?,
+            (To::Gateway(name), None | Some(At::Waypoint)) => {
+                if self.world.complete && !self.world.gateways.contains_key(name) {
+                    unknown(None, format!("Gateway {name} does not exist"))
+                } else {
+                    self.at_waypoint(name, None, client.as_ref(), Port::new(self.port))?
                 }
-                let identity = format!("spiffe://{}", self.world.waypoint_identity(gateway));
-                peer = Some(SpiffeId::parse(&identity).map_err(|e| e.to_string())?);
             }
-            (Some(gateway), _) => self.warnings.push(format!(
-                "a client outside of the mesh connects to Pods directly: waypoint {gateway} does not see it"
-            )),
-            (None, _) => {}
-        }
-        let target_port = match target_port {
-            Some(port) => port,
-            None => {
-                self.assumed.push(format!("Pods listen on the port of the Service, {port}"));
-                port
+            (To::Pod(namespace, labels), None | Some(At::NodeProxy)) => {
+                let peer = client.as_ref();
+                let (pods, port) = (vec![labels.clone()], Port::new(self.port));
+                self.at_node_proxy(&Reached { namespace, pods, port, peer, through: false })?
             }
+            (to, _) => return Err(format!("{to} is not reached at that enforcement point")),
         };
-        self.at_node_proxy(client.as_ref(), peer.as_ref(), target_port)
+        answer.halves = self.halves;
+        answer.assumed = self.assumed;
+        answer.warnings = self.warnings;
+        Ok(answer)
+    }
+
+    fn service(&mut self, to: &NamespacedName, client: Option<&SpiffeId>) -> Result<Answer, String> {
+        if !self.world.services.contains_key(to) {
+            if self.world.complete {
+                return Ok(unknown(None, format!("Service {to} does not exist")));
+            }
+            self.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
+        }
+        let binding = self.world.waypoint_of(to);
+        if let Binding::Assumed(gateway) = &binding {
+            self.assumed.push(format!("Service {to} uses the waypoint {gateway}"));
+        }
+        let waypoint = match (binding.gateway(), self.request.at) {
+            (_, Some(At::NodeProxy)) => None,
+            (None, Some(At::Waypoint)) => {
+                return Ok(unknown(None, format!("Service {to} has no waypoint")));
+            }
+            (Some(gateway), None) if client.is_none() => {
+                self.warnings.push(format!(
+                    "a client outside of the mesh connects to Pods directly: waypoint {gateway} does not see it"
+                ));
+                None
+            }
+            (gateway, _) => gateway,
+        };
+        let mut waypoint_identity = None;
+        if let Some(gateway) = waypoint {
+            let answer = self.at_waypoint(gateway, Some(to), client, Port::new(self.port))?;
+            if answer.verdict != Verdict::Allow || self.request.at.is_some() {
+                return Ok(answer);
+            }
+            let identity = format!("spiffe://{}", self.world.waypoint_identity(gateway));
+            waypoint_identity = Some(SpiffeId::parse(&identity).map_err(|e| e.to_string())?);
+        }
+        let mut pods = self.world.pod_labels(to);
+        if pods.is_empty() {
+            pods.push(Labels::from([("app".to_owned(), to.name.to_string())]));
+        }
+        let through = waypoint_identity.is_some();
+        let peer = waypoint_identity.as_ref().or(client);
+        let port = self.target(to);
+        self.at_node_proxy(&Reached { namespace: &to.namespace, pods, port, peer, through })
+    }
+
+    /// The Pods' port; the Service's own where it has no such port, as files that know no Service.
+    fn target(&self, service: &NamespacedName) -> Port {
+        let known = self.world.ports(service);
+        match known.iter().find(|(port, _)| Some(*port) == self.port) {
+            Some((port, target)) => Port { number: target.unwrap_or(*port), open: target.is_none() },
+            None => Port::new(self.port),
+        }
     }
 
     fn client(&mut self) -> Result<Option<SpiffeId>, String> {
@@ -112,136 +182,145 @@ impl Asked<'_> {
         SpiffeId::new(&self.world.mesh.trust_domain, namespace, name).map(Some).map_err(|e| e.to_string())
     }
 
-    /// The waypoint's half.
+    /// The waypoint's half; that of any other Gateway for what passes it.
     fn at_waypoint(
         &mut self,
         gateway: &NamespacedName,
+        service: Option<&NamespacedName>,
         client: Option<&SpiffeId>,
-        port: u16,
+        port: Port,
     ) -> Result<Answer, String> {
-        let place = format!("waypoint {gateway}");
-        let policies = self.world.at_waypoint(gateway, Some(&self.to));
-        let method = self.request.method.as_deref().unwrap_or("GET");
-        let path = self.request.path.as_deref().unwrap_or("/");
+        let request = self.request;
+        let word = if self.world.is_waypoint(gateway) { "waypoint" } else { "gateway" };
+        let policies = self.world.at_waypoint(gateway, service);
+        let stream = service
+            .and_then(|s| self.world.services.get(s))
+            .is_some_and(|s| !port.open && s.streams.contains(&port.number));
+        let method = request.method.as_deref().unwrap_or("GET");
+        let path = request.path.as_deref().unwrap_or("/");
         let paths =
             readings(&normalize(path, self.world.normalization()).map_err(|e| format!("--path: {e}"))?);
-        let host = self.request.host.as_deref().unwrap_or(&self.to.name);
-        let headers = Fields(&self.request.headers);
-        let ip = self.request.from_ip.unwrap_or(NOWHERE);
-        let http =
-            HttpFacts { method, host, paths: &paths, headers: &headers, remote_ip: Some(ip), claims: None };
+        let host = request.host.as_deref().or(service.map(|s| &*s.name)).unwrap_or_default();
+        let headers = Fields(&request.headers);
+        let ip = request.from_ip.unwrap_or(NOWHERE);
+        let http = HttpFacts {
+            method,
+            host,
+            paths: &paths,
+            headers: &headers,
+            remote_ip: Some(request.remote_ip.unwrap_or(ip)),
+            claims: request.token.as_ref().map(|token| token as &dyn Claims),
+        };
         let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
-        let why = meltemi_policy::explain(&set, &facts(client, ip, port, Some(http)));
-        let mut answer = answer(&why, &set, &place);
-        let mut open = Vec::new();
-        if self.request.method.is_none() {
-            open.push(Attribute::Method);
-        }
-        if self.request.path.is_none() {
-            open.push(Attribute::Path);
-        }
-        if self.request.from_ip.is_none() {
-            open.extend([Attribute::SourceIp, Attribute::RemoteIp]);
-        }
+        let facts = Facts {
+            source: client,
+            source_ip: ip,
+            destination_ip: request.to_ip.unwrap_or(NOWHERE),
+            destination_port: port.number,
+            sni: request.sni.as_deref(),
+            http: (!stream).then_some(http),
+        };
+        let why = meltemi_policy::explain(&set, &facts);
+        let mut answer = answer(&why, &set, &format!("{word} {gateway}"));
         let known = Witness {
-            from: client.map_or_else(|| PLAINTEXT.to_owned(), |c| c.principal().to_owned()),
-            source_ip: self.request.from_ip,
-            port,
+            host: Some(host.to_owned()),
             method: Some(method.to_owned()),
             path: Some(paths[0].clone()),
-            host: Some(host.to_owned()),
-            headers: self.request.headers.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
-            ..Witness::default()
+            ..self.known(client, port)
         };
-        self.depends(&mut answer, &policies, Layer::Request, &known, &open);
+        let layer = if stream { Layer::Connection } else { Layer::Request };
+        let told = Told { policies: &policies, layer, known: &known };
+        depends(&mut answer, &told, &not_told(request, port.open, stream));
+        if !stream {
+            self.assumed.extend(absent(&answer, &told, request.token.is_some()));
+            let (assumed, warnings) = unseen(request);
+            self.assumed.extend(assumed);
+            self.warnings.extend(warnings);
+        }
         self.half(&answer, client);
         Ok(answer)
     }
 
-    /// What was not told must not matter: when another value of it is decided otherwise, nobody knows.
-    fn depends(
-        &self,
-        answer: &mut Answer,
-        policies: &[Attached],
-        layer: Layer,
-        known: &Witness,
-        open: &[Attribute],
-    ) {
-        if answer.verdict == Verdict::Unknown || open.is_empty() {
-            return;
+    /// What is told of a request, but for method, path and host.
+    fn known(&self, client: Option<&SpiffeId>, port: Port) -> Witness {
+        let request = self.request;
+        let headers = request.headers.iter();
+        Witness {
+            from: client.map_or_else(|| PLAINTEXT.to_owned(), |c| c.principal().to_owned()),
+            source_ip: request.from_ip,
+            destination_ip: request.to_ip,
+            remote_ip: request.remote_ip.or(request.from_ip),
+            port: port.number,
+            headers: headers.map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
+            request_principal: request.token.as_ref().and_then(|t| t.principal()).map(str::to_owned),
+            claims: request.token.as_ref().map(|t| t.claims().clone()).unwrap_or_default(),
+            sni: request.sni.clone(),
+            ..Witness::default()
         }
-        let differs = |open: &[Attribute]| {
-            let Ok(mut judge) = Judge::new(policies, layer, &given(known, layer, open), &Hints::default())
-            else {
-                return false;
-            };
-            judge.without_extras();
-            let other = if answer.verdict == Verdict::Allow { judge.denied() } else { judge.allowed(&[]) };
-            other != Found::No
-        };
-        if !differs(open) {
-            return;
-        }
-        let single: Vec<&str> =
-            open.iter().filter(|a| differs(std::slice::from_ref(a))).map(option).collect();
-        let mut names = if single.is_empty() { open.iter().map(option).collect() } else { single };
-        names.dedup();
-        answer.verdict = Verdict::Unknown;
-        answer.reason = format!("the policies look at what was not told: say {}", names.join(" and "));
     }
 
-    fn at_node_proxy(
-        &mut self,
-        client: Option<&SpiffeId>,
-        peer: Option<&SpiffeId>,
-        port: u16,
-    ) -> Result<Answer, String> {
-        let policies = self.world.at_node_proxy(&self.to.namespace);
-        let mut pods = self.world.pod_labels(&self.to);
-        if pods.is_empty() {
-            pods.push(Labels::from([("app".to_owned(), self.to.name.to_string())]));
-        }
-        let mut answers: Vec<Answer> = Vec::new();
-        for labels in &pods {
-            let near: Vec<Attached> =
-                policies.iter().filter(|a| applies(&a.guard, labels)).cloned().collect();
-            let near: Vec<Attached> =
-                near.into_iter().map(|a| Attached { policy: a.policy, guard: Vec::new() }).collect();
-            let set =
-                PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy))).map_err(|e| e.to_string())?;
-            // Through a waypoint the connection comes from the waypoint's address.
-            let ip = if peer == client { self.request.from_ip } else { None };
-            let why = meltemi_policy::explain(&set, &facts(peer, ip.unwrap_or(NOWHERE), port, None));
-            let mut answer = answer(&why, &set, "node proxy");
-            let known = Witness {
-                from: peer.map_or_else(|| PLAINTEXT.to_owned(), |c| c.principal().to_owned()),
-                source_ip: ip,
-                port,
-                ..Witness::default()
-            };
-            let open = if ip.is_none() { &[Attribute::SourceIp][..] } else { &[] };
-            self.depends(&mut answer, &near, Layer::Connection, &known, open);
-            answers.push(answer);
-        }
-        let mut all = answers.iter().map(|a| a.verdict);
-        let first = all.next();
-        let mixed = all.any(|v| Some(v) != first);
+    fn at_node_proxy(&mut self, reached: &Reached<'_>) -> Result<Answer, String> {
+        let policies = self.world.at_node_proxy(reached.namespace);
+        let answers = reached.pods.iter().map(|labels| self.at_pod(reached, &policies, labels));
+        let mut answers = answers.collect::<Result<Vec<Answer>, String>>()?;
+        let mixed = answers.iter().any(|a| a.verdict != answers[0].verdict);
         let worst = answers.iter().position(|a| a.verdict != Verdict::Allow).unwrap_or(0);
         let mut answer = answers.swap_remove(worst);
         if mixed {
             answer.verdict = Verdict::Unknown;
-            answer.reason =
-                format!("Pods of the Service are treated differently; one of them: {}", answer.reason);
-        } else if peer != client
+            answer.reason = format!(
+                "Pods of the Service are treated differently, ask for one by --to-pod; one of them: {}",
+                answer.reason
+            );
+        } else if reached.through
             && answer.verdict == Verdict::Deny
-            && let Some(peer) = peer
+            && let Some(peer) = reached.peer
         {
             answer.reason = format!(
                 "{}; the connection comes from the waypoint ({peer}), which this policy does not admit",
                 answer.reason
             );
         }
-        self.half(&answer, peer);
+        self.half(&answer, reached.peer);
+        Ok(answer)
+    }
+
+    fn at_pod(
+        &self,
+        reached: &Reached<'_>,
+        policies: &[Attached],
+        labels: &Labels,
+    ) -> Result<Answer, String> {
+        let near = policies.iter().filter(|a| applies(&a.guard, labels));
+        let near: Vec<Attached> =
+            near.map(|a| Attached { policy: Arc::clone(&a.policy), guard: Vec::new() }).collect();
+        let set =
+            PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy))).map_err(|e| e.to_string())?;
+        let mut known = self.known(reached.peer, reached.port);
+        if reached.through {
+            // The connection is between other addresses than the request.
+            (known.source_ip, known.destination_ip) = (None, None);
+        }
+        let facts = Facts {
+            source: reached.peer,
+            source_ip: known.source_ip.unwrap_or(NOWHERE),
+            destination_ip: known.destination_ip.unwrap_or(NOWHERE),
+            destination_port: reached.port.number,
+            sni: None,
+            http: None,
+        };
+        let mut answer = answer(&meltemi_policy::explain(&set, &facts), &set, "node proxy");
+        let open = [
+            (Attribute::SourceIp, known.source_ip.is_none()),
+            (Attribute::DestinationIp, known.destination_ip.is_none()),
+            (Attribute::DestinationPort, reached.port.open),
+        ];
+        let open: Vec<Attribute> = open.into_iter().filter(|(_, open)| *open).map(|(a, _)| a).collect();
+        depends(&mut answer, &Told { policies: &near, layer: Layer::Connection, known: &known }, &open);
+        if reached.through && answer.verdict == Verdict::Unknown {
+            answer.reason =
+                format!("{} (--at node-proxy, --to-pod and the waypoint as --from)", answer.reason);
+        }
         Ok(answer)
     }
 
@@ -256,15 +335,6 @@ impl Asked<'_> {
 }
 
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-
-/// The option that tells an attribute.
-fn option(attribute: &Attribute) -> &'static str {
-    match attribute {
-        Attribute::Method => "--method",
-        Attribute::Path => "--path",
-        _ => "--from-ip",
-    }
-}
 
 fn unknown(place: Option<&str>, reason: String) -> Answer {
     Answer {
@@ -308,66 +378,5 @@ impl Headers for Fields<'_> {
     }
 }
 
-fn facts<'a>(source: Option<&'a SpiffeId>, ip: IpAddr, port: u16, http: Option<HttpFacts<'a>>) -> Facts<'a> {
-    Facts { source, source_ip: ip, destination_ip: NOWHERE, destination_port: port, sni: None, http }
-}
-
-/// Port of the Service and of its Pods; a named one is not known here.
-fn ports(list: &[(u16, Option<u16>)], wanted: Option<u16>) -> (u16, Option<u16>) {
-    let found = list.iter().find(|(port, _)| wanted.is_none_or(|w| w == *port));
-    match (found, wanted) {
-        (Some((port, target)), _) => (*port, *target),
-        (None, port) => (port.unwrap_or(80), Some(port.unwrap_or(80))),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use meltemi_translate::MeshConfig;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn policies() -> Vec<Value> {
-        vec![
-            json!({"kind": "AuthorizationPolicy", "metadata": {"name": "l4", "namespace": "default"}, "spec": {
-                "selector": {"matchLabels": {"app": "web"}},
-                "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/default/sa/gw"]}}]}]}}),
-            json!({"kind": "AuthorizationPolicy", "metadata": {"name": "l7", "namespace": "default"}, "spec": {
-                "targetRefs": [{"kind": "Service", "group": "", "name": "web"}],
-                "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/default/sa/curl"]}}],
-                           "to": [{"operation": {"methods": ["GET"]}}]}]}}),
-        ]
-    }
-
-    fn ask(objects: &[Value], from: &str, method: Option<&str>) -> Answer {
-        let request = Request {
-            method: method.map(str::to_owned),
-            path: method.map(|_| "/".into()),
-            ..Request::new(Client::Account("default".into(), from.into()), "default", "web")
-        };
-        explain(&World::read(objects, MeshConfig::default()).whole().unwrap(), &request).unwrap()
-    }
-
-    #[test]
-    fn both_layers_and_what_was_not_told() {
-        let mut objects = policies();
-        let only_l4 = &objects[..1];
-        assert_eq!(ask(only_l4, "gw", None).verdict, Verdict::Allow);
-        let denied = ask(only_l4, "curl", None);
-        assert_eq!((denied.verdict, denied.policy.as_deref()), (Verdict::Deny, Some("default/l4")));
-        assert_eq!(denied.enforced_at.as_deref(), Some("node proxy"));
-        assert!(denied.assumed.iter().any(|a| a.contains("Service default/web")));
-        // With the waypoint: the layer 7 policy first, then the trap of the layer 4 policy that forgets the waypoint.
-        assert_eq!(ask(&objects, "curl", None).verdict, Verdict::Unknown);
-        assert_eq!(
-            ask(&objects, "curl", Some("DELETE")).enforced_at.as_deref(),
-            Some("waypoint default/waypoint")
-        );
-        let trap = ask(&objects, "curl", Some("GET"));
-        assert!(trap.verdict == Verdict::Deny && trap.reason.contains("comes from the waypoint"), "{trap:?}");
-        objects[0]["spec"]["rules"][0]["from"][0]["source"]["principals"] =
-            json!(["cluster.local/ns/default/sa/gw", "cluster.local/ns/default/sa/waypoint"]);
-        assert_eq!(ask(&objects, "curl", Some("GET")).verdict, Verdict::Allow);
-    }
-}
+mod tests;

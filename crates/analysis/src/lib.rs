@@ -17,9 +17,9 @@ pub mod witness;
 mod words;
 pub mod world;
 
-pub use compare::{Difference, Differences, Place, Unknown, compare};
+pub use compare::{Difference, Differences, Place, Reach, Unknown, compare};
 pub use diff::diff;
-pub use explain::{Answer, At, Client, Half, Request, Verdict, explain};
+pub use explain::{Answer, At, Client, Half, Request, To, Token, Verdict, explain};
 pub use findings::{Finding, Level, analyze};
 pub use proof::{Guard, Layer};
 pub use side::Attached;

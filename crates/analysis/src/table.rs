@@ -6,9 +6,11 @@ mod report;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use meltemi_model::NamespacedName;
+use meltemi_translate::facts::Labels;
 use serde::{Deserialize, Serialize};
 
-use crate::explain::{Answer, Client, Request, Verdict, explain};
+use crate::explain::{Answer, At, Client, Request, To, Token, Verdict, explain};
 use crate::world::World;
 
 pub use report::{junit, sarif};
@@ -44,9 +46,25 @@ pub struct Row {
     /// Address of the client.
     #[serde(default, rename = "fromIP")]
     pub from_ip: Option<IpAddr>,
+    /// The address of the original client, where trusted proxies say another one.
+    #[serde(default, rename = "remoteIP")]
+    pub remote_ip: Option<IpAddr>,
     /// Services: `SERVICE` or `SERVICE.NAMESPACE`.
-    pub to: OneOrMany,
-    /// Port of the Service.
+    #[serde(default)]
+    pub to: Option<OneOrMany>,
+    /// Pods in place of Services: `NAMESPACE/KEY=VALUE,KEY=VALUE`.
+    #[serde(default)]
+    pub to_pod: Option<OneOrMany>,
+    /// Gateways in place of Services: `GATEWAY` or `GATEWAY.NAMESPACE`.
+    #[serde(default)]
+    pub to_gateway: Option<OneOrMany>,
+    /// The address that is addressed.
+    #[serde(default, rename = "toIP")]
+    pub to_ip: Option<IpAddr>,
+    /// `waypoint` or `node-proxy`: the only enforcement point that is asked.
+    #[serde(default)]
+    pub at: Option<Place>,
+    /// Port of the Service, or of the Pod.
     #[serde(default)]
     pub port: Option<u16>,
     /// HTTP methods.
@@ -55,14 +73,42 @@ pub struct Row {
     /// HTTP paths.
     #[serde(default)]
     pub path: Option<OneOrMany>,
+    /// HTTP host.
+    #[serde(default)]
+    pub host: Option<String>,
     /// HTTP headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Server name of TLS.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// `ISSUER/SUBJECT` of the token.
+    #[serde(default)]
+    pub request_principal: Option<String>,
+    /// Audiences of the token.
+    #[serde(default)]
+    pub audiences: Vec<String>,
+    /// Authorized presenter of the token.
+    #[serde(default)]
+    pub presenter: Option<String>,
+    /// Claims of the token by name, or by `[outer][inner]`.
+    #[serde(default)]
+    pub claims: BTreeMap<String, OneOrMany>,
     /// `ALLOW`, `DENY` or `UNKNOWN`.
     pub expect: Expect,
     /// The policy that has to decide, `NAMESPACE/NAME`.
     #[serde(default)]
     pub policy: Option<String>,
+}
+
+/// An enforcement point in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// The waypoint.
+    Waypoint,
+    /// The node proxy.
+    NodeProxy,
 }
 
 /// An expected verdict.
@@ -133,12 +179,56 @@ pub fn client(text: &str) -> Result<Client, String> {
     })
 }
 
-/// Reads `SERVICE` or `SERVICE.NAMESPACE`, as namespace and name.
-pub fn service(text: &str, namespace: &str) -> (String, String) {
+/// Reads `SERVICE` or `SERVICE.NAMESPACE`.
+pub fn service(text: &str, namespace: &str) -> NamespacedName {
     match text.split_once('.') {
-        Some((service, rest)) => (rest.split('.').next().unwrap_or(rest).to_owned(), service.to_owned()),
-        None => (namespace.to_owned(), text.to_owned()),
+        Some((service, rest)) => NamespacedName::new(rest.split('.').next().unwrap_or(rest), service),
+        None => NamespacedName::new(namespace, text),
     }
+}
+
+/// Reads a Pod by its namespace and labels, `NAMESPACE/KEY=VALUE,KEY=VALUE`.
+///
+/// # Errors
+/// It is something else.
+pub fn pod(text: &str) -> Result<To, String> {
+    let (namespace, rest) = text.split_once('/').unwrap_or((text, ""));
+    let pair = |text: &str| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let labels: Option<Labels> = rest.split(',').filter(|l| !l.is_empty()).map(pair).collect();
+    match labels.filter(|_| !namespace.is_empty() && !namespace.contains('=')) {
+        Some(labels) => Ok(To::Pod(namespace.to_owned(), labels)),
+        None => {
+            Err(format!("{text:?} is no Pod: expected NAMESPACE/KEY=VALUE,KEY=VALUE, e.g. default/app=web"))
+        }
+    }
+}
+
+/// Reads a claim, `NAME=VALUE`; the name may be `[outer][inner]`.
+///
+/// # Errors
+/// It is something else.
+pub fn claim(text: &str) -> Result<(String, String), String> {
+    let split = if text.starts_with('[') {
+        text.split_once("]=").map(|(name, value)| (format!("{name}]"), value.to_owned()))
+    } else {
+        text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
+    split.ok_or_else(|| format!("{text:?}: expected NAME=VALUE or [OUTER][INNER]=VALUE"))
+}
+
+/// The token that a row or a command line tells of.
+///
+/// # Errors
+/// It contradicts itself.
+pub fn token(
+    principal: Option<&str>,
+    audiences: &[String],
+    presenter: Option<&str>,
+    claims: impl IntoIterator<Item = (String, String)>,
+) -> Result<Option<Token>, String> {
+    let named = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    let all = audiences.iter().map(|a| named("aud", a)).chain(presenter.map(|p| named("azp", p)));
+    Token::told(principal, all.chain(claims))
 }
 
 /// Runs every request of a table. `namespace` is that of Services that are written without.
@@ -156,41 +246,73 @@ pub fn run(world: &World, table: &Table, namespace: &str) -> Vec<Outcome> {
 
 type Named = (String, Request);
 
+/// What a row reaches: as it is written, and what that means.
+fn reached(row: &Row, namespace: &str) -> Result<Vec<(String, To)>, String> {
+    match (&row.to, &row.to_pod, &row.to_gateway) {
+        (Some(to), None, None) => {
+            Ok(to.all().iter().map(|t| (t.clone(), To::Service(service(t, namespace)))).collect())
+        }
+        (None, Some(to), None) => to.all().iter().map(|t| Ok((t.clone(), pod(t)?))).collect(),
+        (None, None, Some(to)) => {
+            Ok(to.all().iter().map(|t| (t.clone(), To::Gateway(service(t, namespace)))).collect())
+        }
+        _ => Err("one of `to`, `toPod` and `toGateway` says what is reached".to_owned()),
+    }
+}
+
 fn requests(row: &Row, namespace: &str) -> Vec<Result<Named, String>> {
     let optional = |list: &Option<OneOrMany>| match list {
         None => vec![None],
         Some(list) => list.all().iter().cloned().map(Some).collect::<Vec<_>>(),
     };
+    let all = match reached(row, namespace) {
+        Ok(all) => all,
+        Err(why) => return vec![Err(why)],
+    };
     let mut out = Vec::new();
     for from in row.from.all() {
-        for to in row.to.all() {
+        for (name, to) in &all {
             for method in optional(&row.method) {
                 for path in optional(&row.path) {
                     let words = [
                         Some(from.clone()),
                         Some("to".into()),
-                        Some(to.clone()),
+                        Some(name.clone()),
                         method.clone(),
                         path.clone(),
                     ];
                     let text = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
-                    let request = client(from).map(|from| Request {
-                        from,
-                        from_ip: row.from_ip,
-                        to: service(to, namespace),
-                        at: None,
-                        port: row.port,
-                        method: method.clone(),
-                        path: path.clone(),
-                        host: None,
-                        headers: row.headers.clone().into_iter().collect(),
-                    });
+                    let request = request(row, from, to, (method.clone(), path));
                     out.push(request.map(|request| (text, request)));
                 }
             }
         }
     }
     out
+}
+
+fn request(
+    row: &Row,
+    from: &str,
+    to: &To,
+    (method, path): (Option<String>, Option<String>),
+) -> Result<Request, String> {
+    let claims = row.claims.iter().flat_map(|(k, all)| all.all().iter().map(|v| (k.clone(), v.clone())));
+    Ok(Request {
+        from: client(from)?,
+        from_ip: row.from_ip,
+        remote_ip: row.remote_ip,
+        to: to.clone(),
+        to_ip: row.to_ip,
+        at: row.at.map(|at| if at == Place::Waypoint { At::Waypoint } else { At::NodeProxy }),
+        port: row.port,
+        method,
+        path,
+        host: row.host.clone(),
+        headers: row.headers.clone().into_iter().collect(),
+        sni: row.sni.clone(),
+        token: token(row.request_principal.as_deref(), &row.audiences, row.presenter.as_deref(), claims)?,
+    })
 }
 
 fn title(row: &Row, request: &Result<Named, String>) -> String {

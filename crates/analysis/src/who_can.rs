@@ -9,7 +9,7 @@ use meltemi_policy::PolicySet;
 use meltemi_translate::facts::Labels;
 use serde::Serialize;
 
-use crate::ask::{Given, Judge, exactly};
+use crate::ask::{Given, Judge, exactly, ports};
 use crate::proof::{Answer, Hints, Layer, Value};
 use crate::side::{Attached, Item, applies};
 use crate::witness::{PLAINTEXT, Witness};
@@ -28,6 +28,8 @@ const HOST: &str = "other";
 pub struct Question {
     /// The Service: namespace and name.
     pub to: NamespacedName,
+    /// Port of the Service; any that it has when none.
+    pub port: Option<u16>,
     /// HTTP method; any when none.
     pub method: Option<String>,
     /// HTTP path; any when none.
@@ -107,7 +109,14 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
         }
         out.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
     }
-    let (port, target_port) = service.and_then(|s| s.ports.first()).copied().unwrap_or((80, Some(80)));
+    let known: Vec<(u16, Option<u16>)> =
+        world.ports(to).into_iter().filter(|(port, _)| question.port.is_none_or(|p| p == *port)).collect();
+    // Of a Service that is not known, and of a port that it has not, the number is all that there is.
+    let own = |stream: bool| {
+        let streams = service.map(|s| &s.streams);
+        let all = known.iter().map(|(port, _)| *port).chain(question.port.filter(|_| known.is_empty()));
+        all.filter(|port| streams.is_some_and(|s| s.contains(port)) == stream).collect::<Vec<u16>>()
+    };
     let binding = world.waypoint_of(to);
     let gateway = binding.gateway();
     if let Some(gateway) = gateway {
@@ -115,15 +124,31 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
             out.assumed.push(format!("Service {to} uses the waypoint {gateway}"));
         }
         let policies = world.at_waypoint(gateway, Some(to));
-        let mut given: Vec<Given> = vec![(Attribute::DestinationPort, Some(ValueMatch::Port(port)))];
-        given.extend(question.method.as_ref().map(|m| exactly(Attribute::Method, m)));
-        given.extend(question.path.as_ref().map(|p| exactly(Attribute::Path, p)));
         let place = format!("waypoint {gateway}");
-        let way = "requests of mesh clients to the Service".to_owned();
-        out.doors.push(door(world, &policies, Layer::Request, &given, (place, way))?);
+        let (http, streams) = (own(false), own(true));
+        if !http.is_empty() || streams.is_empty() {
+            let mut given: Vec<Given> = some_ports(http);
+            given.extend(question.method.as_ref().map(|m| exactly(Attribute::Method, m)));
+            given.extend(question.path.as_ref().map(|p| exactly(Attribute::Path, p)));
+            let way = "requests of mesh clients to the Service".to_owned();
+            out.doors.push(door(world, &policies, Layer::Request, &given, (place.clone(), way))?);
+        }
+        if !streams.is_empty() {
+            let way = "connections of mesh clients to ports of the Service that are TCP or TLS".to_owned();
+            let given = some_ports(streams);
+            out.doors.push(door(world, &policies, Layer::Connection, &given, (place, way))?);
+        }
     }
-    let given: Vec<Given> =
-        target_port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();
+    let targets: Option<Vec<u16>> = known.iter().map(|(_, target)| *target).collect();
+    let targets = match (targets, question.port) {
+        (Some(all), Some(port)) if all.is_empty() => vec![port],
+        (Some(all), _) => all,
+        (None, _) => {
+            out.assumed.push("the Pods' ports may be any: some have a name that is not known".to_owned());
+            Vec::new()
+        }
+    };
+    let given = some_ports(targets);
     let mut admitted = true;
     for (labels, policies) in pods(world, to) {
         let place = if labels.is_empty() {
@@ -145,6 +170,11 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
     }
     out.waypoint_admitted = gateway.map(|_| admitted);
     Ok(out)
+}
+
+/// One of some ports; nothing when it may be any.
+fn some_ports(all: Vec<u16>) -> Vec<Given> {
+    if all.is_empty() { Vec::new() } else { vec![ports(all)] }
 }
 
 /// The Service's Pods by the policies that apply to them; with labels where they differ.
@@ -330,6 +360,7 @@ mod tests {
         let world = World::read(objects, MeshConfig::default()).whole().unwrap();
         let question = Question {
             to: NamespacedName::new("default", "web"),
+            port: None,
             method: method.map(str::to_owned),
             path: None,
         };

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use meltemi_model::SpiffeId;
 use meltemi_model::authz::Attribute;
-use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::http::{Normalization, normalize, readings};
 use meltemi_policy::{Claims, Decision, Facts, Headers, HttpFacts, PolicySet, decide};
 use serde::Serialize;
@@ -45,7 +45,7 @@ pub struct Witness {
     /// `<issuer>/<subject>` of the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_principal: Option<String>,
-    /// Claims of the token, by path joined with `.`.
+    /// Claims of the token, by name; a claim inside of another one is `[outer][inner]`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, Vec<String>>,
     /// Server name of TLS.
@@ -59,6 +59,22 @@ pub struct Witness {
 /// Word for a client without an identity.
 pub const PLAINTEXT: &str = "plaintext";
 
+/// The name of a claim: as it is, or `[outer][inner]`.
+pub fn claim_name(path: &[Arc<str>]) -> String {
+    match path {
+        [name] if !name.starts_with('[') => name.to_string(),
+        parts => parts.iter().map(|part| format!("[{part}]")).collect(),
+    }
+}
+
+/// The path that [`claim_name`] names.
+pub fn claim_path(name: &str) -> Vec<Arc<str>> {
+    match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(parts) => parts.split("][").map(Arc::from).collect(),
+        None => vec![name.into()],
+    }
+}
+
 impl Headers for Witness {
     fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
         if let Some(value) = self.headers.get(name) {
@@ -69,7 +85,7 @@ impl Headers for Witness {
 
 impl Claims for Witness {
     fn each(&self, path: &[Arc<str>], with: &mut dyn FnMut(&str)) {
-        for value in self.claims.get(&path.join(".")).into_iter().flatten() {
+        for value in self.claims.get(&claim_name(path)).into_iter().flatten() {
             with(value);
         }
     }
@@ -99,7 +115,7 @@ impl Witness {
             (Dimension::Identity, Value::Text(text)) => self.from.clone_from(text),
             (Dimension::Identity, Value::Absent) => PLAINTEXT.clone_into(&mut self.from),
             (Dimension::Claim(path), Value::Text(text)) => {
-                self.claims.entry(path.join(".")).or_default().push(text.clone());
+                self.claims.entry(claim_name(path)).or_default().push(text.clone());
             }
             (Dimension::Label(label), Value::Text(text)) => {
                 self.labels.insert(label.to_string(), text.clone());
@@ -125,24 +141,36 @@ impl Witness {
         }
     }
 
-    /// The command that explains a request to the waypoint of a Service; none when it cannot say all of it.
-    pub(crate) fn command(&self, to: &NamespacedName) -> Option<String> {
-        let token = self.request_principal.is_some() || !self.claims.is_empty() || self.sni.is_some();
-        let other_ip = self.remote_ip.is_some() && self.remote_ip != self.source_ip;
-        if token || other_ip || self.destination_ip.is_some() {
-            return None;
+    /// The command that explains it; none when it cannot say all of it. `place` names the enforcement point and what is
+    /// reached there.
+    pub(crate) fn command(&self, place: &str) -> Option<String> {
+        let mut words =
+            vec![format!("meltemi authz explain {place} --from {} --port {}", self.from, self.port)];
+        let mut say = |option: &str, value: &str| words.push(format!("--{option} {}", quoted(value)));
+        for (option, text) in [
+            ("method", &self.method),
+            ("path", &self.path),
+            ("host", &self.host),
+            ("sni", &self.sni),
+            ("request-principal", &self.request_principal),
+        ] {
+            text.iter().for_each(|text| say(option, text));
         }
-        let (method, path) = (self.method.as_ref()?, self.path.as_ref()?);
-        let mut words = vec![
-            format!(
-                "meltemi authz explain --at waypoint --from {} --to {}.{}",
-                self.from, to.name, to.namespace
-            ),
-            format!("--port {} --method {} --path {}", self.port, quoted(method), quoted(path)),
-        ];
-        words.extend(self.source_ip.map(|ip| format!("--from-ip {ip}")));
-        words.extend(self.host.iter().filter(|h| ***h != *to.name).map(|h| format!("--host {}", quoted(h))));
-        words.extend(self.headers.iter().map(|(n, v)| format!("--header {}", quoted(&format!("{n}={v}")))));
+        for (option, ip) in
+            [("from-ip", self.source_ip), ("to-ip", self.destination_ip), ("remote-ip", self.remote_ip)]
+        {
+            ip.iter().for_each(|ip| say(option, &ip.to_string()));
+        }
+        self.headers.iter().for_each(|(name, value)| say("header", &format!("{name}={value}")));
+        for (name, text) in self.claims.iter().flat_map(|(name, all)| all.iter().map(move |t| (name, t))) {
+            // `iss` and `sub` say the same as the principal, which a witness need not know.
+            match name.as_str() {
+                "iss" | "sub" => return None,
+                "aud" => say("audience", text),
+                "azp" => say("presenter", text),
+                name => say("claim", &format!("{name}={text}")),
+            }
+        }
         Some(words.join(" "))
     }
 
@@ -185,7 +213,7 @@ impl Witness {
 }
 
 /// As a shell reads it.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()

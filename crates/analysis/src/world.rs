@@ -37,6 +37,10 @@ pub struct Service {
     pub selector: Labels,
     /// Its ports and those of its Pods; a named port of a Pod is none.
     pub ports: Vec<(u16, Option<u16>)>,
+    /// Names of Pods' ports, by the Service's.
+    pub named: BTreeMap<u16, String>,
+    /// Ports that are declared to be TCP or TLS: a waypoint judges connections there, and no requests.
+    pub streams: BTreeSet<u16>,
 }
 
 /// A Gateway.
@@ -59,6 +63,8 @@ pub struct Workload {
     pub labels: Labels,
     /// Their ServiceAccount.
     pub account: String,
+    /// Ports that have a name.
+    pub ports: BTreeMap<String, u16>,
 }
 
 /// Everything that is known.
@@ -157,14 +163,37 @@ impl World {
         all.into_iter().map(|(namespace, name)| format!("{domain}/ns/{namespace}/sa/{name}")).collect()
     }
 
+    /// What runs behind a Service.
+    fn behind<'a>(
+        &'a self,
+        name: &'a NamespacedName,
+        service: &'a Service,
+    ) -> impl Iterator<Item = &'a Workload> {
+        let near = self.workloads.iter().filter(|w| w.name.namespace == name.namespace);
+        near.filter(|w| {
+            !service.selector.is_empty() && service.selector.iter().all(|(k, v)| w.labels.get(k) == Some(v))
+        })
+    }
+
+    /// Ports of a Service and those of its Pods; none where the Pods' port has a name that they do not all have for one
+    /// and the same port.
+    pub fn ports(&self, service: &NamespacedName) -> Vec<(u16, Option<u16>)> {
+        let Some(known) = self.services.get(service) else { return Vec::new() };
+        let resolved = |(port, target): &(u16, Option<u16>)| {
+            let named = known.named.get(port).and_then(|name| {
+                let all: BTreeSet<Option<u16>> =
+                    self.behind(service, known).map(|w| w.ports.get(name).copied()).collect();
+                if all.len() == 1 { all.into_iter().next().flatten() } else { None }
+            });
+            (*port, target.or(named))
+        };
+        known.ports.iter().map(resolved).collect()
+    }
+
     /// Labels of Pods of a Service: of what it selects, else what it selects by.
     pub fn pod_labels(&self, service: &NamespacedName) -> Vec<Labels> {
         let Some(known) = self.services.get(service) else { return Vec::new() };
-        let near = self.workloads.iter().filter(|w| w.name.namespace == service.namespace);
-        let fits = |w: &&Workload| {
-            !known.selector.is_empty() && known.selector.iter().all(|(k, v)| w.labels.get(k) == Some(v))
-        };
-        let mut all: Vec<Labels> = near.filter(fits).map(|w| w.labels.clone()).collect();
+        let mut all: Vec<Labels> = self.behind(service, known).map(|w| w.labels.clone()).collect();
         all.sort();
         all.dedup();
         if all.is_empty() && !known.selector.is_empty() {

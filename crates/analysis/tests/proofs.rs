@@ -34,7 +34,9 @@ fn place(layer: Layer) -> Place {
         port: 80,
         host: "web".into(),
         identities: vec!["td/ns/a/sa/x".into()],
-        service: None,
+        reach: None,
+        ports: vec![],
+        other_ports: vec![],
     }
 }
 
@@ -342,7 +344,8 @@ fn world(policies: &[Attached]) -> World {
 /// Who may reach the Service that the policies are attached to.
 fn granted(policies: &[Attached]) -> Vec<Grant> {
     let to = NamespacedName::new("ns", "web");
-    let found = who_can(&world(policies), &Question { to, method: None, path: None }).unwrap();
+    let found =
+        who_can(&world(policies), &Question { to, port: Some(80), method: None, path: None }).unwrap();
     // Without policies there is no waypoint, and the node proxy lets everybody in.
     let door = found.doors.into_iter().next().unwrap();
     assert_eq!(door.unknown, Vec::<String>::new());

@@ -82,6 +82,115 @@ fn a_difference_has_a_condition_and_a_witness_that_explain_confirms() {
     assert_eq!((code, &found["unknown"][0]["policy"]), (2, &Value::from("default/ask")), "{found}");
 }
 
+/// Words of a command as a shell reads them.
+fn words(command: &str) -> Vec<String> {
+    let (mut out, mut word, mut quoted) = (vec![], String::new(), false);
+    for c in command.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => out.push(std::mem::take(&mut word)),
+            other => word.push(other),
+        }
+    }
+    out.push(word);
+    out
+}
+
+#[test]
+fn every_difference_has_a_command_that_confirms_it() {
+    let policy = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: default}}\nspec: {spec}\n---\n"
+        )
+    };
+    let web = "targetRefs: [{kind: Service, group: '', name: web}]";
+    let when = |key: &str, value: &str| {
+        policy("p", &format!("{{{web}, rules: [{{when: [{{key: '{key}', values: ['{value}']}}]}}]}}"))
+    };
+    let rules = |action: &str, from: &str| {
+        policy(
+            "p",
+            &format!(
+                "{{action: {action}, selector: {{matchLabels: {{app.kubernetes.io/name: web}}}}, rules: [{{from: [{{source: {{{from}}}}}]}}]}}"
+            ),
+        )
+    };
+    let gateway = "targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: gw}], rules: [{to: [{operation: {hosts: [a.example]}}]}]";
+    // What is there before, what comes instead; each difference is at one of the places.
+    let cases = [
+        (when("request.auth.claims[groups]", "admin"), when("request.auth.claims[groups]", "ad*")),
+        (when("request.auth.claims[realm][roles]", "a"), when("request.auth.claims[realm][roles]", "b")),
+        (when("request.auth.principal", "https://a/b"), when("request.auth.principal", "https://a/*")),
+        (when("request.auth.audiences", "a"), when("request.auth.presenter", "a")),
+        (when("request.headers[x-h]", "a b"), when("request.headers[x-h]", "*")),
+        (when("connection.sni", "a.example"), when("remote.ip", "10.0.0.0/8")),
+        (when("destination.ip", "10.0.0.0/8"), when("source.ip", "fd00::/8")),
+        (rules("DENY", "ipBlocks: [10.0.0.0/8]"), rules("DENY", "ipBlocks: [10.1.0.0/16]")),
+        (rules("ALLOW", "namespaces: [a]"), rules("ALLOW", "namespaces: [b]")),
+        (
+            policy("p", &format!("{{{gateway}}}")),
+            policy("p", &format!("{{{}}}", gateway.replace("a.example", "b.example"))),
+        ),
+    ];
+    for (old, new) in cases {
+        let files = Files::new(&[("old.yaml", &old), ("new.yaml", &new)]);
+        let (before, after) = (files.path("old.yaml"), files.path("new.yaml"));
+        let (code, found) = json(&["authz", "diff", &before, &after]);
+        assert_eq!(code, 1, "{found}");
+        let list = |name: &str| found[name].as_array().unwrap().clone();
+        let mut count = 0;
+        for (difference, allowed) in list("newlyAllowed")
+            .iter()
+            .map(|d| (d, true))
+            .chain(list("newlyDenied").iter().map(|d| (d, false)))
+        {
+            let command = words(difference["explain"].as_str().unwrap_or_else(|| panic!("{difference}")));
+            for (file, allow) in [(&before, !allowed), (&after, allowed)] {
+                let args: Vec<&str> = command[1..].iter().map(String::as_str).chain(["-f", file]).collect();
+                let (code, out) = run(&args);
+                assert_eq!(code, i32::from(!allow), "{args:?}: {out}");
+            }
+            count += 1;
+        }
+        assert!(count > 0, "{found}");
+    }
+}
+
+#[test]
+fn a_request_is_told_by_flags_and_by_rows() {
+    let policy = POLICY.replace("METHODS", "GET").replace(
+        "    to:",
+        "    when: [{key: 'request.auth.claims[groups]', values: [admin]}, {key: request.auth.audiences, values: [shop]}]\n    to:",
+    );
+    let row =
+        "from: default/curl, at: waypoint, method: GET, path: /a, requestPrincipal: i/s, audiences: [shop]";
+    let table = format!(
+        "tests:\n- {{{row}, to: web, claims: {{groups: [x, admin]}}, expect: ALLOW}}\n- {{{row}, to: web, claims: {{groups: x}}, expect: DENY}}\n- {{{row}, expect: DENY}}\n"
+    );
+    let files = Files::new(&[("p.yaml", &policy), ("t.yaml", &table)]);
+    let (code, out) = run(&["authz", "test", &files.path("t.yaml"), "-f", &files.path("p.yaml")]);
+    assert!(code == 1 && out.contains("2 passed, 1 failed") && out.contains("says what is reached"), "{out}");
+    let file = files.path("p.yaml");
+    let ask = |more: &[&str]| {
+        let args =
+            "authz explain --at waypoint --from default/curl --method GET --path /a --request-principal i/s";
+        run(&[&args.split(' ').collect::<Vec<_>>()[..], &["-f", &file], more].concat()).0
+    };
+    let claims = ["--audience", "shop", "--claim", "groups=x", "--claim", "groups=admin"];
+    assert_eq!(ask(&[&["--to", "web"][..], &claims].concat()), 0);
+    assert_eq!(ask(&["--to", "web", "--audience", "shop", "--claim", "groups=x"]), 1);
+    // No verdict: a claim without a value, a principal that the claims contradict, nothing that is reached, two things.
+    for wrong in [
+        &["--to", "web", "--claim", "groups"][..],
+        &["--to", "web", "--claim", "iss=j"],
+        &[],
+        &["--to", "web", "--to-gateway", "gw"],
+        &["--to-pod", "app=web"],
+    ] {
+        assert_eq!(ask(wrong), 2, "{wrong:?}");
+    }
+}
+
 #[test]
 fn the_tables_of_the_samples_hold_and_a_false_row_does_not() {
     let tables = samples().join("authz-tests");

@@ -3,7 +3,11 @@
 
 use std::net::IpAddr;
 
+use meltemi_model::NamespacedName;
+use meltemi_translate::facts::Labels;
 use serde::Serialize;
+
+use super::token::Token;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,30 @@ pub enum At {
     NodeProxy,
 }
 
+/// What is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    /// A Service.
+    Service(NamespacedName),
+    /// A Pod of a namespace, by its labels; no Service.
+    Pod(String, Labels),
+    /// A Gateway: what it enforces for everything that passes it.
+    Gateway(NamespacedName),
+}
+
+impl std::fmt::Display for To {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service(name) => write!(f, "Service {name}"),
+            Self::Gateway(name) => write!(f, "Gateway {name}"),
+            Self::Pod(namespace, labels) => {
+                let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                write!(f, "Pod {namespace}/{}", labels.join(","))
+            }
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -32,35 +60,47 @@ pub struct Request {
     pub from: Client,
     /// Its address, where it is known.
     pub from_ip: Option<IpAddr>,
-    /// The Service: namespace and name.
-    pub to: (String, String),
+    /// The address of the original client, where trusted proxies say another one.
+    pub remote_ip: Option<IpAddr>,
+    /// What is reached.
+    pub to: To,
+    /// The address that is addressed: the Service's at its waypoint, the Pod's at a node proxy.
+    pub to_ip: Option<IpAddr>,
     /// The only enforcement point that is asked; every one on the way when none.
     pub at: Option<At>,
-    /// Port of the Service; its first one when none.
+    /// Port of the Service (of the Pod, where no Service is reached); any that there is when none.
     pub port: Option<u16>,
     /// HTTP method.
     pub method: Option<String>,
     /// HTTP path.
     pub path: Option<String>,
-    /// HTTP host; the Service's name when none.
+    /// HTTP host.
     pub host: Option<String>,
-    /// HTTP headers.
+    /// HTTP headers; those that are not here are absent.
     pub headers: Vec<(String, String)>,
+    /// Server name of TLS.
+    pub sni: Option<String>,
+    /// The verified token.
+    pub token: Option<Token>,
 }
 
 impl Request {
-    /// A request of a client to a Service of which nothing more is known.
-    pub fn new(from: Client, namespace: &str, service: &str) -> Self {
+    /// A request of a client of which nothing more is known.
+    pub fn new(from: Client, to: To) -> Self {
         Self {
             from,
             from_ip: None,
-            to: (namespace.to_owned(), service.to_owned()),
+            remote_ip: None,
+            to,
+            to_ip: None,
             at: None,
             port: None,
             method: None,
             path: None,
             host: None,
             headers: Vec::new(),
+            sni: None,
+            token: None,
         }
     }
 }

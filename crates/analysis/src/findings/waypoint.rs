@@ -10,7 +10,7 @@ use meltemi_translate::facts::Labels;
 use meltemi_translate::labels::WAYPOINT_BYPASS;
 
 use super::{AROUND, FORGETS, Finding};
-use crate::ask::{Given, Judge, exactly};
+use crate::ask::{Given, Judge, exactly, ports};
 use crate::proof::{Answer, Hints, Layer};
 use crate::side::{Attached, applies};
 use crate::witness::Witness;
@@ -28,11 +28,8 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
             }
             pods.push(Labels::from([("app".to_owned(), service.name.to_string())]));
         }
-        let known = world
-            .services
-            .get(service)
-            .map(|s| s.ports.iter().map(|(_, target)| *target).collect::<Vec<_>>());
-        let ports = known.filter(|p| !p.is_empty()).unwrap_or_else(|| vec![Some(80)]);
+        let known: Vec<Option<u16>> = world.ports(service).into_iter().map(|(_, target)| target).collect();
+        let ports = if known.is_empty() { vec![None] } else { known };
         let all = world.at_node_proxy(&service.namespace);
         for labels in pods {
             let near: Vec<Attached> = all
@@ -44,7 +41,7 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
                 forgets(world, (service, gateway), &near, *port, out);
             }
             if targeted.contains(service) {
-                around(world, (service, gateway), &near, ports[0], out);
+                around(world, (service, gateway), &near, &ports, out);
             }
         }
     }
@@ -59,7 +56,7 @@ fn forgets(
 ) {
     let principal = world.waypoint_identity(gateway);
     let mut given: Vec<Given> = vec![exactly(Attribute::SourcePrincipal, &principal)];
-    given.extend(port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))));
+    given.extend(port.map(|p| ports([p])));
     let Ok(judge) = Judge::new(near, Layer::Connection, &given, &Hints::default()) else { return };
     if judge.allowed(&[]) != Answer::No {
         return;
@@ -76,9 +73,9 @@ fn forgets(
         http: None,
     };
     let Some(culprit) = meltemi_policy::explain(&set, &facts).policy else { return };
-    let ports = world.services.get(service).map_or(1, |s| s.ports.len());
+    let several = world.services.get(service).is_some_and(|s| s.ports.len() > 1);
     let which = match port {
-        Some(port) if ports > 1 => format!("those to port {port} of its Pods fail"),
+        Some(port) if several => format!("those to port {port} of its Pods fail"),
         _ => "all of them fail".to_owned(),
     };
     let message = format!(
@@ -96,12 +93,13 @@ fn around(
     world: &World,
     (service, gateway): (&NamespacedName, &NamespacedName),
     near: &[Attached],
-    port: Option<u16>,
+    targets: &[Option<u16>],
     out: &mut Vec<Finding>,
 ) {
     let principal = world.waypoint_identity(gateway);
-    let given: Vec<Given> =
-        port.map(|p| (Attribute::DestinationPort, Some(ValueMatch::Port(p)))).into_iter().collect();
+    let known: Option<Vec<u16>> = targets.iter().copied().collect();
+    let port = known.as_ref().and_then(|all| all.first().copied());
+    let given: Vec<Given> = known.map(ports).into_iter().collect();
     let hints = Hints { identities: world.identities(), ..Hints::default() };
     let known = [principal.clone()];
     let Ok(mut judge) = Judge::with_known(near, Layer::Connection, &given, &hints, &known) else { return };

@@ -2,10 +2,11 @@
 //! Objects, read once.
 
 use meltemi_model::NamespacedName;
+use meltemi_model::service::AppProtocol;
 use meltemi_resources::policies::validate;
 use meltemi_resources::policies::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 use meltemi_translate::MeshConfig;
-use meltemi_translate::facts::Labels;
+use meltemi_translate::facts::{Labels, app_protocol};
 use meltemi_translate::security::peer::Peer;
 use meltemi_translate::security::{authorization, stand_in};
 use serde_json::Value;
@@ -40,16 +41,7 @@ impl World {
                 self.request_authentications.insert(name);
             }
             "Service" => {
-                let spec = &object["spec"];
-                let number = |v: &Value| v.as_u64().and_then(|n| u16::try_from(n).ok());
-                let port = |p: &Value| {
-                    let port = number(&p["port"])?;
-                    let target =
-                        if p["targetPort"].is_null() { Some(port) } else { number(&p["targetPort"]) };
-                    Some((port, target))
-                };
-                let ports = spec["ports"].as_array().into_iter().flatten().filter_map(port).collect();
-                self.services.insert(name, Service { labels, selector: texts(&spec["selector"]), ports });
+                self.services.insert(name, service(labels, &object["spec"]));
             }
             "Namespace" => {
                 self.namespaces.insert(name.name.to_string(), labels);
@@ -72,7 +64,17 @@ impl World {
 
     fn workload(&mut self, kind: &str, name: NamespacedName, labels: Labels, spec: &Value) {
         let account = spec["serviceAccountName"].as_str().filter(|a| !a.is_empty()).unwrap_or("default");
-        self.workloads.push(Workload { kind: kind.to_owned(), name, labels, account: account.to_owned() });
+        let containers = spec["containers"].as_array().into_iter().flatten();
+        let ports = containers.flat_map(|c| c["ports"].as_array().into_iter().flatten());
+        let named =
+            ports.filter_map(|p| Some((p["name"].as_str()?.to_owned(), number(&p["containerPort"])?)));
+        self.workloads.push(Workload {
+            kind: kind.to_owned(),
+            name,
+            labels,
+            account: account.to_owned(),
+            ports: named.collect(),
+        });
     }
 
     fn fault(&mut self, kind: &str, name: NamespacedName, message: String) {
@@ -109,6 +111,28 @@ impl World {
             Err(message) => self.fault("PeerAuthentication", name, message),
         }
     }
+}
+
+fn number(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0)
+}
+
+/// A Service's ports that are TCP, as Kubernetes means it.
+fn service(labels: Labels, spec: &Value) -> Service {
+    let mut out = Service { labels, selector: texts(&spec["selector"]), ..Service::default() };
+    let tcp = |p: &&Value| p["protocol"].as_str().is_none_or(|protocol| protocol == "TCP");
+    for port in spec["ports"].as_array().into_iter().flatten().filter(tcp) {
+        let Some(own) = number(&port["port"]) else { continue };
+        let target = &port["targetPort"];
+        let named = target.as_str().map(str::to_owned);
+        out.ports.push((own, if named.is_some() { None } else { number(target).or(Some(own)) }));
+        out.named.extend(named.map(|name| (own, name)));
+        let protocol = app_protocol(port["appProtocol"].as_str(), port["name"].as_str());
+        if matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls) {
+            out.streams.insert(own);
+        }
+    }
+    out
 }
 
 fn spec<T: serde::de::DeserializeOwned>(object: &Value) -> Result<T, String> {

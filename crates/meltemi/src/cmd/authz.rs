@@ -24,7 +24,7 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Say whether a request is allowed, and by which policy, rule and clause; exit code 0 ALLOW, 1 DENY, 2 UNKNOWN
-    Explain(explain::Args),
+    Explain(Box<explain::Args>),
     /// Prove what a change of policies newly allows and newly denies; exit code 0 same, 1 different, 2 unknown
     Diff(diff::Args),
     /// List everybody who may reach a Service, each with the policy and rule that lets it
@@ -38,7 +38,7 @@ enum Verb {
 /// Runs the command.
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     match args.verb {
-        Verb::Explain(args) => explain::run(args, global).await,
+        Verb::Explain(args) => explain::run(*args, global).await,
         Verb::Diff(args) => diff::run(args, global).await,
         Verb::WhoCan(args) => who_can::run(args, global).await,
         Verb::Test(args) => test::run(args, global).await,

@@ -6,16 +6,23 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use meltemi_analysis::{Answer, At, Request, Verdict, explain, table};
+use meltemi_analysis::{Answer, At, Request, To, Token, Verdict, explain, table};
 
 use super::objects;
 use crate::cmd::Global;
 
 /// Says whether a request is allowed.
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Example:\n  meltemi authz explain --from default/curl --to productpage --method GET --path /productpage"
-)]
+#[command(group = clap::ArgGroup::new("reached").required(true).args(["to", "to_pod", "to_gateway"]))]
+#[command(after_help = "\
+What is not told must not matter: where the policies look at it, the answer is UNKNOWN and names the option. A header, a
+token or a server name that is not told is absent; where one would change the answer, that is among what is assumed.
+
+Examples:
+  meltemi authz explain --from default/curl --to productpage --method GET --path /productpage
+  meltemi authz explain --from plaintext --from-ip 10.1.2.3 --to-pod default/app=productpage --port 9080
+  meltemi authz explain --from default/curl --to web --method GET --path / --request-principal https://idp.example/alice \\
+    --audience web --claim groups=admin --claim '[realm_access][roles]=editor' -f policies/")]
 pub(crate) struct Args {
     /// The client: NAMESPACE/SERVICEACCOUNT, a principal (cluster.local/ns/a/sa/b), or `plaintext` for one without an
     /// identity
@@ -24,10 +31,22 @@ pub(crate) struct Args {
     /// Address of the client
     #[arg(long, value_name = "IP")]
     from_ip: Option<IpAddr>,
+    /// Address of the original client, where proxies before the mesh say another one
+    #[arg(long, value_name = "IP")]
+    remote_ip: Option<IpAddr>,
     /// The Service, SERVICE or SERVICE.NAMESPACE
     #[arg(long, value_name = "SVC[.NS]")]
-    to: String,
-    /// Port of the Service
+    to: Option<String>,
+    /// A Pod in place of a Service, by its namespace and labels
+    #[arg(long, value_name = "NS/K=V,K=V")]
+    to_pod: Option<String>,
+    /// A Gateway in place of a Service: what it enforces for everything that passes it
+    #[arg(long, value_name = "GATEWAY[.NS]")]
+    to_gateway: Option<String>,
+    /// Address that is addressed: the Service's at its waypoint, the Pod's at a node proxy
+    #[arg(long, value_name = "IP")]
+    to_ip: Option<IpAddr>,
+    /// Port of the Service, or of the Pod
     #[arg(long)]
     port: Option<u16>,
     /// Ask one enforcement point only: the waypoint, or the node proxy of a connection that does not come through it
@@ -39,12 +58,27 @@ pub(crate) struct Args {
     /// HTTP path
     #[arg(long)]
     path: Option<String>,
-    /// HTTP host; the Service's name when not given
+    /// HTTP host
     #[arg(long)]
     host: Option<String>,
     /// HTTP header, NAME=VALUE
     #[arg(long, value_name = "K=V")]
     header: Vec<String>,
+    /// Server name of TLS
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
+    /// Issuer and subject of the verified token
+    #[arg(long, value_name = "ISS/SUB")]
+    request_principal: Option<String>,
+    /// An audience of the token
+    #[arg(long, value_name = "AUD")]
+    audience: Vec<String>,
+    /// The authorized presenter of the token
+    #[arg(long, value_name = "AZP")]
+    presenter: Option<String>,
+    /// A claim of the token, NAME=VALUE or [OUTER][INNER]=VALUE; once for each element of a list
+    #[arg(long, value_name = "K=V")]
+    claim: Vec<String>,
     /// Files or folders to read instead of the cluster; what they lack is assumed and listed
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -79,14 +113,34 @@ fn request(args: &Args, namespace: &str) -> anyhow::Result<Request> {
     Ok(Request {
         from: table::client(&args.from).map_err(|e| anyhow::anyhow!("--from: {e}"))?,
         from_ip: args.from_ip,
-        to: table::service(&args.to, namespace),
+        remote_ip: args.remote_ip,
+        to: reached(args, namespace)?,
+        to_ip: args.to_ip,
         at: args.at.as_deref().map(|at| if at == "waypoint" { At::Waypoint } else { At::NodeProxy }),
         port: args.port,
         method: args.method.clone(),
         path: args.path.clone(),
         host: args.host.clone(),
         headers: args.header.iter().map(header).collect::<anyhow::Result<_>>()?,
+        sni: args.sni.clone(),
+        token: token(args)?,
     })
+}
+
+fn reached(args: &Args, namespace: &str) -> anyhow::Result<To> {
+    match (&args.to, &args.to_pod, &args.to_gateway) {
+        (Some(to), _, _) => Ok(To::Service(table::service(to, namespace))),
+        (_, Some(pod), _) => table::pod(pod).map_err(|e| anyhow::anyhow!("--to-pod: {e}")),
+        (_, _, Some(gateway)) => Ok(To::Gateway(table::service(gateway, namespace))),
+        _ => anyhow::bail!("one of --to, --to-pod and --to-gateway says what is reached"),
+    }
+}
+
+fn token(args: &Args) -> anyhow::Result<Option<Token>> {
+    let claims = args.claim.iter().map(|text| table::claim(text));
+    let claims = claims.collect::<Result<Vec<_>, String>>().map_err(|e| anyhow::anyhow!("--claim {e}"))?;
+    table::token(args.request_principal.as_deref(), &args.audience, args.presenter.as_deref(), claims)
+        .map_err(anyhow::Error::msg)
 }
 
 fn print(answer: &Answer) {

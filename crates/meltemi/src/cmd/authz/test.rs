@@ -19,14 +19,29 @@ A table is YAML. `from`, `to`, `method` and `path` take one value or a list; eve
   tests:
     - name: only the collector posts traces
       from: kagenti-system/otel-collector # NAMESPACE/SERVICEACCOUNT, a principal, or `plaintext`
-      fromIP: 10.0.0.7                    # optional
       to: mlflow.kagenti-system           # SERVICE or SERVICE.NAMESPACE
-      port: 5000                          # optional; the first one of the Service
       method: POST
       path: [/v1/traces]
-      headers: {x-tenant: a}              # optional
       expect: ALLOW                       # ALLOW, DENY or UNKNOWN
       policy: kagenti-system/mlflow-api-access # optional: the policy that has to decide
+    - from: default/portal
+      to: shop                            # or toPod: NAMESPACE/KEY=VALUE,..., or toGateway: GATEWAY.NAMESPACE
+      # All that follows is optional; what the policies look at and is not there makes UNKNOWN.
+      at: waypoint                        # waypoint or node-proxy
+      port: 5000                          # of the Service, or of the Pod
+      fromIP: 10.0.0.7
+      remoteIP: 192.0.2.1
+      toIP: 10.96.0.7
+      method: GET
+      path: /
+      host: shop.example
+      sni: shop.example
+      headers: {x-tenant: a}
+      requestPrincipal: https://idp.example/alice
+      audiences: [shop]
+      presenter: portal
+      claims: {groups: [admin, staff], '[realm_access][roles]': editor}
+      expect: UNKNOWN
 
 Without -f and `policies`, the policies of the cluster are held against the table.
 Exit code 0 when every row holds, 1 when one does not.

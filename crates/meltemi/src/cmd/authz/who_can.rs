@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use meltemi_analysis::who_can::{Question, WhoCan};
 use meltemi_analysis::{table, who_can};
-use meltemi_model::NamespacedName;
 
 use super::objects;
 use crate::cmd::Global;
@@ -23,6 +22,9 @@ pub(crate) struct Args {
     /// The Service, SERVICE or SERVICE.NAMESPACE
     #[arg(long, value_name = "SVC[.NS]")]
     to: String,
+    /// Port of the Service; any that it has when not given
+    #[arg(long)]
+    port: Option<u16>,
     /// HTTP method; any when not given
     #[arg(long)]
     method: Option<String>,
@@ -41,9 +43,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let (namespace, objects) = objects::from(&args.files, global).await?;
     let world = objects::world(&objects, args.files.is_empty())?;
-    let (namespace, name) = table::service(&args.to, &namespace);
-    let question =
-        Question { to: NamespacedName::new(namespace, name), method: args.method, path: args.path };
+    let to = table::service(&args.to, &namespace);
+    let question = Question { to, port: args.port, method: args.method, path: args.path };
     let answer = who_can(&world, &question).map_err(anyhow::Error::msg)?;
     if args.output == "json" {
         println!("{}", serde_json::to_string_pretty(&answer)?);
