@@ -18,6 +18,18 @@ pub enum FieldValidation {
     Ignore,
 }
 
+/// What a row of a table carries beside its cells (`includeObject`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IncludeObject {
+    /// The object's metadata; the default.
+    #[default]
+    Metadata,
+    /// The whole object: kubectl sorts by its fields.
+    Object,
+    /// Nothing.
+    None,
+}
+
 /// The parameters that the API knows; others are ignored, as in Kubernetes.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -47,6 +59,8 @@ pub struct Options {
     pub field_manager: Option<String>,
     /// `fieldValidation`
     pub field_validation: FieldValidation,
+    /// `includeObject`
+    pub include_object: IncludeObject,
     /// `force`
     pub force: bool,
     /// `gracePeriodSeconds`
@@ -93,6 +107,16 @@ impl Options {
                 )));
             }
         };
+        let include_object = match text("includeObject").as_deref() {
+            None | Some("Metadata") => IncludeObject::Metadata,
+            Some("Object") => IncludeObject::Object,
+            Some("None") => IncludeObject::None,
+            Some(other) => {
+                return Err(Refusal::bad_request(format!(
+                    "includeObject: Unsupported value: \"{other}\": supported values: \"None\", \"Metadata\", \"Object\""
+                )));
+            }
+        };
         Ok(Self {
             labels: Labels::parse(map.get("labelSelector").copied().unwrap_or_default())?,
             fields: Fields::parse(map.get("fieldSelector").copied().unwrap_or_default())?,
@@ -107,6 +131,7 @@ impl Options {
             dry_run,
             field_manager: text("fieldManager"),
             field_validation,
+            include_object,
             force: flag("force"),
             grace_period: number(&map, "gracePeriodSeconds")?,
             propagation: text("propagationPolicy"),

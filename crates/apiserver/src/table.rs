@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::options::IncludeObject;
 use crate::registry::ResourceInfo;
 
 /// A column: name, type (`string`, `integer`, `date`), shown only with `-o wide`.
@@ -29,13 +30,19 @@ fn wide(name: &str) -> Column {
 }
 
 /// Renders objects as a table, at the clock's time now.
-pub fn render(info: &ResourceInfo, items: &[Arc<Value>], revision: Option<&str>) -> Value {
-    render_at(info, items, revision, jiff::Timestamp::now())
+pub fn render(
+    info: &ResourceInfo,
+    items: &[Arc<Value>],
+    include: IncludeObject,
+    revision: Option<&str>,
+) -> Value {
+    render_at(info, items, include, revision, jiff::Timestamp::now())
 }
 
 fn render_at(
     info: &ResourceInfo,
     items: &[Arc<Value>],
+    include: IncludeObject,
     revision: Option<&str>,
     now: jiff::Timestamp,
 ) -> Value {
@@ -57,8 +64,14 @@ fn render_at(
                 Some(custom) => custom::cells(&custom.columns, item, now),
                 None => cells::cells(&info.group, &info.kind, item, now),
             };
-            let object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": item["metadata"]});
-            json!({"cells": cells, "object": object})
+            match include {
+                IncludeObject::Metadata => {
+                    let object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": item["metadata"]});
+                    json!({"cells": cells, "object": object})
+                }
+                IncludeObject::Object => json!({"cells": cells, "object": **item}),
+                IncludeObject::None => json!({"cells": cells}),
+            }
         })
         .collect();
     json!({
@@ -75,7 +88,7 @@ mod tests {
     fn row(group: &str, version: &str, plural: &str, object: Value) -> Vec<String> {
         let info = Registry::new().find(group, version, plural).unwrap();
         let now = "2026-01-01T00:10:00Z".parse().unwrap();
-        let table = render_at(&info, &[Arc::new(object)], None, now);
+        let table = render_at(&info, &[Arc::new(object)], IncludeObject::None, None, now);
         assert_eq!(
             table["columnDefinitions"].as_array().unwrap().len(),
             table["rows"][0]["cells"].as_array().unwrap().len()
@@ -107,6 +120,16 @@ mod tests {
         for (object, expected) in cases {
             assert_eq!(row("", "v1", "pods", object)[..5], expected);
         }
+    }
+
+    #[test]
+    fn rows_carry_what_the_client_asks_for() {
+        let info = Registry::new().find("", "v1", "events").unwrap();
+        let event = Arc::new(json!({"metadata": {"name": "a"}, "lastTimestamp": "2026-01-01T00:00:00Z"}));
+        let object = |include| render(&info, &[event.clone()], include, None)["rows"][0]["object"].clone();
+        assert_eq!(object(IncludeObject::Object), *event);
+        assert_eq!(object(IncludeObject::Metadata)["kind"], "PartialObjectMetadata");
+        assert_eq!(object(IncludeObject::None), Value::Null);
     }
 
     #[test]

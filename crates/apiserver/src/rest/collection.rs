@@ -33,7 +33,7 @@ pub(super) fn list(call: &Call) -> Result<Response<Body>, Refusal> {
             "items": items.iter().map(|v| metadata(v)).collect::<Vec<Value>>(),
         }),
         Form::Table => {
-            let mut table = table::render(&call.info, &items, None);
+            let mut table = table::render(&call.info, &items, call.options.include_object, None);
             table["metadata"] = list_meta;
             table
         }

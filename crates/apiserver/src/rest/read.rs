@@ -61,12 +61,14 @@ pub(super) fn shown(info: &ResourceInfo, value: &Arc<Value>) -> Arc<Value> {
 }
 
 /// An object in a form.
-pub(super) fn formed(info: &ResourceInfo, form: Form, value: &Arc<Value>) -> Value {
+pub(super) fn formed(call: &Call, form: Form, value: &Arc<Value>) -> Value {
+    let info = &call.info;
     let value = shown(info, value);
     match form {
         Form::Object => (*value).clone(),
         Form::Table => {
-            table::render(info, std::slice::from_ref(&value), value["metadata"]["resourceVersion"].as_str())
+            let revision = value["metadata"]["resourceVersion"].as_str();
+            table::render(info, std::slice::from_ref(&value), call.options.include_object, revision)
         }
         Form::Metadata => metadata(&value),
     }
@@ -79,7 +81,7 @@ pub(super) fn metadata(value: &Value) -> Value {
 
 /// An answer with one object.
 pub(super) fn respond(call: &Call, code: StatusCode, value: &Arc<Value>) -> Response<Body> {
-    json_response(code, &formed(&call.info, Form::of(&call.headers), value))
+    json_response(code, &formed(call, Form::of(&call.headers), value))
 }
 
 pub(super) fn get(call: &Call) -> Result<Response<Body>, Refusal> {

@@ -102,7 +102,7 @@ impl Watch {
     }
 
     fn push(&mut self, kind: &str, object: &Arc<Value>) {
-        let object = formed(&self.call.info, self.form, object);
+        let object = formed(&self.call, self.form, object);
         self.line(&json!({"type": kind, "object": object}));
     }
 
