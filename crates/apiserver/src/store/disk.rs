@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The SQLite file below the store.
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rusqlite::{Connection, params};
@@ -17,11 +19,22 @@ pub(super) struct Row {
     pub(super) json: String,
 }
 
+/// Secrets lie in the database: it is its owner's alone, and SQLite gives the files beside it the same mode.
+fn private(path: &Path) -> rusqlite::Result<()> {
+    let cannot = |error: std::io::Error| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+        rusqlite::Error::SqliteFailure(code, Some(format!("{}: {error}", path.display())))
+    };
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(cannot)?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(cannot)
+}
+
 #[derive(Debug)]
 pub(super) struct Disk(Connection);
 
 impl Disk {
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
+        private(path)?;
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // A commit reaches the operating system, so a killed process loses nothing; only a power cut could.
