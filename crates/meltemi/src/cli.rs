@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The words of the command line and where each goes.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::cmd::{self, Global};
 use crate::{sample, serve};
@@ -13,7 +14,7 @@ use crate::{sample, serve};
 #[command(
     name = "meltemi",
     version,
-    about,
+    about = "An ambient service mesh: identities, mutual TLS and authorization policies without sidecars",
     propagate_version = true,
     after_help = "Example: a mesh on this machine, in one command\n  \
         meltemi up --detach && export KUBECONFIG=$(meltemi kubeconfig)\n  \
@@ -43,7 +44,7 @@ enum Command {
     /// Walk through Istio's authorization task, each command shown and its result checked
     Demo(cmd::demo::Args),
     /// Run one role, as the images do
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  meltemi serve controllers --data-dir /tmp/api")]
     Serve(serve::Role),
     /// Run one of the sample programs, as the images of the samples do
     Sample(sample::Args),
@@ -63,7 +64,31 @@ enum Command {
     Version(cmd::version::Args),
 }
 
+/// Words that ask no cluster which one: options for that are taken everywhere, as istioctl takes them, and not shown here.
+const WITHOUT_CLUSTER: &[&str] =
+    &["up", "down", "status", "doctor", "kubeconfig", "image", "demo", "serve", "sample"];
+
 impl Cli {
+    /// Reads a command line.
+    ///
+    /// # Errors
+    /// What clap says, help and version included.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::words();
+        let mut matches = command.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+
+    /// Every word with its options, as `--help` shows them.
+    fn words() -> clap::Command {
+        let mut all = Self::command();
+        all.build();
+        for word in WITHOUT_CLUSTER {
+            all = all.mut_subcommand(word, without_cluster);
+        }
+        all
+    }
+
     /// Whether this is a word that answers and ends, and does not serve.
     pub fn answers(&self) -> bool {
         !matches!(
@@ -101,7 +126,50 @@ impl Cli {
     }
 }
 
+/// A command whose help leaves out the options of [`Global`].
+fn without_cluster(mut command: clap::Command) -> clap::Command {
+    for option in ["kubeconfig", "context", "namespace", "istio_namespace"] {
+        command = command.mut_arg(option, |arg| arg.hide(true));
+    }
+    let below: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    below
+        .into_iter()
+        .filter(|name| name != "help")
+        .fold(command, |c, name| c.mut_subcommand(name, without_cluster))
+}
+
 /// Runs an interactive command on a small runtime of its own.
 fn block_on(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(command: &clap::Command, path: &str, look: &mut dyn FnMut(&str, &clap::Command)) {
+        for below in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            let path = format!("{path} {}", below.get_name());
+            look(&path, below);
+            each(below, &path, look);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_word_has_an_example() {
+        Cli::words().debug_assert();
+        each(&Cli::words(), "meltemi", &mut |path, command| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{path} --help has no example");
+        });
+    }
+
+    #[test]
+    fn words_without_a_cluster_do_not_show_its_options() {
+        each(&Cli::words(), "meltemi", &mut |path, command| {
+            let shown = command.get_arguments().any(|a| a.get_id() == "kubeconfig" && !a.is_hide_set());
+            let machine = path.split(' ').nth(1).is_some_and(|word| WITHOUT_CLUSTER.contains(&word));
+            assert_eq!(shown, !machine, "{path}");
+        });
+    }
 }

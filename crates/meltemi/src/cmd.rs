@@ -20,8 +20,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-/// Options that every command talking to a cluster has, named as istioctl names them.
+/// Options that every command talking to a cluster has, named as istioctl names them. They stand last in every help.
 #[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of every command that talks to a cluster")]
 pub struct Global {
     /// Path of the kubeconfig; else $KUBECONFIG, else the running mesh of this machine, else ~/.kube/config
     #[arg(short = 'c', long, global = true, value_name = "FILE")]

@@ -13,8 +13,6 @@ mod serve;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -24,7 +22,7 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == meltemi_runner::pod_init::WORD) {
         return meltemi_runner::pod_init::main(words);
     }
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::read(missing::without_experimental(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => match missing::explained(&error) {
             Some(text) => {

@@ -16,6 +16,11 @@ use super::Global;
 
 /// What policies say.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  meltemi authz explain --from default/curl --to productpage --method GET --path /productpage
+  meltemi authz who-can --to productpage
+  meltemi authz diff main/policies branch/policies --no-new-access")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,

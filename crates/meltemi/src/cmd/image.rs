@@ -19,10 +19,10 @@ use crate::machine::paths::Paths;
 )]
 pub struct Args {
     /// Name of the mesh
-    #[arg(long, value_name = "N")]
+    #[arg(long, global = true, value_name = "N")]
     name: Option<String>,
     /// Data directory of the mesh
-    #[arg(long, value_name = "D")]
+    #[arg(long, global = true, value_name = "D")]
     data_dir: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
@@ -31,6 +31,9 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Let an image reference run a command of this machine
+    #[command(
+        after_help = "Example:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080\n  meltemi image add '*/acme/*' -- /bin/sleep infinity"
+    )]
     Add {
         /// Image reference as in the manifest; `*` stands for any characters
         reference: String,
@@ -39,12 +42,14 @@ enum Verb {
         command: Vec<String>,
     },
     /// Print the entries
+    #[command(after_help = "Example:\n  meltemi image list")]
     List {
         /// Output form
         #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
         output: String,
     },
     /// Remove an entry
+    #[command(after_help = "Example:\n  meltemi image remove ghcr.io/acme/api:1.4")]
     Remove {
         /// The reference as `list` prints it
         reference: String,

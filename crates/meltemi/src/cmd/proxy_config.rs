@@ -34,12 +34,15 @@ pub struct Args {
 enum Command {
     /// Certificates, with the SPIFFE identity
     #[command(visible_alias = "secrets", visible_alias = "s")]
+    #[command(after_help = "Example:\n  meltemi proxy-config secret productpage-v1-abc -n default")]
     Secret(PodArgs),
     /// HTTP routes of a waypoint or gateway
     #[command(visible_alias = "routes", visible_alias = "r")]
+    #[command(after_help = "Example:\n  meltemi proxy-config route deploy/bookinfo-gateway-istio")]
     Route(PodArgs),
     /// Policies that a proxy enforces
     #[command(visible_alias = "policies")]
+    #[command(after_help = "Example:\n  meltemi proxy-config policy deploy/waypoint -o yaml")]
     Policy(PodArgs),
 }
 

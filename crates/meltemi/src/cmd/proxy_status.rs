@@ -11,7 +11,10 @@ use super::{Global, forward};
 
 /// Show which proxies are connected and whether they hold what was sent to them.
 #[derive(clap::Args, Debug)]
-#[command(visible_alias = "ps")]
+#[command(
+    visible_alias = "ps",
+    after_help = "Example: every proxy, then one of them as JSON\n  meltemi proxy-status\n  meltemi proxy-status waypoint-abc.default -o json"
+)]
 pub struct Args {
     /// Only this proxy, as NAME or NAME.NAMESPACE
     proxy: Option<String>,

@@ -15,6 +15,7 @@ use crate::machine::report::Running;
 
 /// Show what runs on this machine and how.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi status\n  meltemi status -o json | jq .running")]
 pub struct Args {
     /// Name of the mesh
     #[arg(long, value_name = "N")]
@@ -29,6 +30,7 @@ pub struct Args {
 
 /// Say what is in the way of a mesh on this machine, and its fix.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi doctor")]
 pub struct DoctorArgs {
     /// Output form
     #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]

@@ -13,6 +13,7 @@ use super::{Global, forward};
 
 /// Print versions: of this binary, of the control plane and of the proxies.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi version -o json")]
 pub struct Args {
     /// Ask the control plane too
     #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]

@@ -50,6 +50,9 @@ enum Command {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  meltemi waypoint apply --enroll-namespace --wait\n  meltemi waypoint apply --name reviews -n shop --for service"
+)]
 struct ApplyArgs {
     /// Traffic that it takes: all, none, service or workload
     #[arg(long = "for", value_name = "TYPE")]
@@ -72,6 +75,7 @@ struct ApplyArgs {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi waypoint generate --for all -n shop | kubectl apply -f -")]
 struct GenerateArgs {
     /// Traffic that it takes: all, none, service or workload
     #[arg(long = "for", value_name = "TYPE")]
@@ -82,6 +86,9 @@ struct GenerateArgs {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  meltemi waypoint delete waypoint\n  meltemi waypoint delete --all -n shop"
+)]
 struct DeleteArgs {
     /// Names of the waypoints
     names: Vec<String>,
@@ -94,6 +101,7 @@ struct DeleteArgs {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi waypoint list -A")]
 struct ListArgs {
     /// Of every namespace
     #[arg(short = 'A', long)]
@@ -101,6 +109,7 @@ struct ListArgs {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi waypoint status -n shop")]
 struct StatusArgs {
     /// Of every namespace
     #[arg(short = 'A', long)]

@@ -30,6 +30,7 @@ pub struct Args {
 enum Command {
     /// Workloads with their addresses, waypoints and protocols
     #[command(visible_aliases = ["w", "workloads"])]
+    #[command(after_help = "Example:\n  meltemi ztunnel-config workload --workload-namespace default")]
     Workload {
         #[command(flatten)]
         from: From,
@@ -45,6 +46,7 @@ enum Command {
     },
     /// Services with their addresses, waypoints and endpoints
     #[command(visible_aliases = ["s", "svc", "services"])]
+    #[command(after_help = "Example:\n  meltemi ztunnel-config service --node node-1")]
     Service {
         #[command(flatten)]
         from: From,
@@ -54,6 +56,7 @@ enum Command {
     },
     /// Layer 4 policies
     #[command(visible_aliases = ["p", "pol", "policies"])]
+    #[command(after_help = "Example:\n  meltemi ztunnel-config policy -o yaml")]
     Policy {
         #[command(flatten)]
         from: From,
@@ -63,12 +66,16 @@ enum Command {
     },
     /// Certificates
     #[command(visible_aliases = ["cert", "certs", "certificates"])]
+    #[command(after_help = "Example:\n  meltemi ztunnel-config certificate")]
     Certificate {
         #[command(flatten)]
         from: From,
     },
     /// Open connections
     #[command(visible_aliases = ["cons", "connection"])]
+    #[command(
+        after_help = "Example:\n  meltemi ztunnel-config connections --direction inbound --node node-1"
+    )]
     Connections {
         #[command(flatten)]
         from: From,
@@ -83,6 +90,9 @@ enum Command {
         raw: bool,
     },
     /// Everything
+    #[command(
+        after_help = "Example:\n  meltemi ztunnel-config all -o json > dump.json && meltemi ztunnel-config workload --file dump.json"
+    )]
     All {
         #[command(flatten)]
         from: From,
@@ -92,6 +102,9 @@ enum Command {
     },
     /// Show or change the log level
     #[command(visible_alias = "o")]
+    #[command(
+        after_help = "Example:\n  meltemi ztunnel-config log --level debug\n  meltemi ztunnel-config log --reset"
+    )]
     Log {
         #[command(flatten)]
         from: From,

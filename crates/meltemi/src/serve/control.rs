@@ -7,6 +7,7 @@ use meltemi_runtime::Tasks;
 
 /// The control plane; in a Pod everything comes from the environment.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi serve control        # in a Pod, as deploy/istiod.yaml does")]
 pub struct Args {
     /// Name of this replica
     #[arg(long, env = "POD_NAME", default_value = "istiod")]

@@ -8,6 +8,7 @@ use meltemi_runtime::Tasks;
 
 /// Deployments, EndpointSlices, scheduling and the like, for a mesh on one machine.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi serve controllers --data-dir /tmp/api")]
 pub struct Args {
     /// Data directory of the API server, whose credentials for the controllers are used
     #[arg(long)]

@@ -14,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 /// The layer 4 proxy of a node; in a Pod everything comes from the environment.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  meltemi serve node           # in a Pod, as deploy/ztunnel.yaml does")]
 pub struct Args {
     /// Name of this Pod
     #[arg(long, env = "POD_NAME", default_value = "ztunnel")]

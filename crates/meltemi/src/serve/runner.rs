@@ -9,6 +9,9 @@ use meltemi_runtime::{Readiness, Tasks};
 
 /// The kubelet's part of a node: runs in the node's network namespace.
 #[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  meltemi serve runner --node node-1 --address 172.30.0.11 --pod-cidr 10.244.1.0/24 --run-dir /run/meltemi --data-dir /tmp/api"
+)]
 pub struct Args {
     /// Name of the node
     #[arg(long)]

@@ -11,6 +11,9 @@ use meltemi_waypoint::Config;
 
 /// The layer 7 proxy of a Gateway; in a Pod everything comes from the environment.
 #[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  meltemi serve waypoint --gateway-name waypoint        # in a Pod, as the gateway controller makes it"
+)]
 pub struct Args {
     /// Name of the Gateway
     #[arg(long, env = "GATEWAY_NAME")]
