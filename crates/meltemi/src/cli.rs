@@ -82,9 +82,11 @@ impl Cli {
     /// Every word with its options, as `--help` shows them.
     fn words() -> clap::Command {
         let mut all = Self::command();
-        all.build();
+        // A word that has an option itself is not given that of all words.
+        let hidden: Vec<clap::Arg> =
+            all.get_arguments().filter(|a| a.is_global_set()).map(|a| a.clone().hide(true)).collect();
         for word in WITHOUT_CLUSTER {
-            all = all.mut_subcommand(word, without_cluster);
+            all = all.mut_subcommand(word, |command| command.args(hidden.clone()));
         }
         all
     }
@@ -126,18 +128,6 @@ impl Cli {
     }
 }
 
-/// A command whose help leaves out the options of [`Global`].
-fn without_cluster(mut command: clap::Command) -> clap::Command {
-    for option in ["kubeconfig", "context", "namespace", "istio_namespace"] {
-        command = command.mut_arg(option, |arg| arg.hide(true));
-    }
-    let below: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    below
-        .into_iter()
-        .filter(|name| name != "help")
-        .fold(command, |c, name| c.mut_subcommand(name, without_cluster))
-}
-
 /// Runs an interactive command on a small runtime of its own.
 fn block_on(future: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
@@ -161,15 +151,22 @@ mod tests {
         each(&Cli::words(), "meltemi", &mut |path, command| {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{path} --help has no example");
+            let words = path.split(' ').chain(["--help"]).map(OsString::from);
+            let shown = Cli::read(words).expect_err("help is clap's way out");
+            assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayHelp, "{path}: {shown}");
         });
     }
 
     #[test]
     fn words_without_a_cluster_do_not_show_its_options() {
-        each(&Cli::words(), "meltemi", &mut |path, command| {
+        let mut all = Cli::words();
+        all.build();
+        each(&all, "meltemi", &mut |path, command| {
             let shown = command.get_arguments().any(|a| a.get_id() == "kubeconfig" && !a.is_hide_set());
             let machine = path.split(' ').nth(1).is_some_and(|word| WITHOUT_CLUSTER.contains(&word));
             assert_eq!(shown, !machine, "{path}");
         });
+        let parsed = Cli::read(["meltemi", "up", "-n", "a", "--nodes", "2"].map(OsString::from)).unwrap();
+        assert_eq!(parsed.global.namespace.as_deref(), Some("a"), "they are taken all the same");
     }
 }
