@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use x509_parser::pem::Pem;
 
 use crate::cmd::columns::{lay_out, row};
 
@@ -19,13 +20,36 @@ pub(super) fn section(dump: &Value, name: &str) -> Value {
 
 /// The certificates, those of one identity when it is given as (namespace, service account).
 pub(super) fn certificates(dump: &Value, of: Option<&(String, String)>) -> Value {
-    let Value::Array(all) = section(dump, "certificates") else { return json!([]) };
+    let Value::Array(mut all) = section(dump, "certificates") else { return json!([]) };
+    for certificate in &mut all {
+        let roots = items(&certificate["rootCerts"]).flat_map(read).collect();
+        certificate["rootCerts"] = Value::Array(roots);
+    }
     let ours = |certificate: &Value| {
         let Some((namespace, account)) = of else { return true };
         let identity = certificate["identity"].as_str().unwrap_or_default();
         identity.ends_with(&format!("/ns/{namespace}/sa/{account}"))
     };
     Value::Array(all.into_iter().filter(ours).collect())
+}
+
+/// A part of a dump that says no times: each certificate of its PEM, with what is written in it.
+fn read(part: &Value) -> Vec<Value> {
+    let Some(pem) = part["pem"].as_str().filter(|_| part["validFrom"].is_null()) else {
+        return vec![part.clone()];
+    };
+    let time = |seconds| jiff::Timestamp::from_second(seconds).map(|t| t.to_string()).unwrap_or_default();
+    let blocks = Pem::iter_from_buffer(pem.as_bytes()).filter_map(Result::ok);
+    let read = blocks.filter_map(|block| {
+        let certificate = block.parse_x509().ok()?;
+        Some(json!({
+            "pem": pem,
+            "serialNumber": format!("{:x}", certificate.tbs_certificate.serial),
+            "validFrom": time(certificate.validity().not_before.timestamp()),
+            "expirationTime": time(certificate.validity().not_after.timestamp()),
+        }))
+    });
+    read.collect()
 }
 
 /// The policies, those that concern one workload when it is given as (namespace, name).
@@ -123,26 +147,63 @@ fn valid(part: &Value) -> bool {
     decodes && time("validFrom").is_some_and(|t| t <= now) && time("expirationTime").is_some_and(|t| now < t)
 }
 
+/// `NAMESPACE/NAME`, or `NAME.NAMESPACE.svc.…` of a Service, from a name of the dump.
+fn full_name(name: &Value) -> String {
+    match name["hostname"].as_str() {
+        Some(host) => host.to_owned(),
+        None if name.is_object() => format!("{}/{}", text(name, "namespace"), text(name, "name")),
+        None => name.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// What something is attached to: `Gateway default/a`, `Service a.default.svc.cluster.local`.
+fn target(target: &Value) -> String {
+    format!("{} {}", text(target, "kind"), full_name(&target["name"]))
+}
+
+/// A target with the listener and the port that are meant, where they are said.
+fn parent(parent: &Value) -> String {
+    let mut out = target(&parent["target"]);
+    for (key, word) in [("section", "listener"), ("port", "port")] {
+        if !parent[key].is_null() {
+            out.push_str(&format!(" {word} {}", text(parent, key)));
+        }
+    }
+    out
+}
+
+/// Every one of a list in words; `none` when there is none.
+fn listed(list: &Value, none: &str, word: impl Fn(&Value) -> String) -> String {
+    let all: Vec<String> = items(list).map(word).collect();
+    if all.is_empty() { none.to_owned() } else { all.join(", ") }
+}
+
 /// The table of `proxy-config route`.
 pub(super) fn route(routes: &Value) -> String {
     let mut rows = vec![row(["NAME", "HOSTNAMES", "PARENTS", "RULES"])];
     for route in items(routes) {
-        let list = |key: &str| {
-            let all: Vec<String> =
-                items(&route[key]).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
-            if all.is_empty() { "*".to_owned() } else { all.join(",") }
-        };
-        let rules = items(&route["rules"]).count().to_string();
-        rows.push(vec![text(route, "name"), list("hostnames"), list("parents"), rules]);
+        rows.push(vec![
+            full_name(&route["name"]),
+            listed(&route["hostnames"], "*", |host| host.as_str().unwrap_or_default().to_owned()),
+            listed(&route["parents"], "", parent),
+            items(&route["rules"]).count().to_string(),
+        ]);
     }
     lay_out(&rows, GAP)
 }
 
-/// The table of `proxy-config policy`.
+/// The table of `proxy-config policy`: of a node proxy's policies, and of a waypoint's with what they are attached to.
 pub(super) fn policy(policies: &Value) -> String {
     let mut rows = vec![row(["NAMESPACE", "POLICY NAME", "ACTION", "SCOPE"])];
-    for policy in items(policies) {
-        rows.push(["namespace", "name", "action", "scope"].iter().map(|key| text(policy, key)).collect());
+    for entry in items(policies) {
+        let policy = if entry["policy"].is_object() { &entry["policy"] } else { entry };
+        let (namespace, name) = match &policy["name"] {
+            Value::Object(name) => (name["namespace"].as_str(), name["name"].as_str()),
+            name => (policy["namespace"].as_str(), name.as_str()),
+        };
+        let scope = listed(&entry["targets"], &text(policy, "scope"), target);
+        let row = [namespace.unwrap_or_default(), name.unwrap_or_default(), &text(policy, "action"), &scope];
+        rows.push(row.map(str::to_owned).to_vec());
     }
     lay_out(&rows, GAP)
 }
@@ -193,6 +254,34 @@ mod tests {
         let found = policies(&dump(), Some(&("default".to_owned(), "curl-0".to_owned())));
         let names: Vec<_> = items(&found).map(|p| text(p, "name")).collect();
         assert_eq!(names, ["a", "d"]);
+    }
+
+    #[test]
+    fn the_policies_and_routes_of_a_waypoint_have_names() {
+        let service =
+            json!({"kind": "Service", "name": {"namespace": "a", "hostname": "b.a.svc.cluster.local"}});
+        let name = json!({"namespace": "a", "name": "only-get"});
+        let policies = json!([{"policy": {"name": name, "action": "Allow", "scope": "WorkloadSelector"}, "targets": [service]}]);
+        let words: Vec<String> =
+            policy(&policies).lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(words[1], "a only-get Allow Service b.a.svc.cluster.local");
+        let gateway = json!({"target": {"kind": "Gateway", "name": {"namespace": "a", "name": "g"}}, "section": "http", "port": 80});
+        let routes = json!([{"name": name, "hostnames": [], "parents": [gateway], "rules": [{}]}]);
+        let words: Vec<String> =
+            route(&routes).lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(words[1], "a/only-get * Gateway a/g listener http port 80 1");
+    }
+
+    #[test]
+    fn a_root_that_comes_as_pem_only_is_read() {
+        let pem = meltemi_identity::CaMaterial::generate("cluster.local", std::time::SystemTime::now())
+            .unwrap()
+            .root;
+        let dump = json!({"certificates": [{"identity": "spiffe://cluster.local/ns/a/sa/b", "state": "Available",
+            "certChain": [], "rootCerts": [{"pem": pem}]}]});
+        let found = certificates(&dump, None);
+        assert!(valid(&found[0]["rootCerts"][0]), "{found}");
+        assert!(!text(&found[0]["rootCerts"][0], "serialNumber").is_empty());
     }
 
     #[test]
