@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::columns::{lay_out, row};
@@ -38,6 +38,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
             let name = p["proxy"].as_str().unwrap_or_default();
             name == wanted || name.split_once('.').is_some_and(|(short, _)| short == wanted)
         });
+        if chosen.is_empty() {
+            bail!("proxy {wanted} is not connected to {pod}; `meltemi proxy-status` lists those that are");
+        }
     }
     match args.output.as_str() {
         "json" => println!("{}", serde_json::to_string_pretty(&chosen)?),

@@ -108,8 +108,8 @@ enum Command {
     Log {
         #[command(flatten)]
         from: From,
-        /// The new level
-        #[arg(long)]
+        /// The new level (off, error, warn, info, debug, trace), or levels of targets: TARGET=LEVEL,...
+        #[arg(long, value_parser = levels)]
         level: Option<String>,
         /// Back to info
         #[arg(short, long, conflicts_with = "level")]
@@ -207,6 +207,18 @@ async fn log(from: &From, global: &Global, level: Option<String>) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
+/// Levels as the proxy takes them; it would read a misspelt level as a target of everything.
+fn levels(text: &str) -> Result<String, String> {
+    let known = ["off", "error", "warn", "info", "debug", "trace"];
+    let level = |directive: &str| directive.rsplit('=').next().is_some_and(|l| known.contains(&l));
+    match text.split(',').find(|directive| !level(directive)) {
+        None => Ok(text.to_owned()),
+        Some(wrong) => {
+            Err(format!("{wrong:?}: expected LEVEL or TARGET=LEVEL with one of {}", known.join(", ")))
+        }
+    }
+}
+
 /// The name of the proxy's Pod.
 async fn target(client: &Client, from: &From, global: &Global) -> anyhow::Result<String> {
     let namespace = &global.istio_namespace;
@@ -232,4 +244,22 @@ async fn target(client: &Client, from: &From, global: &Global) -> anyhow::Result
     let node =
         pod.spec.and_then(|s| s.node_name).with_context(|| format!("Pod {of}/{name} is on no node yet"))?;
     forward::node_proxy(client, namespace, &node).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        for (text, good) in [
+            ("debug", true),
+            ("info,meltemi_node=trace", true),
+            ("nonsense", false),
+            ("info,a", false),
+            ("", false),
+        ] {
+            assert_eq!(levels(text).is_ok(), good, "{text}");
+        }
+    }
 }
