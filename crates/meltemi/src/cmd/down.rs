@@ -44,7 +44,7 @@ pub fn stop(paths: &Paths, purge: bool) -> anyhow::Result<()> {
     match Running::read(paths)? {
         Some(running) => {
             end(&running)?;
-            println!("mesh {:?} is stopped", paths.name);
+            println!("mesh {:?} is stopped", running.name);
         }
         None => println!("mesh {:?} is not running", paths.name),
     }

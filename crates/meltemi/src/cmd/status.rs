@@ -70,7 +70,7 @@ pub fn kubeconfig(args: &KubeconfigArgs) -> anyhow::Result<ExitCode> {
     let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
     let file = paths.kubeconfig();
     if !file.exists() {
-        bail!("{} does not exist: start the mesh first with `meltemi up --detach`", file.display());
+        bail!("{} does not exist: start the mesh first with `{}`", file.display(), paths.how_to_start());
     }
     println!("{}", file.display());
     Ok(ExitCode::SUCCESS)
@@ -100,7 +100,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn print(paths: &Paths, status: &Status) {
     let Some(running) = &status.running else {
-        println!("mesh {:?} is not running; start it with `meltemi up --detach`", paths.name);
+        println!("mesh {:?} is not running; start it with `{}`", paths.name, paths.how_to_start());
         return;
     };
     println!("mesh {:?}: version {}, since {}", running.name, running.version, running.started);

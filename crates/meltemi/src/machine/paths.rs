@@ -17,6 +17,8 @@ pub const DEFAULT_NAME: &str = "default";
 pub struct Paths {
     /// Name of the mesh.
     pub name: String,
+    /// Whether somebody said the name: a data directory alone names the mesh that runs on it.
+    pub named: bool,
     /// The data directory, 0700.
     pub data: PathBuf,
 }
@@ -25,6 +27,7 @@ impl Paths {
     /// `--data-dir`, else `$MELTEMI_HOME`, else `/var/lib/meltemi` as root and `$XDG_STATE_HOME/meltemi` otherwise;
     /// a mesh with another name than `default` has a directory of its own below it (unless `--data-dir` is given).
     pub fn find(name: Option<&str>, data_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let named = name.is_some();
         let name = name.unwrap_or(DEFAULT_NAME).to_owned();
         let valid = !name.is_empty()
             && name.len() <= 32
@@ -33,7 +36,7 @@ impl Paths {
             bail!("--name {name:?}: expected 1 to 32 characters of [a-z0-9-]");
         }
         if let Some(dir) = data_dir {
-            return Ok(Self { name, data: std::path::absolute(dir)? });
+            return Ok(Self { name, named, data: std::path::absolute(dir)? });
         }
         let base = match std::env::var_os("MELTEMI_HOME") {
             Some(home) if !home.is_empty() => PathBuf::from(home),
@@ -42,7 +45,20 @@ impl Paths {
         };
         let base = std::path::absolute(base)?;
         let data = if name == DEFAULT_NAME { base } else { base.join("meshes").join(&name) };
-        Ok(Self { name, data })
+        Ok(Self { name, named, data })
+    }
+
+    /// `meltemi up --detach` with what names this mesh, to be copied by a person.
+    pub fn how_to_start(&self) -> String {
+        let mut command = "meltemi up --detach".to_owned();
+        let found = Self::find(Some(&self.name), None).is_ok_and(|usual| usual.data == self.data);
+        if self.name != DEFAULT_NAME {
+            command.push_str(&format!(" --name {}", self.name));
+        }
+        if !found {
+            command.push_str(&format!(" --data-dir {}", self.data.display()));
+        }
+        command
     }
 
     /// Creates the data directory with mode 0700 where it is missing.

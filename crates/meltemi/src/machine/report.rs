@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::paths::Paths;
@@ -90,9 +90,21 @@ impl Running {
     }
 
     /// What `running.json` says, if its process is still the one that it names.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a mesh of another name runs on this data directory.
     pub fn read(paths: &Paths) -> anyhow::Result<Option<Self>> {
-        let running = Self::last(paths)?;
-        Ok(running.filter(|r| start_time(r.pid) == Some(r.start_time)))
+        let running = Self::last(paths)?.filter(|r| start_time(r.pid) == Some(r.start_time));
+        if let Some(other) = running.as_ref().filter(|r| paths.named && r.name != paths.name) {
+            bail!(
+                "in {} runs the mesh {:?}, not {:?}: say --name {}, or another --data-dir",
+                paths.data.display(),
+                other.name,
+                paths.name,
+                other.name
+            );
+        }
+        Ok(running)
     }
 
     /// What `running.json` says, whether or not it still runs.
@@ -115,4 +127,40 @@ pub fn start_time(pid: i32) -> Option<u64> {
         return None;
     }
     rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_names_its_mesh_and_another_name_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let find = |name| Paths::find(name, Some(dir.path())).unwrap();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let running = Running {
+            name: "a".into(),
+            pid,
+            start_time: start_time(pid).unwrap(),
+            port: 1,
+            nodes: 1,
+            version: String::new(),
+            started: String::new(),
+        };
+        running.write(&find(Some("a"))).unwrap();
+        assert_eq!(Running::read(&find(None)).unwrap().unwrap().name, "a");
+        assert_eq!(Running::read(&find(Some("a"))).unwrap().unwrap().name, "a");
+        let error = Running::read(&find(Some("b"))).unwrap_err().to_string();
+        assert!(error.contains("--name a"), "{error}");
+        Running { start_time: 0, ..running }.write(&find(None)).unwrap();
+        assert!(Running::read(&find(Some("b"))).unwrap().is_none(), "what has ended is in nobody's way");
+    }
+
+    #[test]
+    fn what_to_type_names_the_mesh() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = Paths::find(Some("a"), Some(dir.path())).unwrap().how_to_start();
+        assert_eq!(text, format!("meltemi up --detach --name a --data-dir {}", dir.path().display()));
+        assert_eq!(Paths::find(Some("a"), None).unwrap().how_to_start(), "meltemi up --detach --name a");
+    }
 }
