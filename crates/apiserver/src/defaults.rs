@@ -136,8 +136,11 @@ fn stateful_set(map: &mut Map<String, Value>) {
 
 fn job(map: &mut Map<String, Value>) {
     let Some(spec) = sub(map, "spec") else { return };
+    // A work queue says how many at a time and not how often.
+    if spec.get("parallelism").is_none() {
+        fill(spec, "completions", json!(1));
+    }
     fill(spec, "parallelism", json!(1));
-    fill(spec, "completions", json!(1));
     fill(spec, "backoffLimit", json!(6));
     fill(spec, "suspend", json!(false));
     fill(spec, "completionMode", json!("NonIndexed"));

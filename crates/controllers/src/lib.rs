@@ -12,6 +12,7 @@ mod deployment;
 mod endpoints;
 mod events;
 mod garbage;
+mod job;
 mod loadbalancer;
 mod namespace;
 mod nodes;
@@ -98,6 +99,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     deployment::start(&cluster, tasks);
     replicaset::start(&cluster, tasks);
     daemonset::start(&cluster, tasks);
+    job::start(&cluster, tasks);
     endpoints::start(&cluster, tasks);
     serviceaccounts::start(&cluster, tasks);
     loadbalancer::start(&cluster, tasks);
