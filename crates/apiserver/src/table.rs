@@ -126,7 +126,8 @@ mod tests {
     fn rows_carry_what_the_client_asks_for() {
         let info = Registry::new().find("", "v1", "events").unwrap();
         let event = Arc::new(json!({"metadata": {"name": "a"}, "lastTimestamp": "2026-01-01T00:00:00Z"}));
-        let object = |include| render(&info, &[event.clone()], include, None)["rows"][0]["object"].clone();
+        let object =
+            |include| render(&info, std::slice::from_ref(&event), include, None)["rows"][0]["object"].clone();
         assert_eq!(object(IncludeObject::Object), *event);
         assert_eq!(object(IncludeObject::Metadata)["kind"], "PartialObjectMetadata");
         assert_eq!(object(IncludeObject::None), Value::Null);
