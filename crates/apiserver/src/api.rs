@@ -13,6 +13,25 @@ use crate::registry::Registry;
 use crate::store::Store;
 use crate::streaming::Streaming;
 
+/// A built-in kind that is stored and that nobody acts on; who makes an object of it is warned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inert {
+    /// Its group, empty for the core.
+    pub group: &'static str,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What to use instead, as a clause; empty when there is nothing.
+    pub instead: &'static str,
+}
+
+impl Inert {
+    /// What is said to who makes one.
+    pub fn warning(&self) -> String {
+        let instead = if self.instead.is_empty() { String::new() } else { format!("; {}", self.instead) };
+        format!("the {} is stored, but nothing in this cluster acts on it{instead}", self.kind)
+    }
+}
+
 /// The API; clones share it.
 #[derive(Clone, Debug)]
 pub struct Api {
@@ -26,6 +45,8 @@ pub struct Api {
     pub advertise: IpAddr,
     /// Streams of Pods.
     pub streaming: Streaming,
+    /// Kinds that nobody acts on.
+    pub inert: Arc<[Inert]>,
     /// One allocation at a time: the choice of an address and its storing must not interleave.
     pub allocation: Arc<tokio::sync::Mutex<()>>,
 }
@@ -44,7 +65,8 @@ impl Api {
         let auth = Auth::new(objects.clone(), pki)?;
         let streaming = Streaming::new(objects, pki, tasks.clone())?;
         let allocation = Arc::default();
-        Ok(Self { store, registry, auth: Arc::new(auth), advertise, allocation, streaming })
+        let inert = Arc::default();
+        Ok(Self { store, registry, auth: Arc::new(auth), advertise, inert, allocation, streaming })
     }
 
     /// An object of a built-in resource.

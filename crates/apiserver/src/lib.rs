@@ -32,4 +32,5 @@ pub mod streaming;
 pub mod table;
 pub mod validate;
 
+pub use api::Inert;
 pub use server::{Config, ServerError, start};

@@ -15,7 +15,7 @@ use meltemi_runtime::{DrainWatch, Tasks};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::api::Api;
+use crate::api::{Api, Inert};
 use crate::auth::{self, User};
 use crate::pki::{self, NodeSpec, PkiError};
 use crate::store::{Store, StoreError};
@@ -35,6 +35,8 @@ pub struct Config {
     pub nodes: Vec<NodeSpec>,
     /// Address of the Service `kubernetes`, and of the endpoint behind it.
     pub advertise: IpAddr,
+    /// Built-in kinds that nobody acts on in this cluster.
+    pub inert: &'static [Inert],
 }
 
 /// Why the API server ended.
@@ -74,7 +76,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<Api, ServerError> {
     };
     let pki = pki::ensure(&layout, SystemTime::now())?;
     let store = Store::open(&config.data_dir.join("db.sqlite"))?;
-    let api = Api::new(store, &pki, config.advertise, tasks)?;
+    let api = Api { inert: config.inert.into(), ..Api::new(store, &pki, config.advertise, tasks)? };
     crate::bootstrap::ensure(&api).map_err(|refusal| ServerError::Bootstrap(refusal.message))?;
     let acceptor = TlsAcceptor::from(pki.server_config()?);
     let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::read::respond;
 use crate::admission::{self, Operation};
+use crate::api::Inert;
 use crate::apply::{self, Manager};
 use crate::call::Call;
 use crate::options::FieldValidation;
@@ -42,7 +43,9 @@ async fn create_object(
     applied: Option<()>,
 ) -> Result<(Arc<Value>, Warnings), Refusal> {
     identity::for_create(call, &mut object)?;
-    let warnings = decode(call, &mut object, None)?;
+    let mut warnings = decode(call, &mut object, None)?;
+    let inert = call.api.inert.iter().find(|i| i.group == call.info.group && i.kind == call.info.kind);
+    warnings.extend(inert.map(Inert::warning));
     if call.info.status && !rules::keeps_status_on_create(&call.info) {
         object.as_object_mut().map(|o| o.remove("status"));
     }

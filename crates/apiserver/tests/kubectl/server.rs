@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use meltemi_apiserver::Config;
+use meltemi_apiserver::{Config, Inert};
 use meltemi_runtime::{Tasks, drain};
 
 /// The data directory, for the process that is the server.
@@ -42,6 +42,11 @@ pub(crate) fn be_the_server() {
             cluster_name: "test".into(),
             nodes: Vec::new(),
             advertise: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)),
+            inert: &[Inert {
+                group: "networking.k8s.io",
+                kind: "NetworkPolicy",
+                instead: "use something else",
+            }],
         };
         let (_trigger, watch) = drain::channel();
         let (tasks, _supervisor) = Tasks::new("apiserver", watch);

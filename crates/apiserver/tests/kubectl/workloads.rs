@@ -152,6 +152,16 @@ fn commands_that_make_objects_themselves() {
 }
 
 #[test]
+fn who_makes_what_nobody_acts_on_is_warned() {
+    let server = Server::start();
+    let policy = r#"{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "n"}, "spec": {"podSelector": {}}}"#;
+    let said = server.apply(policy);
+    let warning =
+        "Warning: the NetworkPolicy is stored, but nothing in this cluster acts on it; use something else";
+    assert!(said.contains(warning), "{said}");
+}
+
+#[test]
 fn a_pod_gets_its_defaults_and_its_token() {
     let server = Server::start();
     server.apply(POD);

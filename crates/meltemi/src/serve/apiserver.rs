@@ -5,11 +5,30 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use meltemi_apiserver::Config;
 use meltemi_apiserver::pki::NodeSpec;
+use meltemi_apiserver::{Config, Inert};
 use meltemi_runtime::Tasks;
 
 use crate::machine::network;
+
+/// What `controllers`, `runner` and the control plane do nothing for. A NetworkPolicy that seems to hold is a hole.
+const INERT: &[Inert] = &[
+    inert("networking.k8s.io", "NetworkPolicy", "an AuthorizationPolicy is enforced"),
+    inert("networking.k8s.io", "Ingress", "a Gateway of class istio with an HTTPRoute is served"),
+    inert("apps", "StatefulSet", "a Deployment is run"),
+    inert("batch", "CronJob", "a Job is run"),
+    inert("autoscaling", "HorizontalPodAutoscaler", "kubectl scale changes the number of Pods"),
+    inert("policy", "PodDisruptionBudget", ""),
+    inert("", "ReplicationController", "a Deployment is run"),
+    inert("", "ResourceQuota", ""),
+    inert("", "LimitRange", ""),
+    inert("", "PersistentVolumeClaim", "an emptyDir lives as long as its Pod"),
+    inert("", "PersistentVolume", "an emptyDir lives as long as its Pod"),
+];
+
+const fn inert(group: &'static str, kind: &'static str, instead: &'static str) -> Inert {
+    Inert { group, kind, instead }
+}
 
 /// The Kubernetes-compatible API of a mesh on one machine.
 #[derive(clap::Args, Debug)]
@@ -56,6 +75,7 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         host_port,
         nodes: (1..=args.nodes).map(node).collect(),
         advertise: args.advertise,
+        inert: INERT,
     };
     meltemi_apiserver::start(config, &tasks).await?;
     Ok(())
