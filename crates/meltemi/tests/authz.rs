@@ -228,6 +228,33 @@ fn objects_without_a_namespace_are_of_the_one_that_is_said() {
 }
 
 #[test]
+fn what_holds_nothing_is_an_error_and_no_answer() {
+    let files = Files::new(&[
+        ("empty.yaml", "---\n"),
+        ("p.yaml", &POLICY.replace("METHODS", "GET")),
+        ("t.yaml", "tests: []\n"),
+    ]);
+    let (empty, policy, table) = (files.path("empty.yaml"), files.path("p.yaml"), files.path("t.yaml"));
+    let explain = ["authz", "explain", "--from", "default/a", "--to", "web", "-f"];
+    let cases: [(Vec<&str>, i32, &str); 5] = [
+        ([&explain[..], &[&empty]].concat(), 2, "there is no object"),
+        ([&explain[..], &["-"]].concat(), 2, "standard input: there is no object"),
+        ([&explain[..], &["https://example.com/p.yaml"]].concat(), 2, "a URL is not fetched"),
+        (vec!["authz", "test", &table, "-f", &policy], 2, "the table has no tests"),
+        (vec!["analyze", &empty], 1, "there is no object"),
+    ];
+    for (args, code, text) in cases {
+        let out = Command::new(env!("CARGO_BIN_EXE_meltemi"))
+            .args(&args)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let error = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.code() == Some(code) && error.contains(text), "{args:?}: {error}");
+    }
+}
+
+#[test]
 fn findings_have_istioctls_form_and_exit_code() {
     let kagenti = samples().join("kagenti").display().to_string();
     let (code, out) = run(&["analyze", &kagenti]);

@@ -103,7 +103,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 async fn world(args: &Args, global: &Global, cluster: bool) -> anyhow::Result<(World, Option<String>)> {
-    let files = objects::files(&args.files, global)?;
+    let files = if args.files.is_empty() { Vec::new() } else { objects::some(&args.files, global)? };
     let mut running = None;
     let mut namespace = global.namespace.clone();
     if cluster {

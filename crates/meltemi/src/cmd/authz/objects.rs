@@ -91,21 +91,36 @@ fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
         };
         return inside.iter().filter(wanted).try_for_each(|file| read(file, objects));
     }
-    let text = if path == Path::new("-") {
-        std::io::read_to_string(std::io::stdin()).context("reading standard input")?
-    } else {
-        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
-    };
+    let text = text(path)?;
     for value in serde_yaml_ng::Deserializer::from_str(&text) {
         let value: Value =
-            serde::Deserialize::deserialize(value).with_context(|| format!("reading {}", path.display()))?;
+            serde::Deserialize::deserialize(value).with_context(|| format!("reading {}", said(path)))?;
         if value.is_object() {
             objects.push(value);
         } else if !value.is_null() {
-            anyhow::bail!("reading {}: a document is no object", path.display());
+            anyhow::bail!("reading {}: a document is no object", said(path));
         }
     }
     Ok(())
+}
+
+/// The text of a file, or of standard input for `-`.
+pub(crate) fn text(path: &Path) -> anyhow::Result<String> {
+    if path == Path::new("-") {
+        return std::io::read_to_string(std::io::stdin()).context("reading standard input");
+    }
+    if path.to_str().is_some_and(|p| p.starts_with("http://") || p.starts_with("https://")) {
+        let url = path.display();
+        anyhow::bail!(
+            "{url}: a URL is not fetched here; pipe it: curl -sSf {url} | meltemi ... with `-` for the file"
+        );
+    }
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// A path in words.
+fn said(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
 /// Objects of files, or of the cluster when there are none; and the namespace that is meant when none is said.
@@ -114,7 +129,20 @@ pub(crate) async fn from(paths: &[PathBuf], global: &Global) -> anyhow::Result<(
         let client = global.client().await?;
         return Ok((global.namespace(&client), live(client).await?));
     }
-    Ok((global.namespace.clone().unwrap_or_else(|| "default".into()), files(paths, global)?))
+    Ok((global.namespace.clone().unwrap_or_else(|| "default".into()), some(paths, global)?))
+}
+
+/// Objects of files, of which there must be one: without policies everything is allowed, and a wrong folder must not say so.
+pub(crate) fn some(paths: &[PathBuf], global: &Global) -> anyhow::Result<Vec<Value>> {
+    let found = files(paths, global)?;
+    if found.is_empty() {
+        let paths: Vec<String> = paths.iter().map(|p| said(p)).collect();
+        anyhow::bail!(
+            "{}: there is no object (of folders, .yaml, .yml and .json files are read)",
+            paths.join(", ")
+        );
+    }
+    Ok(found)
 }
 
 /// One side of a comparison: a file, a folder, or `live`.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use meltemi_analysis::table::{self, Outcome, Table};
 
 use super::objects;
@@ -50,7 +50,7 @@ Examples:
   meltemi authz test samples/authz-tests/kagenti.yaml
   meltemi authz test table.yaml -f policies/ --junit report.xml --sarif report.sarif")]
 pub(crate) struct Args {
-    /// The table
+    /// The table, `-` for standard input (its `policies` are then relative to the working directory)
     file: PathBuf,
     /// Files or folders of policies instead of the cluster's
     #[arg(short, long = "filename", value_name = "POLICIES")]
@@ -68,10 +68,13 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let text =
-        std::fs::read_to_string(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
+    let text = objects::text(&args.file)?;
     let table: Table =
         serde_yaml_ng::from_str(&text).with_context(|| format!("reading {}", args.file.display()))?;
+    // A gate that checks nothing is open.
+    if table.tests.is_empty() {
+        bail!("{}: the table has no tests", args.file.display());
+    }
     let beside = args.file.parent().unwrap_or(Path::new("."));
     let files: Vec<PathBuf> =
         args.files.iter().cloned().chain(table.policies.iter().map(|p| beside.join(p))).collect();
