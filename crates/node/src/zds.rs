@@ -133,8 +133,11 @@ impl Client {
                 if let Some(ready) = self.ready.take() {
                     let (context, pods) = (self.context.clone(), self.pods.values().cloned().collect());
                     self.context.tasks.spawn_job("certificates of the first Pods", async move {
-                        certified(&context, pods).await;
-                        ready.done();
+                        let mut drain = context.tasks.drain();
+                        tokio::select! {
+                            () = certified(&context, pods) => ready.done(),
+                            () = drain.started() => {}
+                        }
                         Ok::<(), std::convert::Infallible>(())
                     });
                 }

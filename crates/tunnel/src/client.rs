@@ -203,11 +203,18 @@ impl Pool {
         let (sender, mut connection) = builder.handshake(tls).await.map_err(|e| tunnel(e.to_string()))?;
         let alive = keepalive(connection.ping_pong());
         let tunnels = Arc::downgrade(&self.tunnels);
+        let mut drain = self.tasks.drain();
         self.tasks.spawn_job("tunnel", async move {
             let mut sweep = tokio::time::interval(SWEEP);
             tokio::pin!(connection, alive);
+            let mut draining = false;
             loop {
                 tokio::select! {
+                    // A tunnel that nobody uses must not keep the process.
+                    () = drain.started(), if !draining => {
+                        draining = true;
+                        let_go(&tunnels);
+                    }
                     ended = &mut connection => return ended.map_err(io::Error::other),
                     error = &mut alive => return Err(error),
                     _ = sweep.tick() => sweep_idle(&tunnels),
@@ -228,6 +235,12 @@ fn sweep_idle(tunnels: &Weak<Keyed>) {
         held.retain(|t| Arc::strong_count(&t.open) > 1 || now.duration_since(t.used) < IDLE);
         !held.is_empty()
     });
+}
+
+/// Lets go of all of them: a tunnel ends with its last stream.
+fn let_go(tunnels: &Weak<Keyed>) {
+    let Some(tunnels) = tunnels.upgrade() else { return };
+    tunnels.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
 fn key(dial: &Dial) -> Key {

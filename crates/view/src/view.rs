@@ -20,6 +20,9 @@ use tokio::sync::watch;
 use crate::judge::{Denied, HttpSets};
 use crate::registry::{PATIENCE, Registry};
 
+/// How often it is looked whether the last of what is open has ended, during a drain.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Everything that a proxy is told.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {
@@ -106,9 +109,20 @@ impl View {
         let token = config.control;
         let client =
             client::Config { node_id: config.node_id, metadata: config.metadata, types: config.types };
+        let (open, mut ending) = (view.registry.clone(), tasks.drain());
         tasks.spawn("xds", async move {
             let connect = || control.connect();
-            client::run(client, sink, connect, move || token.read_token()).await;
+            // What is open during a drain is judged to its end, and then nothing holds the process.
+            let last = async {
+                ending.started().await;
+                while !open.is_empty() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            tokio::select! {
+                () = client::run(client, sink, connect, move || token.read_token()) => {}
+                () = last => {}
+            }
             Ok::<(), std::convert::Infallible>(())
         });
         let patience = view.clone();
