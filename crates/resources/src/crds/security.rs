@@ -2,16 +2,36 @@
 //! Definitions of `security.istio.io`: AuthorizationPolicy, PeerAuthentication, RequestAuthentication.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use schemars::JsonSchema;
 use serde_json::{Value, json};
 
-use super::{Kind, Version, column, definition};
+use super::{Kind, Version, column, definition, structural};
+use crate::policies::{AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 
 /// All definitions of the group.
 pub fn all() -> Vec<CustomResourceDefinition> {
     vec![
-        one("AuthorizationPolicy", "authorizationpolicies", &["ap"], &authorization(), &action_columns()),
-        one("PeerAuthentication", "peerauthentications", &["pa"], &peer(), &mode_columns()),
-        one("RequestAuthentication", "requestauthentications", &["ra"], &request(), &json!([age()])),
+        one(
+            "AuthorizationPolicy",
+            "authorizationpolicies",
+            &["ap"],
+            &described::<AuthorizationPolicySpec>(authorization()),
+            &action_columns(),
+        ),
+        one(
+            "PeerAuthentication",
+            "peerauthentications",
+            &["pa"],
+            &described::<PeerAuthenticationSpec>(peer()),
+            &mode_columns(),
+        ),
+        one(
+            "RequestAuthentication",
+            "requestauthentications",
+            &["ra"],
+            &described::<RequestAuthenticationSpec>(request()),
+            &json!([age()]),
+        ),
     ]
 }
 
@@ -43,12 +63,42 @@ fn one(
     definition(&kind, vec![version("v1", true), version("v1beta1", false)])
 }
 
+/// A schema with the words of its type, for `kubectl explain`.
+fn described<T: JsonSchema>(mut schema: Value) -> Value {
+    describe(&mut schema, &structural::of::<T>());
+    schema
+}
+
+fn describe(schema: &mut Value, of: &Value) {
+    if let Some(text) = of.get("description").filter(|_| schema.get("description").is_none()) {
+        schema["description"] = text.clone();
+    }
+    for key in ["items", "additionalProperties"] {
+        if let (Some(inner), Some(of)) = (schema.get_mut(key).filter(|i| i.is_object()), of.get(key)) {
+            describe(inner, of);
+        }
+    }
+    for (name, inner) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        if let Some(of) = of["properties"].get(name) {
+            describe(inner, of);
+        }
+    }
+}
+
 fn age() -> Value {
     column("Age", ".metadata.creationTimestamp", "date")
 }
 
 fn action_columns() -> Value {
-    json!([column("Action", ".spec.action", "string"), age()])
+    let enforced = |part: &str| format!(r#".status.conditions[?(@.type=="meltemi.dev/Enforced")].{part}"#);
+    let mut proxies = column("Proxies", &enforced("message"), "string");
+    proxies["priority"] = json!(1);
+    json!([
+        column("Action", ".spec.action", "string"),
+        column("Enforced", &enforced("status"), "string"),
+        proxies,
+        age()
+    ])
 }
 
 fn mode_columns() -> Value {
@@ -199,6 +249,7 @@ fn request() -> Value {
         "outputClaimToHeaders": {"type": "array", "items": claim},
         "timeout": timeout, "spaceDelimitedClaims": claims,
     }));
+    rule["properties"]["jwks_uri"]["description"] = "Older name of `jwksUri`.".into();
     let one = "(has(self.jwksUri) ? 1 : 0) + (has(self.jwks_uri) ? 1 : 0) + (has(self.jwks) ? 1 : 0) <= 1";
     cel(&mut rule, &[(one, "only one of jwks or jwksUri can be set")]);
     let mut spec = object(json!({
@@ -239,6 +290,27 @@ mod tests {
             return Vec::new();
         };
         found.into_vec().into_iter().map(|e| e.message).collect()
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
+            if schema.get("description").is_none() {
+                found.push(path.to_owned());
+            }
+            if let Some(items) = schema.get("items").filter(|i| i.get("properties").is_some()) {
+                undescribed(items, &format!("{path}[]"), found);
+            }
+            for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+                undescribed(inner, &format!("{path}.{name}"), found);
+            }
+        }
+        for definition in all() {
+            let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
+            let mut found = Vec::new();
+            undescribed(&schema["openAPIV3Schema"]["properties"]["spec"], "spec", &mut found);
+            assert!(found.is_empty(), "{}: {found:?}", definition.spec.names.kind);
+        }
     }
 
     #[test]
