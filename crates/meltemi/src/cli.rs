@@ -60,13 +60,15 @@ enum Command {
     ProxyConfig(cmd::proxy_config::Args),
     /// Which proxies are connected, as istioctl shows it
     ProxyStatus(cmd::proxy_status::Args),
+    /// The mesh's own manifests, as `up` applies them
+    Manifest(cmd::manifest::Args),
     /// Versions of client, control plane and proxies
     Version(cmd::version::Args),
 }
 
 /// Words that ask no cluster which one: options for that are taken everywhere, as istioctl takes them, and not shown here.
 const WITHOUT_CLUSTER: &[&str] =
-    &["up", "down", "status", "doctor", "kubeconfig", "image", "demo", "serve", "sample"];
+    &["up", "down", "status", "doctor", "kubeconfig", "image", "demo", "serve", "sample", "manifest"];
 
 impl Cli {
     /// Reads a command line.
@@ -123,6 +125,7 @@ impl Cli {
             Command::ZtunnelConfig(args) => block_on(cmd::ztunnel_config::run(args, &global)),
             Command::ProxyConfig(args) => block_on(cmd::proxy_config::run(args, &global)),
             Command::ProxyStatus(args) => block_on(cmd::proxy_status::run(args, &global)),
+            Command::Manifest(args) => cmd::manifest::run(&args),
             Command::Version(args) => block_on(cmd::version::run(args, &global)),
         }
     }
@@ -168,5 +171,36 @@ mod tests {
         });
         let parsed = Cli::read(["meltemi", "up", "-n", "a", "--nodes", "2"].map(OsString::from)).unwrap();
         assert_eq!(parsed.global.namespace.as_deref(), Some("a"), "they are taken all the same");
+    }
+
+    /// The commands of a text, by the lines that begin with the program or pass something to it.
+    fn commands(text: &str) -> Vec<Vec<OsString>> {
+        let mut all = Vec::new();
+        for line in text.lines() {
+            let line =
+                line.trim_start().trim_start_matches("- run: ").trim_start_matches("export KUBECONFIG=$(");
+            let line = line.split(" #").next().unwrap_or_default();
+            for part in line.split("&&").flat_map(|p| p.split('|')) {
+                let words: Vec<&str> = part.split_whitespace().map(|w| w.trim_matches(['"', ')'])).collect();
+                if words.len() > 1 && words[0] == "meltemi" {
+                    all.push(words.into_iter().map(OsString::from).collect());
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_command_of_the_documents_exists() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut found = 0;
+        for file in ["README.md", "samples/README.md"] {
+            for command in commands(&std::fs::read_to_string(root.join(file)).unwrap()) {
+                let error = Cli::read(command.clone()).err();
+                assert!(error.is_none(), "{file}: {command:?}: {}", error.unwrap());
+                found += 1;
+            }
+        }
+        assert!(found > 10, "{found} commands found: the documents look otherwise than this test thinks");
     }
 }

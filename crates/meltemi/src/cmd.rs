@@ -8,6 +8,7 @@ pub mod demo;
 pub mod down;
 pub mod forward;
 pub mod image;
+pub mod manifest;
 pub mod proxy_config;
 pub mod proxy_status;
 pub mod status;

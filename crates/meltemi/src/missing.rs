@@ -34,7 +34,6 @@ const WORDS: &[(&str, &str)] = &[
     ("kube-inject", SIDECARS),
     ("listener", DUMP),
     ("listeners", DUMP),
-    ("manifest", "the manifests that `meltemi up` applies are in deploy/"),
     ("precheck", "`meltemi doctor` says what is in the way of a mesh on this machine"),
     ("remote-clusters", ONE_CLUSTER),
     ("revision", "there is one revision"),
