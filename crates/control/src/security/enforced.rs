@@ -14,6 +14,10 @@ use crate::xds::Proxy;
 /// Type of the condition.
 pub const ENFORCED: &str = "meltemi.dev/Enforced";
 
+/// Why nobody enforces a policy that attaches well: the usual cause is a namespace that was never enrolled.
+const NOBODY: &str = "no proxy has to enforce it: it applies to no Pod, waypoint or gateway of the mesh; Pods come into it by the \
+                      label istio.io/dataplane-mode=ambient of their namespace";
+
 /// Proxies that have to know a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Where {
@@ -40,7 +44,7 @@ pub struct Generations {
 pub fn condition(names: &[String], at: &Where, since: Generations, proxies: &[Proxy]) -> Condition {
     let (wanted, reached) = count(names, at, since, proxies);
     if wanted == 0 {
-        return Condition::no(ENFORCED, "NoTarget", "no proxy has to enforce it");
+        return Condition::no(ENFORCED, "NoTarget", NOBODY);
     }
     let message = format!("{reached}/{wanted} proxies");
     if reached == wanted {
@@ -111,7 +115,7 @@ mod tests {
         let since = Generations { layer4: 5, ..Generations::default() };
         let on = |node, acked, error| proxy(Scope::NodeProxy, node, acked, error);
         let cases = [
-            ("nobody has to", nodes(&[]), vec![], "no proxy has to enforce it", false),
+            ("nobody has to", nodes(&[]), vec![], NOBODY, false),
             (
                 "one has, one not",
                 nodes(&["a", "b"]),

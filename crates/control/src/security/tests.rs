@@ -148,7 +148,8 @@ fn status_of(kind: &str, namespace: &str, object: serde_json::Value) -> Vec<Stri
 const ATTACHED: &str = "ZtunnelAccepted=True Accepted: attached to ztunnel";
 const ON_NODE: &str = "meltemi.dev/Enforced=True Enforced: 1/1 proxies";
 const ON_BOTH: &str = "meltemi.dev/Enforced=True Enforced: 2/2 proxies";
-const NOWHERE: &str = "meltemi.dev/Enforced=False NoTarget: no proxy has to enforce it";
+const NOWHERE: &str = "meltemi.dev/Enforced=False NoTarget: no proxy has to enforce it: it applies to no Pod, waypoint or gateway of \
+                       the mesh; Pods come into it by the label istio.io/dataplane-mode=ambient of their namespace";
 const AROUND: &str = "meltemi.dev/Escapes=True AroundWaypoint: Connections to Pods of Service shop/web that do not pass \
                       waypoint shop/wp are not judged by this policy.";
 
