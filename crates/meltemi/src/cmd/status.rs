@@ -101,6 +101,9 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn print(paths: &Paths, status: &Status) {
     let Some(running) = &status.running else {
         println!("mesh {:?} is not running; start it with `{}`", paths.name, paths.how_to_start());
+        if let Some(other) = meant_by_kubeconfig(paths) {
+            println!("$KUBECONFIG is that of another mesh: `meltemi status --data-dir {}`", other.display());
+        }
         return;
     };
     println!("mesh {:?}: version {}, since {}", running.name, running.version, running.started);
@@ -116,6 +119,13 @@ fn print(paths: &Paths, status: &Status) {
             println!("{:<40} {:<6} {}", line.name, if line.ready { "yes" } else { "no" }, line.detail);
         }
     }
+}
+
+/// The data directory that `$KUBECONFIG` lies in, when a mesh runs on it and it is not the one that was asked for.
+fn meant_by_kubeconfig(paths: &Paths) -> Option<PathBuf> {
+    let directory = PathBuf::from(std::env::var_os("KUBECONFIG")?).parent()?.to_owned();
+    let other = Paths::find(None, Some(&directory)).ok().filter(|other| other.data != paths.data)?;
+    Running::read(&other).ok().flatten().map(|_| other.data)
 }
 
 fn node_line(node: &Node) -> Line {

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use crate::machine::report::{Progress, Running};
 
 /// The API's port when it is free and nothing else is asked for.
 const DEFAULT_PORT: u16 = 6443;
+
+/// Bytes that have to be free for the data of a mesh: objects, certificates, logs.
+const LEAST_ROOM: u64 = 64 << 20;
 
 /// Start a mesh on this machine: API, controllers, nodes, control plane and proxies, in private namespaces.
 #[derive(clap::Args, Debug)]
@@ -69,6 +72,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub fn start(paths: &Paths, options: &Options) -> anyhow::Result<Launched> {
     let begun = Instant::now();
     paths.create()?;
+    room(&paths.data)?;
     let listener = listen(paths, options.port)?;
     let mut launched = launch::launch(paths, options, listener)?;
     let bar = progress_bar();
@@ -90,6 +94,22 @@ pub fn start(paths: &Paths, options: &Options) -> anyhow::Result<Launched> {
     );
     println!("export KUBECONFIG={}", paths.kubeconfig().display());
     Ok(launched)
+}
+
+/// A full disk is said at once: nothing that is started could write why it ends.
+fn room(data: &Path) -> anyhow::Result<()> {
+    let disk = nix::sys::statvfs::statvfs(data)
+        .with_context(|| format!("asking for the room in {}", data.display()))?;
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    if free < LEAST_ROOM {
+        bail!(
+            "{}: {} MiB are free on its disk, a mesh needs {}",
+            data.display(),
+            free >> 20,
+            LEAST_ROOM >> 20
+        );
+    }
+    Ok(())
 }
 
 fn follow(launched: &mut Launched, bar: &ProgressBar) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Applies the mesh's own manifests (`deploy/`, the same as on Kubernetes) and waits until the mesh stands.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,6 +18,8 @@ use super::paths::Paths;
 const MANAGER: &str = "meltemi";
 /// How long the API server may take to answer.
 const API_LIMIT: Duration = Duration::from_secs(30);
+/// How often the API server may end before it is given up: it is started again after short pauses.
+const MOST_ENDS: usize = 4;
 /// How long a manifest may be refused because what it needs is not served yet (a new CRD's kind).
 const APPLY_LIMIT: Duration = Duration::from_secs(15);
 /// How long nodes, control plane and node proxies may take.
@@ -27,19 +30,36 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A client for the API, once it answers that it is ready.
 pub async fn api_ready(paths: &Paths) -> anyhow::Result<Client> {
     let begun = Instant::now();
+    let log = paths.logs().join("apiserver.log");
+    // What it said when it ran before is not of now.
+    let from = std::fs::metadata(&log).map_or(0, |m| m.len());
     loop {
         let error = match try_client(paths).await {
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
+        let ends = ends(&log, from);
+        if let Some(last) = ends.last().filter(|_| ends.len() >= MOST_ENDS) {
+            bail!("the API server ends at once: {last}; its log is {}", log.display());
+        }
         if begun.elapsed() > API_LIMIT {
-            return Err(error.context(format!(
-                "the API server does not answer; its log is {}",
-                paths.logs().join("apiserver.log").display()
-            )));
+            return Err(
+                error.context(format!("the API server does not answer; its log is {}", log.display()))
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What a component said each time when it ended with an error, from a place of its log on.
+fn ends(log: &Path, from: u64) -> Vec<String> {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let new = bytes.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
+    String::from_utf8_lossy(new)
+        .lines()
+        .filter_map(|l| l.strip_prefix("Error: "))
+        .map(str::to_owned)
+        .collect()
 }
 
 async fn try_client(paths: &Paths) -> anyhow::Result<Client> {
@@ -151,5 +171,21 @@ async fn wait(what: &str, look: impl AsyncFn() -> kube::Result<Result<(), String
             bail!("{what} did not become ready within {} s: {state}", READY_LIMIT.as_secs());
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_this_start_are_told_from_older_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("apiserver.log");
+        assert!(ends(&log, 0).is_empty());
+        std::fs::write(&log, "Error: old\n").unwrap();
+        let from = std::fs::metadata(&log).unwrap().len();
+        std::fs::write(&log, "Error: old\n2026 INFO begun\nError: the disk is full\n").unwrap();
+        assert_eq!(ends(&log, from), ["the disk is full"]);
     }
 }
