@@ -9,6 +9,7 @@ pub mod admin;
 pub mod cores;
 pub mod drain;
 pub mod metrics;
+pub mod places;
 pub mod readiness;
 pub mod tasks;
 pub mod telemetry;
