@@ -38,6 +38,7 @@ impl Headers for Fields {
 struct Request {
     source: SpiffeId,
     ip: IpAddr,
+    port: u16,
     http: Option<(String, Vec<String>, Fields)>,
 }
 
@@ -47,7 +48,7 @@ impl Request {
             source: Some(&self.source),
             source_ip: self.ip,
             destination_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            destination_port: 8080,
+            destination_port: self.port,
             sni: None,
             http: self.http.as_ref().map(|(host, paths, headers)| HttpFacts {
                 method: "GET",
@@ -106,6 +107,10 @@ fn port(value: u16) -> Predicate {
     }
 }
 
+fn own_port(i: usize) -> u16 {
+    8000 + i as u16
+}
+
 fn ip(i: usize) -> Ipv4Addr {
     // Ranges lie apart, so that those of a miss are in none.
     Ipv4Addr::from_bits((10 << 24) + ((i as u32) << 6))
@@ -127,7 +132,7 @@ fn template(i: usize) -> Predicate {
 
 fn l4(who: usize, address: usize) -> Request {
     let source = format!("spiffe://{}", principal(who)).parse().unwrap();
-    Request { source, ip: IpAddr::V4(ip(address)), http: None }
+    Request { source, ip: IpAddr::V4(ip(address)), port: 8080, http: None }
 }
 
 fn l7(who: usize, path: String) -> Request {
@@ -142,6 +147,9 @@ fn side(n: usize) -> usize {
 
 /// Prefixes each of which begins the next.
 const CHAIN: usize = 500;
+
+/// Ranges each of which holds the next.
+const NESTED: usize = 129;
 
 /// A decoy: on a path that no request has.
 const ELSEWHERE: &str = "/elsewhere";
@@ -168,6 +176,35 @@ const SHAPES: &[Shape] = &[
         },
         // A miss has a principal and an address that rules name.
         request: |i, n| if i < n { l4(i / side(n), i % side(n)) } else { l4(i % side(n), side(n)) },
+    },
+    Shape {
+        name: "principal x port",
+        layer: 4,
+        rule: |i, n| {
+            rule(
+                vec![is(Attribute::SourcePrincipal, principal(i / side(n)))],
+                vec![port(own_port(i % side(n)))],
+            )
+        },
+        // A miss has a principal that rules name.
+        request: |i, n| {
+            let (who, at) = if i < n { (i / side(n), i % side(n)) } else { (i % side(n), side(n)) };
+            Request { port: own_port(at), ..l4(who, 0) }
+        },
+    },
+    Shape {
+        name: "ranges in ranges",
+        layer: 4,
+        rule: |i, _| {
+            let range = ValueMatch::Cidr(format!("fd00::/{}", i % NESTED).parse().unwrap());
+            let range = Predicate { attribute: Attribute::SourceIp, values: vec![range], not_values: vec![] };
+            rule(vec![is(Attribute::SourcePrincipal, principal(i / NESTED)), range], vec![port(8080)])
+        },
+        // All ranges hold the address, of which the principal has some, or none.
+        request: |i, n| {
+            let ip = "fd00::".parse().unwrap();
+            Request { ip, ..l4(if i < n { i / NESTED } else { n }, 0) }
+        },
     },
     Shape {
         name: "only not-values",

@@ -95,6 +95,28 @@ fn several_indexes_and_a_policy_too_large_for_one() {
 }
 
 #[test]
+fn values_inside_of_each_other_cost_no_more_than_others() {
+    // Whatever begins below seven prefixes that thousands of rules name has all their rows when it is put together.
+    const MANY: usize = 4000;
+    let rule = |values: Vec<String>| {
+        let values = values.iter().map(|v| ValueMatch::String(StringMatch::parse(v))).collect();
+        let predicates =
+            vec![Predicate { attribute: Attribute::SourcePrincipal, values, not_values: vec![] }];
+        Rule { clauses: vec![clause(vec![Match { predicates }])] }
+    };
+    let shared: Vec<String> = (0..8).map(|i| format!("{}*", &"td/ns/n1"[..=i.min(7)])).collect();
+    let shared = (0..MANY).map(|_| rule(shared.clone()));
+    let own = (0..MANY).map(|i| rule(vec![format!("td/ns/n1/sa/r{}*", MANY + i)]));
+    // In turn, so that no word of a set is full.
+    let policies = [policy(0, own.zip(shared).flat_map(|(a, b)| [a, b]).collect())];
+    let set = PolicySet::compile(policies.iter().cloned().map(Into::into)).unwrap();
+    assert!(set.index_bytes() / (2 * MANY) < 250, "{} bytes for each rule", set.index_bytes() / (2 * MANY));
+    for (namespace, account) in [(1, 0), (1, MANY), (1, 2 * MANY - 1), (2, 7), (0, 0)] {
+        agree(&set, &policies, namespace, account);
+    }
+}
+
+#[test]
 fn changed_until_the_base_is_built_again() {
     let simple = |i: usize, account: usize| {
         let rule = Rule {

@@ -145,6 +145,17 @@ proptest! {
     }
 
     #[test]
+    fn ranges_that_hold_one_another(
+        policy in nested::ranges(),
+        addresses in prop::collection::vec((0..112u32, any::<bool>()), 1..6),
+    ) {
+        let set = PolicySet::new(valid(std::slice::from_ref(&policy)), Vec::new());
+        for (bits, v4) in addresses {
+            agree(&set, std::slice::from_ref(&policy), false, &nested::connection(bits, v4).facts())?;
+        }
+    }
+
+    #[test]
     fn change_by_change_is_as_good_as_at_once(
         first in policies(),
         changes in prop::collection::vec((0..6usize, prop::option::of(world::policy())), 1..6),

@@ -80,12 +80,14 @@ impl Ends {
                 chain.pop();
             }
             if !chain.is_empty() && chain.len().is_multiple_of(DEPTH) {
-                whole[at] = true;
-                gather(&mut patterns, at, &chain, &whole);
+                let mut rows = std::mem::take(&mut patterns[at].rows);
+                let above = chain.iter().rev().map(|before| (&patterns[*before].rows, whole[*before]));
+                whole[at] = sets.gather(&mut rows, above);
+                patterns[at].rows = rows;
             }
             let above = chain.last().filter(|_| !whole[at]).map_or(NONE, |above| *above as u32);
-            let Nested { text, plus, minus } = &patterns[at];
-            ends.posts.push((Post { plus: sets.set(plus.clone()), minus: sets.set(minus.clone()) }, above));
+            let Nested { text, rows } = &patterns[at];
+            ends.posts.push((sets.post(rows.clone()), above));
             chain.push(at);
             ends.mark(text, &chain, &patterns, hash);
         }
@@ -159,19 +161,4 @@ impl Ends {
             + self.table.allocation_size()
             + self.posts.capacity() * size_of::<(Post, u32)>()
     }
-}
-
-/// Gives a pattern the rows of those of its chain that no other has gathered.
-fn gather(patterns: &mut [Nested], at: usize, chain: &[usize], whole: &[bool]) {
-    let (mut plus, mut minus) = (patterns[at].plus.clone(), patterns[at].minus.clone());
-    for before in chain.iter().rev() {
-        plus.extend(&patterns[*before].plus);
-        minus.extend(&patterns[*before].minus);
-        if whole[*before] {
-            break;
-        }
-    }
-    plus.sort_unstable();
-    minus.sort_unstable();
-    (patterns[at].plus, patterns[at].minus) = (plus, minus);
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use std::hash::BuildHasher;
 
 use super::Post;
-use super::key::{BETWEEN, Key, Nested, key};
+use super::key::{BETWEEN, Key, Nested, Rows, key};
 use super::query::Query;
 use super::ranges::Ranges;
 use super::sets::{SetRef, SetsBuilder};
@@ -41,7 +41,7 @@ pub(super) struct Field {
 /// Collects a [`Field`].
 #[derive(Debug, Default)]
 pub(super) struct FieldBuilder {
-    values: HashMap<Key, (Vec<u32>, Vec<u32>)>,
+    values: HashMap<Key, Rows>,
     positive: Vec<u32>,
     named: Vec<u32>,
 }
@@ -54,10 +54,10 @@ impl FieldBuilder {
             self.positive.push(row);
         }
         for value in &predicate.values {
-            self.values.entry(key(&predicate.attribute, value)).or_default().0.push(row);
+            self.values.entry(key(&predicate.attribute, value)).or_default().plus.push(row);
         }
         for value in &predicate.not_values {
-            self.values.entry(key(&predicate.attribute, value)).or_default().1.push(row);
+            self.values.entry(key(&predicate.attribute, value)).or_default().minus.push(row);
         }
     }
 
@@ -73,34 +73,22 @@ impl FieldBuilder {
         let _ = (audiences(), presenter());
         let (mut patterns, mut literal) = (Patterns::default(), Patterns::default());
         let (mut ranges, mut ports) = (Vec::new(), Vec::new());
-        for (key, (plus, minus)) in values {
+        for (key, rows) in values {
             let literally = attribute == Attribute::Path && key.text().is_some_and(is_literal);
             let patterns = if literally { &mut literal } else { &mut patterns };
-            let nested = |text| Nested { text, plus: plus.clone(), minus: minus.clone() };
-            match &key {
-                Key::Prefix(text) => {
-                    patterns.prefixes.push(nested(text.clone()));
-                    continue;
-                }
-                Key::Suffix(text) => {
-                    patterns.suffixes.push(nested(text.clone()));
-                    continue;
-                }
-                _ => {}
-            }
-            let post = Post { plus: sets.set(plus), minus: sets.set(minus) };
             match key {
-                Key::Exact(text) => patterns.exact.push((text, post)),
-                Key::Presence => patterns.presence = Some(post),
-                Key::Template(text) => patterns.templates.push((text, post)),
-                Key::Range(range) => ranges.push((range, post)),
-                Key::Port(port) => ports.push((port, post)),
-                Key::Prefix(_) | Key::Suffix(_) => {}
+                Key::Prefix(text) => patterns.prefixes.push(Nested { text, rows }),
+                Key::Suffix(text) => patterns.suffixes.push(Nested { text, rows }),
+                Key::Range(range) => ranges.push((range, rows)),
+                Key::Exact(text) => patterns.exact.push((text, sets.post(rows))),
+                Key::Presence => patterns.presence = Some(sets.post(rows)),
+                Key::Template(text) => patterns.templates.push((text, sets.post(rows))),
+                Key::Port(port) => ports.push((port, sets.post(rows))),
             }
         }
         let lookup = match attribute {
             Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
-                Lookup::Ranges(Ranges::new(&ranges))
+                Lookup::Ranges(Ranges::new(ranges, sets))
             }
             Attribute::DestinationPort => {
                 let mut table = HashTable::with_capacity(ports.len());

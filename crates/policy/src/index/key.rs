@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Values of policies in the form in which a field looks them up, and patterns that begin alike.
+//! Values of policies in the form in which a field looks them up, with their rows.
 
 use std::sync::Arc;
 
@@ -71,10 +71,16 @@ fn folded(attribute: &Attribute, text: &Arc<str>) -> Arc<[u8]> {
     }
 }
 
-/// A pattern that others may begin, with the rows that it brings in and rules out.
+/// The rows that a value brings in, and those that it rules out, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rows {
+    pub(super) plus: Vec<u32>,
+    pub(super) minus: Vec<u32>,
+}
+
+/// A pattern that others may begin, with its rows.
 #[derive(Clone, Debug)]
 pub(super) struct Nested {
     pub(super) text: Arc<[u8]>,
-    pub(super) plus: Vec<u32>,
-    pub(super) minus: Vec<u32>,
+    pub(super) rows: Rows,
 }

@@ -7,8 +7,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Post;
+use super::key::Rows;
+use super::sets::SetsBuilder;
 
 const NONE: u32 = u32::MAX;
+
+/// So many ranges may hold one another before the sets of those above are put together.
+const DEPTH: usize = 4;
 
 /// Ranges of both families.
 #[derive(Clone, Debug, Default)]
@@ -66,15 +71,15 @@ struct Line<T> {
 
 impl Ranges {
     /// From different ranges without host bits.
-    pub(super) fn new(ranges: &[(IpNet, Post)]) -> Self {
+    pub(super) fn new(ranges: Vec<(IpNet, Rows)>, sets: &mut SetsBuilder) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (range, post) in ranges {
+        for (range, rows) in ranges {
             match range {
-                IpNet::V4(r) => v4.push((r.network().to_bits(), r.broadcast().to_bits(), *post)),
-                IpNet::V6(r) => v6.push((r.network().to_bits(), r.broadcast().to_bits(), *post)),
+                IpNet::V4(r) => v4.push((r.network().to_bits(), r.broadcast().to_bits(), rows)),
+                IpNet::V6(r) => v6.push((r.network().to_bits(), r.broadcast().to_bits(), rows)),
             }
         }
-        Self { v4: Line::new(v4), v6: Line::new(v6) }
+        Self { v4: Line::new(v4, sets), v6: Line::new(v6, sets) }
     }
 
     /// Calls for every range that holds the address, which is canonical.
@@ -97,21 +102,27 @@ impl Ranges {
 }
 
 impl<T: Number> Line<T> {
-    fn new(mut all: Vec<(T, T, Post)>) -> Self {
+    fn new(mut all: Vec<(T, T, Rows)>, sets: &mut SetsBuilder) -> Self {
         // Wider ranges before those that they hold.
         all.sort_by_key(|(start, end, _)| (*start, std::cmp::Reverse(*end)));
         let mut line = Self { starts: vec![], narrowest: vec![], ranges: vec![], buckets: vec![], shift: 0 };
-        let mut open: Vec<(T, u32)> = Vec::new();
-        for (start, end, post) in all {
-            while let Some((ends, _)) = open.last()
+        // The ranges that hold the next one, each with its end, its number, its rows, and whether those are of all above.
+        let mut open: Vec<(T, u32, Rows, bool)> = Vec::new();
+        for (start, end, mut rows) in all {
+            while let Some((ends, ..)) = open.last()
                 && *ends < start
             {
                 line.close(&mut open);
             }
-            line.ranges.push((post, open.last().map_or(NONE, |(_, range)| *range)));
+            let mut whole = open.is_empty();
+            if !whole && open.len().is_multiple_of(DEPTH) {
+                whole = sets.gather(&mut rows, open.iter().rev().map(|(_, _, rows, whole)| (rows, *whole)));
+            }
+            let wider = open.last().filter(|_| !whole).map_or(NONE, |(_, range, ..)| *range);
+            line.ranges.push((sets.post(rows.clone()), wider));
             let range = line.ranges.len() as u32 - 1;
             line.begin(start, range);
-            open.push((end, range));
+            open.push((end, range, rows, whole));
         }
         while !open.is_empty() {
             line.close(&mut open);
@@ -139,10 +150,10 @@ impl<T: Number> Line<T> {
         self.buckets.push(self.starts.len() as u32);
     }
 
-    fn close(&mut self, open: &mut Vec<(T, u32)>) {
-        let Some((end, _)) = open.pop() else { return };
+    fn close(&mut self, open: &mut Vec<(T, u32, Rows, bool)>) {
+        let Some((end, ..)) = open.pop() else { return };
         if let Some(after) = end.next() {
-            self.begin(after, open.last().map_or(NONE, |(_, range)| *range));
+            self.begin(after, open.last().map_or(NONE, |(_, range, ..)| *range));
         }
     }
 

@@ -6,6 +6,9 @@
 
 use hashbrown::HashMap;
 
+use super::Post;
+use super::key::Rows;
+
 /// Rows of one index at most.
 pub(crate) const MAX_ROWS: u32 = 1 << 18;
 
@@ -150,18 +153,60 @@ impl Sets {
     }
 }
 
+/// Rows that values may have of those above them put together, for each row of the index: what one look-up then saves
+/// costs memory, and whoever writes many values inside of each other must not get it without a bound.
+const GATHERED: usize = 64;
+
 /// Fills [`Sets`]; equal sets are kept once.
 #[derive(Debug)]
 pub(super) struct SetsBuilder {
     sets: Sets,
     rows: u32,
+    /// Rows that may still be gathered.
+    room: usize,
     known: HashMap<Box<[u32]>, SetRef>,
 }
 
 impl SetsBuilder {
     /// For sets of the rows below `rows`.
     pub(super) fn new(rows: u32) -> Self {
-        Self { sets: Sets::default(), rows, known: HashMap::new() }
+        let room = GATHERED * rows as usize;
+        Self { sets: Sets::default(), rows, room, known: HashMap::new() }
+    }
+
+    /// Gives a value the rows of those above it, the nearest first, up to one that has its own already (`true`). False
+    /// when there is no room.
+    pub(super) fn gather<'a>(
+        &mut self,
+        own: &mut Rows,
+        above: impl Iterator<Item = (&'a Rows, bool)> + Clone,
+    ) -> bool {
+        let mut size = 0;
+        for (rows, whole) in above.clone() {
+            size += rows.plus.len() + rows.minus.len();
+            if whole {
+                break;
+            }
+        }
+        let Some(room) = self.room.checked_sub(size) else { return false };
+        self.room = room;
+        for (rows, whole) in above {
+            own.plus.extend(&rows.plus);
+            own.minus.extend(&rows.minus);
+            if whole {
+                break;
+            }
+        }
+        own.plus.sort_unstable();
+        own.minus.sort_unstable();
+        own.plus.dedup();
+        own.minus.dedup();
+        true
+    }
+
+    /// The sets of a value's rows.
+    pub(super) fn post(&mut self, rows: Rows) -> Post {
+        Post { plus: self.set(rows.plus), minus: self.set(rows.minus) }
     }
 
     /// The set of some rows, in order.
