@@ -148,6 +148,14 @@ fn side(n: usize) -> usize {
 /// Prefixes each of which begins the next.
 const CHAIN: usize = 500;
 
+/// Headers of rules that look at many.
+const HEADERS: [&str; 40] = [
+    "x-h00", "x-h01", "x-h02", "x-h03", "x-h04", "x-h05", "x-h06", "x-h07", "x-h08", "x-h09", "x-h10",
+    "x-h11", "x-h12", "x-h13", "x-h14", "x-h15", "x-h16", "x-h17", "x-h18", "x-h19", "x-h20", "x-h21",
+    "x-h22", "x-h23", "x-h24", "x-h25", "x-h26", "x-h27", "x-h28", "x-h29", "x-h30", "x-h31", "x-h32",
+    "x-h33", "x-h34", "x-h35", "x-h36", "x-h37", "x-h38", "x-h39",
+];
+
 /// Ranges each of which holds the next.
 const NESTED: usize = 129;
 
@@ -262,6 +270,46 @@ const SHAPES: &[Shape] = &[
         },
         // All prefixes match, of which the principal has some, or none.
         request: |i, n| l7(if i < n { i / CHAIN } else { n }, format!("/{}", "a".repeat(CHAIN))),
+    },
+    Shape {
+        name: "48 x 48 alternatives",
+        layer: 7,
+        // More than are multiplied out: the hits of the index are checked.
+        rule: |i, _| {
+            let of = |origin, one: &dyn Fn(usize) -> Vec<Predicate>| Clause {
+                origin,
+                matches: (0..48).map(|k| Match { predicates: one(k) }).collect(),
+            };
+            let who = |k| vec![is(Attribute::SourcePrincipal, principal(k)), port(8080 + (k as u16 & 1))];
+            let what = |k| {
+                vec![
+                    is(Attribute::Method, "GET"),
+                    is(Attribute::Path, format!("{}/{k}", path(i))),
+                    port(8080),
+                ]
+            };
+            Rule { clauses: vec![of(ClauseOrigin::From, &who), of(ClauseOrigin::To, &what)] }
+        },
+        request: |i, _| l7(2 * (i % 24), format!("{}/{}", path(i), i % 48)),
+    },
+    Shape {
+        name: "40 headers, the last is its own",
+        layer: 7,
+        rule: |i, _| {
+            let header = |k: usize| {
+                let name = format!("x-h{k:02}");
+                is(Attribute::Header(name.as_str().into()), if k == 39 { i.to_string() } else { "1".into() })
+            };
+            rule(vec![], (0..40).map(header).collect())
+        },
+        request: |i, _| {
+            let mut request = l7(0, "/".into());
+            if let Some((_, _, headers)) = &mut request.http {
+                let value = |k: usize| if k == 39 { i.to_string() } else { "1".to_owned() };
+                headers.0 = (0..40).map(|k| (HEADERS[k], value(k))).collect();
+            }
+            request
+        },
     },
     Shape {
         name: "path suffixes",

@@ -25,7 +25,7 @@ use crate::facts::Facts;
 use crate::matching::{Sense, rule_matches};
 
 /// Attributes that are looked up; of more, the rows' hits are checked one by one.
-const FIELDS: usize = 24;
+const FIELDS: usize = 56;
 
 /// Rows that a value brings in, and those that it rules out.
 #[derive(Clone, Copy, Debug)]

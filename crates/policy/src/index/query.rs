@@ -36,7 +36,7 @@ pub(super) struct Query<'s> {
     plus: SmallVec<[Part; 256]>,
     minus: SmallVec<[Part; 128]>,
     /// Ends in `plus` and `minus`.
-    groups: SmallVec<[(u32, u32); 64]>,
+    groups: SmallVec<[(u32, u32); 128]>,
     terms: SmallVec<[Term; 64]>,
     /// Where in `plus`, `minus` and `groups` the term begins that is not ended yet.
     begun: (u32, u32, u32),

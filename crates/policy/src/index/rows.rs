@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A rule as rows: conjunctions of predicates, one of which must hold. A rule that would give too many becomes fewer,
-//! wider rows, whose hits are checked against the rule itself.
+//! wider rows, whose hits are checked against the rule itself: of a clause that is not multiplied out, they keep what all
+//! of its matches need.
 
 use std::borrow::Cow;
 
-use meltemi_model::authz::{Attribute, Clause, Match, Predicate, Rule};
+use hashbrown::HashSet;
+use meltemi_model::authz::{Attribute, Clause, Match, Predicate, Rule, ValueMatch};
 use smallvec::SmallVec;
 
 use crate::matching::Sense;
 
 /// Rows that the clauses of one rule may multiply to. A single clause may have more matches than that.
 const PRODUCT: usize = 1024;
+
+/// Values that all matches of a clause may need of an attribute, when they are looked up together.
+const NEEDED: usize = 16 * PRODUCT;
 
 /// One conjunction.
 #[derive(Clone, Debug)]
@@ -30,12 +35,25 @@ pub(super) fn rows(rule: &Rule, sense: Sense) -> Vec<Row<'_>> {
             Read::Matches(matches) => clauses.push(matches),
         }
     }
+    let product = clauses.iter().fold(1usize, |all, matches| all.saturating_mul(matches.len()));
+    if product > PRODUCT && clauses.len() > 1 {
+        // One row, where each of the clauses asks for something in all of its matches.
+        let all: Vec<Vec<Predicate>> = clauses.iter().map(|matches| needed(matches, NEEDED)).collect();
+        if all.iter().all(|needed| !needed.is_empty()) {
+            let predicates = all.into_iter().flatten().map(Cow::Owned).collect();
+            return vec![Row { predicates, exact: false }];
+        }
+    }
     // The clause with most matches in any case, and then as many as there is room for.
     clauses.sort_by_key(|matches| std::cmp::Reverse(matches.len()));
     let mut rows = vec![Row { predicates: SmallVec::new(), exact: true }];
     for (index, matches) in clauses.iter().enumerate() {
         if index > 0 && rows.len() * matches.len() > PRODUCT {
-            rows.iter_mut().for_each(|row| row.exact = false);
+            let needed = needed(matches, PRODUCT / rows.len());
+            for row in &mut rows {
+                row.exact = false;
+                row.predicates.extend(needed.iter().cloned().map(Cow::Owned));
+            }
             continue;
         }
         rows = rows
@@ -53,6 +71,26 @@ pub(super) fn rows(rule: &Rule, sense: Sense) -> Vec<Row<'_>> {
 }
 
 type Conjunction<'p> = SmallVec<[Cow<'p, Predicate>; 4]>;
+
+/// For every attribute of which each of the matches wants some value, all of those values; as long as they are at most
+/// `limit`.
+fn needed(matches: &[Conjunction<'_>], limit: usize) -> Vec<Predicate> {
+    let wants = |one: &Predicate| !one.values.is_empty();
+    let first = matches.first().into_iter().flatten().filter(|p| wants(p));
+    let of = |attribute: &Attribute| {
+        let mut values = Vec::new();
+        for one in matches {
+            values.extend(one.iter().find(|p| p.attribute == *attribute && wants(p))?.values.iter());
+            if values.len() > limit {
+                return None;
+            }
+        }
+        let values: HashSet<&ValueMatch> = values.into_iter().collect();
+        let values = values.into_iter().cloned().collect();
+        Some(Predicate { attribute: attribute.clone(), values, not_values: Vec::new() })
+    };
+    first.filter_map(|p| of(&p.attribute)).collect()
+}
 
 enum Read<'p> {
     Always,

@@ -303,6 +303,21 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
 pub(crate) fn wide_policy() -> impl Strategy<Value = Policy> {
     let clause = prop::collection::vec(one_match(), 12..16)
         .prop_map(|matches| Clause { origin: ClauseOrigin::Unknown, matches });
+    // Often all matches of a clause look at one and the same attribute.
+    let same = field().prop_flat_map(|(attribute, values)| {
+        let value = prop::collection::vec(values, 1..3);
+        prop::collection::vec((one_match(), value), 12..16).prop_map(move |all| {
+            let with = |(mut one, values): (Match, Vec<ValueMatch>)| {
+                one.predicates.retain(|p| p.attribute != attribute);
+                one.predicates.push(Predicate { attribute: attribute.clone(), values, not_values: vec![] });
+                one.predicates.rotate_right(1);
+                one.predicates.truncate(2);
+                one
+            };
+            Clause { origin: ClauseOrigin::Unknown, matches: all.into_iter().map(with).collect() }
+        })
+    });
+    let clause = prop_oneof![1 => clause, 3 => same];
     let product = prop::collection::vec(clause, 3).prop_map(|clauses| Rule { clauses });
     let header = |name: String| {
         let attribute = Attribute::Header(name.as_str().into());
@@ -315,7 +330,7 @@ pub(crate) fn wide_policy() -> impl Strategy<Value = Policy> {
             not_values,
         })
     };
-    let names = ["x", "y", "z"].map(str::to_owned).into_iter().chain((0..30).map(|i| format!("h{i}")));
+    let names = ["x", "y", "z"].map(str::to_owned).into_iter().chain((0..60).map(|i| format!("h{i}")));
     let headers = names.map(header).collect::<Vec<_>>().prop_map(|predicates| Rule {
         clauses: vec![Clause { origin: ClauseOrigin::Unknown, matches: vec![Match { predicates }] }],
     });
