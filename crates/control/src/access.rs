@@ -142,6 +142,18 @@ impl Access {
         }
     }
 
+    /// Whether a caller may still see what it was let in to see.
+    pub async fn still(&self, caller: &Caller, scope: &Scope) -> bool {
+        let bound = match &caller.pod {
+            None => true,
+            Some(pod) => {
+                let name = NamespacedName::new(caller.namespace.as_str(), pod.name.as_str());
+                self.pods.node_of(&name, &pod.uid, &caller.service_account).is_some()
+            }
+        };
+        bound && self.scope(caller).await.as_ref() == Ok(scope)
+    }
+
     /// What a caller may see.
     ///
     /// # Errors
@@ -254,6 +266,23 @@ mod tests {
             let got = access.identity(&caller, wanted.as_deref()).await;
             assert_eq!(got.as_ref().map(ToString::to_string).map_err(|_| ()), expected, "{what}: {got:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_caller_sees_ends_with_what_it_was_let_in_for() {
+        let access = access();
+        let waypoint = caller("default", "waypoint", Some(("way", None)));
+        let node_proxy = caller("istio-system", "ztunnel", Some(("zt-1", None)));
+        let scopes = [access.scope(&waypoint).await.unwrap(), access.scope(&node_proxy).await.unwrap()];
+        assert!(access.still(&waypoint, &scopes[0]).await && access.still(&node_proxy, &scopes[1]).await);
+        // The Gateway is gone; then the Pods are.
+        access.gateways.set(&NamespacedName::new("default", "waypoint"), None);
+        assert!(!access.still(&waypoint, &scopes[0]).await);
+        access.gateways.set(&NamespacedName::new("default", "waypoint"), Some("waypoint"));
+        assert!(access.still(&waypoint, &scopes[0]).await);
+        access.pods.set(&NamespacedName::new("default", "way"), None);
+        access.pods.set(&NamespacedName::new("istio-system", "zt-1"), None);
+        assert!(!access.still(&waypoint, &scopes[0]).await && !access.still(&node_proxy, &scopes[1]).await);
     }
 
     #[tokio::test(start_paused = true)]

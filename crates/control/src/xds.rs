@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The xDS endpoint: who calls is authenticated, and sees what it may see.
 
+mod streams;
+
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use meltemi_model::NamespacedName;
@@ -17,15 +19,22 @@ use meltemi_wire::xds::{
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::streams::Streams;
 use crate::access::{Access, Scope};
 use crate::auth::{Authenticator, Caller};
 use crate::metrics::ControlMetrics;
 use crate::publish::audience;
 
-/// Largest message that a client may send.
+/// Largest message that a client may send: the versions of 100,000 workloads that it holds have room in it.
 const LARGEST_REQUEST: usize = 64 << 20;
+/// How often it is looked whether who has a stream may still have it.
+const LOOK: Duration = Duration::from_secs(10);
+/// What a proxy says of itself, as far as it is shown, in bytes each.
+const SAID: [&str; 6] = ["NAME", "NAMESPACE", "INSTANCE_IPS", "NODE_NAME", "CLUSTER_ID", "VERSION"];
+const MAX_SAID: usize = 256;
 
 /// A connected proxy.
 #[derive(Clone, Debug)]
@@ -46,6 +55,7 @@ pub struct Proxy {
 #[derive(Clone, Debug)]
 pub struct Proxies {
     inner: Arc<Mutex<HashMap<String, Proxy>>>,
+    streams: Streams,
     changed: Arc<watch::Sender<u64>>,
     metrics: ControlMetrics,
 }
@@ -59,7 +69,12 @@ impl Default for Proxies {
 impl Proxies {
     /// None yet; what they do is counted.
     pub fn new(metrics: ControlMetrics) -> Self {
-        Self { inner: Arc::default(), changed: Arc::new(watch::channel(0).0), metrics }
+        Self {
+            inner: Arc::default(),
+            streams: Streams::default(),
+            changed: Arc::new(watch::channel(0).0),
+            metrics,
+        }
     }
 
     /// Every proxy, sorted by name.
@@ -85,9 +100,20 @@ impl Proxies {
         self.changed.send_modify(|v| *v += 1);
     }
 
-    fn enter(&self, id: String, proxy: Proxy) {
+    /// Begins a stream of a proxy: cancelled when there are too many of it.
+    fn begin(&self, id: &str, proxy: Proxy) -> CancellationToken {
+        let ended = self.streams.begin(&proxy.name, id);
         self.metrics.connected(&proxy.scope, 1);
-        self.lock().insert(id, proxy);
+        self.lock().insert(id.to_owned(), proxy);
+        ended
+    }
+
+    fn end(&self, id: &str) {
+        let ended = self.lock().remove(id);
+        if let Some(proxy) = ended {
+            self.metrics.connected(&proxy.scope, -1);
+            self.streams.end(&proxy.name, id);
+        }
     }
 
     /// A proxy that says so, without a stream.
@@ -154,9 +180,7 @@ impl Observer for Proxies {
 
     fn disconnected(&self, subscriber: &Subscriber) {
         tracing::info!(proxy = %subscriber.id, "disconnected");
-        if let Some(proxy) = self.lock().remove(&subscriber.id) {
-            self.metrics.connected(&proxy.scope, -1);
-        }
+        self.end(&subscriber.id);
         self.changed.send_modify(|v| *v += 1);
     }
 }
@@ -247,8 +271,9 @@ impl AggregatedDiscoveryService for Endpoint {
             Scope::Gateway(gateway) => (GATEWAY_TYPES, Some(audience(gateway))),
         };
         let node = self.node(&caller);
-        let proxy = Proxy { name, scope, node, metadata: BTreeMap::new(), types: BTreeMap::new() };
-        self.proxies.enter(id.clone(), proxy);
+        let (metadata, known) = (BTreeMap::new(), BTreeMap::new());
+        let superseded =
+            self.proxies.begin(&id, Proxy { name, scope: scope.clone(), node, metadata, types: known });
         let (proxies, named) = (self.proxies.clone(), id.clone());
         let requests = request.into_inner().inspect(move |request| {
             if let Ok(DeltaDiscoveryRequest { node: Some(node), .. }) = request {
@@ -258,13 +283,22 @@ impl AggregatedDiscoveryService for Endpoint {
         });
         let (out, responses) = mpsc::channel(1);
         let subscriber = Subscriber { id, types: types.to_vec(), audience };
-        let (publisher, observer) = (self.publisher.clone(), Arc::new(self.proxies.clone()));
-        let mut drain = self.tasks.drain();
+        let (publisher, proxies) = (self.publisher.clone(), self.proxies.clone());
+        let (access, mut drain) = (self.access.clone(), self.tasks.drain());
         self.tasks.spawn_job("xds stream", async move {
-            tokio::select! {
-                () = drain.started() => {}
-                () = server::serve(publisher, subscriber, Box::pin(requests), out, observer) => {}
+            let (id, told) = (subscriber.id.clone(), out.clone());
+            let observer = Arc::new(proxies.clone());
+            let why = tokio::select! {
+                () = drain.started() => None,
+                () = server::serve(publisher, subscriber, Box::pin(requests), out, observer) => None,
+                () = superseded.cancelled() => Some("there are newer streams of this proxy"),
+                () = no_longer(&access, &caller, &scope) => Some("what the caller was let in for is gone"),
+            };
+            if let Some(why) = why {
+                tracing::warn!(proxy = %id, why, "a stream is ended");
+                let _ = told.try_send(Err(Status::permission_denied(why)));
             }
+            proxies.end(&id);
             Ok::<(), std::convert::Infallible>(())
         });
         let stream = futures::stream::unfold(responses, |mut rx| async move { Some((rx.recv().await?, rx)) });
@@ -272,10 +306,45 @@ impl AggregatedDiscoveryService for Endpoint {
     }
 }
 
+/// Resolves when a caller that was let in may no longer have what it was let in for: its Pod, or the Gateway that the Pod
+/// serves, is gone. Looked at twice, since what is seen of the API may lag.
+async fn no_longer(access: &Access, caller: &Caller, scope: &Scope) {
+    let mut look = tokio::time::interval(LOOK);
+    look.tick().await;
+    let mut before = true;
+    loop {
+        look.tick().await;
+        let now = access.still(caller, scope).await;
+        if !now && !before {
+            return;
+        }
+        before = now;
+    }
+}
+
 fn texts(metadata: &prost_types::Struct) -> BTreeMap<String, String> {
-    let text = |value: &prost_types::Value| match &value.kind {
-        Some(prost_types::value::Kind::StringValue(text)) => Some(text.clone()),
+    let text = |key: &str| match &metadata.fields.get(key)?.kind {
+        Some(prost_types::value::Kind::StringValue(text)) => {
+            Some(text[..text.floor_char_boundary(MAX_SAID)].to_owned())
+        }
         _ => None,
     };
-    metadata.fields.iter().filter_map(|(k, v)| Some((k.clone(), text(v)?))).collect()
+    SAID.into_iter().filter_map(|key| Some((key.to_owned(), text(key)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_proxy_says_only_what_is_shown_is_kept() {
+        let text = |text: &str| prost_types::Value {
+            kind: Some(prost_types::value::Kind::StringValue(text.into())),
+        };
+        let fields = [("VERSION", text(&"x".repeat(1000))), ("OTHER", text("x"))];
+        let fields = fields.map(|(key, value)| (key.to_owned(), value)).into();
+        let said = texts(&prost_types::Struct { fields });
+        assert_eq!(said.keys().collect::<Vec<_>>(), ["VERSION"]);
+        assert_eq!(said["VERSION"].len(), 256);
+    }
 }

@@ -5,7 +5,7 @@
 //! So a policy arrives before the workload that names it, and leaves after it. A stream looks only at the names that
 //! changed since its last look, as long as the log of changes reaches back.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::mpsc;
@@ -19,6 +19,12 @@ use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Res
 
 /// Resources in one response.
 const BATCH: usize = 5_000;
+/// Names that a stream may ask for, of one type. Those of a wildcard do not count.
+const MAX_NAMES: usize = 65_536;
+/// Responses that a stream may leave unacknowledged.
+const MAX_SENT: usize = 4_096;
+/// Bytes of a refusal's text that are kept.
+const MAX_REFUSAL: usize = 4_096;
 
 /// Who subscribes, and what it may see.
 #[derive(Clone, Debug)]
@@ -136,7 +142,7 @@ impl Conversation {
             return Err(Some(Status::permission_denied(format!("{id} may not subscribe to {type_url:?}"))));
         };
         if !response_nonce.is_empty() {
-            self.acknowledge(&response_nonce, error_detail.map(|e| e.message));
+            self.acknowledge(&response_nonce, error_detail.map(|e| shortened(e.message)));
         }
         let known = self.subscriptions.iter().any(|(t, _)| *t == kind);
         if !known {
@@ -165,6 +171,9 @@ impl Conversation {
                 subscription.names.remove(&name);
                 subscription.held.remove(&name);
             }
+        }
+        if subscription.names.len() > MAX_NAMES {
+            return Err(Some(Status::resource_exhausted(format!("more than {MAX_NAMES} names of {kind}"))));
         }
         if changes {
             subscription.complete = false;
@@ -226,6 +235,11 @@ impl Conversation {
         generation: u64,
     ) -> Result<(), Option<Status>> {
         loop {
+            if self.sent.len() >= MAX_SENT {
+                return Err(Some(Status::resource_exhausted(format!(
+                    "{MAX_SENT} responses are not acknowledged"
+                ))));
+            }
             let rest = came.split_off(came.len().min(BATCH));
             self.nonce += 1;
             let nonce = self.nonce.to_string();
@@ -296,16 +310,21 @@ fn difference(
             look(subscription, &name);
         }
         // A name that was asked for and does not exist is answered as removed.
-        for name in &subscription.names {
-            let exists = table.iter().any(|(n, e)| n == name || e.published.aliases.contains(name));
-            if !exists && !went.contains(name) {
-                went.push(name.clone());
-            }
+        if !subscription.names.is_empty() {
+            let aliases: HashSet<&String> = table.values().flat_map(|e| &e.published.aliases).collect();
+            let told: HashSet<String> = went.iter().cloned().collect();
+            let exists = |name: &String| table.contains_key(name) || aliases.contains(name);
+            went.extend(subscription.names.iter().filter(|n| !exists(n) && !told.contains(*n)).cloned());
         }
     }
     subscription.seen = state.generation;
     subscription.complete = true;
     (came, went)
+}
+
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_REFUSAL));
+    text
 }
 
 fn resource(kind: &str, name: &str, entry: &Entry) -> Resource {

@@ -122,6 +122,69 @@ async fn what_comes_in_parts_is_told_to_be_a_part() {
 }
 
 #[tokio::test]
+async fn a_stream_has_bounds() {
+    let publisher = Publisher::new();
+    publisher.publish(vec![put(ADDRESS, "w", "1", &[])]);
+    let names = |count: usize| DeltaDiscoveryRequest {
+        type_url: ADDRESS.into(),
+        resource_names_subscribe: (0..count).map(|n| format!("n{n}")).collect(),
+        ..Default::default()
+    };
+    // As many names as are allowed are answered soon, all of them; one more ends the stream.
+    let mut client = connect(&publisher, None);
+    let begun = std::time::Instant::now();
+    client.requests.send(Ok(names(65_536))).await.unwrap();
+    assert_eq!(client.next().await.removed_resources.len(), 65_536);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    let mut client = connect(&publisher, None);
+    client.requests.send(Ok(names(65_537))).await.unwrap();
+    let status = client.responses.recv().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    // Who acknowledges nothing is let go of.
+    let mut client = connect(&publisher, None);
+    client.subscribe(ADDRESS, &[]).await;
+    let bodies = ["2", "3"];
+    let mut sent = 1;
+    let status = loop {
+        publisher.publish(vec![put(ADDRESS, "w", bodies[sent % 2], &[])]);
+        match client.responses.recv().await.unwrap() {
+            Ok(_) => sent += 1,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((status.code(), sent), (tonic::Code::ResourceExhausted, 4_096));
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_in_short() {
+    let publisher = Publisher::new();
+    publisher.publish(vec![put(ADDRESS, "w", "1", &[])]);
+    let mut client = connect(&publisher, None);
+    let response = client.subscribe(ADDRESS, &[]).await;
+    let error = crate::proto::discovery::Status { code: 3, message: "é".repeat(1 << 20) };
+    let refusal = DeltaDiscoveryRequest {
+        type_url: ADDRESS.into(),
+        response_nonce: response.nonce,
+        error_detail: Some(error),
+        ..Default::default()
+    };
+    // A nonce that was never sent acknowledges nothing.
+    let wrong = DeltaDiscoveryRequest { response_nonce: "no".into(), ..refusal.clone() };
+    for request in [wrong, refusal] {
+        client.requests.send(Ok(request)).await.unwrap();
+    }
+    tokio::time::timeout(std::time::Duration::from_secs(5), async {
+        while client.seen.0.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let seen = client.seen.0.lock().unwrap();
+    assert_eq!((seen.len(), seen[0].error.as_ref().unwrap().len()), (1, 4_096));
+}
+
+#[tokio::test]
 async fn another_type_is_refused() {
     let publisher = Publisher::new();
     let mut client = connect(&publisher, None);
