@@ -13,7 +13,7 @@ use meltemi_linux::sockopt;
 use meltemi_model::net::{is_routable, ports};
 use meltemi_model::{SpiffeId, Workload, WorkloadUid};
 use meltemi_tunnel::Pool;
-use meltemi_view::view::Mesh;
+use meltemi_view::Mesh;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;

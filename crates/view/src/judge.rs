@@ -1,40 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A layer 4 request with its facts, owned, so that it can be judged again when something changes.
 
-mod http_sets;
-
 use std::net::SocketAddr;
 
-use meltemi_model::{NamespacedName, SpiffeId, WorkloadUid};
-use meltemi_policy::{Decision, Explanation, Facts, Permit, PolicySet, Revoker, admit, explain};
+use meltemi_model::{SpiffeId, WorkloadUid};
+use meltemi_policy::{Facts, Permit, PolicySet, Revoker, admit, explain};
 use meltemi_state::Snapshot;
 
-use crate::view::Mesh;
-
-pub use self::http_sets::HttpSets;
-
-/// Why something is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("connection closed due to policy rejection: {text}")]
-pub struct Denied {
-    /// One line.
-    pub text: String,
-    /// The policy that decided or came closest.
-    pub policy: Option<NamespacedName>,
-    /// Index of its rule.
-    pub rule: Option<u32>,
-    /// The clause.
-    pub clause: Option<String>,
-    /// Something that applies is not known (yet).
-    pub missing: bool,
-}
-
-impl From<Explanation> for Denied {
-    fn from(why: Explanation) -> Self {
-        let missing = matches!(why.decision, Decision::Undecided { .. });
-        Self { text: why.text, policy: why.policy, rule: why.rule, clause: why.clause, missing }
-    }
-}
+use crate::denied::Denied;
+use crate::mesh::Mesh;
 
 /// Judges facts by a set; a denial is explained.
 ///

@@ -2,11 +2,15 @@
 //! What every proxy has: xDS into snapshots, the registry of open connections, access log and metric labels.
 
 pub mod access_log;
+pub mod denied;
 pub mod judge;
+pub mod mesh;
 pub mod metrics;
 pub mod registry;
 pub mod view;
 
-pub use judge::{Denied, L4Request};
+pub use denied::Denied;
+pub use judge::L4Request;
+pub use mesh::Mesh;
 pub use registry::{Guard, Registry};
-pub use view::{Config, Mesh, View};
+pub use view::{Config, View};

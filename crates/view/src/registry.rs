@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use meltemi_policy::{Permit, Revoker};
 
-use crate::judge::Denied;
+use crate::denied::Denied;
 
 /// How long something may wait for a policy that it needs and that is not known yet.
 pub const PATIENCE: Duration = Duration::from_secs(1);

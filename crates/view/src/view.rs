@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The view: runs the xDS client, keeps the snapshot, and acknowledges when it is in use and open connections are judged.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use meltemi_identity::channel::ControlPlane;
 use meltemi_model::NamespacedName;
-use meltemi_model::l7::{HttpPolicy, Jwt, Listener, PathNormalization, Route, Settings, TlsSecret};
+use meltemi_model::l7::HttpPolicy;
 use meltemi_policy::ValidPolicy;
 use meltemi_runtime::{Ready, Tasks};
 use meltemi_state::{Delta, Snapshot};
@@ -17,54 +17,11 @@ use meltemi_wire::xds::client::{self, Handler, Rejected, Update};
 use meltemi_wire::xds::types;
 use tokio::sync::watch;
 
-use crate::judge::{Denied, HttpSets};
+use crate::mesh::Mesh;
 use crate::registry::{PATIENCE, Registry};
 
 /// How often it is looked whether the last of what is open has ended, during a drain.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Everything that a proxy is told.
-#[derive(Clone, Debug, Default)]
-pub struct Mesh {
-    /// Workloads, services, layer 4 policies.
-    pub snapshot: Snapshot,
-    /// Layer 7 policies, by name.
-    pub http_policies: Arc<BTreeMap<String, Arc<HttpPolicy>>>,
-    /// Their sets, by what they apply to.
-    pub http_sets: HttpSets,
-    /// Routes.
-    pub routes: BTreeMap<String, Arc<Route>>,
-    /// Listeners.
-    pub listeners: BTreeMap<String, Arc<Listener>>,
-    /// Token rules.
-    pub jwts: BTreeMap<String, Arc<Jwt>>,
-    /// Certificates.
-    pub secrets: BTreeMap<String, Arc<TlsSecret>>,
-    /// What is the same for the whole mesh.
-    pub settings: BTreeMap<String, Arc<Settings>>,
-    /// Layer 7 policies and token rules that were refused: their targets are not known, so nothing is allowed until they
-    /// are mended.
-    pub refused: BTreeMap<String, String>,
-    /// Types of which not everything has been heard since the start.
-    pub unheard: BTreeSet<String>,
-}
-
-impl Mesh {
-    /// Whether everything has been heard once. Before that nothing can be judged: what is missing may deny.
-    ///
-    /// # Errors
-    /// A denial that says what is missing.
-    pub fn heard(&self) -> Result<(), Denied> {
-        let Some(first) = self.unheard.first() else { return Ok(()) };
-        let text = format!("the control plane has not said everything yet: {first} is missing");
-        Err(Denied { text, policy: None, rule: None, clause: None, missing: true })
-    }
-
-    /// How paths are normalised; as Istio does by default until the control plane has said it.
-    pub fn path_normalization(&self) -> PathNormalization {
-        self.settings.values().next().map(|s| s.path_normalization).unwrap_or_default()
-    }
-}
 
 /// What the view is started with.
 #[derive(Clone, Debug)]

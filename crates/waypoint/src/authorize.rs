@@ -3,9 +3,10 @@
 //! every change as long as the request is open.
 
 use meltemi_policy::{Permit, Revoker};
-use meltemi_view::judge::{Denied, judge};
+use meltemi_view::Denied;
+use meltemi_view::Mesh;
+use meltemi_view::judge::judge;
 use meltemi_view::registry::Guard;
-use meltemi_view::view::Mesh;
 
 use crate::context::Context;
 use crate::facts::RequestFacts;

@@ -12,7 +12,7 @@ use meltemi_model::{NamespacedHostname, Service, Workload, WorkloadUid};
 use meltemi_runtime::Tasks;
 use meltemi_tunnel::Pool;
 use meltemi_view::access_log::AccessLog;
-use meltemi_view::view::{Mesh, View};
+use meltemi_view::{Mesh, View};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 

@@ -2,7 +2,7 @@
 //! Log: one line for each request, in the field's usual form; for a denial the policy, the rule and the clause.
 
 use http::Version;
-use meltemi_view::judge::Denied;
+use meltemi_view::Denied;
 
 /// Bytes of a path in a line at most.
 const MAX_PATH: usize = 1024;

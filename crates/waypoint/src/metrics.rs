@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use meltemi_model::{NamespacedHostname, SpiffeId};
 use meltemi_runtime::metrics::Metrics;
-use meltemi_view::view::Mesh;
+use meltemi_view::Mesh;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

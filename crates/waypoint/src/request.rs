@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::Filter;
 use meltemi_policy::Permit;
-use meltemi_view::judge::Denied;
+use meltemi_view::Denied;
 use meltemi_view::registry::Guard;
 
 use crate::answers::{Instead, denial, plain};

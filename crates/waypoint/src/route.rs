@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::{Backend, Listener, PathMatch, Route, RouteMatch, RouteRule, Target};
 use meltemi_policy::http::host_forms;
-use meltemi_view::view::Mesh;
+use meltemi_view::Mesh;
 
 use crate::context::Context;
 

@@ -6,8 +6,8 @@
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use meltemi_model::l7::{Jwt, JwtRule, Target};
-use meltemi_view::judge::Denied;
-use meltemi_view::view::Mesh;
+use meltemi_view::Denied;
+use meltemi_view::Mesh;
 
 use crate::facts::RequestFacts;
 

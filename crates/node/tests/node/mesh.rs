@@ -26,8 +26,8 @@ use meltemi_runtime::tasks::Supervisor;
 use meltemi_runtime::{Readiness, Tasks};
 use meltemi_state::Delta;
 pub(crate) use meltemi_testkit::ca::{authority, identity as id, issue};
+use meltemi_view::Mesh as Known;
 use meltemi_view::View;
-use meltemi_view::view::Mesh as Known;
 use meltemi_wire::zds::{self, MAX_MESSAGE, Request};
 use socket2::{Domain, Protocol, Socket, Type};
 

@@ -3,7 +3,7 @@
 
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Policy, Scope};
-use meltemi_model::l7::{JwtRule, Target};
+use meltemi_model::l7::{Jwt, JwtRule, PathNormalization, Settings, Target};
 use prost::Message as _;
 
 use super::*;

@@ -9,7 +9,7 @@ use meltemi_model::l7::{HttpPolicy, Target};
 use meltemi_model::{NamespacedHostname, NamespacedName};
 use meltemi_policy::{PolicySet, ValidPolicy};
 
-use super::Denied;
+use crate::denied::Denied;
 
 /// Services and Gateways whose sets are kept.
 const BOUND: usize = 16_384;
