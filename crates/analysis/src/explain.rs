@@ -116,6 +116,12 @@ impl Asked<'_> {
             }
             self.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
         }
+        let ports = self.world.ports(to);
+        if let Some(port) =
+            self.request.port.filter(|port| !ports.is_empty() && !ports.iter().any(|(p, _)| p == port))
+        {
+            self.warnings.push(format!("Service {to} has no port {port}"));
+        }
         let binding = self.world.waypoint_of(to);
         if let Binding::Assumed(gateway) = &binding {
             self.assumed.push(format!("Service {to} uses the waypoint {gateway}"));

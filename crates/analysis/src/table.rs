@@ -167,10 +167,12 @@ pub struct Outcome {
 /// # Errors
 /// It is none of the three forms.
 pub fn client(text: &str) -> Result<Client, String> {
-    Ok(match text.split('/').collect::<Vec<_>>().as_slice() {
+    // As logs and certificates write a principal.
+    let principal = text.strip_prefix("spiffe://").unwrap_or(text);
+    Ok(match principal.split('/').collect::<Vec<_>>().as_slice() {
         ["plaintext"] => Client::Plaintext,
         [namespace, account] => Client::Account((*namespace).to_owned(), (*account).to_owned()),
-        [_, "ns", _, "sa", _] => Client::Principal(text.to_owned()),
+        [_, "ns", _, "sa", _] => Client::Principal(principal.to_owned()),
         _ => {
             return Err(format!(
                 "{text:?} is no client: expected NAMESPACE/SERVICEACCOUNT, e.g. default/curl, a principal, or `plaintext`"
@@ -179,8 +181,11 @@ pub fn client(text: &str) -> Result<Client, String> {
     })
 }
 
-/// Reads `SERVICE` or `SERVICE.NAMESPACE`.
+/// Reads `SERVICE` or `SERVICE.NAMESPACE`; `NAMESPACE/SERVICE`, as answers write it, is the same.
 pub fn service(text: &str, namespace: &str) -> NamespacedName {
+    if let Some((namespace, service)) = text.split_once('/') {
+        return NamespacedName::new(namespace, service);
+    }
     match text.split_once('.') {
         Some((service, rest)) => NamespacedName::new(rest.split('.').next().unwrap_or(rest), service),
         None => NamespacedName::new(namespace, text),
@@ -351,6 +356,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn clients_and_services_are_read_as_answers_and_logs_write_them() {
+        assert_eq!(client("spiffe://td/ns/a/sa/b"), client("td/ns/a/sa/b"));
+        assert_eq!(service("shop/web", "default"), service("web.shop.svc.cluster.local", "default"));
+        assert!(client("curl.default").is_err());
+    }
 
     #[test]
     fn rows_are_multiplied_and_judged() {

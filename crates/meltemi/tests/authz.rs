@@ -233,10 +233,15 @@ fn what_holds_nothing_is_an_error_and_no_answer() {
         ("empty.yaml", "---\n"),
         ("p.yaml", &POLICY.replace("METHODS", "GET")),
         ("t.yaml", "tests: []\n"),
+        ("junk.yaml", "hello: world\n"),
+        ("typo.yaml", &POLICY.replace("kind: AuthorizationPolicy", "kind: AuthorisationPolicy")),
     ]);
     let (empty, policy, table) = (files.path("empty.yaml"), files.path("p.yaml"), files.path("t.yaml"));
     let explain = ["authz", "explain", "--from", "default/a", "--to", "web", "-f"];
-    let cases: [(Vec<&str>, i32, &str); 5] = [
+    let (junk, typo) = (files.path("junk.yaml"), files.path("typo.yaml"));
+    let cases: [(Vec<&str>, i32, &str); 7] = [
+        ([&explain[..], &[&junk]].concat(), 2, "it has no kind"),
+        ([&explain[..], &[&typo]].concat(), 2, "AuthorisationPolicy is no kind of security.istio.io"),
         ([&explain[..], &[&empty]].concat(), 2, "there is no object"),
         ([&explain[..], &["-"]].concat(), 2, "standard input: there is no object"),
         ([&explain[..], &["https://example.com/p.yaml"]].concat(), 2, "a URL is not fetched"),

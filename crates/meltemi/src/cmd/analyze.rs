@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::ValueEnum;
 use meltemi_analysis::findings::CODES;
 use meltemi_analysis::{Finding, Level, World, analyze};
@@ -110,6 +111,11 @@ async fn world(args: &Args, global: &Global, cluster: bool) -> anyhow::Result<(W
         let client = global.client().await?;
         namespace = Some(global.namespace(&client));
         let found = objects::live(client).await?;
+        if let Some(wanted) = &global.namespace
+            && !found.iter().any(|o| o["kind"] == "Namespace" && o["metadata"]["name"] == wanted.as_str())
+        {
+            bail!("namespace: {wanted} not found");
+        }
         running = Some((World::read(&found, objects::mesh(&found)?), found));
     }
     let world = match running {

@@ -63,7 +63,7 @@ async fn mesh_object(client: kube::Client) -> anyhow::Result<Option<Value>> {
 pub(crate) fn files(paths: &[PathBuf], global: &Global) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for path in paths {
-        read(path, &mut objects)?;
+        read(path, false, &mut objects)?;
     }
     if let Some(namespace) = &global.namespace {
         objects.iter_mut().for_each(|object| place(object, namespace));
@@ -81,27 +81,49 @@ fn place(object: &mut Value, namespace: &str) {
     }
 }
 
-fn read(path: &Path, objects: &mut Vec<Value>) -> anyhow::Result<()> {
+/// `inside` a folder, what is no object is passed over.
+fn read(path: &Path, inside: bool, objects: &mut Vec<Value>) -> anyhow::Result<()> {
     if path.is_dir() {
-        let mut inside: Vec<PathBuf> =
+        let mut all: Vec<PathBuf> =
             std::fs::read_dir(path)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
-        inside.sort();
+        all.sort();
         let wanted = |f: &&PathBuf| {
             f.is_dir() || f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
         };
-        return inside.iter().filter(wanted).try_for_each(|file| read(file, objects));
+        return all.iter().filter(wanted).try_for_each(|file| read(file, true, objects));
     }
     let text = text(path)?;
     for value in serde_yaml_ng::Deserializer::from_str(&text) {
         let value: Value =
             serde::Deserialize::deserialize(value).with_context(|| format!("reading {}", said(path)))?;
-        if value.is_object() {
-            objects.push(value);
-        } else if !value.is_null() {
-            anyhow::bail!("reading {}: a document is no object", said(path));
+        match kind(&value) {
+            Ok(Some(_)) => objects.push(value),
+            Ok(None) => {}
+            // A folder may hold other things: tables of requests, kustomizations.
+            Err(_) if inside && value.is_object() && value["apiVersion"].is_null() => {}
+            Err(problem) => anyhow::bail!("reading {}: {problem}", said(path)),
         }
     }
     Ok(())
+}
+
+/// The kind of a document; none when it is empty. What is misspelt is no policy, and must not be taken for one that is not there.
+fn kind(value: &Value) -> Result<Option<&str>, String> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let text = |key: &str| value[key].as_str().filter(|text| !text.is_empty());
+    let Some(kind) = text("kind").filter(|_| value.is_object()) else {
+        return Err("a document is no object: it has no kind".into());
+    };
+    let group = text("apiVersion").ok_or_else(|| format!("{kind}: apiVersion is missing"))?.split('/').next();
+    let known: Vec<&str> =
+        KINDS.iter().filter(|(g, ..)| Some(*g) == group).map(|(_, _, kind, _)| *kind).collect();
+    if group == Some("security.istio.io") && !known.contains(&kind) {
+        return Err(format!("{kind} is no kind of security.istio.io: expected one of {}", known.join(", ")));
+    }
+    value["items"].as_array().into_iter().flatten().try_for_each(|item| self::kind(item).map(drop))?;
+    Ok(Some(kind))
 }
 
 /// The text of a file, or of standard input for `-`.
