@@ -14,7 +14,7 @@ use meltemi_policy::http::{normalize, readings};
 use meltemi_policy::{Claims, Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::Labels;
 
-use self::open::{Told, absent, depends, not_told, unseen};
+use self::open::{absent, depends, not_told, unseen};
 use crate::proof::Layer;
 use crate::side::{Attached, applies};
 use crate::witness::{PLAINTEXT, Witness};
@@ -22,6 +22,7 @@ use crate::words;
 use crate::world::{Binding, World};
 
 pub use answer::{Answer, At, Client, Half, Request, To, Verdict};
+pub(crate) use open::{Told, unrecorded};
 pub use token::Token;
 
 /// Decides a request by what is known.

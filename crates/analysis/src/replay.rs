@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use meltemi_model::NamespacedName;
+use meltemi_policy::http::normalize;
 use meltemi_policy::{Decision, PolicySet};
 use meltemi_translate::facts::Labels;
 use serde::Serialize;
 
-use crate::explain::Verdict;
+use crate::explain::{Told, Verdict, unrecorded};
+use crate::proof::Layer;
 use crate::side::{Attached, applies};
 use crate::witness::{PLAINTEXT, Witness};
 use crate::world::World;
 
-pub use line::parse;
+pub use line::{Line, parse};
 
 /// What was reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -24,12 +26,22 @@ pub use line::parse;
 pub enum Target {
     /// A Pod: namespace and name.
     Pod(String, String),
-    /// A host, as the client wrote it; the namespace of who wrote the log, where it is known.
-    Host(String, Option<String>),
+    /// A host, as the client wrote it; who wrote the log, where it is known.
+    Host(String, Option<Writer>),
+}
+
+/// Who wrote a log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Writer {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its Gateway, of a waypoint or an ingress gateway.
+    pub gateway: Option<String>,
 }
 
 /// A decision that was recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
     /// The client's principal, or `plaintext`; none when it was not recorded.
     pub from: Option<String>,
@@ -37,6 +49,8 @@ pub struct Flow {
     pub from_ip: Option<IpAddr>,
     /// What was reached.
     pub to: Target,
+    /// The address that was addressed, where it is known.
+    pub to_ip: Option<IpAddr>,
     /// Its port.
     pub port: Option<u16>,
     /// Method and path; none for a connection.
@@ -82,22 +96,34 @@ pub struct Replay {
     pub unknown: BTreeMap<String, usize>,
     /// Lines that record no decision.
     pub other_lines: usize,
+    /// Lines of access logs that cannot be read, by reason.
+    pub unreadable: BTreeMap<String, usize>,
 }
 
-/// Replays lines of access logs. `of` is the namespace of the proxy that wrote them, where it is known.
-pub fn replay<'a>(world: &World, lines: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> Replay {
+/// Replays lines of access logs, each with the proxy that wrote it, where it is known.
+pub fn replay<'a>(world: &World, lines: impl IntoIterator<Item = (&'a str, Option<&'a Writer>)>) -> Replay {
     let mut out = Replay::default();
-    let mut flips: BTreeMap<(String, String, Option<String>, bool), Flip> = BTreeMap::new();
-    for (line, namespace) in lines {
-        let Some(flow) = parse(line, namespace) else {
-            out.other_lines += usize::from(!line.trim().is_empty());
-            continue;
+    let mut flips: BTreeMap<(String, String, Option<String>, bool, String), Flip> = BTreeMap::new();
+    let mut known: BTreeMap<Flow, Result<Judged, String>> = BTreeMap::new();
+    for (line, writer) in lines {
+        let flow = match parse(line, writer) {
+            Line::Decision(flow) => flow,
+            Line::Other => {
+                out.other_lines += usize::from(!line.trim().is_empty());
+                continue;
+            }
+            Line::Unreadable(why) => {
+                *out.unreadable.entry(why.to_owned()).or_default() += 1;
+                continue;
+            }
         };
         out.decisions += 1;
-        let (is, enforced_at, reason) = match judge(world, &flow) {
-            Ok(judged) => judged,
+        // The same is recorded again and again.
+        let (is, enforced_at, reason) = match known.entry(flow.clone()).or_insert_with(|| judge(world, &flow))
+        {
+            Ok(judged) => judged.clone(),
             Err(why) => {
-                *out.unknown.entry(why).or_default() += 1;
+                *out.unknown.entry(why.clone()).or_default() += 1;
                 continue;
             }
         };
@@ -112,7 +138,7 @@ pub fn replay<'a>(world: &World, lines: impl IntoIterator<Item = (&'a str, Optio
         };
         let request = flow.http.as_ref().map(|(method, path)| format!("{method} {path}"));
         let was = if flow.allowed { Verdict::Allow } else { Verdict::Deny };
-        let key = (from.clone(), to.clone(), request.clone(), flow.allowed);
+        let key = (from.clone(), to.clone(), request.clone(), flow.allowed, reason.clone());
         let flip = Flip { count: 0, from, to, request, was, is, enforced_at, reason };
         flips.entry(key).or_insert(flip).count += 1;
     }
@@ -125,35 +151,72 @@ type Judged = (Verdict, String, String);
 
 fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
     let from = flow.from.clone().ok_or("the client's identity was not recorded")?;
-    let mut request =
-        Witness { from, source_ip: flow.from_ip, port: flow.port.unwrap_or(80), ..Witness::default() };
-    match (&flow.http, &flow.to) {
-        (Some((method, path)), Target::Host(host, namespace)) => {
-            let (service, port) = service(world, host, namespace.as_deref())
-                .ok_or_else(|| format!("no Service is known as {host}"))?;
-            let binding = world.waypoint_of(&service);
-            let Some(gateway) = binding.gateway() else {
-                return Err(format!("Service {service} has no waypoint"));
-            };
+    let mut request = Witness {
+        from,
+        source_ip: flow.from_ip,
+        remote_ip: flow.from_ip,
+        destination_ip: flow.to_ip,
+        port: flow.port.unwrap_or(80),
+        ..Witness::default()
+    };
+    let (layer, policies, place) = match (&flow.http, &flow.to) {
+        (Some((method, path)), Target::Host(host, writer)) => {
             request.method = Some(method.clone());
-            request.path = Some(path.clone());
+            let path = normalize(path, world.normalization()).map_err(|e| format!("a path: {e}"))?;
+            request.path = Some(path);
             request.host = Some(host.clone());
-            request.port = port;
-            decide(&request, world.at_waypoint(gateway, Some(&service)), format!("waypoint {gateway}"))
+            let ingress = writer.as_ref().and_then(|w| {
+                let gateway = NamespacedName::new(w.namespace.as_str(), w.gateway.as_deref()?);
+                (!world.is_waypoint(&gateway)).then_some(gateway)
+            });
+            match ingress {
+                Some(gateway) => {
+                    let policies = world.at_waypoint(&gateway, None);
+                    (Layer::Request, policies, format!("gateway {gateway}"))
+                }
+                None => {
+                    let (policies, place, port) = at_service(world, host, writer.as_ref())?;
+                    request.port = port;
+                    (Layer::Request, policies, place)
+                }
+            }
+        }
+        (None, Target::Host(host, writer)) => {
+            let (policies, place, _) = at_service(world, host, writer.as_ref())?;
+            (Layer::Connection, policies, place)
         }
         (None, Target::Pod(namespace, name)) => {
             let labels = labels(world, namespace, name)
                 .ok_or_else(|| format!("the labels of Pod {namespace}/{name} are not known"))?;
             let policies = world.at_node_proxy(namespace);
-            let near = policies.into_iter().filter(|a| applies(&a.guard, labels)).collect();
-            decide(&request, near, "node proxy".to_owned())
+            let near = policies.into_iter().filter(|a| applies(&a.guard, labels));
+            let near = near.map(|a| Attached { guard: Vec::new(), ..a }).collect();
+            (Layer::Connection, near, "node proxy".to_owned())
         }
-        _ => Err("the record is of no form that is known".to_owned()),
+        _ => return Err("the record is of no form that is known".to_owned()),
+    };
+    let judged = decide(&request, &policies, place)?;
+    match unrecorded(&Told { policies: &policies, layer, known: &request }, judged.0) {
+        None => Ok(judged),
+        Some(what) => Err(format!("the policies look at what was not recorded: {what}")),
     }
 }
 
-fn decide(request: &Witness, policies: Vec<Attached>, place: String) -> Result<Judged, String> {
-    let set = PolicySet::compile(policies.into_iter().map(|a| a.policy)).map_err(|e| e.to_string())?;
+/// What the waypoint of a Service enforces, and the port that is meant.
+fn at_service(
+    world: &World,
+    host: &str,
+    writer: Option<&Writer>,
+) -> Result<(Vec<Attached>, String, u16), String> {
+    let (service, port) = service(world, host, writer.map(|w| &*w.namespace))
+        .ok_or_else(|| format!("no Service is known as {host}"))?;
+    let binding = world.waypoint_of(&service);
+    let gateway = binding.gateway().ok_or_else(|| format!("Service {service} has no waypoint"))?;
+    Ok((world.at_waypoint(gateway, Some(&service)), format!("waypoint {gateway}"), port))
+}
+
+fn decide(request: &Witness, policies: &[Attached], place: String) -> Result<Judged, String> {
+    let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
     let name = |index: u32| set.policy(index).map(|p| p.name.to_string()).unwrap_or_default();
     Ok(match request.decide(&set)? {
         Decision::Allow { by: Some(by) } => {
@@ -264,6 +327,7 @@ mod tests {
             l7("GET", 200),
             l7("DELETE", 200),
             "something else".to_owned(),
+            "[T] \"cut".to_owned(),
         ];
         let got = replay(&world(), lines.iter().map(|l| (l.as_str(), None)));
         assert_eq!((got.decisions, got.same, got.other_lines), (6, 2, 1), "{got:?}");
@@ -277,6 +341,37 @@ mod tests {
                 (1, "cluster.local/ns/default/sa/gw", Verdict::Allow),
             ]
         );
-        assert!(got.unknown.is_empty(), "{got:?}");
+        assert!(got.unknown.is_empty() && got.unreadable.len() == 1, "{got:?}");
+    }
+
+    #[test]
+    fn what_was_not_recorded_is_not_guessed() {
+        let line = "[T] \"GET /a HTTP/1.1\" 200 - via_upstream - \"-\" - - 1 - \"-\" \"curl/8\" \"id\" \"web:8080\" \"-\" - - - \
+                    spiffe://cluster.local/ns/default/sa/curl - -";
+        let cases = [
+            (json!({"when": [{"key": "request.headers[x-h]", "values": ["a"]}]}), Some("header x-h")),
+            (json!({"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}), Some("the client's address")),
+            (json!({"when": [{"key": "request.auth.claims[g]", "values": ["a"]}]}), Some("the token")),
+            // It does not matter: the method is another one.
+            (
+                json!({"to": [{"operation": {"methods": ["PUT"]}}], "when": [{"key": "request.headers[x-h]", "values": ["a"]}]}),
+                None,
+            ),
+        ];
+        for (rule, what) in cases {
+            let objects = [
+                json!({"kind": "AuthorizationPolicy", "metadata": {"name": "p", "namespace": "default"}, "spec": {
+                "targetRefs": [{"kind": "Service", "group": "", "name": "web"}], "rules": [rule]}}),
+            ];
+            let world = World::read(&objects, MeshConfig::default()).whole().unwrap();
+            let got = replay(&world, [(line, None), (line, None)]);
+            match what {
+                Some(what) => {
+                    let told = got.unknown.iter().any(|(why, count)| why.contains(what) && *count == 2);
+                    assert!(told && got.flips.is_empty(), "{got:?}");
+                }
+                None => assert!(got.unknown.is_empty() && got.flips[0].count == 2, "{got:?}"),
+            }
+        }
     }
 }

@@ -10,10 +10,10 @@ use crate::side::Attached;
 use crate::witness::Witness;
 
 /// What is known of a request, and who judges it.
-pub(super) struct Told<'a> {
-    pub(super) policies: &'a [Attached],
-    pub(super) layer: Layer,
-    pub(super) known: &'a Witness,
+pub(crate) struct Told<'a> {
+    pub(crate) policies: &'a [Attached],
+    pub(crate) layer: Layer,
+    pub(crate) known: &'a Witness,
 }
 
 impl Told<'_> {
@@ -112,6 +112,39 @@ pub(super) fn absent(answer: &Answer, told: &Told<'_>, token: bool) -> Vec<Strin
         Extra::ServerName => "the connection has no server name of TLS (--sni)".to_owned(),
     };
     extras.map(text).collect()
+}
+
+/// What was not recorded of a request and would change the verdict; none when nothing does.
+pub(crate) fn unrecorded(told: &Told<'_>, verdict: Verdict) -> Option<String> {
+    let known = told.known;
+    let open = [
+        (Attribute::SourceIp, known.source_ip.is_none()),
+        (Attribute::RemoteIp, known.remote_ip.is_none() && told.layer == Layer::Request),
+        (Attribute::DestinationIp, known.destination_ip.is_none()),
+    ];
+    let open: Vec<Attribute> = open.into_iter().filter(|(_, open)| *open).map(|(a, _)| a).collect();
+    let extras = match told.judge(&[], &[]) {
+        Ok(judge) => judge.extras(),
+        Err(why) => return Some(why),
+    };
+    let asked = |open: &[Attribute], extras: &[Extra]| {
+        told.judge(open, extras).map_or(true, |judge| differs(&judge, verdict))
+    };
+    if (open.is_empty() && extras.is_empty()) || !asked(&open, &extras) {
+        return None;
+    }
+    let attributes = open.iter().filter(|a| asked(std::slice::from_ref(a), &[])).map(|a| match a {
+        Attribute::DestinationIp => "the address that was addressed".to_owned(),
+        _ => "the client's address".to_owned(),
+    });
+    let extras = extras.iter().filter(|e| asked(&[], std::slice::from_ref(e))).map(|e| match e {
+        Extra::Header(name) => format!("header {name}"),
+        Extra::Token => "the token".to_owned(),
+        Extra::ServerName => "the server name of TLS".to_owned(),
+    });
+    let mut names: Vec<String> = attributes.chain(extras).collect();
+    names.dedup();
+    Some(if names.is_empty() { "several things at once".to_owned() } else { names.join(", ") })
 }
 
 /// The option that tells an attribute.

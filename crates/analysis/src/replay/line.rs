@@ -5,105 +5,138 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::{Flow, Target, client};
+use super::{Flow, Target, Writer, client};
 
 /// How a node proxy says that a policy closed a connection.
 const REJECTED: &str = "policy rejection";
 /// How a waypoint says that a policy denied a request.
 const DENIED: &str = "rbac_access_denied";
+/// How a waypoint says that an answer is the application's.
+const UPSTREAM: &str = "via_upstream";
+/// How it says that a request came to no policy.
+const BEFORE: &[&str] = &["malformed_request", "request_is_ambiguous", "overload"];
+/// Paths of this length may have been cut.
+const CUT: usize = 1000;
 
-/// The decision that a line records; none when it records none. `namespace` is that of the proxy.
-pub fn parse(line: &str, namespace: Option<&str>) -> Option<Flow> {
+/// What a line of a log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// It records a decision.
+    Decision(Flow),
+    /// It is of an access log and records no decision of policies: the client's side, a connection that failed, a request
+    /// that was not understood, something else altogether.
+    Other,
+    /// It is of an access log, and what it says cannot be told.
+    Unreadable(&'static str),
+}
+
+/// Reads a line; `writer` is the proxy that wrote it, where it is known.
+pub fn parse(line: &str, writer: Option<&Writer>) -> Line {
     let line = line.trim();
     if line.starts_with('{') {
-        let value: Value = serde_json::from_str(line).ok()?;
+        let Ok(value) = serde_json::from_str::<Value>(line) else { return Line::Other };
         let get = |name: &str| match value.get(name)? {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
             _ => None,
         };
-        return connection(&get).or_else(|| request(&get, namespace));
+        return if get("direction").is_some() { connection(&get, writer) } else { request(&get, writer) };
     }
     if line.starts_with('[') {
-        return http(line, namespace);
+        return http(line, writer);
     }
-    let (_, fields) = line.split_once("access\tconnection complete")?;
+    let Some((_, fields)) = line.split_once("access\tconnection complete") else { return Line::Other };
     let pairs = pairs(fields);
-    connection(&|name: &str| pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()))
+    connection(&|name: &str| pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()), writer)
 }
 
-/// A connection, seen by the node proxy of its destination.
-fn connection(get: &dyn Fn(&str) -> Option<String>) -> Option<Flow> {
-    if get("direction")? != "inbound" {
-        return None;
+/// A connection, seen by the node proxy of its destination, or by a waypoint that reads no requests on the port.
+fn connection(get: &dyn Fn(&str) -> Option<String>, writer: Option<&Writer>) -> Line {
+    if get("direction").as_deref() != Some("inbound") {
+        return Line::Other;
     }
     let error = get("error").unwrap_or_default();
-    let allowed = !error.contains(REJECTED);
+    // A waypoint names the policy at once.
+    let allowed = !error.contains(REJECTED) && !error.starts_with("policy=");
     // It failed for another reason: nobody decided, or it does not matter.
     if allowed && !error.is_empty() {
-        return None;
+        return Line::Other;
     }
     let address = |name: &str| get(name).and_then(|a| a.parse::<SocketAddr>().ok());
-    Some(Flow {
+    let to = match (get("dst.namespace"), get("dst.workload"), get("dst.service")) {
+        (Some(namespace), Some(pod), _) => Target::Pod(namespace, pod),
+        (_, _, Some(service)) => Target::Host(service, writer.cloned()),
+        _ => return Line::Unreadable("a connection without its destination"),
+    };
+    // What is dialled of a Pod is the tunnel; what is meant is inside of it.
+    let Some(destination) = address("dst.hbone_addr").or_else(|| address("dst.addr")) else {
+        return Line::Unreadable("a connection without its destination's address");
+    };
+    Line::Decision(Flow {
         from: Some(client(&get("src.identity").unwrap_or_default())),
         from_ip: address("src.addr").map(|a| a.ip()),
-        to: Target::Pod(get("dst.namespace")?, get("dst.workload")?),
-        port: address("dst.addr").map(|a| a.port()),
+        to,
+        to_ip: Some(destination.ip()),
+        port: Some(destination.port()),
         http: None,
         allowed,
     })
 }
 
 /// A request in JSON.
-fn request(get: &dyn Fn(&str) -> Option<String>, namespace: Option<&str>) -> Option<Flow> {
-    let code: u16 = get("response_code")?.parse().ok()?;
+fn request(get: &dyn Fn(&str) -> Option<String>, writer: Option<&Writer>) -> Line {
+    let Some(code) = get("response_code").and_then(|c| c.parse::<u16>().ok()) else { return Line::Other };
+    let (Some(method), Some(path), Some(authority)) = (get("method"), get("path"), get("authority")) else {
+        return Line::Unreadable("a request without its method, path or authority");
+    };
     let details = get("response_code_details").unwrap_or_default();
     let identity = get("source_principal").or_else(|| get("downstream_peer_uri_san"));
-    decision(
-        (get("method")?, get("path")?),
-        get("authority")?,
-        (code, &details),
-        identity.map(|i| client(&i)),
-        namespace,
-    )
+    decision((method, path), authority, (code, &details), identity.as_deref(), writer)
 }
 
 /// `[time] "METHOD path HTTP/x" code flags details … "authority" "upstream" … source …`
-fn http(line: &str, namespace: Option<&str>) -> Option<Flow> {
-    let rest = line.split_once("] ")?.1;
-    let words = words(rest);
-    let first: Vec<&str> = words.first()?.split(' ').collect();
-    let [method, path, _] = first.as_slice() else { return None };
-    let code: u16 = words.get(1)?.parse().ok()?;
+fn http(line: &str, writer: Option<&Writer>) -> Line {
+    let Some((_, rest)) = line.split_once("] \"") else { return Line::Other };
+    let words = words(&format!("\"{rest}"));
+    let start: Vec<&str> = words.first().map(|w| w.split(' ').collect()).unwrap_or_default();
     // Where the authority and the client stand, counted from the start line.
-    let authority = words.get(13)?.clone();
-    let source = words.get(18)?;
-    let known = source.starts_with("spiffe://") || source.parse::<SocketAddr>().is_ok();
-    decision(
-        ((*method).to_owned(), (*path).to_owned()),
-        authority,
-        (code, words.get(3)?),
-        known.then(|| client(source)),
-        namespace,
-    )
+    let ([method, path, _], Some(code), Some(details), Some(authority), Some(source)) = (
+        &*start,
+        words.get(1).and_then(|c| c.parse::<u16>().ok()),
+        words.get(3),
+        words.get(13),
+        words.get(18),
+    ) else {
+        return Line::Unreadable("a request in another form");
+    };
+    let request = ((*method).to_owned(), (*path).to_owned());
+    decision(request, authority.clone(), (code, details), Some(source), writer)
 }
 
 fn decision(
     (method, path): (String, String),
     authority: String,
     (code, details): (u16, &str),
-    from: Option<String>,
-    namespace: Option<&str>,
-) -> Option<Flow> {
+    source: Option<&str>,
+    writer: Option<&Writer>,
+) -> Line {
     let denied = code == 403 && details.starts_with(DENIED);
-    // Refused before any policy was asked.
-    if !denied && (code == 400 || code == 401 || method == "-") {
-        return None;
+    // Refused before any policy was asked; an application may answer so, too.
+    let before =
+        BEFORE.contains(&details) || (matches!(code, 400 | 401) && details != UPSTREAM) || method == "-";
+    if !denied && before {
+        return Line::Other;
     }
-    Some(Flow {
+    if path.len() >= CUT && path.ends_with("...") {
+        return Line::Unreadable("a path that was cut");
+    }
+    let address = source.and_then(|s| s.parse::<SocketAddr>().ok());
+    let from = source.filter(|s| s.starts_with("spiffe://") || address.is_some()).map(client);
+    Line::Decision(Flow {
         from,
-        from_ip: None,
-        to: Target::Host(authority, namespace.map(str::to_owned)),
+        from_ip: address.map(|a| a.ip()),
+        to: Target::Host(authority, writer.cloned()),
+        to_ip: None,
         port: None,
         http: Some((method, path)),
         allowed: !denied,
@@ -151,18 +184,67 @@ fn words(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn flow(line: &str) -> Flow {
+        let writer = Writer { namespace: "ns".into(), gateway: None };
+        match parse(line, Some(&writer)) {
+            Line::Decision(flow) => flow,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn is_other(line: &str) -> bool {
+        parse(line, None) == Line::Other
+    }
+
+    /// As proxies print them.
+    const TUNNEL: &str = "2026-11-21T11:05:30.560193207Z\terror\taccess\tconnection complete\tsrc.addr=10.244.1.8:55078 src.workload=\"curl-x\" src.namespace=\"default\" src.identity=\"spiffe://cluster.local/ns/default/sa/curl\" dst.addr=10.244.1.2:15008 dst.hbone_addr=10.244.1.2:9080 dst.service=\"details.default.svc.cluster.local\" dst.workload=\"details-v1-y\" dst.namespace=\"default\" dst.identity=\"spiffe://cluster.local/ns/default/sa/bookinfo-details\" direction=\"inbound\" bytes_sent=0 bytes_recv=0 duration=\"0ms\" error=\"connection closed due to policy rejection: explicitly denied by: default/l4 rule[0]\"";
+    const STREAM: &str = "2026-11-21T11:05:30Z\terror\taccess\tconnection complete\tsrc.addr=10.244.1.8:49376 src.identity=\"spiffe://cluster.local/ns/default/sa/curl\" dst.addr=10.96.89.224:5432 dst.service=\"db.default.svc.cluster.local\" direction=\"inbound\" bytes_sent=0 bytes_recv=0 duration=\"0ms\" error=\"policy=default/db rule=0 clause=from(principals=[cluster.local/ns/default/sa/bookinfo-reviews]); allow policies exist, but none allowed\"";
+    const TRIAL: &str = "[2026-11-21T11:05:29Z] \"GET /productpage?a=%22 HTTP/1.1\" 200 - via_upstream - \"dry_run=deny policy=default/trial rule=0\" - - 44 - \"-\" \"curl/7.88.1\" \"-\" \"productpage:9080\" \"10.244.1.7:9080\" - - - spiffe://cluster.local/ns/default/sa/curl - -";
+
+    #[test]
+    fn lines_of_text_as_proxies_print_them() {
+        let tunnel = flow(TUNNEL);
+        assert!(!tunnel.allowed && tunnel.port == Some(9080), "the tunnel's port is not the application's");
+        assert_eq!(tunnel.to, Target::Pod("default".into(), "details-v1-y".into()));
+        assert_eq!(tunnel.to_ip, "10.244.1.2".parse().ok());
+        let stream = flow(STREAM);
+        assert!(!stream.allowed && stream.port == Some(5432) && stream.http.is_none());
+        assert!(matches!(&stream.to, Target::Host(host, Some(_)) if host == "db.default.svc.cluster.local"));
+        // What policies on trial say is no decision; the request was let through.
+        let trial = flow(TRIAL);
+        assert!(trial.allowed && trial.from.as_deref() == Some("cluster.local/ns/default/sa/curl"));
+        assert_eq!(trial.http, Some(("GET".into(), "/productpage?a=%22".into())));
+        let denied = TRIAL.replace("200 - via_upstream", "403 - rbac_access_denied_matched_policy[none]");
+        assert!(!flow(&denied).allowed);
+        let outside = flow(&TRIAL.replace("spiffe://cluster.local/ns/default/sa/curl", "10.0.0.9:1234"));
+        assert_eq!((outside.from.as_deref(), outside.from_ip), (Some("plaintext"), "10.0.0.9".parse().ok()));
+        assert_eq!(flow(&TRIAL.replace("spiffe://cluster.local/ns/default/sa/curl", "-")).from, None);
+        // An application may answer what a proxy answers before policies are asked.
+        assert!(flow(&TRIAL.replace(" 200 ", " 401 ")).allowed);
+        assert!(is_other(&TRIAL.replace("200 - via_upstream", "400 - malformed_request")));
+        assert!(is_other(&TRIAL.replace("200 - via_upstream", "503 - overload")));
+        let unreadable = |line: &str| matches!(parse(line, None), Line::Unreadable(_));
+        assert!(unreadable(&TRIAL.replace("/productpage?a=%22", &format!("/{}...", "a".repeat(1000)))));
+        assert!(unreadable("[T] \"GET / HTTP/1.1\" 200"));
+        assert!(unreadable(&TUNNEL.replace("dst.hbone_addr", "x").replace("dst.addr", "y")));
+        assert!(is_other("[T] something") && is_other("2026-11-21 INFO xds: connected=true"));
+    }
+
     #[test]
     fn what_is_a_decision_and_what_is_not() {
         let inbound = r#"{"level":"info","scope":"access","src.addr":"10.0.0.1:1","dst.addr":"10.0.0.2:80","dst.workload":"w","dst.namespace":"n","direction":"inbound"}"#;
-        let flow = parse(inbound, None).unwrap();
-        assert!(flow.allowed && flow.from.as_deref() == Some("plaintext") && flow.port == Some(80));
-        assert_eq!(parse(&inbound.replace("inbound", "outbound"), None), None);
-        assert_eq!(parse(&inbound.replace('}', r#","error":"connection refused"}"#), None), None);
+        let plain = flow(inbound);
+        assert!(plain.allowed && plain.from.as_deref() == Some("plaintext") && plain.port == Some(80));
+        assert!(is_other(&inbound.replace("inbound", "outbound")));
+        assert!(is_other(&inbound.replace('}', r#","error":"connection refused"}"#)));
         let json = r#"{"method":"GET","path":"/","authority":"web","response_code":403,"response_code_details":"rbac_access_denied_matched_policy[none]","source_principal":"spiffe://td/ns/a/sa/b"}"#;
-        let flow = parse(json, Some("ns")).unwrap();
-        assert!(!flow.allowed && flow.from.as_deref() == Some("td/ns/a/sa/b"));
-        assert_eq!(flow.to, Target::Host("web".into(), Some("ns".into())));
-        assert_eq!(parse(&json.replace("403", "400"), None), None);
-        assert_eq!(parse("2026 info xds ready", None), None);
+        let denied = flow(json);
+        assert!(!denied.allowed && denied.from.as_deref() == Some("td/ns/a/sa/b"));
+        assert!(
+            matches!(&denied.to, Target::Host(host, Some(writer)) if host == "web" && writer.namespace == "ns")
+        );
+        assert!(is_other(&json.replace("403", "400")));
+        assert!(is_other("2026 info xds ready") && is_other("{}") && is_other("{"));
+        assert!(matches!(parse(&json.replace("path", "p"), None), Line::Unreadable(_)));
     }
 }

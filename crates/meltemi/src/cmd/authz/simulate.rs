@@ -8,10 +8,13 @@ use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, LogParams};
 use meltemi_analysis::World;
-use meltemi_analysis::replay::{Replay, replay};
+use meltemi_analysis::replay::{Replay, Writer, replay};
 
 use super::objects;
 use crate::cmd::Global;
+
+/// Label of the Pods of a Gateway.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Replays recorded decisions.
 #[derive(clap::Args, Debug)]
@@ -20,7 +23,8 @@ LOG is the access log of node proxies (text or JSON) and waypoints (text, or JSO
 response_code and source_principal), one line each, as `kubectl logs` prints it. Without --flows the logs of the running
 mesh are read. Without a cluster, what the log does not say (labels of Pods) has to be in the files.
 
-Exit code 0 when nothing flips, 1 when something does, 2 when some decisions cannot be judged.
+Exit code 0 when nothing flips, 1 when something does, 2 when some decisions cannot be judged: what a log does not say
+(headers, tokens, addresses) and the policies look at is UNKNOWN. Lines that record no decision are counted.
 
 Examples:
   meltemi authz simulate -f new-policy.yaml --overlay
@@ -48,7 +52,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
     let mut world = objects::world(&objects::files(&args.files, global)?, false)?;
     // What runs is known by the cluster, when it is asked anyway.
     let live = args.overlay || args.flows.is_none();
-    let mut lines: Vec<(String, Option<String>)> = Vec::new();
+    let mut lines: Vec<(String, Option<Writer>)> = Vec::new();
     if live {
         let client = global.client().await.context(
             "the logs and policies of a mesh are read from its cluster; to do without, give --flows and no --overlay",
@@ -69,15 +73,17 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
         } else {
             std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
         };
-        lines.extend(text.lines().map(|l| (l.to_owned(), global.namespace.clone())));
+        let writer = global.namespace.clone().map(|namespace| Writer { namespace, gateway: None });
+        lines.extend(text.lines().map(|l| (l.to_owned(), writer.clone())));
     }
-    let found = replay(&world, lines.iter().map(|(line, namespace)| (line.as_str(), namespace.as_deref())));
+    let found = replay(&world, lines.iter().map(|(line, writer)| (line.as_str(), writer.as_ref())));
     if args.output == "json" {
         println!("{}", serde_json::to_string_pretty(&found)?);
     } else {
         print(&found);
     }
-    Ok(ExitCode::from(match (found.flips.is_empty(), found.unknown.is_empty()) {
+    let judged = found.unknown.is_empty() && found.unreadable.is_empty();
+    Ok(ExitCode::from(match (found.flips.is_empty(), judged) {
         (false, _) => 1,
         (true, false) => 2,
         (true, true) => 0,
@@ -85,10 +91,10 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
 }
 
 /// The logs of every node proxy and waypoint, with the namespace of each.
-async fn logs(client: kube::Client, tail: i64) -> anyhow::Result<Vec<(String, Option<String>)>> {
+async fn logs(client: kube::Client, tail: i64) -> anyhow::Result<Vec<(String, Option<Writer>)>> {
     let all: Api<Pod> = Api::all(client.clone());
     let mut out = Vec::new();
-    for selector in ["app=ztunnel", "gateway.networking.k8s.io/gateway-name"] {
+    for selector in ["app=ztunnel", GATEWAY_NAME] {
         let pods =
             all.list(&ListParams::default().labels(selector)).await.context("listing the mesh's proxies")?;
         for pod in pods.items {
@@ -99,7 +105,9 @@ async fn logs(client: kube::Client, tail: i64) -> anyhow::Result<Vec<(String, Op
                 .logs(&name, &params)
                 .await
                 .with_context(|| format!("reading the log of {namespace}/{name}"))?;
-            out.extend(text.lines().map(|l| (l.to_owned(), Some(namespace.clone()))));
+            let gateway = pod.metadata.labels.as_ref().and_then(|labels| labels.get(GATEWAY_NAME)).cloned();
+            let writer = Writer { namespace, gateway };
+            out.extend(text.lines().map(|l| (l.to_owned(), Some(writer.clone()))));
         }
     }
     Ok(out)
@@ -114,6 +122,9 @@ fn print(found: &Replay) {
     }
     for (reason, count) in &found.unknown {
         println!("UNKNOWN: {reason}, {}", times(*count));
+    }
+    for (reason, count) in &found.unreadable {
+        println!("UNREADABLE: {reason}, {}", times(*count));
     }
     let flipped: usize = found.flips.iter().map(|f| f.count).sum();
     println!(
