@@ -113,8 +113,7 @@ impl Finding {
 
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} [{}] ({}) {}", self.level, self.code, self.origin, self.message)?;
-        if self.fix.is_empty() { Ok(()) } else { write!(f, " Fix: {}", self.fix) }
+        write!(f, "{} [{}] ({}) {} Fix: {}", self.level, self.code, self.origin, self.message, self.fix)
     }
 }
 
@@ -125,7 +124,8 @@ pub fn analyze(world: &World, namespace: Option<&str>) -> Vec<Finding> {
         .iter()
         .map(|fault| {
             let message = format!("Schema validation error: {}", fault.message);
-            Finding::new(INVALID, &fault.kind, &fault.name, message, "")
+            let fix = "correct it: admission refuses it, and what came past admission lets nothing through";
+            Finding::new(INVALID, &fault.kind, &fault.name, message, fix)
         })
         .collect();
     attachment::find(world, &mut all);

@@ -194,6 +194,57 @@ fn allows_that_open_more_than_they_seem_to() {
 }
 
 #[test]
+fn every_kind_has_a_reason_and_a_fix() {
+    let l7 = |rule: Value| policy("p", json!({"targetRefs": target(), "rules": [rule]}));
+    let l4 = |spec: Value| policy("l4", spec);
+    let get = json!({"to": [{"operation": {"methods": ["GET"]}}]});
+    let curl = json!({"from": from("cluster.local/ns/default/sa/curl")});
+    let examples: [(Code, Vec<Value>); 12] = [
+        (INVALID, vec![l4(json!({"action": "DENY"}))]),
+        (NEVER, vec![l7(json!({"to": [{"operation": {"methods": ["get"]}}]}))]),
+        (SHADOWED, vec![policy("p", json!({"targetRefs": target(), "rules": [get, get]}))]),
+        (PLAINTEXT, vec![l4(json!({"action": "DENY", "rules": [curl]}))]),
+        (LAYER7, vec![l4(json!({"rules": [get]}))]),
+        (
+            NOTHING,
+            vec![policy(
+                "p",
+                json!({"rules": [curl], "targetRefs":
+            [{"kind": "GatewayClass", "group": "gateway.networking.k8s.io", "name": "istio-waypoint"}]}),
+            )],
+        ),
+        (AROUND, vec![l7(curl.clone())]),
+        (FORGETS, vec![l7(curl.clone()), l4(json!({"rules": [curl]}))]),
+        (OPENS, vec![l7(json!({}))]),
+        (
+            LEAVES,
+            vec![policy(
+                "p",
+                json!({"targetRefs": target(), "action": "DENY",
+            "rules": [{"to": [{"operation": {"paths": ["/admin"]}}]}]}),
+            )],
+        ),
+        (DIFFERS, vec![l7(json!({"to": [{"operation": {"paths": ["/a"]}}]}))]),
+        (
+            CUSTOM,
+            vec![policy(
+                "p",
+                json!({"targetRefs": target(), "action": "CUSTOM", "provider": {"name": "opa"},
+            "rules": [{}]}),
+            )],
+        ),
+    ];
+    assert_eq!(
+        examples.iter().map(|(code, _)| code.code).collect::<Vec<_>>(),
+        CODES.iter().map(|c| c.code).collect::<Vec<_>>()
+    );
+    for (code, objects) in examples {
+        let found = one(&objects, code);
+        assert!(found.message.len() > 20 && found.fix.len() > 10, "{found}");
+    }
+}
+
+#[test]
 fn the_rest() {
     let exact = json!({"targetRefs": target(), "action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/admin"]}}]}]});
     assert!(one(&[policy("p", exact)], LEAVES).message.contains("/admin/"));
