@@ -8,12 +8,20 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::sync::Semaphore;
 
 /// Audience of the tokens that proxies present.
 pub const AUDIENCE: &str = "istio-ca";
 
 /// How long a review is believed. Short: a Pod that is deleted takes its token with it.
 const BELIEVED: Duration = Duration::from_secs(10);
+
+/// Reviews at the same time: callers without a good token must not flood the API server through us.
+const REVIEWS: usize = 64;
+/// How long a caller waits for its turn.
+const TURN: Duration = Duration::from_secs(5);
+/// Longest token, in bytes.
+const MAX_TOKEN: usize = 16 << 10;
 
 /// Reviews that are remembered at most.
 const REMEMBERED: usize = 4096;
@@ -52,6 +60,9 @@ pub enum Unauthenticated {
     /// The token is good, but it is not that of a ServiceAccount.
     #[error("{0:?} is not a service account")]
     NotServiceAccount(String),
+    /// Too many callers are being asked about.
+    #[error("too many token reviews are under way")]
+    Busy,
     /// The API server could not be asked.
     #[error("token review failed: {0}")]
     Review(#[from] kube::Error),
@@ -61,6 +72,7 @@ pub enum Unauthenticated {
 pub struct Authenticator {
     reviews: Api<TokenReview>,
     believed: Mutex<HashMap<String, (Instant, Caller)>>,
+    turns: Semaphore,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -72,7 +84,7 @@ impl std::fmt::Debug for Authenticator {
 impl Authenticator {
     /// With a client that may create TokenReviews.
     pub fn new(client: Client) -> Self {
-        Self { reviews: Api::all(client), believed: Mutex::default() }
+        Self { reviews: Api::all(client), believed: Mutex::default(), turns: Semaphore::new(REVIEWS) }
     }
 
     /// Who presents `authorization` (the value of the header).
@@ -85,6 +97,9 @@ impl Authenticator {
             .map(str::trim)
             .filter(|t| !t.is_empty())
             .ok_or(Unauthenticated::NoToken)?;
+        if token.len() > MAX_TOKEN {
+            return Err(Unauthenticated::Invalid(format!("it is longer than {MAX_TOKEN} bytes")));
+        }
         if let Some(caller) = self.remembered(token) {
             return Ok(caller);
         }
@@ -92,6 +107,8 @@ impl Authenticator {
             spec: TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![AUDIENCE.to_owned()]) },
             ..TokenReview::default()
         };
+        let turn = tokio::time::timeout(TURN, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| Unauthenticated::Busy)?;
         let answer = self.reviews.create(&PostParams::default(), &review).await?;
         let caller = read(&answer)?;
         self.remember(token, &caller);

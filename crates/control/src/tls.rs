@@ -7,20 +7,26 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use meltemi_runtime::Tasks;
+use meltemi_runtime::places::{PerSource, Place};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Handshakes at the same time, and how long one may take: a peer that says nothing costs little.
-const HANDSHAKES: usize = 256;
+/// Handshakes at the same time, of one address and of all, and how long one may take: a peer that says nothing costs
+/// little, and takes no place from the others.
+const HANDSHAKES: (usize, usize) = (512, 4096);
+/// Connections of one address, and of all. A node's address is that of its proxy and of whatever else uses the node's network.
+const CONNECTIONS: (usize, usize) = (1024, 16_384);
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a client may take for a head, and to answer whether it is there.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The certificate in use; cheap to clone.
 #[derive(Clone, Debug)]
@@ -72,12 +78,13 @@ pub fn accept(
     name: &'static str,
     listener: TcpListener,
     config: Arc<rustls::ServerConfig>,
-    handle: impl Fn(TlsStream<TcpStream>) + Clone + Send + Sync + 'static,
+    handle: impl Fn(TlsStream<TcpStream>, Place) + Clone + Send + Sync + 'static,
 ) {
     let mut drain = tasks.drain();
     let jobs = tasks.clone();
     let acceptor = TlsAcceptor::from(config);
-    let permits = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = PerSource::new(HANDSHAKES.0, HANDSHAKES.1);
+    let connections = PerSource::new(CONNECTIONS.0, CONNECTIONS.1);
     tasks.spawn(name, async move {
         loop {
             let accepted = tokio::select! {
@@ -90,11 +97,17 @@ pub fn accept(
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let (acceptor, handle, permits) = (acceptor.clone(), handle.clone(), permits.clone());
+            // Not logged: it is for a flood.
+            let (Some(shaking), Some(place)) = (handshakes.take(peer.ip()), connections.take(peer.ip()))
+            else {
+                continue;
+            };
+            let (acceptor, handle) = (acceptor.clone(), handle.clone());
             jobs.spawn_job(name, async move {
-                let _permit = permits.acquire_owned().await;
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => handle(stream),
+                let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+                drop(shaking);
+                match shaken {
+                    Ok(Ok(stream)) => handle(stream, place),
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
                 }
@@ -113,11 +126,15 @@ pub fn serve_http(
     routes: Router,
 ) {
     let jobs = tasks.clone();
-    accept(tasks, name, listener, config, move |stream| {
+    accept(tasks, name, listener, config, move |stream, place| {
         let service = TowerToHyperService::new(routes.clone());
         let mut drain = jobs.drain();
         jobs.spawn_job(name, async move {
-            let builder = auto::Builder::new(TokioExecutor::new());
+            let _place = place;
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE);
+            // Who is gone without a word is found out.
+            builder.http2().timer(TokioTimer::new()).keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             let result = tokio::select! {
@@ -130,4 +147,52 @@ pub fn serve_http(
             result.map_err(|e| e.to_string())
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use meltemi_identity::{CaCore, CaMaterial};
+    use meltemi_runtime::drain;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_says_nothing_takes_no_place_from_others() {
+        let now = std::time::SystemTime::now();
+        let core = CaCore::new(&CaMaterial::generate("cluster.local", now).unwrap()).unwrap();
+        let key = crate::ca::serving(&core, &["istiod.x.svc".to_owned()], Duration::from_secs(3600)).unwrap();
+        let config = Serving::new(key).config(&[b"h2"]).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, shaken) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let (_trigger, watch) = drain::channel();
+        let (tasks, _supervisor) = Tasks::new("test", watch);
+        let count = shaken.clone();
+        accept(&tasks, "test", listener, config, move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let mut silent = Vec::new();
+        for _ in 0..HANDSHAKES.0 + 8 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        // Those that are too many are closed at once.
+        let last = silent.last_mut().unwrap();
+        let closed = tokio::time::timeout(Duration::from_secs(5), last.read(&mut [0])).await.unwrap();
+        assert!(matches!(closed, Ok(0) | Err(_)));
+        let mut client = rustls::ClientConfig::builder()
+            .with_root_certificates(meltemi_identity::tls::roots(core.root_pem()).unwrap())
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let stream = socket.connect(address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let connecting = connector.connect("istiod.x.svc".try_into().unwrap(), stream);
+        tokio::time::timeout(Duration::from_secs(5), connecting).await.unwrap().unwrap();
+        while shaken.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
 }

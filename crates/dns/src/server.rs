@@ -20,6 +20,8 @@ use crate::{Answer, Names};
 const UNDER_WAY: usize = 512;
 /// Longest wait for an answer from upstream, and for a client's next request over TCP.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Pause after something could not be accepted.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Largest datagram.
 const DATAGRAM: usize = 4096;
 
@@ -72,7 +74,7 @@ struct Server {
     tasks: Tasks,
 }
 
-/// Serves names on a UDP socket and a TCP listener until the tasks drain.
+/// Serves names on a UDP socket and a TCP listener until the tasks drain. What cannot be read or accepted ends nothing.
 ///
 /// # Errors
 /// A socket failed.
@@ -98,9 +100,12 @@ async fn datagrams(udp: &Arc<UdpSocket>, server: &Arc<Server>) -> io::Result<()>
     loop {
         let (n, from) = match udp.recv_from(&mut buffer).await {
             Ok(received) => received,
-            // An earlier answer could not be delivered.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-            Err(error) => return Err(error),
+            // An earlier answer could not be delivered, or there is no memory for this request: clients ask again.
+            Err(error) => {
+                tracing::debug!(%error, "a DNS request could not be read");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
         };
         // Over the bound a request is dropped; clients ask again.
         let Ok(slot) = server.slots.clone().try_acquire_owned() else { continue };
@@ -118,7 +123,15 @@ async fn datagrams(udp: &Arc<UdpSocket>, server: &Arc<Server>) -> io::Result<()>
 
 async fn streams(tcp: &TcpListener, server: &Arc<Server>) -> io::Result<()> {
     loop {
-        let (stream, _) = tcp.accept().await?;
+        let (stream, _) = match tcp.accept().await {
+            Ok(accepted) => accepted,
+            // Out of descriptors, or a client that is gone already: not the end of the server.
+            Err(error) => {
+                tracing::debug!(%error, "a DNS connection could not be accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let Ok(slot) = server.slots.clone().try_acquire_owned() else { continue };
         let of = server.clone();
         server.tasks.spawn_job("dns-tcp", async move {
