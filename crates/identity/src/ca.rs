@@ -186,3 +186,90 @@ fn blocks(pem: &str) -> Vec<String> {
         .map(|block| format!("{}\n", block.trim()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+    use super::*;
+    use crate::svid::identity_of;
+    use rustls_pki_types::pem::PemObject as _;
+
+    /// 1024 bits.
+    const WEAK: &str = "\
+-----BEGIN CERTIFICATE REQUEST-----\n\
+MIIBSzCBtQIBADAMMQowCAYDVQQDDAF4MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB\n\
+iQKBgQCkEsh/KwawP5u0jtLUTEmWHC/9kCoJFCyTPRFJ/KLPisnTa3YIMUd7s6Kl\n\
+yeBl+4EISN4XZuyBf4sRCoDnyMbJWz9peoYSBCGTV4mWSQ5vsskvrMDT5EZ/Gtdi\n\
+ltGylTbcWbpJ4EOoQkfH58QL216XZkLMfoEKqiSeuY/d4zjkbwIDAQABoAAwDQYJ\n\
+KoZIhvcNAQELBQADgYEAWyqltzGKO0vPD5xCBm8+aodd06fWfewdMWiGok23U2B9\n\
+pyqChX0DzOX5ZAC9jhhNH1NV6xy3C0VktxHoZOH14/N2JWE/P/9/7UODYew4p1vm\n\
+70MJI/yJzFrdjHpT48jrUTTak5m7KId+dCLxdq1sU1cmK4XQBuADJai2pK3NSL8=\n\
+-----END CERTIFICATE REQUEST-----\n\
+";
+
+    fn csr(edit: impl FnOnce(&mut CertificateParams)) -> String {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        edit(&mut params);
+        params.serialize_request(&key).unwrap().pem().unwrap()
+    }
+
+    #[test]
+    fn nothing_of_a_request_but_its_key_is_signed() {
+        let now = SystemTime::now();
+        let ca = CaCore::new(&CaMaterial::generate("cluster.local", now).unwrap()).unwrap();
+        let caller = SpiffeId::parse("spiffe://cluster.local/ns/default/sa/caller").unwrap();
+        let other = || SanType::URI("spiffe://cluster.local/ns/istio-system/sa/ztunnel".try_into().unwrap());
+        let greedy = csr(|params| {
+            params.subject_alt_names =
+                vec![other(), other(), SanType::DnsName("istiod.istio-system.svc".try_into().unwrap())];
+            params.distinguished_name.push(DnType::CommonName, "istiod");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+        });
+        // As long as it may be, and no longer.
+        for (asked, seconds) in
+            [(None, 24 * 3600), (Some(Duration::MAX), 90 * 24 * 3600), (Some(Duration::ZERO), 24 * 3600)]
+        {
+            let chain = ca.sign(&greedy, &caller, asked, now).unwrap();
+            let der = rustls::pki_types::CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
+            assert_eq!(identity_of(&der).unwrap(), caller);
+            let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+            assert!(!leaf.is_ca() && leaf.subject().iter().count() == 0);
+            assert_eq!(leaf.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
+            assert!(!leaf.key_usage().unwrap().unwrap().value.key_cert_sign());
+            let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
+            assert_eq!(life, seconds + 120);
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let now = SystemTime::now();
+        let ca = CaCore::new(&CaMaterial::generate("cluster.local", now).unwrap()).unwrap();
+        let caller = SpiffeId::parse("spiffe://cluster.local/ns/default/sa/caller").unwrap();
+        let good = csr(|_| {});
+        let body = good.find("\n").unwrap() + 1;
+        // Another key's signature: one bit of the request is another.
+        let flipped = |at: usize| {
+            let mut text = good.clone().into_bytes();
+            let at = if at == 0 { good.rfind("\n-----END").unwrap() - 12 } else { body + at };
+            text[at] = if text[at] == b'A' { b'B' } else { b'A' };
+            String::from_utf8(text).unwrap()
+        };
+        assert!(ca.sign(&good, &caller, None, now).is_ok());
+        for (what, text) in [
+            ("nothing", String::new()),
+            ("no PEM", "x".repeat(60_000)),
+            ("a certificate", ca.root_pem().to_owned()),
+            ("cut off", good[..body + 40].to_owned()),
+            ("another signature", flipped(0)),
+            ("another key", flipped(60)),
+            ("a key that is too weak", WEAK.to_owned()),
+        ] {
+            assert!(ca.sign(&text, &caller, None, now).is_err(), "{what}");
+        }
+    }
+}
