@@ -21,8 +21,8 @@ pub struct Translated {
 
 /// Translates a Service; none when it is an alias in DNS.
 ///
-/// `guarded` says that an AuthorizationPolicy targets it: while its waypoint is not ready, its traffic is then
-/// refused (it is sent to the waypoint that is not there) instead of going around the policy.
+/// `guarded` says that an AuthorizationPolicy targets it: while the waypoint that it asks for is not ready, or does not take
+/// it, its traffic is then refused (it is sent to a waypoint that is not there) instead of going around the policy.
 pub fn translate(
     facts: &ServiceFacts,
     namespace: &NamespaceFacts,
@@ -59,8 +59,11 @@ pub fn translate(
             Some(bound_condition(waypoint, service.ingress_use_waypoint))
         }
         Binding::Refused { waypoint, condition, not_ready } => {
-            if *not_ready && guarded {
+            if guarded && *not_ready {
                 service.waypoint = Some(WaypointFacts::expected_address(waypoint, mesh));
+            } else if guarded && condition.is_some() {
+                // One that is there and was told nothing of the Service's policies would let everything through.
+                service.waypoint = Some(WaypointFacts::nowhere(waypoint));
             }
             condition.clone()
         }
@@ -108,4 +111,41 @@ fn load_balancing(facts: &ServiceFacts, namespace: &NamespaceFacts) -> LoadBalan
         }
     };
     LoadBalancing { routing_preference, mode, allow_unhealthy: facts.publish_unready }
+}
+
+#[cfg(test)]
+mod tests {
+    use meltemi_model::NamespacedName;
+    use meltemi_model::workload::GatewayDestination;
+
+    use super::*;
+
+    #[test]
+    fn what_a_policy_guards_does_not_go_around_the_waypoint_that_it_asks_for() {
+        let mesh = MeshConfig::default();
+        let waypoint = NamespacedName::new("infra", "wp");
+        let object = serde_json::json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.96.0.9"}});
+        let facts = ServiceFacts::read(&serde_json::from_value(object).unwrap());
+        let refused = |said: bool, not_ready| {
+            let condition = said.then(|| Condition::no("istio.io/WaypointBound", "AttachmentDenied", "no"));
+            Binding::Refused { waypoint: waypoint.clone(), condition, not_ready }
+        };
+        let (there, nowhere) = ("wp.infra.svc.cluster.local", "not-attached.wp.infra.invalid");
+        for (what, binding, guarded, expected) in [
+            ("not ready", refused(true, true), true, Some(there)),
+            ("not ready, no policy", refused(true, true), false, None),
+            ("not permitted", refused(true, false), true, Some(nowhere)),
+            ("not permitted, no policy", refused(true, false), false, None),
+            ("a waypoint for other traffic", refused(false, false), true, None),
+            ("none asked for", Binding::NotWanted, true, None),
+        ] {
+            let nothing = NamespaceFacts::default();
+            let service = translate(&facts, &nothing, &binding, guarded, &mesh).unwrap().service;
+            let hostname = service.waypoint.map(|w| match w.destination {
+                GatewayDestination::Hostname(key) => key.hostname.to_string(),
+                GatewayDestination::Address(address) => address.to_string(),
+            });
+            assert_eq!(hostname.as_deref(), expected, "{what}");
+        }
+    }
 }

@@ -181,6 +181,13 @@ impl WaypointFacts {
         let key = mesh.service_key(&name.namespace, &name.name);
         GatewayAddress { destination: GatewayDestination::Hostname(key), hbone_port: ports::HBONE }
     }
+
+    /// The address of a waypoint that does not take who asks for it: nobody is there, and it names which was asked for.
+    pub fn nowhere(name: &NamespacedName) -> GatewayAddress {
+        let host = format!("not-attached.{}.{}.invalid", name.name, name.namespace);
+        let key = NamespacedHostname::new(name.namespace.clone(), host);
+        GatewayAddress { destination: GatewayDestination::Hostname(key), hbone_port: ports::HBONE }
+    }
 }
 
 /// `PROXY[/port]` or `NONE[/port]`.
