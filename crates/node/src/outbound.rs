@@ -19,7 +19,9 @@ impl Served {
     /// Serves a captured outbound connection.
     pub(crate) async fn outbound(&self, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         let Some(to) = Self::original(&stream)?.filter(|to| is_routable(to.ip())) else {
-            tracing::warn!(%from, pod = %self.pod.workload, "refused: a connection to the proxy itself");
+            let source = side(Some(from), None, Some(&self.pod.identity));
+            Recording::new(&self.context, "outbound", source, side(stream.local_addr().ok(), None, None))
+                .failed("-", "a connection to the proxy itself, or to an address that is nobody else's");
             refuse(stream).await;
             return Ok(());
         };

@@ -16,7 +16,9 @@ impl Served {
     /// Serves a captured inbound connection.
     pub(crate) async fn plaintext(&self, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         let Some(to) = Self::original(&stream)? else {
-            tracing::warn!(%from, pod = %self.pod.workload, "refused: a connection to the proxy itself");
+            let destination = side(stream.local_addr().ok(), None, Some(&self.pod.identity));
+            Recording::new(&self.context, "inbound", side(Some(from), None, None), destination)
+                .failed("-", "a connection to the proxy itself");
             refuse(stream).await;
             return Ok(());
         };

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meltemi_identity::tls;
 use meltemi_linux::diag::TcpConnection;
@@ -52,6 +52,9 @@ pub(crate) struct Served {
     server: Mutex<Option<(String, Arc<ServerConfig>)>>,
 }
 
+/// How often it is told that nothing can be accepted.
+const TELL: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Outbound,
@@ -85,6 +88,7 @@ impl Served {
 
     async fn accept(self: Arc<Self>, kind: Kind, listener: TcpListener) -> io::Result<()> {
         let mut drain = self.context.tasks.drain();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -95,7 +99,10 @@ impl Served {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, or a client that is gone already: not the end of the listener.
-                    tracing::warn!(pod = %self.pod.workload, %error, "a connection could not be accepted");
+                    if told.is_none_or(|at| at.elapsed() > TELL) {
+                        told = Some(Instant::now());
+                        tracing::warn!(pod = %self.pod.workload, %error, "connections cannot be accepted");
+                    }
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }

@@ -35,9 +35,15 @@ pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::
 
 async fn tunnel(context: Arc<Context>, stream: TcpStream, from: SocketAddr) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
+    // Who has not proven anything yet takes no more than his part of the places.
+    let Some(handshake) = context.handshakes.take(from.ip()) else {
+        context.metrics.crowded_out();
+        return Ok(());
+    };
     let svid = context.certificate().await?;
     let config = Arc::new(tls::server(&svid).map_err(|e| e.to_string())?);
     let mut incoming = server::accept(stream, config).await.map_err(|e| format!("{from}: {e}"))?;
+    drop(handshake);
     let keepalive = incoming.keepalive();
     tokio::pin!(keepalive);
     let mut drain = context.tasks.drain();

@@ -10,13 +10,14 @@ use meltemi_identity::{CertManager, Issued, Svid};
 use meltemi_model::workload::{GatewayAddress, GatewayDestination};
 use meltemi_model::{NamespacedHostname, Service, Workload, WorkloadUid};
 use meltemi_runtime::Tasks;
+use meltemi_runtime::places::PerSource;
 use meltemi_tunnel::Pool;
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::{Mesh, View};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::limits::{Limits, MAX_CONNECTIONS};
+use crate::limits::{Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
 use crate::{Config, Parts};
 
@@ -37,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     /// Places for connections of clients.
     pub(crate) places: Arc<Semaphore>,
+    /// Handshakes of tunnels that are under way.
+    pub(crate) handshakes: PerSource,
     /// KiB for the heads of open requests.
     pub(crate) heads: Arc<Semaphore>,
     pub(crate) tasks: Tasks,
@@ -62,6 +65,7 @@ impl Context {
             metrics,
             limits: parts.limits,
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            handshakes: PerSource::new(MAX_HANDSHAKES, MAX_CONNECTIONS),
             heads: Arc::new(Semaphore::new(parts.limits.heads)),
             tasks,
         }

@@ -27,6 +27,8 @@ pub(crate) const EARLY: Duration = Duration::from_secs(1);
 pub(crate) const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// Connections of clients on all listeners of a gateway, and tunnels to a waypoint; a further one is closed unread.
 pub(crate) const MAX_CONNECTIONS: usize = 16_384;
+/// Handshakes of tunnels that one source address may have under way.
+pub(crate) const MAX_HANDSHAKES: usize = 64;
 /// How often HTTP/2 clients are asked whether they are there.
 pub(crate) const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long they may take to answer.
