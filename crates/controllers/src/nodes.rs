@@ -42,9 +42,10 @@ pub(crate) fn start(cluster: &Arc<Cluster>, tasks: &Tasks) {
         tokio::join!(c.nodes.synced(), c.leases.synced(), c.pods.synced());
     };
     let cluster = cluster.clone();
+    let watched = Timestamp::now();
     queue.run(tasks, NAME, 4, synced, move |key| {
         let cluster = cluster.clone();
-        async move { reconcile(&cluster, &key).await }
+        async move { reconcile(&cluster, &key, watched).await }
     });
 }
 
@@ -58,10 +59,11 @@ enum Health {
     Lost,
 }
 
-fn health(node: &Node, lease: Option<&Lease>, now: Timestamp) -> Health {
+/// A node that nobody `watched` until now may have had nobody to speak to: it is given the time again.
+fn health(node: &Node, lease: Option<&Lease>, watched: Timestamp, now: Timestamp) -> Health {
     let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
     let created = node.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    let last = renewed.or(created);
+    let last = renewed.or(created).map(|at| at.max(watched));
     if last.is_some_and(|at| now.as_second() - at.as_second() > GRACE) {
         return Health::Lost;
     }
@@ -89,11 +91,11 @@ fn taints(old: &[Taint], health: Health, now: Timestamp) -> Vec<Taint> {
     taints
 }
 
-async fn reconcile(cluster: &Cluster, key: &Key) -> Outcome {
+async fn reconcile(cluster: &Cluster, key: &Key, watched: Timestamp) -> Outcome {
     let Some(node) = cluster.nodes.get(key) else { return Ok(None) };
     let now = Timestamp::now();
     let lease = cluster.leases.get(&Key::new(LEASES, &key.name));
-    let health = health(&node, lease.as_deref(), now);
+    let health = health(&node, lease.as_deref(), watched, now);
     let api: Api<Node> = Api::all(cluster.client.clone());
     if health == Health::Lost {
         mark_lost(cluster, &api, &node, now).await?;
@@ -195,15 +197,19 @@ mod tests {
         };
         let lease = |at: &str| Lease::deserialize(json!({"spec": {"renewTime": at}})).unwrap();
         let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        let (long, short) = ("2026-01-01T00:00:00Z", "2026-01-01T00:59:50Z");
         let cases = [
-            ("True", Some("2026-01-01T00:59:30.000000Z"), Health::Ready),
-            ("False", Some("2026-01-01T00:59:30.000000Z"), Health::NotReady),
-            ("True", Some("2026-01-01T00:59:00.000000Z"), Health::Lost),
-            ("True", None, Health::Lost),
+            ("True", Some("2026-01-01T00:59:30.000000Z"), long, Health::Ready),
+            ("False", Some("2026-01-01T00:59:30.000000Z"), long, Health::NotReady),
+            ("True", Some("2026-01-01T00:59:00.000000Z"), long, Health::Lost),
+            ("True", None, long, Health::Lost),
+            // The whole cluster stood still for a while.
+            ("True", Some("2026-01-01T00:00:30.000000Z"), short, Health::Ready),
         ];
-        for (ready, renewed, expected) in cases {
+        for (ready, renewed, watched, expected) in cases {
             let lease = renewed.map(lease);
-            assert_eq!(health(&node(ready), lease.as_ref(), now), expected, "{ready} {renewed:?}");
+            let found = health(&node(ready), lease.as_ref(), watched.parse().unwrap(), now);
+            assert_eq!(found, expected, "{ready} {renewed:?} {watched}");
         }
     }
 

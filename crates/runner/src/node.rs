@@ -122,7 +122,7 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>) -> Result<(), Infallible> {
         if let Err(error) = renew(&ctx).await {
             tracing::debug!(%error, "lease not renewed");
         }
-        if beats % 12 == 11
+        if (beats % 12 == 11 || !is_ready(&ctx).await)
             && let Err(error) = try_register(&ctx).await
         {
             tracing::debug!(%error, "node status not written");
@@ -133,6 +133,14 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>) -> Result<(), Infallible> {
             () = drain.started() => return Ok(()),
         }
     }
+}
+
+/// Whether the API says that the node is ready. Somebody may have taken it for lost; an answer that fails says nothing.
+async fn is_ready(ctx: &Context) -> bool {
+    let api: Api<Node> = Api::all(ctx.client.clone());
+    let Ok(found) = api.get_opt(&ctx.config.node_name).await else { return true };
+    let conditions = found.and_then(|n| n.status).and_then(|s| s.conditions).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 async fn renew(ctx: &Context) -> Result<(), kube::Error> {
