@@ -32,9 +32,9 @@ pub struct Args {
     /// Data directory; else $MELTEMI_HOME, else /var/lib/meltemi as root and $XDG_STATE_HOME/meltemi otherwise
     #[arg(long, value_name = "D")]
     data_dir: Option<PathBuf>,
-    /// Number of nodes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
-    nodes: u16,
+    /// Number of nodes, 1 to 16; else that of last time, else 1
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=16))]
+    nodes: Option<u16>,
     /// Port of the API on 127.0.0.1; else the one of last time, else 6443 or any free one
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
@@ -47,7 +47,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
     if let Some(running) = Running::read(&paths)? {
-        if running.nodes != args.nodes && args.nodes != 1 {
+        if args.nodes.is_some_and(|nodes| nodes != running.nodes) {
             bail!(
                 "mesh {:?} is already running with {} node(s); stop it with `meltemi down` before changing that",
                 running.name,
@@ -58,7 +58,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("export KUBECONFIG={}", paths.kubeconfig().display());
         return Ok(ExitCode::SUCCESS);
     }
-    let options = Options { nodes: args.nodes, port: args.port, detach: args.detach };
+    // Pods are bound to the nodes of last time.
+    let nodes = args.nodes.or(Running::last(&paths)?.map(|last| last.nodes)).unwrap_or(1);
+    let options = Options { nodes, port: args.port, detach: args.detach };
     let launched = start(&paths, &options)?;
     if args.detach {
         return Ok(ExitCode::SUCCESS);

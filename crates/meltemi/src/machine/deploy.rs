@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, Discovery};
 use tokio::time::Instant;
@@ -122,6 +122,19 @@ fn api(
     } else {
         Api::all_with(client.clone(), resource)
     }
+}
+
+/// Removes the nodes of an earlier start that this one does not have; what was bound to them is placed anew.
+pub async fn forget_nodes(client: &Client, names: &[&str]) -> anyhow::Result<()> {
+    let api: Api<Node> = Api::all(client.clone());
+    for node in api.list(&ListParams::default()).await.context("listing the nodes of last time")? {
+        let name = node.metadata.name.unwrap_or_default();
+        if !names.contains(&name.as_str()) {
+            tracing::info!(node = name, "not part of the mesh any more");
+            api.delete(&name, &DeleteParams::default()).await.with_context(|| format!("removing {name}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until every node is Ready.

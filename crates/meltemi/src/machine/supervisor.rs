@@ -80,6 +80,7 @@ async fn start(
     reporter.step("starting the API server");
     children.start(Program::apiserver(paths, nodes.len(), listener)?)?;
     let client = deploy::api_ready(paths).await?;
+    deploy::forget_nodes(&client, &nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>()).await?;
     children.start(Program::controllers(paths)?)?;
     for node in nodes {
         children.start(Program::runner(paths, node)?)?;

@@ -111,12 +111,15 @@ fn data_survives_and_nothing_else_remains() {
     let machine = Machine::start(KUBECTLS[1]);
     machine.step("kubectl create configmap kept --from-literal=a=b", "configmap/kept created", 0);
     let root = machine.output("kubectl get secret -n istio-system istio-ca-secret -o jsonpath={.data}");
-    let machine = machine.restart();
+    let machine = machine.restart(&[]);
+    machine.step("kubectl get nodes -o name", "node/node-1\nnode/node-2", 0);
     machine.step("kubectl get configmap kept -o jsonpath={.data.a}", "b", 0);
     assert_eq!(
         machine.output("kubectl get secret -n istio-system istio-ca-secret -o jsonpath={.data}"),
         root
     );
+    let machine = machine.restart(&["--nodes", "1"]);
+    assert_eq!(machine.output("kubectl get nodes -o name"), "node/node-1\n");
     machine.kill_supervisor();
     assert!(machine.processes().is_empty(), "left behind: {:?}", machine.processes());
 }

@@ -32,7 +32,7 @@ impl Machine {
         std::os::unix::fs::symlink(program, path.join("kubectl")).unwrap();
         let name = format!("t{}", std::process::id());
         let machine = Self { dir: Some(dir), name };
-        machine.up();
+        machine.up(&["--nodes", "2"]);
         machine
     }
 
@@ -44,9 +44,9 @@ impl Machine {
         self.root().join("data")
     }
 
-    fn up(&self) {
+    fn up(&self, nodes: &[&str]) {
         let mut command = Command::new(BINARY);
-        command.args(["up", "--detach", "--nodes", "2", "--name", &self.name, "--data-dir"]).arg(self.data());
+        command.args(["up", "--detach", "--name", &self.name]).args(nodes).arg("--data-dir").arg(self.data());
         let output = command.stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "up: {text}\n{}", self.logs());
@@ -182,11 +182,11 @@ impl Machine {
         i32::try_from(running["pid"].as_i64().unwrap()).unwrap()
     }
 
-    /// Stops it and starts it again on its data.
-    pub(crate) fn restart(self) -> Self {
+    /// Stops it and starts it again on its data, with other words about its nodes.
+    pub(crate) fn restart(self, nodes: &[&str]) -> Self {
         self.down();
         assert!(self.processes().is_empty(), "left behind: {:?}", self.processes());
-        self.up();
+        self.up(nodes);
         self
     }
 
