@@ -150,6 +150,35 @@ fn a_waypoint_that_goes_takes_its_policies_along() {
 }
 
 #[test]
+fn ports_without_requests_are_a_place_of_their_own() {
+    let service = |ports: Value| {
+        json!({"kind": "Service", "metadata": {"name": "web", "namespace": "default",
+            "labels": {"istio.io/use-waypoint": "w"}}, "spec": {"ports": ports}})
+    };
+    let any = web(json!([{}]));
+    // Every request has a method, a connection has none.
+    let method = web(json!([{"to": [{"operation": {"methods": ["*"]}}]}]));
+    let differ = |ports: Value| {
+        lines(&compared(&[service(ports.clone()), any.clone()], &[service(ports), method.clone()]))
+    };
+    assert_eq!(differ(json!([{"port": 80}])), Vec::<String>::new());
+    let stream = "- connections to Service default/web at waypoint default/w: any request";
+    assert_eq!(differ(json!([{"port": 80}, {"port": 5432, "appProtocol": "tcp"}])), [stream]);
+    assert_eq!(differ(json!([{"port": 443, "name": "tls-x"}])), [stream]);
+    // What is said of a port is felt where that port is.
+    let at = |port: &str| web(json!([{"to": [{"operation": {"ports": [port]}}]}]));
+    let ports = service(json!([{"port": 80}, {"port": 5432, "name": "tcp"}]));
+    let found = lines(&compared(&[ports.clone(), at("80")], &[ports, at("5432")]));
+    assert_eq!(
+        found,
+        [
+            "+ connections to Service default/web at waypoint default/w: ports=[5432]",
+            "- Service default/web at waypoint default/w: ports=[80]"
+        ]
+    );
+}
+
+#[test]
 fn what_nobody_can_know_is_named() {
     let ask = |path: &str| {
         policy(
