@@ -54,9 +54,17 @@ fn network_admin(pod: &Pod, container: &Container) -> bool {
     system && host && adds.is_some_and(|a| a.iter().any(|c| c == "NET_ADMIN" || c == "SYS_ADMIN"))
 }
 
-/// Looks the image up.
+/// Looks the image up. Before one is said to be unknown the table is read again: it may have been added a moment ago.
 pub(crate) fn image_of(ctx: &Context, container: &Container) -> Result<Image, image::ImageError> {
-    image::resolve(container.image.as_deref().unwrap_or_default(), &ctx.images())
+    let reference = container.image.as_deref().unwrap_or_default();
+    let found = image::resolve(reference, &ctx.images());
+    match image::load(&ctx.config.images) {
+        Ok(entries) if matches!(found, Err(image::ImageError::Unknown { .. })) => {
+            ctx.set_images(entries);
+            image::resolve(reference, &ctx.images())
+        }
+        _ => found,
+    }
 }
 
 /// Builds the spec of an instance.

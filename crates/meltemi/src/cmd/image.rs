@@ -73,14 +73,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             paths.create()?;
             table.insert(reference.clone(), command.clone());
             write(&file, &table)?;
-            println!("image {reference} runs: {}", command.join(" "));
+            println!("image {reference} runs: {}", written(command));
+            if let Some(doubt) = command.first().and_then(|program| doubt(Path::new(program))) {
+                eprintln!("warning: {doubt}");
+            }
         }
         Verb::List { output } if output == "json" => println!("{}", serde_json::to_string_pretty(&table)?),
         Verb::List { .. } => {
             let width = table.keys().map(String::len).max().unwrap_or(0).max("REFERENCE".len());
             println!("{:width$}   COMMAND", "REFERENCE");
             for (reference, command) in &table {
-                println!("{reference:width$}   {}", command.join(" "));
+                println!("{reference:width$}   {}", written(command));
             }
         }
         Verb::Remove { reference } => {
@@ -92,6 +95,36 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A command as a shell would take it.
+fn written(command: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    let word = |w: &String| {
+        if !w.is_empty() && w.chars().all(plain) {
+            w.clone()
+        } else {
+            format!("'{}'", w.replace('\'', "'\\''"))
+        }
+    };
+    command.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Why a program would not run in a Pod.
+fn doubt(program: &Path) -> Option<String> {
+    let own =
+        ["/tmp", "/run", "/var", "/proc", "/dev", "/etc"].iter().find(|folder| program.starts_with(folder));
+    match own {
+        _ if !program.is_absolute() => None,
+        Some(folder) => Some(format!(
+            "{}: a Pod has a {folder} of its own and does not see this one; put the program elsewhere",
+            program.display()
+        )),
+        None if !program.is_file() => {
+            Some(format!("{}: there is no such file on this machine", program.display()))
+        }
+        None => None,
+    }
 }
 
 fn read(file: &Path) -> anyhow::Result<Table> {
@@ -108,4 +141,22 @@ fn write(file: &Path, table: &Table) -> anyhow::Result<()> {
     fs::write(&next, serde_json::to_vec_pretty(table)?)
         .with_context(|| format!("writing {}", next.display()))?;
     fs::rename(&next, file).with_context(|| format!("writing {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_written_as_a_shell_takes_them() {
+        let words = ["/bin/sh", "-c", "echo it's", ""].map(str::to_owned);
+        assert_eq!(written(&words), r"/bin/sh -c 'echo it'\''s' ''");
+    }
+
+    #[test]
+    fn a_program_that_no_pod_sees_is_doubted() {
+        for (program, doubted) in [("/bin/sh", false), ("sh", false), ("/no/such", true), ("/tmp/a", true)] {
+            assert_eq!(doubt(Path::new(program)).is_some(), doubted, "{program}");
+        }
+    }
 }
