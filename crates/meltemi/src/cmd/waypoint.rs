@@ -106,6 +106,9 @@ struct ListArgs {
     /// Of every namespace
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    /// Output form
+    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
+    output: String,
 }
 
 #[derive(clap::Args, Debug)]
@@ -114,6 +117,9 @@ struct StatusArgs {
     /// Of every namespace
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    /// Output form
+    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
+    output: String,
     /// Wait until the waypoint is ready
     #[arg(short, long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
     wait: bool,
@@ -137,7 +143,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Delete(delete) => return delete_waypoints(&delete, global).await,
         Command::List(list) => {
             let (gateways, _) = waypoints(global, list.all_namespaces).await?;
-            print!("{}", texts::list(&gateways, list.all_namespaces));
+            print!("{}", texts::list(&gateways, list.all_namespaces, &list.output));
         }
         Command::Status(status) => {
             show_status(&status, global).await.context("failed to print waypoint status")?
@@ -268,7 +274,7 @@ async fn show_status(args: &StatusArgs, global: &Global) -> anyhow::Result<()> {
             tokio::time::sleep(PAUSE).await;
         }
     }
-    print!("{}", texts::status(&latest, args.all_namespaces));
+    print!("{}", texts::status(&latest, args.all_namespaces, &args.output));
     Ok(())
 }
 

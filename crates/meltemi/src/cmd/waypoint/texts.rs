@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `meltemi waypoint` prints, as functions of values.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -79,11 +80,8 @@ pub(super) fn programmed(gateway: &Gateway) -> Option<&Condition> {
     gateway.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "Programmed")
 }
 
-/// The table of `waypoint list`.
-pub(super) fn list(gateways: &[Gateway], all: bool) -> String {
-    if gateways.is_empty() {
-        return "No waypoints found.\n".to_owned();
-    }
+/// The rows of `waypoint list`.
+fn list_rows(gateways: &[Gateway]) -> Vec<Vec<String>> {
     let mut rows = vec![row(["NAMESPACE", "NAME", "REVISION", "TRAFFIC TYPE", "PROGRAMMED"])];
     for gateway in gateways {
         let label = |key: &str, absent: &str| {
@@ -97,14 +95,42 @@ pub(super) fn list(gateways: &[Gateway], all: bool) -> String {
             programmed(gateway).map_or("False", |c| c.status.as_str()).to_owned(),
         ]);
     }
-    table(rows, all)
+    rows
 }
 
-/// The table of `waypoint status`.
-pub(super) fn status(gateways: &[Gateway], all: bool) -> String {
-    if gateways.is_empty() {
-        return "No waypoints found.\n".to_owned();
+/// What `waypoint list` prints.
+pub(super) fn list(gateways: &[Gateway], all: bool, output: &str) -> String {
+    printed(list_rows(gateways), all, output)
+}
+
+/// What `waypoint status` prints.
+pub(super) fn status(gateways: &[Gateway], all: bool, output: &str) -> String {
+    printed(status_rows(gateways), all, output)
+}
+
+/// Rows below their heading, as a table or as JSON objects with the headings as keys.
+fn printed(rows: Vec<Vec<String>>, all: bool, output: &str) -> String {
+    match rows.split_first() {
+        Some((heading, rows)) if output == "json" => {
+            let keys: Vec<String> = heading.iter().map(|h| key(h)).collect();
+            let objects: Vec<BTreeMap<&String, &String>> =
+                rows.iter().map(|row| keys.iter().zip(row).collect()).collect();
+            format!("{:#}\n", json!(objects))
+        }
+        Some((_, [])) => "No waypoints found.\n".to_owned(),
+        _ => table(rows, all),
     }
+}
+
+/// `TRAFFIC TYPE` as `trafficType`.
+fn key(heading: &str) -> String {
+    let mut words = heading.split(' ').map(str::to_lowercase);
+    let first = words.next().unwrap_or_default();
+    words.fold(first, |key, word| key + &word[..1].to_uppercase() + &word[1..])
+}
+
+/// The rows of `waypoint status`.
+fn status_rows(gateways: &[Gateway]) -> Vec<Vec<String>> {
     let mut rows = vec![row(["NAMESPACE", "NAME", "STATUS", "TYPE", "REASON", "MESSAGE"])];
     for gateway in gateways {
         let (status, reason, message) = programmed(gateway)
@@ -118,7 +144,7 @@ pub(super) fn status(gateways: &[Gateway], all: bool) -> String {
             message.to_owned(),
         ]);
     }
-    table(rows, all)
+    rows
 }
 
 fn table(mut rows: Vec<Vec<String>>, all: bool) -> String {
@@ -181,18 +207,25 @@ mod tests {
             waypoint("default", "waypoint", &none, "False"),
         ];
         assert_eq!(
-            list(&gateways, true),
+            list(&gateways, true, "table"),
             "NAMESPACE     NAME                      REVISION     TRAFFIC TYPE     PROGRAMMED\n\
              bookinfo      bookinfo-rev              rev1         none             True\n\
              bookinfo      bookinfo-traffic-type     default      all              True\n\
              default       waypoint                  default      none             False\n"
         );
         assert_eq!(
-            list(&gateways[2..], false),
+            list(&gateways[2..], false, "table"),
             "NAME         REVISION     TRAFFIC TYPE     PROGRAMMED\n\
              waypoint     default      none             False\n"
         );
-        assert_eq!(list(&[], false), "No waypoints found.\n");
+        assert_eq!(list(&[], false, "table"), "No waypoints found.\n");
+        assert_eq!(list(&[], false, "json"), "[]\n");
+        let read: Value = serde_json::from_str(&list(&gateways[2..], false, "json")).unwrap();
+        assert_eq!(
+            (&read[0]["name"], &read[0]["programmed"]),
+            (&gateways[2].name_any().into(), &"False".into()),
+            "{read}"
+        );
     }
 
     #[test]
