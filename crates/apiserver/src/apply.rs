@@ -47,14 +47,9 @@ pub fn apply(
     if !force {
         conflicts(&object, &wanted, &mine, &managers, manager)?;
     }
-    let previous = managers
-        .iter()
-        .position(|entry| same(entry, manager))
-        .map(|at| managers.remove(at))
-        .map(|entry| FieldSet::from_v1(&entry["fieldsV1"]))
-        .unwrap_or_default();
+    let held = Held::take(&mut managers, manager);
     // What was applied before and is not any more goes, unless somebody else owns it too.
-    for path in previous.leaves() {
+    for path in held.fields.leaves() {
         let shared = managers.iter().any(|entry| FieldSet::from_v1(&entry["fieldsV1"]).has(&path));
         if !mine.has(&path) && !shared {
             fields::remove(&mut object, &path);
@@ -70,7 +65,9 @@ pub fn apply(
         entry["fieldsV1"] = rest.to_v1();
     }
     managers.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
-    managers.push(entry(manager, &mine));
+    let changed = mine
+        .without(|path| live.is_some_and(|live| fields::value(live, path) == fields::value(&object, path)));
+    held.put_back(&mut managers, manager, &mine, changed.is_empty());
     set_managed(&mut object, managers);
     Ok(object)
 }
@@ -89,22 +86,45 @@ pub fn note_update(before: Option<&Value>, object: &mut Value, typed: Typed<'_>,
         before.is_some_and(|before| fields::value(before, path) == fields::value(&plain, path))
     });
     let mut managers = before.map(managed).unwrap_or_default();
-    let previous = managers
-        .iter()
-        .position(|entry| same(entry, manager))
-        .map(|at| managers.remove(at))
-        .map(|entry| FieldSet::from_v1(&entry["fieldsV1"]))
-        .unwrap_or_default();
+    let held = Held::take(&mut managers, manager);
     for entry in &mut managers {
         let rest = FieldSet::from_v1(&entry["fieldsV1"]).without(|path| changed.has(path) || !all.has(path));
         entry["fieldsV1"] = rest.to_v1();
     }
     managers.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
-    let mine = previous.without(|path| !all.has(path)).union(&changed);
+    let mine = held.fields.without(|path| !all.has(path)).union(&changed);
     if !mine.is_empty() {
-        managers.push(entry(manager, &mine));
+        held.put_back(&mut managers, manager, &mine, changed.is_empty());
     }
     set_managed(object, managers);
+}
+
+/// What a manager held before a request.
+struct Held {
+    entry: Option<Value>,
+    fields: FieldSet,
+}
+
+impl Held {
+    fn take(managers: &mut Vec<Value>, manager: &Manager<'_>) -> Self {
+        let at = managers.iter().position(|entry| same(entry, manager));
+        let entry = at.map(|at| managers.remove(at));
+        let fields = entry.as_ref().map(|entry| FieldSet::from_v1(&entry["fieldsV1"])).unwrap_or_default();
+        Self { entry, fields }
+    }
+
+    /// Who changes nothing keeps the time of the last change: the object is the same, and gets no new revision.
+    fn put_back(self, managers: &mut Vec<Value>, manager: &Manager<'_>, mine: &FieldSet, unchanged: bool) {
+        let mut new = entry(manager, mine);
+        if let Some(old) = self.entry.filter(|old| unchanged && old["fieldsV1"] == new["fieldsV1"]) {
+            new["time"] = old["time"].clone();
+        }
+        managers.push(new);
+        // As in Kubernetes, so that the order does not depend on who wrote last.
+        managers.sort_by_cached_key(|entry| {
+            ["operation", "time", "manager"].map(|key| entry[key].as_str().unwrap_or_default().to_owned())
+        });
+    }
 }
 
 fn conflicts(
@@ -189,6 +209,30 @@ mod tests {
         let one = apply(None, &config(json!({"a": "1", "b": "2"})), typed(), &manager("x"), false).unwrap();
         let two = apply(Some(&one), &config(json!({"a": "1"})), typed(), &manager("x"), false).unwrap();
         assert_eq!(two["data"], json!({"a": "1"}));
+    }
+
+    #[test]
+    fn who_changes_nothing_leaves_the_object_as_it_was() {
+        let later = |name| Manager { time: "2026-01-02T00:00:00Z", ..manager(name) };
+        let updater = |name| Manager { operation: "Update", ..later(name) };
+        let one = apply(None, &config(json!({"a": "1"})), typed(), &manager("x"), false).unwrap();
+        let one = apply(Some(&one), &config(json!({"b": "1"})), typed(), &manager("y"), false).unwrap();
+        let again = apply(Some(&one), &config(json!({"a": "1"})), typed(), &later("x"), false).unwrap();
+        assert_eq!(again, one);
+        let mut edited = one.clone();
+        edited["data"]["c"] = "1".into();
+        note_update(Some(&one), &mut edited, typed(), &updater("edit"));
+        let mut twice = edited.clone();
+        note_update(
+            Some(&edited),
+            &mut twice,
+            typed(),
+            &Manager { time: "2026-01-03T00:00:00Z", ..updater("edit") },
+        );
+        assert_eq!(twice, edited);
+        // A value that changes is a change, though the fields are the same.
+        let other = apply(Some(&one), &config(json!({"a": "2"})), typed(), &later("x"), false).unwrap();
+        assert!(other["metadata"]["managedFields"].to_string().contains("2026-01-02"), "{other}");
     }
 
     #[test]
