@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 
-use crate::proof::{Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject};
+use crate::proof::{
+    Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject, TooComplex,
+};
 use crate::side::{Attached, Side, any, draft, side};
 use crate::witness::{PLAINTEXT, Witness, claim_path};
 
@@ -134,6 +136,9 @@ impl<'a> Judge<'a> {
             cell.extend(space.absent(Subject::Attribute(attribute)));
         }
         let side = side(&mut space, policies, drafts);
+        if space.over {
+            return Err(TooComplex("claims".to_owned()).to_string());
+        }
         Ok(Self { space, side, cell })
     }
 

@@ -6,22 +6,30 @@
 //! taken as one more ALLOW rule, so that both sides have the same shape.
 
 mod condition;
+mod reach;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
-use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Attribute, Policy, Rule, ValueMatch};
 use meltemi_policy::{Decision, PolicySet};
 use serde::Serialize;
 
-use crate::proof::{Answer, Builder, Cell, Form, Hints, Layer, Need, PredicateId, Question, Space, Subject};
+use crate::proof::{
+    Answer, Builder, Cell, Form, Hints, Layer, Need, PredicateId, Question, Space, Subject, TooComplex,
+};
 use crate::side::{Attached, Item, Side, any, applies, decides, draft, side};
-use crate::witness::{Witness, quoted};
+use crate::witness::Witness;
 use crate::words;
+
+pub use reach::Reach;
 
 /// Questions that make conditions narrower than the rule, in one comparison.
 const REFINEMENTS: usize = 4_000;
+/// Looks at forms in one comparison, before the rest of it is given up as too hard.
+const EFFORT: usize = 100_000_000;
+/// Rules that are looked at as exceptions of conditions, in one comparison.
+const CANDIDATES: usize = 200_000;
 /// Rules that are named as exceptions of a condition.
 const EXCEPTIONS: usize = 6;
 
@@ -46,31 +54,6 @@ pub struct Place {
     pub ports: Vec<u16>,
     /// Ports that are judged at another place.
     pub other_ports: Vec<u16>,
-}
-
-/// What is reached, as `authz explain` takes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// A Service, at its waypoint.
-    Service(NamespacedName),
-    /// A Gateway, for everything that passes it.
-    Gateway(NamespacedName),
-    /// Pods of a namespace, at their node proxy.
-    Pods(String),
-}
-
-impl Reach {
-    fn options(&self, witness: &Witness) -> String {
-        match self {
-            Self::Service(to) => format!("--at waypoint --to {}.{}", to.name, to.namespace),
-            Self::Gateway(to) => format!("--to-gateway {}.{}", to.name, to.namespace),
-            Self::Pods(namespace) => {
-                let labels: Vec<String> = witness.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-                let text = format!("{namespace}/{}", labels.join(","));
-                format!("--to-pod {}", quoted(text.trim_end_matches('/')))
-            }
-        }
-    }
 }
 
 /// What changes for some requests.
@@ -166,9 +149,14 @@ pub fn compare(place: &Place, old: &[Attached], new: &[Attached]) -> Differences
     let [before, after] = drafts;
     let before = side(&mut space, old, before);
     let after = side(&mut space, new, after);
+    if space.over {
+        out.unknown.push(place.unknown(None, TooComplex("claims".to_owned()).to_string()));
+        return out;
+    }
     let within = ports.map(|ports| space.predicate(ports)).into_iter().flatten().flatten().collect();
-    let (budget, unknown, sets) = (REFINEMENTS, Vec::new(), BTreeMap::new());
-    let mut work = Work { place, space, within, budget, unknown, sets };
+    let (budget, candidates, effort) = (REFINEMENTS, CANDIDATES, EFFORT);
+    let (unknown, sets) = (Vec::new(), BTreeMap::new());
+    let mut work = Work { place, space, within, budget, candidates, effort, unknown, sets };
     out.newly_allowed = work.newly(&before, &after, true);
     out.newly_denied = work.newly(&after, &before, false);
     work.custom(&before, &after);
@@ -198,6 +186,10 @@ struct Work<'a> {
     /// The requests that are possible here.
     within: Cell,
     budget: usize,
+    /// What is left of [`CANDIDATES`].
+    candidates: usize,
+    /// What is left of [`EFFORT`].
+    effort: usize,
     unknown: Vec<Unknown>,
     /// Compiled sets by side and by the policies that apply.
     sets: BTreeMap<(bool, Vec<usize>), PolicySet>,
@@ -240,7 +232,7 @@ impl Work<'_> {
         question.forget(&self.space, &item.form);
         let owner = if by_deny { before } else { after };
         let named = item.by.map(|(policy, rule)| (&owner.policies[policy].policy, rule));
-        let classes = match question.answer(&self.space) {
+        let classes = match question.answer_within(&self.space, &mut self.effort) {
             Answer::No => return None,
             Answer::GaveUp => {
                 let policy = named.map(|(p, _)| p.name.to_string());
@@ -260,7 +252,9 @@ impl Work<'_> {
         let condition = within.as_ref().map_or_else(|| "any request".to_owned(), words::rule);
         let except = self.exceptions(&question, within.as_ref(), before, after);
         let plaintext = match self.space.absent(Subject::Attribute(&Attribute::SourcePrincipal)) {
-            Some(nobody) => question.with(&[nobody]).answer(&self.space) != Answer::No,
+            Some(nobody) => {
+                question.with(&[nobody]).answer_within(&self.space, &mut self.effort) != Answer::No
+            }
             None => true,
         };
         Some(Difference {
@@ -332,7 +326,7 @@ impl Work<'_> {
                     needs: vec![Need::Cell(&self.within), Need::Form(&item.form), any(&one.allow)],
                     never: never.map(|i| &i.form).collect(),
                 };
-                if question.answer(&self.space) != Answer::No
+                if question.answer_within(&self.space, &mut self.effort) != Answer::No
                     && let Some((policy, rule)) = item.by
                 {
                     let policy = &one.policies[policy].policy;

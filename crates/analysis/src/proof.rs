@@ -19,4 +19,4 @@ pub(crate) use form::{Form, Raw, none_of, rule};
 pub use form::{Guard, Layer};
 pub(crate) use pattern::unreadable;
 pub(crate) use search::{Answer, Need, Question};
-pub(crate) use space::{Builder, Cell, Dimension, Hints, PredicateId, Space, Subject, Value};
+pub(crate) use space::{Builder, Cell, Dimension, Hints, PredicateId, Space, Subject, TooComplex, Value};

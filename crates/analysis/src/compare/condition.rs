@@ -62,7 +62,8 @@ impl Work<'_> {
             };
             all = all.iter().flat_map(|a| some.iter().map(|b| [&**a, b].concat())).collect();
         }
-        all.iter().any(|cell| question.with(cell).answer(&self.space) != Answer::No)
+        let mut asked = |cell| question.with(cell).answer_within(&self.space, &mut self.effort) != Answer::No;
+        all.iter().any(|cell| asked(cell))
     }
 
     /// Rules that take something out of the condition.
@@ -89,10 +90,15 @@ impl Work<'_> {
             if !question.never.iter().any(|f| std::ptr::eq(*f, &raw const item.form)) {
                 continue;
             }
+            if self.candidates == 0 {
+                out.push("perhaps what other rules say, too: they are too many to be looked at".to_owned());
+                break;
+            }
+            self.candidates -= 1;
             let mut both = question.with(&cell);
             both.needs.push(Need::Form(&item.form));
             both.never.clear();
-            if both.answer(&self.space) == Answer::No {
+            if both.answer_within(&self.space, &mut self.effort) == Answer::No {
                 continue;
             }
             if out.len() == EXCEPTIONS {

@@ -179,6 +179,25 @@ fn ports_without_requests_are_a_place_of_their_own() {
 }
 
 #[test]
+fn claims_that_combine_in_too_many_ways_are_unknown() {
+    use meltemi_model::authz::{Action, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope};
+    use meltemi_model::authz::{StringMatch, ValueMatch};
+    let side = |last: &str| {
+        let text = |t: String| ValueMatch::String(StringMatch::parse(&t));
+        let values: Vec<_> = (0..20).map(|i| text(format!("v{i}x*"))).chain([text(last.into())]).collect();
+        let claim = |k: usize| Attribute::RequestAuthClaim([format!("c{k}").as_str().into()].into());
+        let one = |k| Predicate { attribute: claim(k), values: values.clone(), not_values: vec![] };
+        let matches = vec![Match { predicates: (0..3).map(one).collect() }];
+        let rules = vec![Rule { clauses: vec![Clause { origin: ClauseOrigin::Unknown, matches }] }];
+        let (name, scope) = (NamespacedName::new("ns", "p"), Scope::Namespace);
+        let policy = Policy { name, scope, action: Action::Allow, dry_run: false, rules };
+        vec![Attached { policy: policy.into(), guard: vec![] }]
+    };
+    let found = compare(&place("t", "w", Layer::Request), &side("a"), &side("b"));
+    assert_eq!(lines(&found), ["? the values of claims combine in too many ways"]);
+}
+
+#[test]
 fn what_nobody_can_know_is_named() {
     let ask = |path: &str| {
         policy(

@@ -99,6 +99,9 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
     builder.predicate(Subject::Attribute(&Attribute::SourcePrincipal), &presence, &[]);
     let Ok(mut space) = builder.finish(&Hints::default()) else { return };
     let side = side(&mut space, attached, drafts);
+    if space.over {
+        return;
+    }
     let matching: BTreeSet<(usize, usize)> =
         [&side.allow, &side.deny, &side.custom].into_iter().flatten().filter_map(|i| i.by).collect();
     for (policy, one) in attached.iter().enumerate() {

@@ -6,6 +6,9 @@ use meltemi_model::authz::{Attribute, Predicate, Rule, StringMatch, ValueMatch};
 use super::bits::Bits;
 use super::space::{Builder, Cell, PredicateId, Space, Subject};
 
+/// Alternatives that one match may become: claims are sets of texts, so each text that one may be is one.
+const ALTERNATIVES: usize = 512;
+
 /// Who judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layer {
@@ -147,6 +150,10 @@ impl Space {
         let mut all = vec![Cell::new()];
         for id in predicates {
             let alternatives = self.predicate(*id);
+            if all.len().saturating_mul(alternatives.len()) > ALTERNATIVES {
+                self.over = true;
+                return Vec::new();
+            }
             let pairs = all.iter().flat_map(|a| alternatives.iter().map(move |b| [&**a, b].concat()));
             all = pairs.collect::<Vec<Cell>>().into_iter().filter_map(|both| self.meet(both)).collect();
         }

@@ -92,15 +92,27 @@ impl Question<'_> {
 
     /// Answers.
     pub(crate) fn answer(&self, space: &Space) -> Answer {
+        let mut all = WORK;
+        self.answer_within(space, &mut all)
+    }
+
+    /// Answers, with what is left of the work for several questions.
+    pub(crate) fn answer_within(&self, space: &Space, left: &mut usize) -> Answer {
         let mut work = 0;
+        let answer = self.search(space, &mut work, WORK.min(*left));
+        *left = left.saturating_sub(work);
+        answer
+    }
+
+    fn search(&self, space: &Space, work: &mut usize, most: usize) -> Answer {
         let Ok(first) = self.start(space) else { return Answer::No };
         let mut stack = vec![first];
         while let Some(mut state) = stack.pop() {
-            work += 1 + state.never.len() + state.open.len();
-            if work > WORK {
+            *work += 1 + state.never.len() + state.open.len();
+            if *work > most {
                 return Answer::GaveUp;
             }
-            if state.narrow(space, &mut work).is_err() {
+            if state.narrow(space, work).is_err() {
                 continue;
             }
             let Some((dimension, set, inside)) = state.split(space) else {

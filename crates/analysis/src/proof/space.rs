@@ -128,7 +128,7 @@ impl Builder {
     /// # Errors
     /// [`TooComplex`].
     pub(crate) fn finish(self, hints: &Hints) -> Result<Space, TooComplex> {
-        let mut space = Space { dims: Vec::new(), drafts: Vec::new(), places: self.places };
+        let mut space = Space { dims: Vec::new(), drafts: Vec::new(), places: self.places, over: false };
         for draft in self.drafts {
             let first = u16::try_from(space.dims.len()).unwrap_or(u16::MAX);
             let (dims, made) = draft.finish(hints, first)?;
@@ -173,6 +173,8 @@ pub(crate) struct Space {
     pub(crate) dims: Vec<Dim>,
     drafts: Vec<Made>,
     places: HashMap<Dimension, u16>,
+    /// A rule had more alternatives than are kept: forms made since are not whole.
+    pub(crate) over: bool,
 }
 
 /// ANDed sets of several dimensions, ascending, at most one of each.
