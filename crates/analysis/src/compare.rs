@@ -27,7 +27,7 @@ pub use reach::Reach;
 /// Questions that make conditions narrower than the rule, in one comparison.
 const REFINEMENTS: usize = 4_000;
 /// Looks at forms in one comparison, before the rest of it is given up as too hard.
-const EFFORT: usize = 100_000_000;
+const EFFORT: usize = 50_000_000;
 /// Rules that are looked at as exceptions of conditions, in one comparison.
 const CANDIDATES: usize = 200_000;
 /// Rules that are named as exceptions of a condition.
