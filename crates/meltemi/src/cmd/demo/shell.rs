@@ -25,6 +25,28 @@ pub struct Step {
     pub within: Duration,
 }
 
+impl Step {
+    /// What is typed ends well and shows these texts.
+    pub fn new<const N: usize>(say: &'static str, run: impl Into<String>, shows: [&'static str; N]) -> Self {
+        Self { say, run: run.into(), shows: shows.into(), ..Self::default() }
+    }
+
+    /// It ends with this code instead.
+    pub fn exits(self, code: i32) -> Self {
+        Self { code, ..self }
+    }
+
+    /// These texts are not shown.
+    pub fn hides<const N: usize>(self, texts: [&'static str; N]) -> Self {
+        Self { hides: texts.into(), ..self }
+    }
+
+    /// It may take this long, and is repeated until then.
+    pub fn within(self, limit: Duration) -> Self {
+        Self { within: limit, ..self }
+    }
+}
+
 /// Where the steps run.
 #[derive(Clone, Debug)]
 pub struct Shell {
@@ -142,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_step_that_does_not_hold_is_a_fault() {
-        let step = Step { code: 0, shows: vec!["Running"], hides: vec!["Error"], ..Step::default() };
+        let step = Step::new("", "", ["Running"]).hides(["Error"]);
         let cases = [
             ("Running", 0, None),
             ("Running", 1, Some("exit code 1 instead of 0")),
