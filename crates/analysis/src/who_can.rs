@@ -111,33 +111,13 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
     }
     let known: Vec<(u16, Option<u16>)> =
         world.ports(to).into_iter().filter(|(port, _)| question.port.is_none_or(|p| p == *port)).collect();
-    // Of a Service that is not known, and of a port that it has not, the number is all that there is.
-    let own = |stream: bool| {
-        let streams = service.map(|s| &s.streams);
-        let all = known.iter().map(|(port, _)| *port).chain(question.port.filter(|_| known.is_empty()));
-        all.filter(|port| streams.is_some_and(|s| s.contains(port)) == stream).collect::<Vec<u16>>()
-    };
     let binding = world.waypoint_of(to);
     let gateway = binding.gateway();
     if let Some(gateway) = gateway {
         if matches!(binding, crate::world::Binding::Assumed(_)) {
             out.assumed.push(format!("Service {to} uses the waypoint {gateway}"));
         }
-        let policies = world.at_waypoint(gateway, Some(to));
-        let place = format!("waypoint {gateway}");
-        let (http, streams) = (own(false), own(true));
-        if !http.is_empty() || streams.is_empty() {
-            let mut given: Vec<Given> = some_ports(http);
-            given.extend(question.method.as_ref().map(|m| exactly(Attribute::Method, m)));
-            given.extend(question.path.as_ref().map(|p| exactly(Attribute::Path, p)));
-            let way = "requests of mesh clients to the Service".to_owned();
-            out.doors.push(door(world, &policies, Layer::Request, &given, (place.clone(), way))?);
-        }
-        if !streams.is_empty() {
-            let way = "connections of mesh clients to ports of the Service that are TCP or TLS".to_owned();
-            let given = some_ports(streams);
-            out.doors.push(door(world, &policies, Layer::Connection, &given, (place, way))?);
-        }
+        out.doors.extend(at_waypoint(world, question, gateway, &known)?);
     }
     let targets: Option<Vec<u16>> = known.iter().map(|(_, target)| *target).collect();
     let targets = match (targets, question.port) {
@@ -148,8 +128,50 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
             Vec::new()
         }
     };
-    let given = some_ports(targets);
-    let mut admitted = true;
+    let (doors, admitted) = at_pods(world, to, gateway, &some_ports(targets))?;
+    out.doors.extend(doors);
+    out.waypoint_admitted = gateway.map(|_| admitted);
+    Ok(out)
+}
+
+/// The ways through a waypoint: requests, and connections to ports without any.
+fn at_waypoint(
+    world: &World,
+    question: &Question,
+    gateway: &NamespacedName,
+    known: &[(u16, Option<u16>)],
+) -> Result<Vec<Door>, String> {
+    let streams = world.services.get(&question.to).map(|s| &s.streams);
+    // Of a Service that is not known, and of a port that it has not, the number is all that there is.
+    let all = known.iter().map(|(port, _)| *port).chain(question.port.filter(|_| known.is_empty()));
+    let (streams, http): (Vec<u16>, Vec<u16>) =
+        all.partition(|port| streams.is_some_and(|s| s.contains(port)));
+    let policies = world.at_waypoint(gateway, Some(&question.to));
+    let place = format!("waypoint {gateway}");
+    let mut doors = Vec::new();
+    if !http.is_empty() || streams.is_empty() {
+        let mut given: Vec<Given> = some_ports(http);
+        given.extend(question.method.as_ref().map(|m| exactly(Attribute::Method, m)));
+        given.extend(question.path.as_ref().map(|p| exactly(Attribute::Path, p)));
+        let way = "requests of mesh clients to the Service".to_owned();
+        doors.push(door(world, &policies, Layer::Request, &given, (place.clone(), way))?);
+    }
+    if !streams.is_empty() {
+        let way = "connections of mesh clients to ports of the Service that are TCP or TLS".to_owned();
+        let given = some_ports(streams);
+        doors.push(door(world, &policies, Layer::Connection, &given, (place, way))?);
+    }
+    Ok(doors)
+}
+
+/// The ways straight to the Pods, and whether all of them let the waypoint in.
+fn at_pods(
+    world: &World,
+    to: &NamespacedName,
+    gateway: Option<&NamespacedName>,
+    given: &[Given],
+) -> Result<(Vec<Door>, bool), String> {
+    let (mut doors, mut admitted) = (Vec::new(), true);
     for (labels, policies) in pods(world, to) {
         let place = if labels.is_empty() {
             "node proxy".to_owned()
@@ -161,15 +183,14 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
             None => "connections to the Service or a Pod",
         };
         if let Some(gateway) = gateway {
-            let mut from = given.clone();
+            let mut from = given.to_vec();
             from.push(exactly(Attribute::SourcePrincipal, &world.waypoint_identity(gateway)));
             let judge = Judge::new(&policies, Layer::Connection, &from, &Hints::default())?;
             admitted &= judge.allowed(&[]) != Answer::No;
         }
-        out.doors.push(door(world, &policies, Layer::Connection, &given, (place, way.to_owned()))?);
+        doors.push(door(world, &policies, Layer::Connection, given, (place, way.to_owned()))?);
     }
-    out.waypoint_admitted = gateway.map(|_| admitted);
-    Ok(out)
+    Ok((doors, admitted))
 }
 
 /// One of some ports; nothing when it may be any.
