@@ -67,10 +67,15 @@ pub const LEAVES: Code = code("MLT0109", Level::Info, "a DENY that leaves a near
 pub const DIFFERS: Code = code("MLT0110", Level::Info, "a policy whose verdict differs from Istio's");
 /// Nobody can be asked.
 pub const CUSTOM: Code = code("MLT0111", Level::Warning, "a provider that cannot be asked");
+/// Rules are too much for an answer.
+pub const UNDECIDED: Code =
+    code("MLT0112", Level::Info, "rules that combine in too many ways to be compared");
 
 /// Every kind of finding.
-pub const CODES: &[Code] =
-    &[INVALID, NEVER, SHADOWED, PLAINTEXT, LAYER7, NOTHING, AROUND, FORGETS, OPENS, LEAVES, DIFFERS, CUSTOM];
+pub const CODES: &[Code] = &[
+    INVALID, NEVER, SHADOWED, PLAINTEXT, LAYER7, NOTHING, AROUND, FORGETS, OPENS, LEAVES, DIFFERS, CUSTOM,
+    UNDECIDED,
+];
 
 /// A finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Attribute, Clause, Policy, Predicate, Rule};
 
-use super::{Finding, Level, NEVER, PLAINTEXT, SHADOWED};
+use super::{Finding, Level, NEVER, PLAINTEXT, SHADOWED, UNDECIDED};
 use crate::proof::{
     Answer, Builder, Form, Guard, Hints, Layer, Need, Question, Space, Subject, rule, unreadable,
 };
@@ -97,10 +97,13 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
         .collect();
     let presence = [meltemi_model::authz::ValueMatch::String(meltemi_model::authz::StringMatch::Presence)];
     builder.predicate(Subject::Attribute(&Attribute::SourcePrincipal), &presence, &[]);
-    let Ok(mut space) = builder.finish(&Hints::default()) else { return };
+    let mut space = match builder.finish(&Hints::default()) {
+        Ok(space) => space,
+        Err(over) => return undecided(attached, &over.to_string(), seen, out),
+    };
     let side = side(&mut space, attached, drafts);
     if space.over {
-        return;
+        return undecided(attached, "too many rules overlap", seen, out);
     }
     let matching: BTreeSet<(usize, usize)> =
         [&side.allow, &side.deny, &side.custom].into_iter().flatten().filter_map(|i| i.by).collect();
@@ -122,6 +125,23 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
         let Some(form) = space.form(&raw) else { continue };
         escape(&mut space, &side, (policy, index), &form, out);
     }
+}
+
+/// Nothing can be said of the rules of this place: each of them may have an effect.
+fn undecided(attached: &[Attached], why: &str, seen: &mut Seen, out: &mut Vec<Finding>) {
+    let rules =
+        |a: &Attached| (0..a.policy.rules.len()).map(|index| (a.policy.name.clone(), index)).collect();
+    seen.effective.extend(attached.iter().flat_map(|a| -> Vec<Key> { rules(a) }));
+    let Some(first) = attached.first() else { return };
+    let beside = match attached.len() - 1 {
+        0 => String::new(),
+        1 => " and another that applies beside it".to_owned(),
+        more => format!(" and {more} others that apply beside it"),
+    };
+    let message =
+        format!("which rules of this policy{beside} can never match or change nothing is not known: {why}");
+    let fix = "nothing has to be done; fewer different patterns in one attribute would make it decidable";
+    out.push(Finding::policy(UNDECIDED, &first.policy.name, message, fix));
 }
 
 /// It asks for what is not seen here: said elsewhere.

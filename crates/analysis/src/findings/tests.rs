@@ -199,7 +199,9 @@ fn every_kind_has_a_reason_and_a_fix() {
     let l4 = |spec: Value| policy("l4", spec);
     let get = json!({"to": [{"operation": {"methods": ["GET"]}}]});
     let curl = json!({"from": from("cluster.local/ns/default/sa/curl")});
-    let examples: [(Code, Vec<Value>); 12] = [
+    // Every beginning may have every end.
+    let paths: Vec<String> = (0..800).flat_map(|i| [format!("/a{i}*"), format!("*{i}z")]).collect();
+    let examples: [(Code, Vec<Value>); 13] = [
         (INVALID, vec![l4(json!({"action": "DENY"}))]),
         (NEVER, vec![l7(json!({"to": [{"operation": {"methods": ["get"]}}]}))]),
         (SHADOWED, vec![policy("p", json!({"targetRefs": target(), "rules": [get, get]}))]),
@@ -233,6 +235,7 @@ fn every_kind_has_a_reason_and_a_fix() {
             "rules": [{}]}),
             )],
         ),
+        (UNDECIDED, vec![l7(json!({"to": [{"operation": {"paths": paths}}]}))]),
     ];
     assert_eq!(
         examples.iter().map(|(code, _)| code.code).collect::<Vec<_>>(),
