@@ -104,6 +104,12 @@ fn remove(paths: &Paths) -> anyhow::Result<()> {
     // Fails where something else is inside, which is then somebody else's.
     if std::fs::remove_dir(&paths.data).is_ok() {
         println!("removed {}", paths.data.display());
+        // The folders that only held it were made for it; one that holds another mesh stays.
+        for folder in paths.folders() {
+            if std::fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
     } else {
         println!("removed the mesh's files in {}", paths.data.display());
     }

@@ -74,6 +74,13 @@ impl Paths {
             .with_context(|| format!("setting the mode of {}", self.data.display()))
     }
 
+    /// Folders for meshes that have a name, around the data directory in its usual place; the innermost first.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        let named = self.name != DEFAULT_NAME;
+        let usual = named && Self::find(Some(&self.name), None).is_ok_and(|usual| usual.data == self.data);
+        self.data.ancestors().skip(1).take(if usual { 2 } else { 0 })
+    }
+
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.data.join("kubeconfig")
