@@ -9,7 +9,7 @@ TOOLS := target/tools
 # The walkthrough on a mesh of this machine; KEEP=1 leaves it running.
 demo:
 	@scripts/setup.sh demo
-	cargo build --release --quiet --package meltemi
+	cargo build --release --package meltemi
 	target/release/meltemi demo $(if $(KEEP),--keep)
 
 build:
