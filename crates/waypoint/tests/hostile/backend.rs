@@ -9,6 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::world::{Seen, message_end};
 
+/// One character for each byte, so that what was cut inside of a character keeps its length.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| char::from(byte)).collect()
+}
+
 pub(crate) async fn start(seen: Seen) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,12 +50,12 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
                 Ok(n @ 1..) => bytes.extend_from_slice(&more[..n]),
                 _ => {
                     // Broken off: what came is written down all the same.
-                    seen.lock().unwrap().push(String::from_utf8_lossy(&bytes).into_owned());
+                    seen.lock().unwrap().push(text(&bytes));
                     return;
                 }
             }
         };
-        let request = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let request = text(&bytes[..end]);
         bytes.drain(..end);
         seen.lock().unwrap().push(request.clone());
         let path = request.split(' ').nth(1).unwrap_or_default();
@@ -89,13 +94,13 @@ async fn http2(stream: TcpStream, seen: Seen) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut response))) = connection.accept().await {
         let path = request.uri().path_and_query().map_or("", |p| p.as_str());
-        let mut text = format!("{} {path} HTTP/2\r\n", request.method());
+        let mut lines = format!("{} {path} HTTP/2\r\n", request.method());
         let authority = request.uri().authority().map_or("", |a| a.as_str());
-        text.push_str(&format!(":authority: {authority}\r\n"));
+        lines.push_str(&format!(":authority: {authority}\r\n"));
         for (name, value) in request.headers() {
-            text.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
+            lines.push_str(&format!("{name}: {}\r\n", text(value.as_bytes())));
         }
-        seen.lock().unwrap().push(text);
+        seen.lock().unwrap().push(lines);
         if path == "/hang" {
             tokio::spawn(async move { std::future::poll_fn(|cx| response.poll_reset(cx)).await });
             continue;
