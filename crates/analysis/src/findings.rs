@@ -91,8 +91,9 @@ pub struct Finding {
     pub message: String,
     /// What to do about it.
     pub fix: String,
+    /// The object's name.
     #[serde(skip)]
-    namespace: String,
+    pub name: NamespacedName,
 }
 
 impl Finding {
@@ -103,7 +104,7 @@ impl Finding {
             origin: format!("{kind} {name}"),
             message,
             fix: fix.into(),
-            namespace: name.namespace.to_string(),
+            name: name.clone(),
         }
     }
 
@@ -136,14 +137,25 @@ pub fn analyze(world: &World, namespace: Option<&str>) -> Vec<Finding> {
     attachment::find(world, &mut all);
     intent::find(world, &mut all);
     waypoint::find(world, &mut all);
-    rules::find(world, &mut all);
-    all.retain(|f| namespace.is_none_or(|n| n == f.namespace));
+    rules::find(world, &|| true, &mut all);
+    all.retain(|f| namespace.is_none_or(|n| *n == *f.name.namespace));
     all.sort_by(|a, b| {
         b.level
             .cmp(&a.level)
             .then_with(|| (a.code, &a.origin, &a.message).cmp(&(b.code, &b.origin, &b.message)))
     });
     all.dedup();
+    all
+}
+
+/// What each policy says and probably does not mean, in itself and beside the others: for its status. The questions that
+/// are left when `go_on` says no stay unanswered, and accuse no rule.
+pub fn suspicious(world: &World, go_on: &dyn Fn() -> bool) -> Vec<Finding> {
+    let mut all = Vec::new();
+    intent::find(world, &mut all);
+    rules::find(world, go_on, &mut all);
+    all.retain(|f| f.level >= Level::Warning && [NEVER, SHADOWED, OPENS].iter().any(|c| c.code == f.code));
+    all.sort_by(|a, b| (&a.name, a.code, &a.message).cmp(&(&b.name, b.code, &b.message)));
     all
 }
 

@@ -20,7 +20,7 @@ pub mod world;
 pub use compare::{Difference, Differences, Place, Reach, Unknown, compare};
 pub use diff::diff;
 pub use explain::{Answer, At, Client, Half, Request, To, Token, Verdict, explain};
-pub use findings::{Finding, Level, analyze};
+pub use findings::{Finding, Level, analyze, suspicious};
 pub use proof::{Guard, Layer};
 pub use side::Attached;
 pub use who_can::{WhoCan, who_can};

@@ -29,10 +29,14 @@ struct Seen {
     idle: BTreeMap<Key, (bool, String)>,
 }
 
-pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
+pub(super) fn find(world: &World, go_on: &dyn Fn() -> bool, out: &mut Vec<Finding>) {
     let mut seen = Seen::default();
     for (attached, layer) in places(world) {
-        place(&attached, layer, &mut seen, out);
+        if go_on() {
+            place(&attached, layer, &mut seen, out);
+        } else {
+            seen.effective.extend(attached.iter().flat_map(rules));
+        }
     }
     let policies: BTreeMap<&NamespacedName, &Policy> =
         world.policies.iter().map(|(name, p)| (name, &p.policy)).collect();
@@ -109,10 +113,12 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
         [&side.allow, &side.deny, &side.custom].into_iter().flatten().filter_map(|i| i.by).collect();
     for (policy, one) in attached.iter().enumerate() {
         for (index, rule) in one.policy.rules.iter().enumerate() {
-            let skip = one.policy.action == Action::Audit
-                || one.policy.dry_run
-                || unseen(rule, layer)
-                || ambiguous(rule);
+            let unseen = unseen(rule, layer);
+            if unseen && one.policy.action == Action::Allow {
+                // It allows nothing here; what it does elsewhere counts.
+                continue;
+            }
+            let skip = one.policy.action == Action::Audit || one.policy.dry_run || unseen || ambiguous(rule);
             if skip {
                 seen.effective.insert((one.policy.name.clone(), index));
             } else if !matching.contains(&(policy, index)) {
@@ -127,11 +133,13 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
     }
 }
 
+fn rules(attached: &Attached) -> Vec<Key> {
+    (0..attached.policy.rules.len()).map(|index| (attached.policy.name.clone(), index)).collect()
+}
+
 /// Nothing can be said of the rules of this place: each of them may have an effect.
 fn undecided(attached: &[Attached], why: &str, seen: &mut Seen, out: &mut Vec<Finding>) {
-    let rules =
-        |a: &Attached| (0..a.policy.rules.len()).map(|index| (a.policy.name.clone(), index)).collect();
-    seen.effective.extend(attached.iter().flat_map(|a| -> Vec<Key> { rules(a) }));
+    seen.effective.extend(attached.iter().flat_map(rules));
     let Some(first) = attached.first() else { return };
     let beside = match attached.len() - 1 {
         0 => String::new(),
