@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes status: the newest wish for each object, in one server-side apply by one manager, only when it differs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -142,7 +142,7 @@ async fn write(client: &Client, key: &Key, wish: &Wish) -> Result<(), kube::Erro
         }
         Wish::Whole(status) => fill(status, before, &now),
     };
-    if holds(before, &status) && managed_alike(&current, key.manager, wish) {
+    if holds(before, &status) && owns_alike(&current, key.manager, &status) {
         return Ok(());
     }
     let body = json!({
@@ -158,16 +158,28 @@ async fn write(client: &Client, key: &Key, wish: &Wish) -> Result<(), kube::Erro
     }
 }
 
-/// Whether an apply of no conditions can be left out: nothing of this manager is there to be removed.
-fn managed_alike(current: &DynamicObject, manager: &str, wish: &Wish) -> bool {
-    let empty = matches!(wish, Wish::Conditions { conditions, .. } if conditions.is_empty());
-    let ours = current
-        .metadata
-        .managed_fields
-        .iter()
-        .flatten()
-        .any(|f| f.manager.as_deref() == Some(manager) && f.subresource.as_deref() == Some("status"));
-    !(empty && ours)
+/// Whether a manager owns the conditions that it wants and no other: what it wants no longer goes with its next apply.
+fn owns_alike(current: &DynamicObject, manager: &str, wanted: &Value) -> bool {
+    let types = |conditions: &Value| -> BTreeSet<String> {
+        let all = conditions.as_array().into_iter().flatten();
+        all.filter_map(|c| c["type"].as_str().map(str::to_owned)).collect()
+    };
+    let mut entries = current.metadata.managed_fields.iter().flatten();
+    let ours = entries
+        .find(|f| f.manager.as_deref() == Some(manager) && f.subresource.as_deref() == Some("status"))
+        .and_then(|f| f.fields_v1.as_ref())
+        .and_then(|f| f.0["f:status"]["f:conditions"].as_object());
+    let owned = match ours {
+        None => BTreeSet::new(),
+        // Where the schema says nothing of the list, it is owned as a whole.
+        Some(fields) if fields.is_empty() => types(&current.data["status"]["conditions"]),
+        Some(fields) => {
+            let keys = fields.keys().filter_map(|key| key.strip_prefix("k:"));
+            let parsed = keys.filter_map(|key| serde_json::from_str::<Value>(key).ok());
+            parsed.filter_map(|key| key["type"].as_str().map(str::to_owned)).collect()
+        }
+    };
+    owned == types(&wanted["conditions"])
 }
 
 /// Gives every condition anywhere in `status` its transition time: that of the same place in `before` when its
@@ -246,6 +258,41 @@ mod tests {
             &json!({ "conditions": [{ "type": "A", "status": "False", "reason": "R" }] })
         ));
         assert!(!holds(&Value::Null, &json!({ "conditions": [condition] })));
+    }
+
+    #[test]
+    fn a_condition_that_is_wanted_no_longer_is_ours_to_remove() {
+        let key = |kind: &str| format!("k:{}", json!({ "type": kind }));
+        let object = |fields: Value| -> DynamicObject {
+            let entry = |manager: &str, subresource: &str, fields: &Value| {
+                json!({ "manager": manager, "subresource": subresource, "operation": "Apply", "fieldsType": "FieldsV1",
+                    "fieldsV1": { "f:status": { "f:conditions": fields } } })
+            };
+            let others = json!({ key("Other"): {} });
+            serde_json::from_value(json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": { "name": "a", "managedFields": [entry("them", "status", &others), entry("us", "status", &fields)] },
+                "status": { "conditions": [{ "type": "Other" }, { "type": "A" }, { "type": "B" }] },
+            }))
+            .unwrap()
+        };
+        let wanted = |types: &[&str]| json!({ "conditions": types.iter().map(|t| json!({ "type": t })).collect::<Vec<_>>() });
+        let cases: [(Value, &[&str], bool); 7] = [
+            (json!({ key("A"): {}, key("B"): {} }), &["B", "A"], true),
+            (json!({ key("A"): {}, key("B"): {} }), &["A"], false),
+            (json!({ key("A"): {}, key("B"): {} }), &[], false),
+            (json!({ key("A"): {} }), &["A", "B"], false),
+            (json!({}), &["A", "B", "Other"], true),
+            (json!({}), &["A", "B"], false),
+            (Value::Null, &[], true),
+        ];
+        for (fields, types, alike) in cases {
+            assert_eq!(
+                owns_alike(&object(fields.clone()), "us", &wanted(types)),
+                alike,
+                "{fields} {types:?}"
+            );
+        }
     }
 
     #[test]
