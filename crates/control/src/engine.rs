@@ -25,6 +25,7 @@ use crate::metrics::ControlMetrics;
 use crate::namespaces::Namespaces;
 use crate::pods::Directory;
 use crate::publish::{self, Step};
+use crate::review::{Inbox, Message};
 use crate::security::{Security, World};
 use crate::source::{Event, Kind, Object};
 use crate::status::StatusQueue;
@@ -86,7 +87,7 @@ impl Engine {
     }
 
     /// Runs until the watchers end.
-    pub fn start(mut self, tasks: &Tasks, mut events: mpsc::Receiver<Event>) {
+    pub fn start(mut self, tasks: &Tasks, mut events: mpsc::Receiver<Event>, mut review: Inbox) {
         let mut drain = tasks.drain();
         tasks.spawn("engine", async move {
             let mut said = self.outlets.proxies.follow();
@@ -94,6 +95,10 @@ impl Engine {
                 let first = tokio::select! {
                     () = drain.started() => return Ok::<(), Infallible>(()),
                     event = events.recv() => event,
+                    Some(message) = review.messages.recv() => {
+                        self.reviewed(message);
+                        continue;
+                    }
                     _ = said.changed() => {
                         self.security.acknowledged(&self.index, &self.outlets.status);
                         continue;
@@ -104,9 +109,23 @@ impl Engine {
                 self.gather(&mut events).await;
                 if self.unlisted.is_empty() {
                     self.flush();
+                    if self.security.is_unreviewed() {
+                        review.due.notify_one();
+                    }
                 }
             }
         });
+    }
+
+    fn reviewed(&mut self, message: Message) {
+        match message {
+            // Who asked may have ended with the process.
+            Message::Ask(answer) => drop(answer.send(self.security.subject(&self.index))),
+            Message::Found(subject, remarks) => {
+                self.security.remark(&subject, remarks);
+                self.security.report(&self.index, &self.outlets.status);
+            }
+        }
     }
 
     /// Takes what else arrives right now, and within the debounce.

@@ -21,6 +21,7 @@ pub mod monitoring;
 pub mod namespaces;
 pub mod pods;
 pub mod publish;
+pub mod review;
 pub mod security;
 pub mod source;
 pub mod status;
@@ -63,6 +64,8 @@ pub struct Config {
     pub listen: IpAddr,
     /// Ports; the defaults are Istio's.
     pub ports: Ports,
+    /// Says what policies probably do not mean; without one their status leaves it out.
+    pub reviewer: Option<review::Reviewer>,
 }
 
 impl std::fmt::Debug for Config {
@@ -101,6 +104,7 @@ impl Config {
             proxy_image: proxy_image.into(),
             listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             ports: Ports::default(),
+            reviewer: None,
         }
     }
 }
@@ -148,11 +152,12 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         client.clone(),
         tasks,
         webhook::configuration(&namespace, core.root_pem()),
-        leader,
+        leader.clone(),
         &readiness,
     );
     let (events, received) = mpsc::channel(WAITING);
-    engine::Engine::new(config.mesh.clone(), outlets).start(tasks, received);
+    let review = review::start(tasks, config.reviewer, leader);
+    engine::Engine::new(config.mesh.clone(), outlets).start(tasks, received, review);
     source::Source::new(client, namespace, tasks.clone(), events).start();
     wait_published(tasks, publishing, &readiness);
     Ok(())

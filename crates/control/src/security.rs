@@ -9,6 +9,7 @@ mod attach;
 pub mod enforced;
 mod peers;
 mod report;
+mod reviewed;
 mod tokens;
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +29,7 @@ use meltemi_translate::{Change, MeshConfig};
 use serde_json::Value;
 
 use crate::publish::Step;
+use crate::review::Remark;
 use crate::source::Kind;
 use crate::xds::Proxies;
 use attach::{Attached, Ingress};
@@ -42,12 +44,14 @@ pub use attach::World;
 struct Entry {
     object: Source,
     generation: Option<i64>,
-    authorization: Authorization,
+    authorization: Arc<Authorization>,
     projected: layer4::Projected,
     /// Why the object as it is now is not what is enforced.
     fault: Option<String>,
     attached: Attached,
     since: Generations,
+    /// What it probably does not mean.
+    remarks: Vec<Remark>,
 }
 
 /// What of an object may have to be read again when the mesh's settings change.
@@ -86,6 +90,8 @@ pub struct Security {
     unreported: BTreeSet<NamespacedName>,
     /// Policies that not every proxy has acknowledged.
     pending: BTreeSet<NamespacedName>,
+    /// Something has changed that a review would see.
+    unreviewed: bool,
     /// Settings for gateways that have not been sent.
     settings: Option<l7::Settings>,
     proxies: Proxies,
@@ -108,6 +114,7 @@ impl Security {
             moved: BTreeSet::new(),
             unreported: BTreeSet::new(),
             pending: BTreeSet::new(),
+            unreviewed: false,
             settings,
             proxies,
         }
@@ -182,7 +189,7 @@ impl Security {
         fault: Option<String>,
     ) {
         let since = match self.policies.get_mut(name) {
-            Some(entry) if entry.authorization == authorization => {
+            Some(entry) if *entry.authorization == authorization => {
                 if entry.generation != generation || entry.fault != fault {
                     (entry.generation, entry.fault, entry.object) = (generation, fault, object);
                     self.unreported.insert(name.clone());
@@ -199,7 +206,9 @@ impl Security {
         self.changes.push(Change::Policy(name.clone(), facts));
         self.target(name, services(name, &authorization.targets));
         let attached = Attached::default();
-        let entry = Entry { object, generation, authorization, projected, fault, attached, since };
+        let authorization = Arc::new(authorization);
+        let remarks = Vec::new();
+        let entry = Entry { object, generation, authorization, projected, fault, attached, since, remarks };
         self.policies.insert(name.clone(), entry);
         self.moved.insert(name.clone());
         self.unattached.insert(name.clone());
@@ -249,7 +258,8 @@ impl Security {
         let touched = |(policy, entry): &(&NamespacedName, &Entry)| {
             let targets = &entry.authorization.targets;
             let near = policy.namespace == name.namespace || policy.namespace == *root;
-            near && (targets.is_empty() || targets.iter().any(attach::is_of_gateway))
+            let to_gateways = targets.is_empty() || targets.iter().any(attach::is_of_gateway);
+            (near && to_gateways) || entry.attached.gateways.contains(name)
         };
         self.unattached.extend(self.policies.iter().filter(touched).map(|(policy, _)| policy.clone()));
         self.tokens.see_gateways();
@@ -263,6 +273,7 @@ impl Security {
     /// Attaches what is to be attached and adds it to a step.
     pub fn flush(&mut self, world: &World<'_>, step: &mut Step) {
         step.settings = self.settings.take();
+        self.unreviewed |= !self.unattached.is_empty();
         for name in std::mem::take(&mut self.unattached) {
             let sent = self.policies.get_mut(&name).and_then(|entry| {
                 let authorization = &entry.authorization;

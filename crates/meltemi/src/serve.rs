@@ -5,6 +5,7 @@ mod apiserver;
 mod control;
 mod controllers;
 mod node;
+mod review;
 mod runner;
 mod waypoint;
 

@@ -76,7 +76,7 @@ pub(super) fn attach(policy: Policy<'_>, world: &World<'_>, ingress: &Ingress) -
     let mut faults = Vec::new();
     for reference in policy.targets {
         match one(policy, reference, world) {
-            Ok(Bound { gateways, targets, to }) => {
+            Ok(Bound { gateways, targets, to, absent }) => {
                 if let Reference::Service(service) = reference
                     && !is_closed(&NamespacedName::new(namespace.clone(), service.as_str()), world)
                 {
@@ -84,7 +84,11 @@ pub(super) fn attach(policy: Policy<'_>, world: &World<'_>, ingress: &Ingress) -
                 }
                 out.gateways.extend(gateways);
                 out.targets.extend(targets);
-                if !bound.contains(&to) {
+                if absent {
+                    let message =
+                        format!("waypoint {to} does not exist: connections to it are refused until it does");
+                    faults.push((reference.describe(namespace), "AncestorNotBound", message));
+                } else if !bound.contains(&to) {
                     bound.push(to);
                 }
             }
@@ -139,6 +143,8 @@ struct Bound {
     gateways: Vec<NamespacedName>,
     targets: Vec<l7::Target>,
     to: String,
+    /// The Gateway is asked for and not there; it gets the policy with its first word.
+    absent: bool,
 }
 
 type Fault = (&'static str, String);
@@ -155,7 +161,8 @@ fn one(policy: Policy<'_>, reference: &Reference, world: &World<'_>) -> Result<B
                 return Err(("AncestorNotBound", format!("Service {name} is not bound to a waypoint")));
             };
             let targets = vec![l7::Target::Service(world.mesh.service_key(&name.namespace, &name.name))];
-            Ok(Bound { to: waypoint.to_string(), gateways: vec![waypoint], targets })
+            let absent = !world.gateways.has(&waypoint);
+            Ok(Bound { to: waypoint.to_string(), gateways: vec![waypoint], targets, absent })
         }
         // ServiceEntries are not part of this mesh yet: there is none to be found.
         Reference::ServiceEntry(entry) => {
@@ -167,7 +174,7 @@ fn one(policy: Policy<'_>, reference: &Reference, world: &World<'_>) -> Result<B
                 return Err(("TargetNotFound", "not bound".to_owned()));
             }
             let targets = vec![l7::Target::Gateway(name.clone())];
-            Ok(Bound { to: name.to_string(), gateways: vec![name], targets })
+            Ok(Bound { to: name.to_string(), gateways: vec![name], targets, absent: false })
         }
         Reference::GatewayClass(class) => of_class(policy, class, world),
     }
@@ -184,7 +191,7 @@ fn of_class(policy: Policy<'_>, class: &str, world: &World<'_>) -> Result<Bound,
         Some(Class::Waypoint) => {
             let gateways: Vec<NamespacedName> = world.index.waypoints().map(|w| w.name.clone()).collect();
             let targets = gateways.iter().cloned().map(l7::Target::Gateway).collect();
-            Ok(Bound { gateways, targets, to: class.to_owned() })
+            Ok(Bound { gateways, targets, to: class.to_owned(), absent: false })
         }
         Some(_) => {
             let wanted = Class::Waypoint.controller();

@@ -13,6 +13,7 @@ use meltemi_wire::xds::types;
 
 use super::enforced::{self, Where};
 use super::{Entry, Security};
+use crate::review;
 use crate::status::{Key, StatusQueue, Wish};
 use crate::xds::Proxy;
 
@@ -105,6 +106,7 @@ fn conditions(name: &NamespacedName, entry: &Entry, index: &Index, proxies: &[Pr
     out.extend(entry.attached.condition.clone());
     out.extend(notes::differs(authorization, at_node, !at.gateways.is_empty()));
     out.extend(notes::escapes(authorization, plaintext, &entry.attached.around));
+    out.extend(review::condition(&entry.remarks));
     // One that no proxy of the mesh can enforce has nothing to count.
     if authorization.policy.dry_run && !at.gateways.is_empty() {
         let message = "it is reported on, never enforced";

@@ -488,3 +488,66 @@ fn a_way_around_that_a_namespace_closes_is_no_longer_named() {
     mesh.flush();
     assert!(!mesh.said("AuthorizationPolicy", &shop("p")).1.contains(&AROUND.to_owned()));
 }
+
+#[test]
+fn what_a_review_says_stands_in_the_status_until_the_policy_changes() {
+    let mut mesh = Mesh::new();
+    let target = json!({"kind": "Service", "group": "", "name": "web"});
+    let policy = |method: &str| {
+        let to = json!([{"operation": {"methods": [method]}}]);
+        json!({"spec": {"targetRefs": [target], "rules": [{"to": to}]}})
+    };
+    let suspicious = |mesh: &Mesh| -> Vec<String> {
+        let said = mesh.said("AuthorizationPolicy", &shop("p")).1;
+        said.into_iter().filter(|c| c.starts_with("meltemi.dev/Suspicious")).collect()
+    };
+    let review = |mesh: &mut Mesh, subject, texts: &[&str]| {
+        let remark = |text: &&str| Remark { reason: "RuleNeverMatches", text: (*text).to_owned() };
+        let remarks = [(shop("p"), texts.iter().map(remark).collect())].into();
+        mesh.security.remark(&subject, remarks);
+        mesh.security.report(&mesh.index, &mesh.status);
+    };
+    mesh.security.is_unreviewed();
+    mesh.set("AuthorizationPolicy", "shop", 1, policy("get"));
+    mesh.flush();
+    assert!(mesh.security.is_unreviewed());
+    assert!(!mesh.security.is_unreviewed(), "asked again, with nothing changed");
+    assert!(suspicious(&mesh).is_empty());
+    let before = mesh.security.subject(&mesh.index);
+    assert_eq!(before.policies.keys().collect::<Vec<_>>(), [&shop("p")]);
+    assert_eq!(before.services[&shop("web")]["istio.io/use-waypoint"], "wp");
+    assert_eq!(before.ingress.keys().collect::<Vec<_>>(), [&shop("gw")]);
+    assert!(before.namespaces.contains_key("shop"));
+    review(&mut mesh, before.clone(), &["One.", "Two."]);
+    assert_eq!(suspicious(&mesh), ["meltemi.dev/Suspicious=True RuleNeverMatches: One. Two."]);
+    mesh.set("AuthorizationPolicy", "shop", 2, policy("GET"));
+    mesh.flush();
+    assert!(mesh.security.is_unreviewed());
+    assert!(suspicious(&mesh).is_empty(), "it was said of another text");
+    review(&mut mesh, before, &["Late."]);
+    assert!(mesh.status.take().is_empty(), "what a review says of an older text is dropped");
+    // What is not in force is not looked at.
+    mesh.set("AuthorizationPolicy", "shop", 3, json!({"spec": {"rules": [{"from": []}]}}));
+    mesh.flush();
+    assert!(mesh.security.subject(&mesh.index).policies.is_empty());
+}
+
+#[test]
+fn a_waypoint_that_is_gone_is_named_until_it_is_back() {
+    let mut mesh = Mesh::new();
+    let target = json!({"kind": "Service", "group": "", "name": "web"});
+    mesh.set("AuthorizationPolicy", "shop", 1, json!({"spec": {"targetRefs": [target]}}));
+    mesh.flush();
+    let wp = gateway("wp", "istio-waypoint");
+    let gone = "WaypointAccepted=False AncestorNotBound: waypoint shop/wp does not exist: connections to it are refused until it does";
+    let bound = "WaypointAccepted=True Accepted: bound to shop/wp";
+    for (there, expected) in [(false, gone), (true, bound)] {
+        let facts = there.then(|| WaypointFacts::read(&wp, &MeshConfig::default())).flatten();
+        mesh.index.apply(Change::Waypoint(shop("wp"), facts));
+        mesh.gateways.set(&shop("wp"), there.then_some("wp"));
+        mesh.security.set_gateway(&shop("wp"), there.then_some(&wp));
+        let step = mesh.flush();
+        assert!(step.removed_http_policies.is_empty(), "its proxies keep the policy");
+        assert_eq!(mesh.said("AuthorizationPolicy", &shop("p")).1[0], expected);
+    }
+}

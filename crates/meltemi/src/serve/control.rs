@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meltemi serve control`.
 
+use std::sync::Arc;
+
 use meltemi_control::Config;
 use meltemi_model::TrustDomain;
 use meltemi_runtime::Tasks;
@@ -37,6 +39,7 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
     config.mesh.cluster_domain = args.cluster_domain.into();
     config.mesh.cluster_id = args.cluster_id.into();
     config.mesh.root_namespace = args.pod_namespace.into();
+    config.reviewer = Some(Arc::new(super::review::review));
     meltemi_control::start(config, &tasks).await?;
     Ok(())
 }

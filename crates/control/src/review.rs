@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the policies probably do not mean, for their status: asked of a reviewer after they have changed.
+//!
+//! The reviewer is handed in by the binary, for what policies mean over all requests is not for a control plane to know.
+//! It works on a thread of its own, never in the way of a change, and rests longer than it works.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meltemi_model::NamespacedName;
+use meltemi_runtime::Tasks;
+use meltemi_translate::MeshConfig;
+use meltemi_translate::condition::Condition;
+use meltemi_translate::facts::Labels;
+use meltemi_translate::security::Authorization;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::leader::Leadership;
+
+/// Type of the condition.
+pub const SUSPICIOUS: &str = "meltemi.dev/Suspicious";
+/// How long changes are gathered before a review.
+const GATHER: Duration = Duration::from_millis(200);
+/// How long a review may go on before it leaves the rest unsaid.
+const WORK: Duration = Duration::from_secs(2);
+/// The rest after a review, in multiples of its own time: at most a tenth of one core is spent.
+const REST: u32 = 9;
+
+/// All policies, and what of the mesh says where they apply; cheap to make.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// Settings of the mesh.
+    pub mesh: MeshConfig,
+    /// The policies that are in force.
+    pub policies: BTreeMap<NamespacedName, Arc<Authorization>>,
+    /// Labels of the Services that they target.
+    pub services: BTreeMap<NamespacedName, Labels>,
+    /// Labels of those Services' Namespaces.
+    pub namespaces: BTreeMap<Arc<str>, Labels>,
+    /// Ingress gateways, with the labels of their Pods.
+    pub ingress: BTreeMap<NamespacedName, Vec<Labels>>,
+}
+
+/// One thing that a policy probably does not mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// What kind it is, in one word of CamelCase.
+    pub reason: &'static str,
+    /// What it is, why, and what to do, as sentences.
+    pub text: String,
+}
+
+/// What is to be said of each policy; nothing of those that are not named.
+pub type Remarks = BTreeMap<NamespacedName, Vec<Remark>>;
+
+/// Looks at policies as a whole. It is asked to leave the rest unsaid when the function that it is given says no.
+pub type Reviewer = Arc<dyn Fn(&Subject, &dyn Fn() -> bool) -> Remarks + Send + Sync>;
+
+/// What the review asks of the engine.
+#[derive(Debug)]
+pub enum Message {
+    /// The policies as they are now.
+    Ask(oneshot::Sender<Subject>),
+    /// What was found, and in which policies.
+    Found(Box<Subject>, Remarks),
+}
+
+/// The review's ends: what the engine is handed.
+#[derive(Debug)]
+pub struct Inbox {
+    /// To be rung when something has changed that a review would see.
+    pub due: Arc<Notify>,
+    /// What is asked.
+    pub messages: mpsc::Receiver<Message>,
+}
+
+/// Starts the review; without a reviewer nothing is ever asked.
+pub fn start(tasks: &Tasks, reviewer: Option<Reviewer>, leader: Leadership) -> Inbox {
+    let (to, messages) = mpsc::channel(1);
+    let due = Arc::new(Notify::new());
+    if let Some(reviewer) = reviewer {
+        let (mut drain, rung) = (tasks.drain(), due.clone());
+        tasks.spawn("policy review", async move {
+            tokio::select! {
+                () = drain.started() => {}
+                () = review_forever(&reviewer, &rung, &to, leader) => {}
+            }
+            Ok::<(), Infallible>(())
+        });
+    }
+    Inbox { due, messages }
+}
+
+async fn review_forever(
+    reviewer: &Reviewer,
+    due: &Notify,
+    engine: &mpsc::Sender<Message>,
+    mut leader: Leadership,
+) {
+    loop {
+        due.notified().await;
+        leader.acquired().await;
+        tokio::time::sleep(GATHER).await;
+        let (answer, subject) = oneshot::channel();
+        let asked = engine.send(Message::Ask(answer)).await;
+        let (Ok(()), Ok(subject)) = (asked, subject.await) else {
+            // The engine has ended, and with it the process.
+            return std::future::pending().await;
+        };
+        let (reviewer, began) = (reviewer.clone(), Instant::now());
+        let work = move || {
+            let remarks = reviewer(&subject, &|| began.elapsed() < WORK);
+            (Box::new(subject), remarks)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok((subject, remarks)) => drop(engine.send(Message::Found(subject, remarks)).await),
+            Err(error) => tracing::error!(%error, "the policies were not reviewed"),
+        }
+        tokio::time::sleep(began.elapsed() * REST).await;
+    }
+}
+
+/// The remarks on a policy as a condition; none without remarks.
+pub fn condition(remarks: &[Remark]) -> Option<Condition> {
+    let first = remarks.first()?;
+    let reason = if remarks.iter().all(|r| r.reason == first.reason) { first.reason } else { "Several" };
+    let texts: Vec<&str> = remarks.iter().map(|r| r.text.as_str()).collect();
+    Some(Condition::yes(SUSPICIOUS, reason, texts.join(" ")))
+}
