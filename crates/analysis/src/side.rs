@@ -27,7 +27,7 @@ pub(crate) fn applies(guard: &Guard, labels: &BTreeMap<String, String>) -> bool 
 
 /// What decides, in a form that can be compared; in any order.
 pub(crate) fn decides(list: &[Attached]) -> Vec<String> {
-    let some = list.iter().filter(|a| !a.policy.dry_run && a.policy.action != Action::Audit);
+    let some = list.iter().filter(|a| !a.policy.only_reports());
     let mut all: Vec<String> =
         some.map(|a| format!("{:?}", (&a.policy.action, &a.policy.rules, &a.guard))).collect();
     all.sort();

@@ -60,6 +60,13 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
+impl Policy {
+    /// Whether it never decides: an AUDIT policy or a dry run.
+    pub fn only_reports(&self) -> bool {
+        self.dry_run || self.action == Action::Audit
+    }
+}
+
 /// ANDed clauses; none matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -146,10 +146,7 @@ impl PolicySet {
 
     /// AUDIT policies and dry runs, with their indices.
     pub fn reported(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        (0..)
-            .zip(&self.policies)
-            .filter(|(_, p)| p.dry_run || p.action == Action::Audit)
-            .map(|(i, p)| (i, &**p))
+        (0..).zip(&self.policies).filter(|(_, p)| p.only_reports()).map(|(i, p)| (i, &**p))
     }
 
     /// Whether there is neither an AUDIT policy nor a dry run. Costs the same with any number of policies.

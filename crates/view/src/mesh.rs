@@ -20,6 +20,8 @@ pub struct Mesh {
     pub snapshot: Snapshot,
     /// Layer 7 policies, by name.
     pub http_policies: Arc<BTreeMap<String, Arc<HttpPolicy>>>,
+    /// Whether one of them only reports (AUDIT, or a dry run); without one no request has to ask.
+    pub http_reports: bool,
     /// Their sets, by what they apply to.
     pub http_sets: HttpSets,
     /// Routes.

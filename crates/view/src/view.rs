@@ -190,6 +190,7 @@ impl Sink {
                 let policies = Arc::make_mut(&mut mesh.http_policies);
                 let mut rejected = documents(policies, updates.clone());
                 rejected.extend(refuse_invalid(policies, &updates));
+                mesh.http_reports = policies.values().any(|p| p.policy.only_reports());
                 guard(policies, &mut mesh.refused, "", &updates, &rejected);
                 rejected
             }

@@ -29,6 +29,9 @@ impl RequestFacts {
 
     /// What AUDIT policies and dry runs say of a request that is allowed; none when there are none.
     pub(crate) fn reported(&self, mesh: &Mesh) -> Option<String> {
+        if !mesh.http_reports {
+            return None;
+        }
         let set = mesh.http_sets.of(&mesh.http_policies, self.service.as_ref(), &self.gateway).ok()?;
         if set.reports_nothing() {
             return None;

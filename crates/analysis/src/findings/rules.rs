@@ -118,7 +118,7 @@ fn place(attached: &[Attached], layer: Layer, seen: &mut Seen, out: &mut Vec<Fin
                 // It allows nothing here; what it does elsewhere counts.
                 continue;
             }
-            let skip = one.policy.action == Action::Audit || one.policy.dry_run || unseen || ambiguous(rule);
+            let skip = one.policy.only_reports() || unseen || ambiguous(rule);
             if skip {
                 seen.effective.insert((one.policy.name.clone(), index));
             } else if !matching.contains(&(policy, index)) {

@@ -3,7 +3,7 @@
 //! when one of them has changed; a request only looks them up.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use meltemi_model::l7::{HttpPolicy, Target};
 use meltemi_model::{NamespacedHostname, NamespacedName};
@@ -19,15 +19,26 @@ type All = Arc<BTreeMap<String, Arc<HttpPolicy>>>;
 
 /// Sets of Services and Gateways; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct HttpSets(Arc<Mutex<Sets>>);
+pub struct HttpSets(Arc<RwLock<Sets>>);
+
+/// A set, with the policies that it was made from.
+type Made = (All, Arc<PolicySet>);
 
 #[derive(Debug, Default)]
 struct Sets {
     /// The policies that `valid` was made from.
     all: All,
     valid: BTreeMap<String, (Arc<HttpPolicy>, ValidPolicy)>,
-    /// With the policies that each was made from.
-    sets: HashMap<(Option<NamespacedHostname>, NamespacedName), (All, Arc<PolicySet>)>,
+    /// By Gateway.
+    sets: HashMap<NamespacedName, OfGateway>,
+}
+
+/// The sets of one Gateway.
+#[derive(Debug, Default)]
+struct OfGateway {
+    /// Of requests to no Service.
+    own: Option<Made>,
+    services: HashMap<NamespacedHostname, Made>,
 }
 
 impl HttpSets {
@@ -41,9 +52,14 @@ impl HttpSets {
         service: Option<&NamespacedHostname>,
         gateway: &NamespacedName,
     ) -> Result<Arc<PolicySet>, Denied> {
-        let key = (service.cloned(), gateway.clone());
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match inner.sets.get(&key) {
+        // All that a request does, but for the first one after a change.
+        if let Some((of, set)) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(service, gateway)
+            && Arc::ptr_eq(of, all)
+        {
+            return Ok(set.clone());
+        }
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = match inner.get(service, gateway) {
             Some((of, set)) if Arc::ptr_eq(of, all) => return Ok(set.clone()),
             other => other.map(|(_, set)| set.clone()),
         };
@@ -59,15 +75,31 @@ impl HttpSets {
             Some(before) => before.updated(policies, Vec::new()),
             None => PolicySet::new(policies, Vec::new()),
         });
-        if inner.sets.len() >= BOUND {
-            inner.sets.clear();
-        }
-        inner.sets.insert(key, (all.clone(), set.clone()));
+        inner.keep(service, gateway, (all.clone(), set.clone()));
         Ok(set)
     }
 }
 
 impl Sets {
+    fn get(&self, service: Option<&NamespacedHostname>, gateway: &NamespacedName) -> Option<&Made> {
+        let of_gateway = self.sets.get(gateway)?;
+        match service {
+            Some(service) => of_gateway.services.get(service),
+            None => of_gateway.own.as_ref(),
+        }
+    }
+
+    fn keep(&mut self, service: Option<&NamespacedHostname>, gateway: &NamespacedName, made: Made) {
+        if self.sets.values().map(|of| of.services.len() + 1).sum::<usize>() >= BOUND {
+            self.sets.clear();
+        }
+        let of_gateway = self.sets.entry(gateway.clone()).or_default();
+        match service {
+            Some(service) => drop(of_gateway.services.insert(service.clone(), made)),
+            None => of_gateway.own = Some(made),
+        }
+    }
+
     /// Checks what has changed since the last time.
     fn refresh(&mut self, all: &All) -> Result<(), Denied> {
         if Arc::ptr_eq(&self.all, all) {

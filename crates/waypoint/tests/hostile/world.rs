@@ -191,6 +191,7 @@ impl World {
 
     pub(crate) fn policy(&mut self, target: Target, policy: Policy) {
         let name = policy.name.to_string();
+        self.mesh.http_reports |= policy.only_reports();
         Arc::make_mut(&mut self.mesh.http_policies)
             .insert(name, Arc::new(HttpPolicy { policy, targets: vec![target] }));
     }
