@@ -88,35 +88,25 @@ impl Options {
         let map: HashMap<&str, &str> = raw.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let text = |key: &str| map.get(key).filter(|v| !v.is_empty()).map(|v| (*v).to_owned());
         let flag = |key: &str| map.get(key).is_some_and(|v| matches!(*v, "true" | "1" | ""));
-        let dry_run = match text("dryRun").as_deref() {
-            None => false,
-            Some("All") => true,
-            Some(other) => {
-                return Err(Refusal::bad_request(format!(
-                    "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
-                )));
-            }
-        };
-        let field_validation = match text("fieldValidation").as_deref() {
-            None | Some("Warn") => FieldValidation::Warn,
-            Some("Strict") => FieldValidation::Strict,
-            Some("Ignore") => FieldValidation::Ignore,
-            Some(other) => {
-                return Err(Refusal::bad_request(format!(
-                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Warn\", \"Strict\""
-                )));
-            }
-        };
-        let include_object = match text("includeObject").as_deref() {
-            None | Some("Metadata") => IncludeObject::Metadata,
-            Some("Object") => IncludeObject::Object,
-            Some("None") => IncludeObject::None,
-            Some(other) => {
-                return Err(Refusal::bad_request(format!(
-                    "includeObject: Unsupported value: \"{other}\": supported values: \"None\", \"Metadata\", \"Object\""
-                )));
-            }
-        };
+        let dry_run = one_of(&map, "dryRun", &[("All", true)])?.unwrap_or(false);
+        let field_validation = one_of(
+            &map,
+            "fieldValidation",
+            &[
+                ("Ignore", FieldValidation::Ignore),
+                ("Warn", FieldValidation::Warn),
+                ("Strict", FieldValidation::Strict),
+            ],
+        )?;
+        let include_object = one_of(
+            &map,
+            "includeObject",
+            &[
+                ("None", IncludeObject::None),
+                ("Metadata", IncludeObject::Metadata),
+                ("Object", IncludeObject::Object),
+            ],
+        )?;
         Ok(Self {
             labels: Labels::parse(map.get("labelSelector").copied().unwrap_or_default())?,
             fields: Fields::parse(map.get("fieldSelector").copied().unwrap_or_default())?,
@@ -130,14 +120,27 @@ impl Options {
             send_initial_events: flag("sendInitialEvents"),
             dry_run,
             field_manager: text("fieldManager"),
-            field_validation,
-            include_object,
+            field_validation: field_validation.unwrap_or_default(),
+            include_object: include_object.unwrap_or_default(),
             force: flag("force"),
             grace_period: number(&map, "gracePeriodSeconds")?,
             propagation: text("propagationPolicy"),
             raw,
         })
     }
+}
+
+/// One of the values that a parameter can have; none when it is absent or empty.
+fn one_of<T: Copy>(map: &HashMap<&str, &str>, key: &str, values: &[(&str, T)]) -> Result<Option<T>, Refusal> {
+    let Some(given) = map.get(key).filter(|v| !v.is_empty()) else { return Ok(None) };
+    let found = values.iter().find(|(name, _)| name == given);
+    found.map(|(_, value)| Some(*value)).ok_or_else(|| {
+        let supported: Vec<String> = values.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        Refusal::bad_request(format!(
+            "{key}: Unsupported value: \"{given}\": supported values: {}",
+            supported.join(", ")
+        ))
+    })
 }
 
 fn number<N: std::str::FromStr>(map: &HashMap<&str, &str>, key: &str) -> Result<Option<N>, Refusal> {

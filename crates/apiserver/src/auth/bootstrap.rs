@@ -7,38 +7,34 @@ const API: &str = "rbac.authorization.k8s.io/v1";
 const READ: [&str; 3] = ["get", "list", "watch"];
 const WRITE: [&str; 5] = ["create", "delete", "deletecollection", "patch", "update"];
 
+/// Paths that everyone may read.
+const PUBLIC: &[&str] =
+    &["/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*", "/version", "/version/"];
+/// Paths that say what the API has.
+const DISCOVERY: &[&str] = &[
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/healthz",
+    "/livez",
+    "/openapi",
+    "/openapi/*",
+    "/readyz",
+    "/version",
+    "/version/",
+];
+/// Paths that say who issues tokens.
+const ISSUER: &[&str] = &[
+    "/.well-known/openid-configuration",
+    "/.well-known/openid-configuration/",
+    "/openid/v1/jwks",
+    "/openid/v1/jwks/",
+];
+
 /// ClusterRoles and ClusterRoleBindings to be created where they are missing.
 pub fn bootstrap_objects() -> Vec<Value> {
-    let public = json!([
-        "/healthz",
-        "/healthz/*",
-        "/livez",
-        "/livez/*",
-        "/readyz",
-        "/readyz/*",
-        "/version",
-        "/version/"
-    ]);
-    let discovery = json!([
-        "/api",
-        "/api/*",
-        "/apis",
-        "/apis/*",
-        "/healthz",
-        "/livez",
-        "/openapi",
-        "/openapi/*",
-        "/readyz",
-        "/version",
-        "/version/"
-    ]);
-    let oidc = json!([
-        "/.well-known/openid-configuration",
-        "/.well-known/openid-configuration/",
-        "/openid/v1/jwks",
-        "/openid/v1/jwks/"
-    ]);
-    let paths = |urls: Value| json!([{"nonResourceURLs": urls, "verbs": ["get"]}]);
+    let paths = |urls: &[&str]| json!([{"nonResourceURLs": urls, "verbs": ["get"]}]);
     vec![
         role(
             "cluster-admin",
@@ -50,9 +46,9 @@ pub fn bootstrap_objects() -> Vec<Value> {
         aggregated("admin", &["admin", "edit", "view"], admin_rules()),
         aggregated("edit", &["edit", "view"], edit_rules()),
         aggregated("view", &["view"], view_rules()),
-        role("system:public-info-viewer", paths(public)),
-        role("system:discovery", paths(discovery)),
-        role("system:service-account-issuer-discovery", paths(oidc)),
+        role("system:public-info-viewer", paths(PUBLIC)),
+        role("system:discovery", paths(DISCOVERY)),
+        role("system:service-account-issuer-discovery", paths(ISSUER)),
         role("system:basic-user", basic_user_rules()),
         role("system:auth-delegator", auth_delegator_rules()),
         role("system:kube-controller-manager", controller_rules()),

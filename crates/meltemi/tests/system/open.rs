@@ -83,6 +83,13 @@ fn layer4(machine: &Machine, before: &mut Background) {
     ends("x, which has no identity", &mut x, 56);
     ends("a, in the clear since before the enrolment", before, 56);
     goes_on(&mut a);
+    // One that says no more than another: its status says so.
+    let again = json!({"selector": {"matchLabels": {"app": "echo"}},
+                       "rules": [{"from": [{"source": {"principals": [principal("a")]}}]}]});
+    apply(machine, &[policy("mesh", "so-a", &again)]);
+    let suspicious =
+        "kubectl -n mesh wait --for=condition=meltemi.dev/Suspicious authorizationpolicy/so-a --timeout=30s";
+    machine.step(suspicious, "condition met", 0);
     machine.step("kubectl -n mesh delete authorizationpolicy --all", "deleted", 0);
     goes_on(&mut a);
 }
