@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::leader::Leadership;
-use crate::status::{Key, StatusQueue, Wish};
+use crate::status::{Key, StatusQueue, Wish, untimed};
 
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -268,19 +268,6 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
 
 /// The status as the API writes it, but for the transition times.
 fn status_json(report: &status::Report, generation: Option<i64>) -> Value {
-    let conditions = |all: &[meltemi_translate::condition::Condition]| -> Vec<Value> {
-        all.iter()
-            .map(|c| {
-                json!({
-                    "type": c.kind,
-                    "status": c.status_text(),
-                    "reason": c.reason,
-                    "message": c.message,
-                    "observedGeneration": generation.unwrap_or(0),
-                })
-            })
-            .collect()
-    };
     let listeners: Vec<Value> = report
         .listeners
         .iter()
@@ -294,11 +281,12 @@ fn status_json(report: &status::Report, generation: Option<i64>) -> Value {
                 "name": l.name,
                 "attachedRoutes": l.attached,
                 "supportedKinds": kinds,
-                "conditions": conditions(&l.conditions),
+                "conditions": untimed(&l.conditions, generation),
             })
         })
         .collect();
     let addresses: Vec<Value> =
         report.addresses.iter().map(|(kind, value)| json!({ "type": kind, "value": value })).collect();
-    json!({ "addresses": addresses, "conditions": conditions(&report.conditions), "listeners": listeners })
+    let conditions = untimed(&report.conditions, generation);
+    json!({ "addresses": addresses, "conditions": conditions, "listeners": listeners })
 }

@@ -182,6 +182,20 @@ fn owns_alike(current: &DynamicObject, manager: &str, wanted: &Value) -> bool {
     owned == types(&wanted["conditions"])
 }
 
+/// Conditions without their transition times, for a status that its maker shapes.
+pub(crate) fn untimed(conditions: &[Condition], generation: Option<i64>) -> Vec<Value> {
+    let one = |c: &Condition| {
+        json!({
+            "type": c.kind,
+            "status": c.status_text(),
+            "reason": c.reason,
+            "message": c.message,
+            "observedGeneration": generation.unwrap_or(0),
+        })
+    };
+    conditions.iter().map(one).collect()
+}
+
 /// Gives every condition anywhere in `status` its transition time: that of the same place in `before` when its
 /// status is the same, else `now`. Lists of objects are matched by `name`, `parentRef` or `type`.
 pub fn fill(status: &Value, before: &Value, now: &str) -> Value {

@@ -6,7 +6,7 @@ use meltemi_translate::condition::Condition;
 use meltemi_translate::routes::Attached;
 use serde_json::{Value, json};
 
-use crate::status::{Key, StatusQueue, Wish};
+use crate::status::{Key, StatusQueue, Wish, untimed};
 
 /// `istio.io/WaypointBound` of a Service.
 pub(crate) fn service(
@@ -35,23 +35,10 @@ pub(crate) fn route(
     let parents: Vec<Value> = attached
         .iter()
         .map(|one| {
-            let conditions: Vec<Value> = one
-                .conditions
-                .iter()
-                .map(|c| {
-                    json!({
-                        "type": c.kind,
-                        "status": c.status_text(),
-                        "reason": c.reason,
-                        "message": c.message,
-                        "observedGeneration": generation.unwrap_or(0),
-                    })
-                })
-                .collect();
             json!({
                 "parentRef": one.reference,
                 "controllerName": one.controller,
-                "conditions": conditions,
+                "conditions": untimed(&one.conditions, generation),
             })
         })
         .collect();

@@ -6,9 +6,7 @@ mod plan;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
-};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
@@ -184,13 +182,7 @@ fn subsets(service: &Service, groups: &[Group]) -> Vec<EndpointSubset> {
                 ip: member.address.clone(),
                 hostname: member.hostname.clone(),
                 node_name: member.node.clone(),
-                target_ref: Some(ObjectReference {
-                    kind: Some("Pod".into()),
-                    name: Some(member.pod.clone()),
-                    namespace: service.metadata.namespace.clone(),
-                    uid: Some(member.uid.clone()),
-                    ..ObjectReference::default()
-                }),
+                target_ref: Some(plan::pod_of(service, member)),
             };
             by_readiness.entry(member.ready).or_default().push(address);
         }

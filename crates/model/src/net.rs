@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Net};
+
 /// Ports that clients and Istio's tools rely on (`reference/ambient.md` §3.1).
 pub mod ports {
     /// Captured outbound TCP, in each enrolled Pod.
@@ -27,6 +29,18 @@ pub mod ports {
     pub const WEBHOOK: u16 = 15017;
     /// The control plane's metrics and debug endpoint.
     pub const MONITORING: u16 = 15014;
+}
+
+/// A range without host bits; one of IPv4-mapped IPv6 addresses (RFC 4291 §2.5.5.2) as the IPv4 addresses that it means.
+pub fn canonical_range(range: IpNet) -> IpNet {
+    if let IpNet::V6(six) = range
+        && let Some(four) = six.addr().to_ipv4_mapped()
+        && let Some(length) = six.prefix_len().checked_sub(96)
+        && let Ok(four) = Ipv4Net::new(four, length)
+    {
+        return IpNet::V4(four.trunc());
+    }
+    range.trunc()
 }
 
 /// An address on a network; the empty network is the only one of a single-network mesh

@@ -6,8 +6,9 @@
 
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use meltemi_model::authz::{Attribute, Clause, Match, Predicate, Rule, StringMatch, ValueMatch};
+use meltemi_model::net::canonical_range;
 
 use crate::facts::{Facts, Headers, audiences, presenter};
 use crate::http::{header_value, host_forms, is_literal, list_elements, template_matches};
@@ -207,21 +208,9 @@ fn request_principal_matches(wanted: &ValueMatch, iss: &str, sub: &str) -> bool 
 /// An IPv4 address in IPv6 clothes is the IPv4 address.
 fn ip_matches(wanted: &ValueMatch, ip: IpAddr) -> bool {
     let ValueMatch::Cidr(range) = wanted else { return false };
-    match (canonical(*range), ip.to_canonical()) {
+    match (canonical_range(*range), ip.to_canonical()) {
         (IpNet::V4(range), IpAddr::V4(ip)) => range.contains(&ip),
         (IpNet::V6(range), IpAddr::V6(ip)) => range.contains(&ip),
         _ => false,
     }
-}
-
-/// A range without host bits; one of mapped IPv4 addresses as what it means.
-pub(crate) fn canonical(range: IpNet) -> IpNet {
-    if let IpNet::V6(six) = range
-        && let Some(four) = six.addr().to_ipv4_mapped()
-        && let Some(length) = six.prefix_len().checked_sub(96)
-        && let Ok(four) = Ipv4Net::new(four, length)
-    {
-        return IpNet::V4(four.trunc());
-    }
-    range.trunc()
 }

@@ -4,23 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
-
-/// A range without host bits; one of IPv4 addresses in IPv6 clothes is one of IPv4 addresses.
-fn canonical(range: IpNet) -> IpNet {
-    if let IpNet::V6(six) = range
-        && let Some(four) = six.addr().to_ipv4_mapped()
-        && let Some(length) = six.prefix_len().checked_sub(96)
-        && let Ok(four) = Ipv4Net::new(four, length)
-    {
-        return IpNet::V4(four.trunc());
-    }
-    range.trunc()
-}
+use ipnet::IpNet;
+use meltemi_model::net::canonical_range;
 
 /// Every way in which an address can be inside of ranges, each with an address that is; the first is the one to show.
 pub(crate) fn addresses(ranges: &[IpNet]) -> Vec<(IpAddr, Vec<u32>)> {
-    let ranges: Vec<IpNet> = ranges.iter().copied().map(canonical).collect();
+    let ranges: Vec<IpNet> = ranges.iter().copied().map(canonical_range).collect();
     // Where membership may change: the first address of each range, and the one after its last.
     let mut starts: BTreeSet<IpAddr> =
         [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)].into();

@@ -186,6 +186,17 @@ fn slice(service: &Service, group: &Group, index: usize, members: &[Member]) -> 
     }
 }
 
+/// The Pod behind an address.
+pub(super) fn pod_of(service: &Service, member: &Member) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".into()),
+        name: Some(member.pod.clone()),
+        namespace: service.metadata.namespace.clone(),
+        uid: Some(member.uid.clone()),
+        ..ObjectReference::default()
+    }
+}
+
 fn endpoint(service: &Service, member: &Member) -> Endpoint {
     Endpoint {
         addresses: vec![member.address.clone()],
@@ -196,13 +207,7 @@ fn endpoint(service: &Service, member: &Member) -> Endpoint {
         }),
         hostname: member.hostname.clone(),
         node_name: member.node.clone(),
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".into()),
-            name: Some(member.pod.clone()),
-            namespace: service.metadata.namespace.clone(),
-            uid: Some(member.uid.clone()),
-            ..ObjectReference::default()
-        }),
+        target_ref: Some(pod_of(service, member)),
         ..Endpoint::default()
     }
 }

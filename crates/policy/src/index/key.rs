@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
-
-use crate::matching::canonical;
+use meltemi_model::net::canonical_range;
 
 /// Stands between issuer and subject: a byte that no text has.
 pub(super) const BETWEEN: u8 = 0xff;
@@ -46,7 +45,7 @@ pub(super) fn key(attribute: &Attribute, value: &ValueMatch) -> Key {
                 StringMatch::Presence => Key::Presence,
             }
         }
-        ValueMatch::Cidr(range) => Key::Range(canonical(*range)),
+        ValueMatch::Cidr(range) => Key::Range(canonical_range(*range)),
         ValueMatch::Port(port) => Key::Port(*port),
         ValueMatch::ServiceAccount { namespace, name } => {
             Key::Exact(format!("/ns/{namespace}/sa/{name}").into_bytes().into())
