@@ -18,7 +18,7 @@ use crate::machine::paths::Paths;
     after_help = "Example:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080"
 )]
 pub struct Args {
-    /// Name of the mesh
+    /// Name of the mesh; else it is the one of $KUBECONFIG, else `default`
     #[arg(long, global = true, value_name = "N")]
     name: Option<String>,
     /// Data directory of the mesh
@@ -60,7 +60,11 @@ type Table = BTreeMap<String, Vec<String>>;
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
+    let paths = Paths::meant(
+        args.name.as_deref(),
+        args.data_dir.as_deref(),
+        std::env::var_os("KUBECONFIG").as_deref(),
+    )?;
     let file = paths.images();
     let mut table = read(&file)?;
     match &args.verb {
@@ -73,7 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             paths.create()?;
             table.insert(reference.clone(), command.clone());
             write(&file, &table)?;
-            println!("image {reference} runs: {}", written(command));
+            println!("image {reference} runs: {} (mesh in {})", written(command), paths.data.display());
             if let Some(doubt) = command.first().and_then(|program| doubt(Path::new(program))) {
                 eprintln!("warning: {doubt}");
             }

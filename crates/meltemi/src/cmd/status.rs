@@ -17,7 +17,7 @@ use crate::machine::report::Running;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  meltemi status\n  meltemi status -o json | jq .running")]
 pub struct Args {
-    /// Name of the mesh
+    /// Name of the mesh; else it is the one of $KUBECONFIG, else `default`
     #[arg(long, value_name = "N")]
     name: Option<String>,
     /// Data directory of the mesh
@@ -78,7 +78,11 @@ pub fn kubeconfig(args: &KubeconfigArgs) -> anyhow::Result<ExitCode> {
 
 /// `meltemi status`: exit code 0 when everything is ready, 1 otherwise.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
+    let paths = Paths::meant(
+        args.name.as_deref(),
+        args.data_dir.as_deref(),
+        std::env::var_os("KUBECONFIG").as_deref(),
+    )?;
     let running = Running::read(&paths)?;
     let mut status = Status { running, data_dir: paths.data.clone(), nodes: Vec::new(), pods: Vec::new() };
     if status.running.is_some() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The data directory of a mesh on this machine and the files in it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use anyhow::{Context, bail};
 pub const RUN_DIR: &str = "/run/meltemi";
 /// The mesh that is meant when no name is given.
 pub const DEFAULT_NAME: &str = "default";
+/// Name of the lock file: what tells the directory of a mesh from any other.
+const LOCK: &str = "lock";
 
 /// Paths below the data directory; nothing else of a mesh is on the host.
 #[derive(Clone, Debug)]
@@ -46,6 +49,21 @@ impl Paths {
         let base = std::path::absolute(base)?;
         let data = if name == DEFAULT_NAME { base } else { base.join("meshes").join(&name) };
         Ok(Self { name, named, data })
+    }
+
+    /// As [`Self::find`]; when nothing names a mesh, the one whose kubeconfig `$KUBECONFIG` is, so that a command means the
+    /// mesh that `kubectl` means beside it.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn meant(
+        name: Option<&str>,
+        data_dir: Option<&Path>,
+        kubeconfig: Option<&OsStr>,
+    ) -> anyhow::Result<Self> {
+        let beside =
+            kubeconfig.and_then(|file| Path::new(file).parent()).filter(|dir| dir.join(LOCK).exists());
+        Self::find(name, data_dir.or(beside.filter(|_| name.is_none())))
     }
 
     /// `meltemi up --detach` with what names this mesh, to be copied by a person.
@@ -103,7 +121,7 @@ impl Paths {
 
     /// Held with an exclusive lock as long as the supervisor lives.
     pub fn lock(&self) -> PathBuf {
-        self.data.join("lock")
+        self.data.join(LOCK)
     }
 
     /// What runs: see [`super::report::Running`].
@@ -120,4 +138,32 @@ fn state_home() -> anyhow::Result<PathBuf> {
         .filter(|h| !h.is_empty())
         .context("neither $XDG_STATE_HOME nor $HOME is set: name a directory with --data-dir")?;
     Ok(PathBuf::from(home).join(".local/state"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_names_the_mesh_where_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mesh, elsewhere) = (folder.path().join("mesh"), folder.path().join("elsewhere"));
+        for dir in [&mesh, &elsewhere] {
+            fs::create_dir(dir).unwrap();
+            fs::write(dir.join("kubeconfig"), "").unwrap();
+        }
+        fs::write(mesh.join(LOCK), "").unwrap();
+        let usual = |name| Paths::find(name, None).unwrap().data;
+        let file = |dir: &Path| dir.join("kubeconfig").into_os_string();
+        let cases = [
+            ("of a mesh", None, None, Some(file(&mesh)), mesh.clone()),
+            ("of another cluster", None, None, Some(file(&elsewhere)), usual(None)),
+            ("none", None, None, None, usual(None)),
+            ("a name is said", Some("m"), None, Some(file(&mesh)), usual(Some("m"))),
+            ("a directory is said", None, Some(elsewhere.as_path()), Some(file(&mesh)), elsewhere.clone()),
+        ];
+        for (what, name, data_dir, kubeconfig, expected) in cases {
+            assert_eq!(Paths::meant(name, data_dir, kubeconfig.as_deref()).unwrap().data, expected, "{what}");
+        }
+    }
 }
