@@ -39,10 +39,8 @@ pub enum Role {
 
 /// Runs a role until it is told to stop or fails.
 pub fn run(role: Role) -> anyhow::Result<ExitCode> {
-    let format = match std::env::var("LOG_FORMAT").as_deref() {
-        Ok("json") => telemetry::Format::Json,
-        _ => telemetry::Format::Text,
-    };
+    let format: telemetry::Format =
+        std::env::var("LOG_FORMAT").unwrap_or_default().parse().map_err(anyhow::Error::msg)?;
     telemetry::init(format, &std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()));
     // One TLS library in the process, said once: several crates could bring their own.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -61,9 +59,9 @@ pub fn run(role: Role) -> anyhow::Result<ExitCode> {
         Role::Runner(args) => runtime.block_on(supervised("runner", |tasks| runner::start(args, tasks))),
         Role::Control(args) => runtime.block_on(supervised("control", |tasks| control::start(args, tasks))),
         Role::Waypoint(args) => {
-            runtime.block_on(supervised("waypoint", |tasks| waypoint::start(args, tasks)))
+            runtime.block_on(supervised("waypoint", |tasks| waypoint::start(args, format, tasks)))
         }
-        Role::Node(args) => runtime.block_on(supervised("node", |tasks| node::start(args, tasks))),
+        Role::Node(args) => runtime.block_on(supervised("node", |tasks| node::start(args, format, tasks))),
     }
 }
 

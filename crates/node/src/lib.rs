@@ -33,6 +33,7 @@ use meltemi_identity::manager::{CaFetcher, Fetcher};
 use meltemi_model::TrustDomain;
 use meltemi_model::net::ports;
 use meltemi_runtime::metrics::Metrics;
+use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Readiness, Tasks, admin as endpoints};
 use meltemi_view::View;
 use meltemi_view::access_log::AccessLog;
@@ -72,6 +73,8 @@ pub struct Config {
     pub connections_per_pod: usize,
     /// Data path threads.
     pub workers: usize,
+    /// Form of the access log.
+    pub log_format: Format,
     /// Admin, metrics and readiness endpoints; none in tests.
     pub endpoints: Option<Endpoints>,
 }
@@ -139,7 +142,7 @@ pub fn start_with(
         view,
         certificates: CertManager::start(fetcher, tasks),
         metrics: TcpMetrics::register(&metrics),
-        log: AccessLog::start()?,
+        log: AccessLog::start(config.log_format)?,
         tasks: tasks.clone(),
         cluster_id: config.cluster_id,
         trust_domain: config.trust_domain,

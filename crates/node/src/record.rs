@@ -116,6 +116,7 @@ impl<'a> Recording<'a> {
         metrics.closed.get_or_create(&self.labels).inc();
         metrics.sent.get_or_create(&self.labels).inc_by(self.record.bytes_sent);
         metrics.received.get_or_create(&self.labels).inc_by(self.record.bytes_recv);
-        self.context.log.line(self.record.text(&jiff::Timestamp::now().to_string()));
+        let log = &self.context.log;
+        log.line(self.record.line(&jiff::Timestamp::now().to_string(), log.format()));
     }
 }

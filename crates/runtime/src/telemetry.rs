@@ -17,6 +17,19 @@ pub enum Format {
     Json,
 }
 
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    /// `json`, or `plain` (`text`, nothing), as `LOG_FORMAT` says it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "plain" | "text" | "" => Ok(Self::Text),
+            other => Err(format!("LOG_FORMAT={other:?}: expected json or plain")),
+        }
+    }
+}
+
 static RELOAD: OnceLock<reload::Handle<EnvFilter, tracing_subscriber::Registry>> = OnceLock::new();
 
 /// Starts logging to standard error for this process; a second call changes nothing.

@@ -10,6 +10,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use meltemi_model::SpiffeId;
+use meltemi_runtime::telemetry::Format;
 
 /// Lines that may wait to be written; more are dropped and counted.
 const QUEUE: usize = 16_384;
@@ -19,6 +20,7 @@ const QUEUE: usize = 16_384;
 pub struct AccessLog {
     lines: SyncSender<String>,
     dropped: Arc<AtomicU64>,
+    format: Format,
 }
 
 impl AccessLog {
@@ -26,15 +28,15 @@ impl AccessLog {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start() -> std::io::Result<Self> {
-        Self::to(std::io::stdout())
+    pub fn start(format: Format) -> std::io::Result<Self> {
+        Self::to(std::io::stdout(), format)
     }
 
     /// Starts a writer to somewhere else.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn to(out: impl std::io::Write + Send + 'static) -> std::io::Result<Self> {
+    pub fn to(out: impl std::io::Write + Send + 'static, format: Format) -> std::io::Result<Self> {
         let mut out = std::io::BufWriter::new(out);
         let (sender, lines) = sync_channel::<String>(QUEUE);
         std::thread::Builder::new().name("access-log".into()).spawn(move || {
@@ -46,7 +48,12 @@ impl AccessLog {
                 let _ = out.flush();
             }
         })?;
-        Ok(Self { lines: sender, dropped: Arc::default() })
+        Ok(Self { lines: sender, dropped: Arc::default(), format })
+    }
+
+    /// The form that its lines are to have.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Writes a line, or drops it when the reader cannot follow.
@@ -97,37 +104,95 @@ pub struct L4Record {
     pub error: Option<String>,
 }
 
+/// A value in a line.
+#[derive(Clone, Copy, Debug)]
+enum Value<'a> {
+    /// In quotes.
+    Text(&'a str),
+    Address(SocketAddr),
+    Number(u64),
+}
+
 impl L4Record {
     /// The line, at a time given as RFC 3339.
-    pub fn text(&self, time: &str) -> String {
+    pub fn line(&self, time: &str, format: Format) -> String {
         let level = if self.error.is_some() { "error" } else { "info" };
-        let mut line = format!("{time}\t{level}\taccess\tconnection complete\t");
-        let mut field = |name: &str, value: &str, quoted: bool| {
-            if !value.is_empty() {
-                let _ =
-                    if quoted { write!(line, "{name}={value:?} ") } else { write!(line, "{name}={value} ") };
+        match format {
+            Format::Text => {
+                let mut line = format!("{time}\t{level}\taccess\tconnection complete\t");
+                self.each(|name, value| {
+                    let _ = match value {
+                        Value::Text(text) => write!(line, "{name}={text:?} "),
+                        Value::Address(address) => write!(line, "{name}={address} "),
+                        Value::Number(number) => write!(line, "{name}={number} "),
+                    };
+                });
+                line.truncate(line.trim_end().len());
+                line
             }
-        };
-        let address = |a: Option<SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
-        let identity = |i: &Option<SpiffeId>| i.as_ref().map(ToString::to_string).unwrap_or_default();
-        field("src.addr", &address(self.source.addr), false);
-        field("src.workload", &self.source.workload, true);
-        field("src.namespace", &self.source.namespace, true);
-        field("src.identity", &identity(&self.source.identity), true);
-        field("dst.addr", &address(self.destination.addr), false);
-        field("dst.hbone_addr", &address(self.destination.hbone_addr), false);
-        field("dst.service", &self.destination.service, true);
-        field("dst.workload", &self.destination.workload, true);
-        field("dst.namespace", &self.destination.namespace, true);
-        field("dst.identity", &identity(&self.destination.identity), true);
-        field("direction", self.direction, true);
-        field("bytes_sent", &self.bytes_sent.to_string(), false);
-        field("bytes_recv", &self.bytes_recv.to_string(), false);
-        field("duration", &format!("{}ms", self.duration.as_millis()), true);
-        field("error", self.error.as_deref().unwrap_or_default(), true);
-        line.truncate(line.trim_end().len());
-        line
+            Format::Json => {
+                let mut line = format!(
+                    r#"{{"level":"{level}","time":"{time}","scope":"access","message":"connection complete""#
+                );
+                self.each(|name, value| {
+                    let _ = match value {
+                        Value::Text(text) => write!(line, r#","{name}":{}"#, json_text(text)),
+                        Value::Address(address) => write!(line, r#","{name}":"{address}""#),
+                        Value::Number(number) => write!(line, r#","{name}":{number}"#),
+                    };
+                });
+                line.push('}');
+                line
+            }
+        }
     }
+
+    /// Every field that says something, in the order of the line.
+    fn each(&self, mut with: impl FnMut(&str, Value<'_>)) {
+        fn text(text: &str) -> Option<Value<'_>> {
+            (!text.is_empty()).then_some(Value::Text(text))
+        }
+        let (source, destination) = (&self.source, &self.destination);
+        let duration = format!("{}ms", self.duration.as_millis());
+        let fields = [
+            ("src.addr", source.addr.map(Value::Address)),
+            ("src.workload", text(&source.workload)),
+            ("src.namespace", text(&source.namespace)),
+            ("src.identity", source.identity.as_ref().and_then(|id| text(id.as_str()))),
+            ("dst.addr", destination.addr.map(Value::Address)),
+            ("dst.hbone_addr", destination.hbone_addr.map(Value::Address)),
+            ("dst.service", text(&destination.service)),
+            ("dst.workload", text(&destination.workload)),
+            ("dst.namespace", text(&destination.namespace)),
+            ("dst.identity", destination.identity.as_ref().and_then(|id| text(id.as_str()))),
+            ("direction", text(self.direction)),
+            ("bytes_sent", Some(Value::Number(self.bytes_sent))),
+            ("bytes_recv", Some(Value::Number(self.bytes_recv))),
+            ("duration", text(&duration)),
+            ("error", text(self.error.as_deref().unwrap_or_default())),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                with(name, value);
+            }
+        }
+    }
+}
+
+/// A string of JSON in ASCII: what a client sends is no command to the terminal of whoever reads the log.
+pub fn json_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    for c in serde_json::Value::from(text).to_string().chars() {
+        if matches!(c, ' '..='~') {
+            out.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -153,10 +218,26 @@ mod tests {
             error: Some("denied \"x\"\nforged".into()),
         };
         assert_eq!(
-            record.text("T"),
+            record.line("T", Format::Text),
             "T\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:4 src.workload=\"curl-1\" src.namespace=\"default\" \
              src.identity=\"spiffe://cluster.local/ns/default/sa/curl\" dst.addr=10.0.0.2:9080 direction=\"inbound\" \
              bytes_sent=0 bytes_recv=0 duration=\"12ms\" error=\"denied \\\"x\\\"\\nforged\""
         );
+        let json = record.line("T", Format::Json);
+        assert!(json.starts_with(
+            r#"{"level":"error","time":"T","scope":"access","message":"connection complete","src.addr":"#
+        ));
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["src.identity"], "spiffe://cluster.local/ns/default/sa/curl");
+        assert_eq!((&read["bytes_sent"], &read["error"]), (&0.into(), &"denied \"x\"\nforged".into()));
+        assert!(read.get("dst.identity").is_none() && json.lines().count() == 1, "{json}");
+    }
+
+    #[test]
+    fn json_is_ascii_and_means_what_was_sent() {
+        let hostile = "\u{1b}[2J\"\\\r\n\u{7f}\u{9b}\u{202e}é\u{1f600}";
+        let text = json_text(hostile);
+        assert!(text.bytes().all(|b| (0x20..0x7f).contains(&b)), "{text}");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), hostile);
     }
 }

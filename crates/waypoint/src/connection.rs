@@ -136,5 +136,5 @@ fn malformed(context: &Context, served: &Served, speaks: Speaks, error: &hyper::
         source: served.peer.text(),
         ..Line::default()
     };
-    context.log.line(line.text());
+    context.log.line(line.written(context.log.format()));
 }

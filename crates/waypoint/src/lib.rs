@@ -47,6 +47,7 @@ use meltemi_identity::manager::CaFetcher;
 use meltemi_model::net::ports;
 use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_runtime::metrics::Metrics;
+use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Readiness, Tasks, admin};
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::view::{Config as ViewConfig, View};
@@ -72,6 +73,8 @@ pub struct Config {
     pub cluster_id: String,
     /// Its address, for the node id.
     pub instance_ip: String,
+    /// Form of the access log.
+    pub log_format: Format,
     /// Ports of readiness, metrics, admin.
     pub ready_port: u16,
     /// Metrics.
@@ -146,7 +149,7 @@ pub fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         ],
     };
     let view = View::start(view, readiness.register("xds"), tasks);
-    let log = AccessLog::start().map_err(Error::Log)?;
+    let log = AccessLog::start(config.log_format).map_err(Error::Log)?;
     let certificate = readiness.register("certificate");
     let listener = listen().map_err(Error::Listen)?;
     let parts = Parts { view, certs, log, metrics: metrics.clone(), limits: Limits::default() };

@@ -2,7 +2,9 @@
 //! Log: one line for each request, in the field's usual form; for a denial the policy, the rule and the clause.
 
 use http::Version;
+use meltemi_runtime::telemetry::Format;
 use meltemi_view::Denied;
+use meltemi_view::access_log::json_text;
 
 /// Bytes of a path in a line at most.
 const MAX_PATH: usize = 1024;
@@ -76,8 +78,51 @@ fn field(text: &str, most: usize) -> String {
     out
 }
 
+/// What of a text goes into a line of JSON; `null` for nothing.
+fn value(text: &str, most: usize) -> String {
+    if text.is_empty() {
+        return "null".to_owned();
+    }
+    if text.len() <= most {
+        return json_text(text);
+    }
+    json_text(&format!("{}...", &text[..text.floor_char_boundary(most)]))
+}
+
 impl Line {
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn written(&self, format: Format) -> String {
+        match format {
+            Format::Text => self.text(),
+            Format::Json => self.json(),
+        }
+    }
+
+    /// The keys are those of Istio's JSON form; `source_principal` is the client's identity.
+    fn json(&self) -> String {
+        let short = |text: &str| value(text, MAX_FIELD);
+        let proven = self.source.starts_with("spiffe://");
+        let (identity, address) = if proven { (&*self.source, "") } else { ("", &*self.source) };
+        format!(
+            r#"{{"start_time":{},"method":{},"path":{},"protocol":{},"response_code":{},"response_flags":{},"response_code_details":{},"connection_termination_details":{},"duration":{},"user_agent":{},"request_id":{},"authority":{},"upstream_host":{},"source_principal":{},"downstream_remote_address":{}}}"#,
+            short(&self.time),
+            short(&self.method),
+            value(&self.path, MAX_PATH),
+            short(self.version),
+            self.code,
+            short(if self.flags.is_empty() { "-" } else { self.flags }),
+            short(&self.details),
+            value(&self.failure, MAX_REASON),
+            self.duration_ms,
+            short(&self.user_agent),
+            short(&self.request_id),
+            short(&self.authority),
+            short(&self.upstream),
+            short(identity),
+            short(address),
+        )
+    }
+
+    fn text(&self) -> String {
         let short = |text: &str| field(text, MAX_FIELD);
         format!(
             "[{}] \"{} {} {}\" {} {} {} - \"{}\" - - {} - \"-\" \"{}\" \"{}\" \"{}\" \"{}\" - - - {} - -",
@@ -118,7 +163,7 @@ mod tests {
             request_id: hostile.clone(),
             authority: hostile.clone(),
             upstream: hostile.clone(),
-            source: hostile,
+            source: hostile.clone(),
             ..Line::default()
         };
         let text = line.text();
@@ -126,6 +171,39 @@ mod tests {
         assert!(text.len() < MAX_PATH + MAX_REASON + 8 * MAX_FIELD, "{} bytes", text.len());
         // No quote that the client sent ends a field: those that are not escaped are ours.
         assert_eq!(text.replace("\\\"", "").matches('"').count(), 14);
+        let json = line.written(Format::Json);
+        assert!(json.bytes().all(|b| (0x20..0x7f).contains(&b)), "{json}");
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.as_object().unwrap().len(), 15, "no key of the client's");
+        assert!(hostile.starts_with(read["path"].as_str().unwrap().strip_suffix("...").unwrap()));
+    }
+
+    #[test]
+    fn a_line_of_json_has_the_keys_of_istios() {
+        let mut line = Line {
+            time: "T".into(),
+            method: "GET".into(),
+            path: "/a?b=\"".into(),
+            version: "HTTP/1.1",
+            code: 403,
+            details: "rbac_access_denied_matched_policy[none]".into(),
+            failure: "policy=a/b rule=none clause=none; x".into(),
+            authority: "web".into(),
+            source: "spiffe://td/ns/a/sa/b".into(),
+            ..Line::default()
+        };
+        let read =
+            |line: &Line| serde_json::from_str::<serde_json::Value>(&line.written(Format::Json)).unwrap();
+        let proven = read(&line);
+        assert_eq!((&proven["response_code"], &proven["path"]), (&403.into(), &"/a?b=\"".into()));
+        assert_eq!(proven["source_principal"], "spiffe://td/ns/a/sa/b");
+        assert!(proven["downstream_remote_address"].is_null() && proven["user_agent"].is_null());
+        line.source = "10.0.0.1:4".into();
+        let plain = read(&line);
+        assert_eq!(
+            (&plain["source_principal"], &plain["downstream_remote_address"]),
+            (&serde_json::Value::Null, &"10.0.0.1:4".into())
+        );
     }
 
     #[test]

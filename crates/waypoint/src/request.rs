@@ -95,7 +95,7 @@ pub(crate) async fn handle(
         labels.response_flags = line.flags;
     }
     context.metrics.record(labels, begun.elapsed());
-    context.log.line(line.text());
+    context.log.line(line.written(context.log.format()));
     ticket.answered();
     response
 }

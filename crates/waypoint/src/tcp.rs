@@ -52,7 +52,7 @@ pub(crate) async fn serve(
     let ended = carry(context, connect, facts, &mut record).await;
     record.error = ended.err();
     record.duration = begun.elapsed();
-    context.log.line(record.text(&jiff_text(SystemTime::now())));
+    context.log.line(record.line(&jiff_text(SystemTime::now()), context.log.format()));
 }
 
 async fn carry(

@@ -33,6 +33,9 @@ pub enum Line {
 /// Reads a line; `writer` is the proxy that wrote it, where it is known.
 pub fn parse(line: &str, writer: Option<&Writer>) -> Line {
     let line = line.trim();
+    // `kubectl logs --prefix` puts the Pod in front.
+    let line =
+        line.strip_prefix("[pod/").and_then(|rest| rest.split_once("] ")).map_or(line, |(_, line)| line);
     if line.starts_with('{') {
         let Ok(value) = serde_json::from_str::<Value>(line) else { return Line::Other };
         let get = |name: &str| match value.get(name)? {
@@ -40,7 +43,12 @@ pub fn parse(line: &str, writer: Option<&Writer>) -> Line {
             Value::Number(number) => Some(number.to_string()),
             _ => None,
         };
-        return if get("direction").is_some() { connection(&get, writer) } else { request(&get, writer) };
+        if get("direction").is_some() {
+            return connection(&get, writer);
+        }
+        // Only who writes down identities says by their absence that there was none.
+        let names = value.get("source_principal").is_some();
+        return request(&get, names, writer);
     }
     if line.starts_with('[') {
         return http(line, writer);
@@ -83,14 +91,15 @@ fn connection(get: &dyn Fn(&str) -> Option<String>, writer: Option<&Writer>) -> 
     })
 }
 
-/// A request in JSON.
-fn request(get: &dyn Fn(&str) -> Option<String>, writer: Option<&Writer>) -> Line {
+/// A request in JSON; `names`: its writer would have told the client's identity.
+fn request(get: &dyn Fn(&str) -> Option<String>, names: bool, writer: Option<&Writer>) -> Line {
     let Some(code) = get("response_code").and_then(|c| c.parse::<u16>().ok()) else { return Line::Other };
     let (Some(method), Some(path), Some(authority)) = (get("method"), get("path"), get("authority")) else {
         return Line::Unreadable("a request without its method, path or authority");
     };
     let details = get("response_code_details").unwrap_or_default();
     let identity = get("source_principal").or_else(|| get("downstream_peer_uri_san"));
+    let identity = identity.or_else(|| get("downstream_remote_address").filter(|_| names));
     decision((method, path), authority, (code, &details), identity.as_deref(), writer)
 }
 
@@ -219,6 +228,8 @@ mod tests {
         let outside = flow(&TRIAL.replace("spiffe://cluster.local/ns/default/sa/curl", "10.0.0.9:1234"));
         assert_eq!((outside.from.as_deref(), outside.from_ip), (Some("plaintext"), "10.0.0.9".parse().ok()));
         assert_eq!(flow(&TRIAL.replace("spiffe://cluster.local/ns/default/sa/curl", "-")).from, None);
+        assert_eq!(flow(&format!("[pod/ztunnel-x/istio-proxy] {TUNNEL}")), tunnel);
+        assert_eq!(flow(&format!("[pod/waypoint-x/istio-proxy] {TRIAL}")), trial);
         // An application may answer what a proxy answers before policies are asked.
         assert!(flow(&TRIAL.replace(" 200 ", " 401 ")).allowed);
         assert!(is_other(&TRIAL.replace("200 - via_upstream", "400 - malformed_request")));
@@ -243,6 +254,11 @@ mod tests {
         assert!(
             matches!(&denied.to, Target::Host(host, Some(writer)) if host == "web" && writer.namespace == "ns")
         );
+        let address = r#""downstream_remote_address":"10.0.0.1:4""#;
+        let unnamed = json.replace(r#""source_principal":"spiffe://td/ns/a/sa/b""#, address);
+        assert_eq!(flow(&unnamed).from, None, "a log that never names identities");
+        let none = unnamed.replace(address, &format!(r#""source_principal":null,{address}"#));
+        assert_eq!(flow(&none).from.as_deref(), Some("plaintext"));
         assert!(is_other(&json.replace("403", "400")));
         assert!(is_other("2026 info xds ready") && is_other("{}") && is_other("{"));
         assert!(matches!(parse(&json.replace("path", "p"), None), Line::Unreadable(_)));

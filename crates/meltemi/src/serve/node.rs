@@ -9,6 +9,7 @@ use anyhow::Context;
 use meltemi_identity::channel::ControlPlane;
 use meltemi_model::TrustDomain;
 use meltemi_node::{Config, Endpoints};
+use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Tasks, cores};
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -66,7 +67,7 @@ fn descriptors() -> anyhow::Result<usize> {
 }
 
 /// Starts it.
-pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
+pub async fn start(args: Args, log_format: Format, tasks: Tasks) -> anyhow::Result<()> {
     let (host, _) = args.control.rsplit_once(':').context("--control: expected host:port")?;
     let config = Config {
         control: ControlPlane {
@@ -86,6 +87,7 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         resolver: args.resolver,
         connections_per_pod: descriptors()? / PART,
         workers: cores::worker_count(args.workers.as_deref()).map_err(anyhow::Error::msg)?,
+        log_format,
         endpoints: Some(Endpoints::default()),
     };
     meltemi_node::start(config, &tasks).await?;

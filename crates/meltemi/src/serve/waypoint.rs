@@ -7,6 +7,7 @@ use meltemi_identity::channel::ControlPlane;
 use meltemi_model::net::ports;
 use meltemi_model::{NamespacedName, SpiffeId, TrustDomain};
 use meltemi_runtime::Tasks;
+use meltemi_runtime::telemetry::Format;
 use meltemi_waypoint::Config;
 
 /// The layer 7 proxy of a Gateway; in a Pod everything comes from the environment.
@@ -48,7 +49,7 @@ pub struct Args {
 }
 
 /// Starts it.
-pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
+pub async fn start(args: Args, log_format: Format, tasks: Tasks) -> anyhow::Result<()> {
     let server_name =
         args.control.rsplit_once(':').map_or(args.control.as_str(), |(host, _)| host).to_owned();
     let identity =
@@ -60,6 +61,7 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         control: ControlPlane { address: args.control, server_name, roots: args.roots, token: args.token },
         cluster_id: args.cluster_id,
         instance_ip: args.instance_ip,
+        log_format,
         ready_port: ports::READY,
         stats_port: ports::STATS,
         admin_port: ports::ADMIN,

@@ -23,6 +23,7 @@ use meltemi_model::{NamespacedName, SpiffeId, TrustDomain, Workload, WorkloadUid
 use meltemi_node::{Config, start_with};
 use meltemi_runtime::drain::{self, DrainTrigger};
 use meltemi_runtime::tasks::Supervisor;
+use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Readiness, Tasks};
 use meltemi_state::Delta;
 pub(crate) use meltemi_testkit::ca::{authority, identity as id, issue};
@@ -103,6 +104,7 @@ impl Mesh {
             certificate_ttl: Duration::from_secs(3600),
             resolver: format!("{NODE}:53").parse().unwrap(),
             connections_per_pod: 300,
+            log_format: Format::Text,
             workers: 2,
             endpoints: None,
         };

@@ -26,6 +26,7 @@ use meltemi_model::{
 };
 use meltemi_runtime::drain::{self, DrainTrigger};
 use meltemi_runtime::metrics::Metrics;
+use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Tasks, tasks::Supervisor};
 use meltemi_state::Delta;
 use meltemi_tunnel::{Dial, DialError, Pool, TunnelIo};
@@ -108,7 +109,7 @@ impl World {
         let parts = Parts {
             view: View::fixed(Mesh::default()),
             certs: CertManager::start(Ca(ca.clone()), &tasks),
-            log: AccessLog::to(lines.clone()).unwrap(),
+            log: AccessLog::to(lines.clone(), Format::Text).unwrap(),
             metrics: Metrics::new(),
             limits,
         };
@@ -286,6 +287,7 @@ fn config() -> Config {
         },
         cluster_id: "Kubernetes".into(),
         instance_ip: "127.0.0.1".into(),
+        log_format: Format::Text,
         ready_port: 0,
         stats_port: 0,
         admin_port: 0,
