@@ -21,8 +21,9 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::copy::Stream;
+use crate::inbox::Inboxes;
 use crate::server::keepalive;
-use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, STREAM_WINDOW};
+use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, SEND_BUFFER, STREAM_WINDOW};
 
 /// Streams on one tunnel; a further one gets a tunnel of its own.
 const STREAMS_PER_TUNNEL: usize = 100;
@@ -89,8 +90,15 @@ pub type Connector =
 
 type Key = (String, SocketAddr, Vec<SpiffeId>);
 
-struct Pooled {
+/// An open tunnel.
+#[derive(Clone)]
+struct Tunnel {
     sender: SendRequest<Bytes>,
+    inboxes: Inboxes,
+}
+
+struct Pooled {
+    tunnel: Tunnel,
     open: Arc<()>,
     used: Instant,
 }
@@ -133,13 +141,13 @@ impl Pool {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, dial: &Dial) -> Result<Dialled, DialError> {
-        let (sender, lease, fresh) = self.tunnel(dial).await?;
-        match request(sender, dial).await {
+        let (tunnel, lease, fresh) = self.tunnel(dial).await?;
+        match request(tunnel, dial).await {
             // The peer may close a pooled tunnel at the moment it is used: that says nothing about the destination.
             Err(DialError::Tunnel { .. }) if !fresh => {
                 self.forget(dial).await;
-                let (sender, lease, _) = self.tunnel(dial).await?;
-                request(sender, dial).await.map(|stream| Dialled { stream, lease })
+                let (tunnel, lease, _) = self.tunnel(dial).await?;
+                request(tunnel, dial).await.map(|stream| Dialled { stream, lease })
             }
             other => other.map(|stream| Dialled { stream, lease }),
         }
@@ -154,7 +162,7 @@ impl Pool {
         tunnels.entry(key(dial)).or_default().clone()
     }
 
-    async fn tunnel(&self, dial: &Dial) -> Result<(SendRequest<Bytes>, Arc<()>, bool), DialError> {
+    async fn tunnel(&self, dial: &Dial) -> Result<(Tunnel, Arc<()>, bool), DialError> {
         let tunnels = self.of(dial);
         // Whoever is before us may wait for a destination that does not answer; not all in a row.
         let turn = tokio::time::timeout(TURN, tunnels.lock()).await;
@@ -163,16 +171,16 @@ impl Pool {
         for pooled in list.iter_mut() {
             if Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL {
                 pooled.used = now;
-                return Ok((pooled.sender.clone(), pooled.open.clone(), false));
+                return Ok((pooled.tunnel.clone(), pooled.open.clone(), false));
             }
         }
-        let sender = self.connect(dial).await?;
+        let tunnel = self.connect(dial).await?;
         let open = Arc::new(());
-        list.push(Pooled { sender: sender.clone(), open: open.clone(), used: now });
-        Ok((sender, open, true))
+        list.push(Pooled { tunnel: tunnel.clone(), open: open.clone(), used: now });
+        Ok((tunnel, open, true))
     }
 
-    async fn connect(&self, dial: &Dial) -> Result<SendRequest<Bytes>, DialError> {
+    async fn connect(&self, dial: &Dial) -> Result<Tunnel, DialError> {
         let address = dial.address;
         let timeout = || {
             io::Error::new(
@@ -199,29 +207,36 @@ impl Pool {
             .max_header_list_size(MAX_HEADERS)
             .max_frame_size(FRAME)
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(SEND_BUFFER);
         let (sender, mut connection) = builder.handshake(tls).await.map_err(|e| tunnel(e.to_string()))?;
         let alive = keepalive(connection.ping_pong());
-        let tunnels = Arc::downgrade(&self.tunnels);
+        let inboxes = Inboxes::default();
+        let (tunnels, gathered) = (Arc::downgrade(&self.tunnels), inboxes.clone());
         let mut drain = self.tasks.drain();
         self.tasks.spawn_job("tunnel", async move {
             let mut sweep = tokio::time::interval(SWEEP);
             tokio::pin!(connection, alive);
             let mut draining = false;
             loop {
+                let driven = std::future::poll_fn(|cx| {
+                    let ended = connection.as_mut().poll(cx);
+                    gathered.gather();
+                    ended
+                });
                 tokio::select! {
                     // A tunnel that nobody uses must not keep the process.
                     () = drain.started(), if !draining => {
                         draining = true;
                         let_go(&tunnels);
                     }
-                    ended = &mut connection => return ended.map_err(io::Error::other),
+                    ended = driven => return ended.map_err(io::Error::other),
                     error = &mut alive => return Err(error),
                     _ = sweep.tick() => sweep_idle(&tunnels),
                 }
             }
         });
-        Ok(sender)
+        Ok(Tunnel { sender, inboxes })
     }
 }
 
@@ -255,9 +270,9 @@ fn slow(address: SocketAddr) -> DialError {
     }
 }
 
-async fn request(sender: SendRequest<Bytes>, dial: &Dial) -> Result<Stream, DialError> {
+async fn request(to: Tunnel, dial: &Dial) -> Result<Stream, DialError> {
     let tunnel = |reason: String| DialError::Tunnel { address: dial.address, reason };
-    let mut sender = sender.ready().await.map_err(|e| tunnel(e.to_string()))?;
+    let mut sender = to.sender.ready().await.map_err(|e| tunnel(e.to_string()))?;
     let uri = Uri::builder().authority(dial.authority.as_str()).build().map_err(|e| tunnel(e.to_string()))?;
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
@@ -269,5 +284,5 @@ async fn request(sender: SendRequest<Bytes>, dial: &Dial) -> Result<Stream, Dial
     if response.status() != StatusCode::OK {
         return Err(DialError::Status(response.status()));
     }
-    Ok(Stream { send, recv: response.into_body() })
+    Ok(Stream { send, recv: to.inboxes.inbox(response.into_body()) })
 }

@@ -5,11 +5,13 @@ use std::cell::RefCell;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use meltemi_policy::Permit;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use crate::inbox::Inbox;
 
 /// Largest read from an application: nothing is held while it is idle.
 const READ: usize = 64 * 1024;
@@ -18,7 +20,7 @@ const READ: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Stream {
     pub(crate) send: SendStream<Bytes>,
-    pub(crate) recv: RecvStream,
+    pub(crate) recv: Inbox,
 }
 
 /// What went over a connection, and how it ended.
@@ -39,7 +41,7 @@ pub async fn splice(mut stream: Stream, mut tcp: TcpStream, permit: Option<Permi
     let outcome = {
         let (read, write) = tcp.split();
         let upward = to_tunnel(read, &mut stream.send, &mut up);
-        let downward = from_tunnel(&mut stream.recv, write, &mut down);
+        let downward = from_tunnel(&stream.recv, write, &mut down);
         let both = async { tokio::try_join!(upward, downward).map(|_| ()).map_err(|e| e.to_string()) };
         match &permit {
             None => both.await,
@@ -143,7 +145,7 @@ async fn to_tunnel(read: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &mut
     }
 }
 
-async fn from_tunnel(recv: &mut RecvStream, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
+async fn from_tunnel(recv: &Inbox, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
     while let Some(data) = recv.data().await {
         let data = match data {
             Ok(data) => data,
@@ -153,7 +155,7 @@ async fn from_tunnel(recv: &mut RecvStream, mut write: WriteHalf<'_>, count: &mu
         };
         write.write_all(&data).await?;
         *count += data.len() as u64;
-        recv.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
+        recv.release(data.len()).map_err(io::Error::other)?;
     }
     write.shutdown().await
 }

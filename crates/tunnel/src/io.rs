@@ -40,8 +40,7 @@ impl AsyncRead for TunnelIo {
         while this.unread.is_empty() {
             match ready!(this.stream.recv.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    let released = this.stream.recv.flow_control().release_capacity(data.len());
-                    released.map_err(io::Error::other)?;
+                    this.stream.recv.release(data.len()).map_err(io::Error::other)?;
                     this.unread = data;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Ping, PingPong, Reason, RecvStream};
-use http::{Method, Request, Response, StatusCode};
+use h2::{Ping, PingPong, Reason};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
 use meltemi_identity::svid::peer_of;
 use meltemi_model::SpiffeId;
 use rustls::ServerConfig;
@@ -19,7 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::copy::Stream;
-use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, MAX_STREAMS, STREAM_WINDOW};
+use crate::inbox::{Inbox, Inboxes};
+use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Streams that a peer may reset before they were answered; more ends the connection with ENHANCE_YOUR_CALM.
@@ -40,6 +42,7 @@ const PING_LIMIT: Duration = Duration::from_secs(20);
 pub struct Incoming {
     connection: h2::server::Connection<TlsStream<TcpStream>, Bytes>,
     ping: Option<PingPong>,
+    inboxes: Inboxes,
     unanswered: Arc<Semaphore>,
     calm: Arc<Calm>,
     told: bool,
@@ -73,13 +76,24 @@ pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<
             .max_frame_size(FRAME)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(MAX_RESETS)
             .max_pending_accept_reset_streams(MAX_RESETS)
             .max_local_error_reset_streams(Some(MAX_RESETS));
         let mut connection = builder.handshake(tls).await.map_err(io::Error::other)?;
         let ping = connection.ping_pong();
         let unanswered = Arc::new(Semaphore::new(MAX_UNANSWERED));
-        Ok(Incoming { connection, ping, unanswered, calm: Arc::default(), told: false, peer, expires })
+        let inboxes = Inboxes::default();
+        Ok(Incoming {
+            connection,
+            ping,
+            inboxes,
+            unanswered,
+            calm: Arc::default(),
+            told: false,
+            peer,
+            expires,
+        })
     };
     tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
@@ -91,8 +105,13 @@ impl Incoming {
     /// The connection failed.
     pub async fn next(&mut self) -> io::Result<Option<Connect>> {
         loop {
+            let driven = std::future::poll_fn(|cx| {
+                let accepted = self.connection.poll_accept(cx);
+                self.inboxes.gather();
+                accepted
+            });
             let accepted = tokio::select! {
-                accepted = self.connection.accept() => accepted,
+                accepted = driven => accepted,
                 () = self.calm.exceeded.notified(), if !self.told => {
                     self.told = true;
                     self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
@@ -114,7 +133,9 @@ impl Incoming {
             match self.unanswered.clone().try_acquire_owned() {
                 Ok(place) if !self.is_expired() => {
                     let calm = self.calm.clone();
-                    return Ok(Some(Connect { request, response, calm, _place: place }));
+                    let (request, body) = request.into_parts();
+                    let body = self.inboxes.inbox(body);
+                    return Ok(Some(Connect { request, body, response, calm, _place: place }));
                 }
                 _ => response.send_reset(Reason::REFUSED_STREAM),
             }
@@ -174,7 +195,8 @@ pub(crate) async fn keepalive(ping: Option<PingPong>) -> io::Error {
 /// A request on a tunnel.
 #[derive(Debug)]
 pub struct Connect {
-    request: Request<RecvStream>,
+    request: Parts,
+    body: Inbox,
     response: SendResponse<Bytes>,
     calm: Arc<Calm>,
     _place: OwnedSemaphorePermit,
@@ -183,17 +205,17 @@ pub struct Connect {
 impl Connect {
     /// Whether it is a CONNECT; anything else is refused with 405.
     pub fn is_connect(&self) -> bool {
-        self.request.method() == Method::CONNECT
+        self.request.method == Method::CONNECT
     }
 
     /// The destination asked for, `ip:port` or `host:port`.
     pub fn authority(&self) -> &str {
-        self.request.uri().authority().map_or("", http::uri::Authority::as_str)
+        self.request.uri.authority().map_or("", http::uri::Authority::as_str)
     }
 
     /// A header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.request.headers().get(name).and_then(|value| value.to_str().ok())
+        self.request.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
     /// Does what has to be done before the answer, as long as the peer waits for it; none when it has given up.
@@ -214,7 +236,7 @@ impl Connect {
     /// The peer is gone.
     pub fn accept(mut self) -> io::Result<Stream> {
         let send = self.response.send_response(Response::new(()), false).map_err(io::Error::other)?;
-        Ok(Stream { send, recv: self.request.into_body() })
+        Ok(Stream { send, recv: self.body })
     }
 
     /// Refuses with a status.
