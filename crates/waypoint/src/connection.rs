@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::context::{Context, jiff_text};
 use crate::guard::{Speaks, guard};
 use crate::limits::{
-    MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_RESETS, MAX_SEND_BUFFER, MAX_STREAMS, PING_EVERY, PING_LIMIT,
+    CONNECTION_WINDOW, MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_RESETS, MAX_SEND_BUFFER, MAX_STREAMS,
+    PING_EVERY, PING_LIMIT, STREAM_WINDOW,
 };
 use crate::log::Line;
 use crate::pulse::{Ending, Pulse};
@@ -69,6 +70,8 @@ where
                 .max_pending_accept_reset_streams(MAX_RESETS)
                 .max_local_error_reset_streams(MAX_RESETS)
                 .max_send_buf_size(MAX_SEND_BUFFER)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
                 .keep_alive_interval(PING_EVERY)
                 .keep_alive_timeout(PING_LIMIT);
             let connection = builder.serve_connection(io, service);

@@ -16,7 +16,9 @@ use tokio_util::either::Either;
 
 use crate::body::Body;
 use crate::context::Context;
-use crate::limits::{MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS};
+use crate::limits::{
+    CONNECTION_WINDOW, MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_SEND_BUFFER, STREAM_WINDOW,
+};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -102,7 +104,11 @@ async fn send(
 ) -> hyper::Result<Response<Incoming>> {
     if request.version() == Version::HTTP_2 {
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder.max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
+        builder
+            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         let (mut sender, connection) = builder.handshake(io).await?;
         context.tasks.spawn_job("upstream", connection);
         return sender.send_request(request).await;

@@ -23,8 +23,12 @@ pub(crate) const MAX_RESETS: usize = 64;
 pub(crate) const MAX_EARLY_RESETS: u32 = 200;
 /// A request that is given up sooner than this was not waited for.
 pub(crate) const EARLY: Duration = Duration::from_secs(1);
-/// Bytes of answers that wait for the client's window, for each HTTP/2 stream.
+/// Bytes that wait for the receiver's window, for each HTTP/2 stream of a client or of a backend.
 pub(crate) const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Window of an HTTP/2 stream, of a client or of a backend: what is held of a body that nobody takes.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+/// Window of an HTTP/2 connection: never the narrower one, for bodies that nobody takes would hold up all others.
+pub(crate) const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// Connections of clients on all listeners of a gateway, and tunnels to a waypoint; a further one is closed unread.
 pub(crate) const MAX_CONNECTIONS: usize = 16_384;
 /// Handshakes of tunnels that one source address may have under way.

@@ -16,6 +16,7 @@ mod rows;
 mod world;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fixtures::{
@@ -494,4 +495,96 @@ async fn an_http2_answer_that_nobody_takes_ends_its_connection() {
     write(&mut io, &frames::get("/endless", 1)).await;
     // The window is never opened again, and everything else is read.
     ends(io, "a window of nothing").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_http2_answer_that_nobody_takes_is_held_to_a_bound() {
+    let world = World::start(Limits::default()).await;
+    let mut io = world.to_gateway().await;
+    let none = frames::windows(0);
+    write(&mut io, &[frames::preface(), none, frames::get("/endless/counted", 1)].concat()).await;
+    let sent = || backend::SENT.load(Ordering::SeqCst);
+    let held = async {
+        let mut last = 0;
+        while sent() == 0 || sent() != last {
+            last = sent();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        last
+    };
+    let held = tokio::time::timeout(PATIENCE, held).await.expect("the backend is waited for");
+    assert!(held <= 300 * 1024, "{held} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_no_backend_takes_do_not_hold_up_others_of_their_connection() {
+    let world = World::start(Limits::default()).await;
+    let (sender, connection) = h2::client::handshake(world.to_gateway().await).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let bytes = bytes::Bytes::from(vec![b'x'; 4 << 20]);
+    let begin = async |path: &str| {
+        let request = http::Request::post(format!("http://a{path}")).body(()).unwrap();
+        sender.clone().ready().await.unwrap().send_request(request, false).unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let (response, mut body) = begin("/hang").await;
+        body.send_data(bytes.clone(), true).unwrap();
+        held.push((response, body));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_response, mut body) = begin("/hang").await;
+    body.reserve_capacity(10_000);
+    let room = std::future::poll_fn(|cx| body.poll_capacity(cx));
+    let room = tokio::time::timeout(PATIENCE / 2, room).await.expect("others go on");
+    assert_eq!(room.unwrap().unwrap(), 10_000);
+    driver.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn masses_of_what_is_allowed_are_not_at_the_cost_of_others() {
+    let world = World::start(Limits::default()).await;
+    let mut other = world.to_service(FREE).await;
+    for flood in frames::lasting() {
+        let name = flood.name;
+        let (mut read, mut send) = tokio::io::split(world.to_gateway().await);
+        let attack = tokio::spawn(async move {
+            let sending = async {
+                let _ = send.write_all(&[frames::preface(), flood.first].concat()).await;
+                let (begun, mut n) = (Instant::now(), 0);
+                while begun.elapsed() < Duration::from_millis(300) {
+                    let mut part = Vec::new();
+                    while part.len() < 16_000 {
+                        part.extend((flood.then)(n));
+                        n += 1;
+                    }
+                    match tokio::time::timeout(Duration::from_millis(300), send.write_all(&part)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => return,
+                        // It is held up itself.
+                        Err(_) => return,
+                    }
+                }
+            };
+            let reading = async {
+                let mut more = vec![0; 1 << 16];
+                while let Ok(1..) = read.read(&mut more).await {}
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = sending => {}
+                () = reading => unreachable!("it never ends"),
+            }
+        });
+        let mut worst = Duration::ZERO;
+        while !attack.is_finished() {
+            let begun = Instant::now();
+            let (got, _) = ask(&mut other, "GET /x HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            assert_eq!(got, 200, "{name}: another");
+            worst = worst.max(begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        attack.await.unwrap();
+        assert!(worst < Duration::from_secs(3), "{name}: another waited {worst:?}");
+    }
 }

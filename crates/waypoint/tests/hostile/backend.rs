@@ -2,12 +2,16 @@
 //! The backend: writes down every request as it came over the wire, byte for byte, and answers by its path.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::world::{Seen, message_end};
+
+/// Bytes of answers to `/endless/counted`.
+pub(crate) static SENT: AtomicUsize = AtomicUsize::new(0);
 
 /// One character for each byte, so that what was cut inside of a character keeps its length.
 fn text(bytes: &[u8]) -> String {
@@ -93,7 +97,7 @@ async fn endless(stream: &mut TcpStream) {
 async fn http2(stream: TcpStream, seen: Seen) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut response))) = connection.accept().await {
-        let path = request.uri().path_and_query().map_or("", |p| p.as_str());
+        let path = request.uri().path_and_query().map_or("", |p| p.as_str()).to_owned();
         let mut lines = format!("{} {path} HTTP/2\r\n", request.method());
         let authority = request.uri().authority().map_or("", |a| a.as_str());
         lines.push_str(&format!(":authority: {authority}\r\n"));
@@ -102,16 +106,23 @@ async fn http2(stream: TcpStream, seen: Seen) {
         }
         seen.lock().unwrap().push(lines);
         if path == "/hang" {
-            tokio::spawn(async move { std::future::poll_fn(|cx| response.poll_reset(cx)).await });
+            tokio::spawn(async move {
+                // What is sent is not read.
+                let _request = request;
+                std::future::poll_fn(|cx| response.poll_reset(cx)).await
+            });
             continue;
         }
         let Ok(mut send) = response.send_response(http::Response::new(()), false) else { continue };
-        if path == "/endless" {
+        if path.starts_with("/endless") {
+            let counted = path.ends_with("/counted");
             tokio::spawn(async move {
                 loop {
                     send.reserve_capacity(0x4000);
                     match std::future::poll_fn(|cx| send.poll_capacity(cx)).await {
-                        Some(Ok(n)) if send.send_data(vec![b'x'; n].into(), false).is_ok() => {}
+                        Some(Ok(n)) if send.send_data(vec![b'x'; n].into(), false).is_ok() => {
+                            SENT.fetch_add(if counted { n } else { 0 }, Ordering::SeqCst);
+                        }
                         _ => return,
                     }
                 }

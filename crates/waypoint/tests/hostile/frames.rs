@@ -117,3 +117,55 @@ pub(crate) fn goaway(mut bytes: &[u8]) -> Option<u32> {
     }
     None
 }
+
+/// Sent for a while on a connection of one's own.
+pub(crate) struct Lasting {
+    pub(crate) name: &'static str,
+    pub(crate) first: Vec<u8>,
+    pub(crate) then: Then,
+}
+
+/// The part with a number.
+type Then = Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>;
+
+fn setting(id: u16, value: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[id.to_be_bytes().as_slice(), &value.to_be_bytes()].concat())
+}
+
+/// What all streams may be sent.
+pub(crate) fn windows(size: u32) -> Vec<u8> {
+    setting(4, size)
+}
+
+fn post(path: &str, stream: u32) -> Vec<u8> {
+    let fields = [literal(":method", "POST"), literal(":scheme", "http"), literal(":authority", "a")];
+    frame(HEADERS, END_HEADERS, stream, &[fields.concat(), literal(":path", path)].concat())
+}
+
+/// What HTTP/2 allows, in masses.
+pub(crate) fn lasting() -> Vec<Lasting> {
+    let row = |name, first: Vec<u8>, then: Then| Lasting { name, first, then };
+    let open = |path: &str| (0..100).flat_map(|n| post(path, n * 2 + 1)).collect::<Vec<u8>>();
+    let skipped = || frame(77, 0, 0, &[]);
+    let hang = || open("/hang");
+    vec![
+        row("settings", hang(), Box::new(|n| windows(65_535 + n % 2))),
+        row("table sizes", hang(), Box::new(|n| setting(1, n % 2 * 1_000_000))),
+        row("pings", hang(), Box::new(|n| frame(PING, 0, 0, &u64::from(n).to_be_bytes()))),
+        row("window updates", hang(), Box::new(|_| frame(WINDOW_UPDATE, 0, 1, &1u32.to_be_bytes()))),
+        row("priorities", hang(), Box::new(|n| frame(PRIORITY, 0, n * 2 + 1, &[0, 0, 0, 0, 200]))),
+        row("empty data", hang(), Box::new(|_| frame(DATA, 0, 1, &[]))),
+        row("crumbs", hang(), Box::new(|n| frame(DATA, 0, n % 100 * 2 + 1, b"x"))),
+        row("requests without an end", Vec::new(), Box::new(|n| post("/hang", n * 2 + 1))),
+        row(
+            "answers without a window",
+            [windows(0), open("/endless")].concat(),
+            Box::new(move |_| skipped()),
+        ),
+        row(
+            "answers with a large window",
+            [windows(0x7fff_ffff), open("/endless")].concat(),
+            Box::new(move |_| skipped()),
+        ),
+    ]
+}
