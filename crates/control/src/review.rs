@@ -21,6 +21,8 @@ use crate::leader::Leadership;
 
 /// Type of the condition.
 pub const SUSPICIOUS: &str = "meltemi.dev/Suspicious";
+/// Bytes of a condition's text, beside the note that there is more.
+const MAX_TEXT: usize = 4096;
 /// How long changes are gathered before a review.
 const GATHER: Duration = Duration::from_millis(200);
 /// How long a review may go on before it leaves the rest unsaid.
@@ -127,5 +129,28 @@ pub fn condition(remarks: &[Remark]) -> Option<Condition> {
     let first = remarks.first()?;
     let reason = if remarks.iter().all(|r| r.reason == first.reason) { first.reason } else { "Several" };
     let texts: Vec<&str> = remarks.iter().map(|r| r.text.as_str()).collect();
-    Some(Condition::yes(SUSPICIOUS, reason, texts.join(" ")))
+    let mut text = texts.join(" ");
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push_str("… (`meltemi analyze` says all)");
+    }
+    Some(Condition::yes(SUSPICIOUS, reason, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_is_short_whatever_there_is_to_say() {
+        let remark = || Remark { reason: "RuleNeverMatches", text: "é".repeat(1000) };
+        let long: Vec<Remark> = std::iter::repeat_with(remark).take(100).collect();
+        let said = condition(&long).unwrap();
+        assert!(
+            said.message.len() < MAX_TEXT + 100 && said.message.ends_with("says all)"),
+            "{}",
+            said.message.len()
+        );
+        assert_eq!(condition(&long[..1]).unwrap().message, long[0].text);
+    }
 }

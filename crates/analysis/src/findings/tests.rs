@@ -264,3 +264,48 @@ fn the_rest() {
         json!({"targetRefs": target(), "action": "CUSTOM", "provider": {"name": "opa"}, "rules": [{}]});
     assert!(one(&[policy("p", custom)], CUSTOM).message.contains("opa"));
 }
+
+/// A policy of a namespace that is hard to say anything of: many patterns that overlap, each with exceptions.
+fn hard(namespace: &str, index: usize) -> Value {
+    let name = |n: usize| format!("{:07b}", (index * 37 + n * 101) % 128).replace('0', "a").replace('1', "b");
+    let list = |from: usize, form: fn(String) -> String| {
+        (from..from + 10).map(|n| form(name(n))).collect::<Vec<_>>()
+    };
+    let operation = |n: usize| {
+        json!({"operation": {
+            "paths": list(n, |x| format!("/{x}*")), "notPaths": list(n + 3, |x| format!("*{x}")),
+            "hosts": list(n + 5, |x| format!("*.{x}.com")), "notHosts": list(n + 7, |x| format!("{x}.*"))}})
+    };
+    let rules: Vec<Value> = (0..4)
+        .map(|n| json!({"to": [operation(n), operation(n + 50)], "when": [
+            {"key": "request.headers[x-a]", "values": list(n, |x| format!("{x}*")), "notValues": list(n + 9, |x| format!("*{x}"))}]}))
+        .collect();
+    let action = if index.is_multiple_of(2) { "ALLOW" } else { "DENY" };
+    let mut one =
+        policy(&format!("hard-{index}"), json!({"targetRefs": target(), "action": action, "rules": rules}));
+    one["metadata"]["namespace"] = json!(namespace);
+    one
+}
+
+fn web(namespace: &str) -> Value {
+    json!({"kind": "Service", "metadata": {"name": "web", "namespace": namespace,
+        "labels": {"istio.io/use-waypoint": "waypoint"}}, "spec": {"ports": [{"port": 80}]}})
+}
+
+#[test]
+fn a_tenant_whose_policies_are_hard_takes_nobodys_turn() {
+    let mut objects = vec![web("hard"), web("plain")];
+    objects.extend((0..20).map(|n| hard("hard", n)));
+    let mut never = policy(
+        "never",
+        json!({"targetRefs": target(), "rules": [{"to": [{"operation": {"methods": ["get"]}}]}]}),
+    );
+    never["metadata"]["namespace"] = json!("plain");
+    objects.push(never);
+    let world = World::read(&objects, MeshConfig::default());
+    // A place, its rules, and another place: the easy one of the other namespace is among them, and the hard one is left.
+    let asked = std::cell::Cell::new(0);
+    let found = suspicious(&world, &|| asked.replace(asked.get() + 1) < 4);
+    let namespaces: Vec<&str> = found.iter().map(|f| &*f.name.namespace).collect();
+    assert_eq!(namespaces, ["plain"]);
+}
