@@ -40,17 +40,25 @@ async fn reconcile(cluster: &Cluster, key: &Key) -> Outcome {
     if namespace.metadata.deletion_timestamp.is_none() {
         return Ok(None);
     }
-    let mut left = 0;
-    for (resource, capabilities) in resources(&cluster.client).await? {
-        if capabilities.scope == Scope::Namespaced {
+    let all = resources(&cluster.client).await?.into_iter();
+    let all = all.filter(|(_, capabilities)| capabilities.scope == Scope::Namespaced);
+    let (guards, others): (Vec<_>, Vec<_>) = all.map(|(resource, _)| resource).partition(guards);
+    for resources in [others, guards] {
+        let mut left = 0;
+        for resource in resources {
             left += empty(&cluster.client, &key.name, &resource).await?;
         }
-    }
-    if left > 0 {
-        return Ok(Some(AGAIN));
+        if left > 0 {
+            return Ok(Some(AGAIN));
+        }
     }
     finalize(cluster, &namespace, &key.name).await?;
     Ok(None)
+}
+
+/// Whether the kind says who may reach a Pod: that holds until the last Pod has ended, so it goes last.
+fn guards(resource: &ApiResource) -> bool {
+    resource.group == "security.istio.io"
 }
 
 /// Deletes a kind's objects in a namespace; how many are left.
@@ -80,4 +88,24 @@ async fn finalize(cluster: &Cluster, namespace: &Namespace, name: &str) -> Resul
     gone_is_fine(
         api.replace_subresource("finalize", name, &kube::api::PostParams::default(), &namespace).await,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_guards_pods_outlives_them() {
+        let kind = |group: &str, kind: &str| {
+            ApiResource::from_gvk(&kube::api::GroupVersionKind::gvk(group, "v1", kind))
+        };
+        for (group, name, last) in [
+            ("", "Pod", false),
+            ("gateway.networking.k8s.io", "Gateway", false),
+            ("security.istio.io", "AuthorizationPolicy", true),
+            ("security.istio.io", "PeerAuthentication", true),
+        ] {
+            assert_eq!(guards(&kind(group, name)), last, "{name}");
+        }
+    }
 }
