@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use meltemi_model::SpiffeId;
 use meltemi_runtime::Tasks;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::channel::ControlPlane;
 use crate::svid::{Svid, key_and_csr};
@@ -165,9 +166,20 @@ impl CertManager {
 }
 
 struct Due {
+    /// When what is there is to be renewed, by the wall clock; what is not valid is fetched anew whatever this says.
     at: SystemTime,
+    /// Not sooner, whatever the wall clock does.
+    rest: Instant,
     pause: Duration,
     under_way: bool,
+}
+
+impl Due {
+    /// A pause before the next attempt, longer each time.
+    fn rest(&mut self) {
+        self.rest = Instant::now() + self.pause.mul_f64(1.0 + rand::random::<f64>() * 0.2);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+    }
 }
 
 struct Owner<F> {
@@ -189,7 +201,8 @@ impl<F: Fetcher> Owner<F> {
                 () = drain.started() => return Ok(()),
                 Some(identity) = requests.recv() => {
                     let now = SystemTime::now();
-                    self.due.entry(identity).or_insert(Due { at: now, pause: MIN_PAUSE, under_way: false });
+                    let due = Due { at: now, rest: Instant::now(), pause: MIN_PAUSE, under_way: false };
+                    self.due.entry(identity).or_insert(due);
                 }
                 Some((identity, result)) = results.recv() => self.finished(&identity, result),
                 _ = look.tick() => {}
@@ -202,9 +215,20 @@ impl<F: Fetcher> Owner<F> {
     /// Resolves when the earliest fetch is due; the wall clock decides, the timer only wakes.
     async fn next_due(&self) {
         let now = SystemTime::now();
-        let earliest = self.due.values().filter(|d| !d.under_way).map(|d| d.at).min();
-        let wait = earliest.map_or(LOOK, |at| at.duration_since(now).unwrap_or(Duration::ZERO));
-        tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+        let wait = |(identity, due): (&SpiffeId, &Due)| {
+            let renewal = due.at.duration_since(now).unwrap_or(Duration::ZERO);
+            let wait = if self.holds_valid(identity, now) { renewal } else { Duration::ZERO };
+            wait.max(due.rest.saturating_duration_since(Instant::now()))
+        };
+        let earliest = self.due.iter().filter(|(_, due)| !due.under_way).map(wait).min();
+        tokio::time::sleep(earliest.unwrap_or(LOOK).max(Duration::from_millis(1))).await;
+    }
+
+    /// Whether what is there may be used. A clock that was put back leaves what is valid only later.
+    fn holds_valid(&self, identity: &SpiffeId, now: SystemTime) -> bool {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let valid = |issued: &Issued| matches!(issued, Issued::Ready(svid) if svid.is_valid(now));
+        states.get(identity).is_some_and(|state| valid(&state.borrow()))
     }
 
     fn fetch_due(&mut self, done: &mpsc::Sender<Done>) {
@@ -212,12 +236,14 @@ impl<F: Fetcher> Owner<F> {
         let known = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         self.due.retain(|identity, _| known.contains_key(identity));
         drop(known);
-        for (identity, due) in &mut self.due {
-            if due.under_way || due.at > now {
-                continue;
-            }
+        let waits = |(identity, due): (&SpiffeId, &Due)| {
+            let ready = !due.under_way && due.rest <= Instant::now();
+            (ready && (due.at <= now || !self.holds_valid(identity, now))).then(|| identity.clone())
+        };
+        for identity in self.due.iter().filter_map(waits).collect::<Vec<_>>() {
+            let Some(due) = self.due.get_mut(&identity) else { continue };
             due.under_way = true;
-            let (fetcher, identity, done) = (self.fetcher.clone(), identity.clone(), done.clone());
+            let (fetcher, done) = (self.fetcher.clone(), done.clone());
             self.tasks.spawn_job("fetch", async move {
                 let result = fetch(&*fetcher, &identity).await;
                 let _ = done.send((identity, result)).await;
@@ -234,14 +260,18 @@ impl<F: Fetcher> Owner<F> {
         match result {
             Ok(svid) => {
                 due.at = svid.renew_at();
-                due.pause = MIN_PAUSE;
+                if svid.is_valid(SystemTime::now()) {
+                    due.pause = MIN_PAUSE;
+                } else {
+                    // The CA's clock and ours differ.
+                    due.rest();
+                }
                 tracing::info!(%identity, serial = %svid.serial, "certificate issued");
                 state.send_replace(Issued::Ready(Arc::new(svid)));
             }
             Err(error) => {
                 tracing::warn!(%identity, %error, "certificate could not be fetched");
-                due.at = SystemTime::now() + due.pause.mul_f64(1.0 + rand::random::<f64>() * 0.2);
-                due.pause = (due.pause * 2).min(MAX_PAUSE);
+                due.rest();
                 // A valid one is kept; what is there says more than an error.
                 state.send_if_modified(|issued| {
                     let keep = matches!(issued, Issued::Ready(svid) if svid.is_valid(SystemTime::now()));
@@ -273,6 +303,8 @@ mod tests {
     struct Fake {
         ca: CaCore,
         failures: AtomicUsize,
+        /// Of certificates that are made while the clock is two days ahead.
+        ahead: AtomicUsize,
     }
 
     impl Fetcher for Fake {
@@ -285,21 +317,24 @@ mod tests {
                 {
                     return Err("not now".into());
                 }
-                self.ca.sign(&csr, identity, None, SystemTime::now()).map_err(|e| e.to_string())
+                let ahead = self.ahead.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+                let days = if ahead.is_ok() { 2 } else { 0 };
+                let now = SystemTime::now() + Duration::from_secs(days * 24 * 3600);
+                self.ca.sign(&csr, identity, None, now).map_err(|e| e.to_string())
             })
         }
     }
 
-    fn manager(failures: usize) -> (CertManager, drain::DrainTrigger) {
+    fn manager(failures: usize, ahead: usize) -> (CertManager, drain::DrainTrigger) {
         let ca = CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap();
         let (trigger, watch) = drain::channel();
         let (tasks, _supervisor) = Tasks::new("test", watch);
-        (CertManager::start(Fake { ca, failures: AtomicUsize::new(failures) }, &tasks), trigger)
+        (CertManager::start(Fake { ca, failures: failures.into(), ahead: ahead.into() }, &tasks), trigger)
     }
 
     #[tokio::test]
     async fn a_certificate_comes_and_is_shared() {
-        let (manager, _trigger) = manager(0);
+        let (manager, _trigger) = manager(0, 0);
         let id = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/b").unwrap();
         let limit = Duration::from_secs(5);
         let (one, two) = tokio::join!(manager.get(&id, limit), manager.get(&id, limit));
@@ -308,10 +343,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_told_and_tried_again() {
-        let (manager, _trigger) = manager(1);
+        let (manager, _trigger) = manager(1, 0);
         let id = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/b").unwrap();
         let error = manager.get(&id, Duration::from_millis(300)).await.unwrap_err();
         assert!(error.contains("not now"), "{error}");
         assert!(manager.get(&id, Duration::from_secs(5)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_put_back_leaves_nobody_without_a_certificate() {
+        let (manager, _trigger) = manager(0, 2);
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/b").unwrap();
+        let one = manager.get(&id, Duration::from_secs(10)).await.unwrap();
+        assert!(one.is_valid(SystemTime::now()));
     }
 }
