@@ -32,7 +32,7 @@ pub mod xds;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meltemi_model::net::ports;
 use meltemi_runtime::metrics::Metrics;
@@ -46,6 +46,8 @@ pub use error::Error;
 
 /// Validity of the control plane's own certificate; it is replaced at half of it.
 const SERVING_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// How often the wall clock is asked whether it is time.
+const SERVING_LOOK: Duration = Duration::from_secs(5);
 /// Events that may wait for the engine.
 const WAITING: usize = 16_384;
 
@@ -269,14 +271,44 @@ fn serve_as(
     let serving = tls::Serving::new(ca::serving(core, &names, SERVING_VALIDITY)?);
     let (core, renewed) = (core.clone(), serving.clone());
     let mut drain = tasks.drain();
+    let mut made = SystemTime::now();
     tasks.spawn("serving certificate", async move {
         loop {
             tokio::select! {
                 () = drain.started() => return Ok::<(), Error>(()),
-                () = tokio::time::sleep(SERVING_VALIDITY / 2) => {}
+                () = tokio::time::sleep(SERVING_LOOK) => {}
             }
-            renewed.replace(ca::serving(&core, &names, SERVING_VALIDITY)?);
+            if is_stale(made, SystemTime::now()) {
+                made = SystemTime::now();
+                renewed.replace(ca::serving(&core, &names, SERVING_VALIDITY)?);
+            }
         }
     });
     Ok(serving)
+}
+
+/// Whether a serving certificate of this age is to be made anew: by the wall clock, which others judge it by, and which
+/// may have been put forward or back.
+fn is_stale(made: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(made).map_or(true, |age| age >= SERVING_VALIDITY / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_serving_certificate_follows_the_wall_clock() {
+        let made = SystemTime::now();
+        let day = Duration::from_secs(24 * 3600);
+        for (now, stale) in [
+            (made, false),
+            (made + Duration::from_secs(60), false),
+            (made + SERVING_VALIDITY / 2, true),
+            (made + SERVING_VALIDITY + 2 * day, true),
+            (made - 2 * day, true),
+        ] {
+            assert_eq!(is_stale(made, now), stale, "{now:?}");
+        }
+    }
 }
