@@ -96,8 +96,8 @@ pub struct ServingFiles {
     pub client_ca: PathBuf,
 }
 
-/// Tokens by Pod, audience and path, with the time from which they are renewed.
-pub(crate) type Tokens = HashMap<String, (Vec<u8>, Timestamp)>;
+/// Tokens by Pod, audience and path, with the time during which they are used.
+pub(crate) type Tokens = HashMap<String, (Vec<u8>, std::ops::Range<Timestamp>)>;
 
 /// Shared by all parts.
 pub(crate) struct Context {

@@ -247,8 +247,8 @@ async fn token(
         .unwrap_or_else(|| "default".to_owned());
     let key = format!("{uid}/{}/{path}", audience.as_deref().unwrap_or_default());
     let now = jiff::Timestamp::now();
-    if let Some((token, renew)) = ctx.tokens().get(&key)
-        && now < *renew
+    if let Some((token, use_during)) = ctx.tokens().get(&key)
+        && use_during.contains(&now)
     {
         files.insert(path.to_owned(), (token.clone(), 0o600));
         return Ok(());
@@ -274,9 +274,7 @@ async fn token(
     let status = answer.status.ok_or("failed to fetch token: the API gave none")?;
     let token = status.token.filter(|t| !t.is_empty()).ok_or("failed to fetch token: the API gave none")?;
     let expiry = status.expiration_timestamp.map_or(now, |t| t.0);
-    let life = expiry.duration_since(now);
-    let renew = now + life * 4 / 5;
-    ctx.tokens().insert(key, (token.clone().into_bytes(), renew));
+    ctx.tokens().insert(key, (token.clone().into_bytes(), use_during(now, expiry)));
     files.insert(path.to_owned(), (token.into_bytes(), 0o600));
     Ok(())
 }
@@ -339,6 +337,11 @@ fn is_same(current: &Path, files: &Files) -> bool {
         && files.iter().all(|(path, (bytes, _))| fs::read(current.join(path)).is_ok_and(|b| b == *bytes))
 }
 
+/// When a token is used: until four fifths of its life, and not when a clock was put back to before its begin.
+fn use_during(made: jiff::Timestamp, expiry: jiff::Timestamp) -> std::ops::Range<jiff::Timestamp> {
+    made..made + expiry.duration_since(made) * 4 / 5
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,5 +361,15 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "3");
         assert!(!dir.path().join("sub").exists() && !dir.path().join(before).exists());
         assert!(publish(dir.path(), &files(&[("../x", "1")])).is_err());
+    }
+
+    #[test]
+    fn a_token_is_renewed_early_and_when_the_clock_was_put_back() {
+        let made = jiff::Timestamp::from_second(1_000_000).unwrap();
+        let at = |seconds: i64| made + jiff::SignedDuration::from_secs(seconds);
+        let during = use_during(made, at(3600));
+        for (seconds, used) in [(0, true), (2879, true), (2880, false), (172_800, false), (-172_800, false)] {
+            assert_eq!(during.contains(&at(seconds)), used, "{seconds}");
+        }
     }
 }
