@@ -23,10 +23,8 @@ use tokio_rustls::TlsConnector;
 use crate::copy::Stream;
 use crate::inbox::Inboxes;
 use crate::server::keepalive;
-use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, SEND_BUFFER, STREAM_WINDOW};
+use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, SEND_BUFFER, STREAM_WINDOW, STREAMS_PER_TUNNEL};
 
-/// Streams on one tunnel; a further one gets a tunnel of its own.
-const STREAMS_PER_TUNNEL: usize = 100;
 /// A tunnel that nobody used for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 /// How often idle tunnels are looked for.
@@ -169,7 +167,7 @@ impl Pool {
         let mut list = turn.map_err(|_| slow(dial.address))?;
         let now = Instant::now();
         for pooled in list.iter_mut() {
-            if Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL {
+            if Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL as usize {
                 pooled.used = now;
                 return Ok((pooled.tunnel.clone(), pooled.open.clone(), false));
             }
