@@ -160,19 +160,21 @@ const ENDS: [&str; 5] = [
     "a frame beyond the limit",
 ];
 
-/// Sends until the time is over, or nothing more is taken. Whether the tunnel goes on.
+/// Sends until the time is over, or nothing more is taken. Whether the tunnel goes on. One that has to end is given time
+/// to, for a machine that is busy.
 async fn send(flood: &Flood, mut to: impl AsyncWrite + Unpin) -> bool {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
     let first = [preface, &frame(SETTINGS, 0, 0, &[]), &flood.first].concat();
+    let limit = Duration::from_millis(if ENDS.contains(&flood.name) { 20_000 } else { 200 });
     let (begun, mut n) = (Instant::now(), 0);
     let mut open = to.write_all(&first).await.is_ok();
-    while open && begun.elapsed() < Duration::from_millis(200) {
+    while open && begun.elapsed() < limit {
         let mut part = Vec::new();
         while part.len() < 16_000 {
             part.extend((flood.then)(n));
             n += 1;
         }
-        match tokio::time::timeout(Duration::from_millis(200), to.write_all(&part)).await {
+        match tokio::time::timeout(limit, to.write_all(&part)).await {
             Ok(sent) => open = sent.is_ok(),
             // Nothing is taken while the client takes nothing.
             Err(_) => return true,
