@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meltemi_identity::tls;
+use meltemi_testkit::h2::kind::{CONTINUATION, DATA, HEADERS, PING, PRIORITY, SETTINGS, WINDOW_UPDATE};
+use meltemi_testkit::h2::{END_HEADERS, END_STREAM, frame, literal, preface};
 use meltemi_tunnel::TunnelIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,27 +20,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use world::World;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+/// A type that no frame has.
 const UNKNOWN: u8 = 77;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A literal without indexing, with a new name; both shorter than 127 bytes.
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let text = |t: &str| [&[u8::try_from(t.len()).unwrap()], t.as_bytes()].concat();
-    [vec![0], text(name), text(value)].concat()
-}
 
 fn connect(port: u16, stream: u32) -> Vec<u8> {
     let fields = [literal(":method", "CONNECT"), literal(":authority", &format!("10.0.0.1:{port}"))];
@@ -163,8 +146,7 @@ const ENDS: [&str; 5] = [
 /// Sends until the time is over, or nothing more is taken. Whether the tunnel goes on. One that has to end is given time
 /// to, for a machine that is busy.
 async fn send(flood: &Flood, mut to: impl AsyncWrite + Unpin) -> bool {
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
-    let first = [preface, &frame(SETTINGS, 0, 0, &[]), &flood.first].concat();
+    let first = [preface(), flood.first.clone()].concat();
     let limit = Duration::from_millis(if ENDS.contains(&flood.name) { 20_000 } else { 200 });
     let (begun, mut n) = (Instant::now(), 0);
     let mut open = to.write_all(&first).await.is_ok();

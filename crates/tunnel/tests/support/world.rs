@@ -3,26 +3,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::HeaderMap;
-use meltemi_identity::ca::{CaCore, CaMaterial};
-use meltemi_identity::svid::{Svid, key_and_csr};
+use meltemi_identity::svid::Svid;
 use meltemi_identity::tls;
-use meltemi_model::{SpiffeId, TrustDomain};
+use meltemi_model::SpiffeId;
 use meltemi_runtime::{Tasks, drain};
+use meltemi_testkit::ca::{authority, identity, issue};
 use meltemi_tunnel::{Dial, Pool, TunnelIo, accept};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) static LARGE: [u8; 60_000] = [b'x'; 60_000];
-
-pub(crate) fn svid(ca: &CaCore, account: &str) -> Arc<Svid> {
-    let id = SpiffeId::new(&TrustDomain::default(), "default", account).unwrap();
-    let (key, csr) = key_and_csr(&id).unwrap();
-    let chain = ca.sign(&csr, &id, None, SystemTime::now()).unwrap();
-    Arc::new(Svid::new(&chain, &key, &id).unwrap())
-}
 
 /// An application by its port: 1 answers without end, 2 does so byte by byte, 3 never reads, others say what they hear.
 async fn application(port: u16, mut io: TunnelIo) {
@@ -73,8 +65,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start() -> Self {
-        let ca = CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap();
-        let (client, own) = (svid(&ca, "client"), svid(&ca, "server"));
+        let ca = authority();
+        let [client, own] = ["client", "server"].map(|name| Arc::new(issue(&ca, &identity(name)).0));
         let (trigger, watch) = drain::channel();
         let (tasks, supervisor) = Tasks::new("test", watch);
         let pool = Pool::new(Arc::new(|to| Box::pin(TcpStream::connect(to)) as _), tasks);

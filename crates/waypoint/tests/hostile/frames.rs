@@ -1,35 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! HTTP/2 as no client library would write it.
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+use meltemi_testkit::h2::kind::{
+    CONTINUATION, DATA, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+};
+use meltemi_testkit::h2::{END_HEADERS, END_STREAM, frame, literal};
+
+pub(crate) use meltemi_testkit::h2::preface;
+
 const PROTOCOL_ERROR: u32 = 1;
 const FRAME_SIZE_ERROR: u32 = 6;
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-pub(crate) fn preface() -> Vec<u8> {
-    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat()
-}
-
-/// A literal without indexing, with a new name; both shorter than 127 bytes.
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let text = |t: &str| [&[u8::try_from(t.len()).unwrap()], t.as_bytes()].concat();
-    [vec![0], text(name), text(value)].concat()
-}
 
 fn pseudo(path: &str) -> Vec<u8> {
     [
