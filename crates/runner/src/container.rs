@@ -58,13 +58,12 @@ fn network_admin(pod: &Pod, container: &Container) -> bool {
 pub(crate) fn image_of(ctx: &Context, container: &Container) -> Result<Image, image::ImageError> {
     let reference = container.image.as_deref().unwrap_or_default();
     let found = image::resolve(reference, &ctx.images());
-    match image::load(&ctx.config.images) {
-        Ok(entries) if matches!(found, Err(image::ImageError::Unknown { .. })) => {
-            ctx.set_images(entries);
-            image::resolve(reference, &ctx.images())
-        }
-        _ => found,
+    if !matches!(found, Err(image::ImageError::Unknown { .. })) {
+        return found;
     }
+    let Ok(entries) = image::load(&ctx.config.images) else { return found };
+    ctx.set_images(entries);
+    image::resolve(reference, &ctx.images())
 }
 
 /// Builds the spec of an instance.
