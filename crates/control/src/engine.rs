@@ -109,7 +109,7 @@ impl Engine {
                 self.gather(&mut events).await;
                 if self.unlisted.is_empty() {
                     self.flush();
-                    if self.security.is_unreviewed() {
+                    if self.security.take_unreviewed() {
                         review.due.notify_one();
                     }
                 }

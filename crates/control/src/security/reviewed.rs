@@ -14,7 +14,7 @@ use crate::review::{Remarks, Subject};
 
 impl Security {
     /// Whether something has changed that a review would see, since this was last asked.
-    pub fn is_unreviewed(&mut self) -> bool {
+    pub fn take_unreviewed(&mut self) -> bool {
         std::mem::take(&mut self.unreviewed)
     }
 

@@ -507,11 +507,11 @@ fn what_a_review_says_stands_in_the_status_until_the_policy_changes() {
         mesh.security.remark(&subject, remarks);
         mesh.security.report(&mesh.index, &mesh.status);
     };
-    mesh.security.is_unreviewed();
+    mesh.security.take_unreviewed();
     mesh.set("AuthorizationPolicy", "shop", 1, policy("get"));
     mesh.flush();
-    assert!(mesh.security.is_unreviewed());
-    assert!(!mesh.security.is_unreviewed(), "asked again, with nothing changed");
+    assert!(mesh.security.take_unreviewed());
+    assert!(!mesh.security.take_unreviewed(), "asked again, with nothing changed");
     assert!(suspicious(&mesh).is_empty());
     let before = mesh.security.subject(&mesh.index);
     assert_eq!(before.policies.keys().collect::<Vec<_>>(), [&shop("p")]);
@@ -522,7 +522,7 @@ fn what_a_review_says_stands_in_the_status_until_the_policy_changes() {
     assert_eq!(suspicious(&mesh), ["meltemi.dev/Suspicious=True RuleNeverMatches: One. Two."]);
     mesh.set("AuthorizationPolicy", "shop", 2, policy("GET"));
     mesh.flush();
-    assert!(mesh.security.is_unreviewed());
+    assert!(mesh.security.take_unreviewed());
     assert!(suspicious(&mesh).is_empty(), "it was said of another text");
     review(&mut mesh, before, &["Late."]);
     assert!(mesh.status.take().is_empty(), "what a review says of an older text is dropped");
