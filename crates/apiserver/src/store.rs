@@ -270,10 +270,13 @@ impl Store {
         inner.shelves.get(resource).map_or(0, |s| s.history.back().map_or(s.forgotten, |e| e.revision))
     }
 
-    /// Changes of a resource after a revision, in order, and the revision they reach; none when part of them is
-    /// forgotten.
+    /// Changes of a resource after a revision, in order, and the revision they reach. `None` if the history does not
+    /// cover them: part of it is forgotten, or the revision is not reached yet (the database was put back).
     pub fn since(&self, resource: &str, revision: u64) -> Option<(Vec<Arc<Event>>, u64)> {
         let inner = self.lock();
+        if revision > inner.revision {
+            return None;
+        }
         let Some(shelf) = inner.shelves.get(resource) else {
             return (revision >= inner.base).then(|| (Vec::new(), inner.revision));
         };
@@ -336,6 +339,7 @@ mod tests {
         for resource in ["pods", "gone"] {
             assert!(store.since(resource, 0).is_none(), "history does not survive a restart, and says so");
             assert!(store.since(resource, revision).is_some());
+            assert!(store.since(resource, revision + 1).is_none(), "the future is not covered either");
         }
         assert_eq!(store.list("pods", Some("ns"), Some(&("ns".into(), "a".into()))).0.len(), 1);
     }

@@ -27,6 +27,7 @@ pub mod source;
 pub mod status;
 mod statuses;
 pub mod tls;
+mod watch_backoff;
 pub mod webhook;
 pub mod xds;
 

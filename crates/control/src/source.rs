@@ -27,6 +27,8 @@ use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use crate::watch_backoff::WatchBackoff;
+
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -208,7 +210,7 @@ impl Source {
         let mut drain = self.tasks.drain();
         self.tasks.spawn(&format!("watch {kind:?}"), async move {
             let mut watched = Watched { kind, known: HashSet::new(), listed: None, events };
-            let mut stream = watcher(api, config).default_backoff().boxed();
+            let mut stream = watcher(api, config).backoff(WatchBackoff::default()).boxed();
             loop {
                 let event = tokio::select! {
                     () = drain.started() => return Ok::<(), Infallible>(()),

@@ -4,7 +4,7 @@
 //! Revisions only grow: an object never gives way to an older one, and an object that the watch has reported as
 //! deleted does not come back by the answer to an earlier write.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -17,6 +17,8 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use meltemi_runtime::{DrainWatch, Tasks};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+
+use crate::watch_backoff::WatchBackoff;
 
 /// Deleted uids that are remembered.
 const TOMBSTONES: usize = 1024;
@@ -75,6 +77,8 @@ type Subscriber<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
 struct State<K> {
     objects: BTreeMap<Key, Arc<K>>,
     tombstones: VecDeque<String>,
+    /// While a list is under way: what was taken in since it was asked for, which it may not have yet.
+    since_init: Option<HashSet<Key>>,
 }
 
 struct Shared<K> {
@@ -97,7 +101,11 @@ impl<K> Clone for Cache<K> {
 impl<K> Default for Cache<K> {
     fn default() -> Self {
         Self(Arc::new(Shared {
-            state: RwLock::new(State { objects: BTreeMap::new(), tombstones: VecDeque::new() }),
+            state: RwLock::new(State {
+                objects: BTreeMap::new(),
+                tombstones: VecDeque::new(),
+                since_init: None,
+            }),
             subscribers: RwLock::default(),
             order: Mutex::new(()),
             synced: watch::channel(false).0,
@@ -162,6 +170,9 @@ where
             if state.objects.get(&key).is_some_and(|have| revision(&**have) >= revision(&*new)) {
                 return;
             }
+            if let Some(recent) = &mut state.since_init {
+                recent.insert(key.clone());
+            }
             state.objects.insert(key, new.clone())
         };
         self.tell(&Change { old: old.as_ref(), new: Some(&new) });
@@ -196,15 +207,19 @@ where
         }
     }
 
-    /// A complete list: what is not in it is gone.
+    /// A list is asked for: what is taken in from now on may be missing from it.
+    fn begin_list(&self) {
+        self.0.state.write().unwrap_or_else(PoisonError::into_inner).since_init = Some(HashSet::new());
+    }
+
+    /// A complete list: what is not in it is gone, except what was written after it was asked for.
     fn replace(&self, listed: Vec<K>) {
-        let keep: std::collections::HashSet<Key> = listed.iter().map(Key::of).collect();
-        let oldest = listed.iter().map(revision).max().unwrap_or_default();
+        let keep: HashSet<Key> = listed.iter().map(Key::of).collect();
         let gone = {
-            let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
-            // What we wrote after the list was made is not missing from it.
-            let missing = |k: &Key, o: &K| !keep.contains(k) && (revision(o) <= oldest || listed.is_empty());
-            state.objects.iter().filter(|(k, o)| missing(k, o)).map(|(k, _)| k.clone()).collect::<Vec<_>>()
+            let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+            let recent = state.since_init.take().unwrap_or_default();
+            let missing = |k: &&Key| !keep.contains(*k) && !recent.contains(*k);
+            state.objects.keys().filter(missing).cloned().collect::<Vec<_>>()
         };
         for key in gone {
             self.remove(&key, None);
@@ -230,7 +245,8 @@ where
         mut drain: DrainWatch,
     ) -> Result<(), watcher::Error> {
         let api: Api<K> = Api::all(client);
-        let events = kube::runtime::watcher(api, watcher::Config::default().any_semantic()).default_backoff();
+        let events = kube::runtime::watcher(api, watcher::Config::default().any_semantic())
+            .backoff(WatchBackoff::default());
         futures::pin_mut!(events);
         let mut listed = Vec::new();
         loop {
@@ -241,7 +257,10 @@ where
             match event {
                 Ok(Some(Event::Apply(object))) => self.put(object),
                 Ok(Some(Event::Delete(object))) => self.remove(&Key::of(&object), object.uid().as_deref()),
-                Ok(Some(Event::Init)) => listed.clear(),
+                Ok(Some(Event::Init)) => {
+                    listed.clear();
+                    self.begin_list();
+                }
                 Ok(Some(Event::InitApply(object))) => listed.push(object),
                 Ok(Some(Event::InitDone)) => self.replace(std::mem::take(&mut listed)),
                 Ok(None) => return Ok(()),
@@ -315,7 +334,24 @@ mod tests {
         // A late deletion of the first one.
         cache.remove(&key, Some("1"));
         assert_eq!(seen().as_deref(), Some("9"));
+        cache.begin_list();
         cache.replace(vec![object("y", "3", 10)]);
         assert_eq!((seen(), cache.all().len()), (None, 1));
+    }
+
+    #[test]
+    fn what_a_list_lacks_is_gone_however_new_it_is() {
+        let cache = Cache::<ConfigMap>::default();
+        let names = || cache.all().iter().filter_map(|o| o.metadata.name.clone()).collect::<Vec<_>>();
+        cache.begin_list();
+        cache.replace(vec![object("a", "1", 5), object("b", "2", 9)]);
+        // The newest object was deleted while nothing was watched: nothing in the next list is as new.
+        cache.begin_list();
+        cache.put(object("c", "3", 11));
+        cache.replace(vec![object("a", "1", 5)]);
+        assert_eq!(names(), ["a", "c"], "our own write after the list was asked for stays");
+        cache.begin_list();
+        cache.replace(vec![]);
+        assert!(names().is_empty());
     }
 }

@@ -31,6 +31,7 @@ use self::graph::{FOREGROUND, Graph, Kind, Node, ORPHAN, Verdict};
 use crate::cache::Key;
 use crate::cluster::Cluster;
 use crate::queue::{Outcome, Queue, gone_is_fine, is_gone};
+use crate::watch_backoff::WatchBackoff;
 
 /// How often the kinds are looked at again, should a change have been missed.
 const REDISCOVER: Duration = Duration::from_secs(30);
@@ -130,7 +131,8 @@ async fn follow(
     mut drain: meltemi_runtime::DrainWatch,
 ) -> Result<(), Infallible> {
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(collector.client.clone(), &resource);
-    let events = kube::runtime::watcher(api, watcher::Config::default().any_semantic()).default_backoff();
+    let events = kube::runtime::watcher(api, watcher::Config::default().any_semantic())
+        .backoff(WatchBackoff::default());
     futures::pin_mut!(events);
     let mut listed = Vec::new();
     loop {

@@ -25,6 +25,7 @@ mod revisions;
 mod rolling;
 mod scheduler;
 mod serviceaccounts;
+mod watch_backoff;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -23,6 +23,7 @@ pub(crate) use self::watched::{Data, Kind};
 use self::watched::{Key, Known, UNUSED};
 use crate::context::Context;
 use crate::lock::lock;
+use crate::watch_backoff::WatchBackoff;
 
 /// How long the first answer may take.
 const FIRST: Duration = Duration::from_secs(5);
@@ -83,7 +84,7 @@ where
 {
     let api: Api<K> = Api::namespaced(ctx.client.clone(), &key.1);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", key.2));
-    let mut stream = watcher::watcher(api, config).default_backoff().boxed();
+    let mut stream = watcher::watcher(api, config).backoff(WatchBackoff::default()).boxed();
     let set = |found: Option<Data>| {
         let next = Some(found.map(Arc::new));
         let changed = tx.send_if_modified(|known| {

@@ -28,6 +28,7 @@ mod state;
 mod unheld;
 mod vip;
 mod volumes;
+mod watch_backoff;
 mod watches;
 mod zds;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the runner watches: its Pods, namespaces, Services and their endpoints, and the image table.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::Future;
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::context::Context;
+use crate::watch_backoff::WatchBackoff;
 use crate::{image, pod, services, vip};
 
 /// Changes that come close together are one.
@@ -50,8 +52,8 @@ fn service(ctx: &Arc<Context>, name: &str, work: impl Future<Output = ()> + Send
 async fn pods(ctx: Arc<Context>) {
     let api: Api<Pod> = Api::all(ctx.client.clone());
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", ctx.config.node_name));
-    let mut stream = watcher::watcher(api, config).default_backoff().boxed();
-    let mut listed = std::collections::BTreeSet::new();
+    let mut stream = watcher::watcher(api, config).backoff(WatchBackoff::default()).boxed();
+    let mut listed = BTreeSet::new();
     while let Some(event) = stream.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),
@@ -74,17 +76,34 @@ async fn pods(ctx: Arc<Context>) {
 
 async fn namespaces(ctx: Arc<Context>) {
     let api: Api<Namespace> = Api::all(ctx.client.clone());
-    let mut stream = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut stream =
+        watcher::watcher(api, watcher::Config::default()).backoff(WatchBackoff::default()).boxed();
+    let (mut known, mut listed) = (BTreeSet::new(), BTreeSet::new());
+    let set = |ns: Namespace, known: &mut BTreeSet<String>| {
+        let name = ns.metadata.name.unwrap_or_default();
+        ctx.enrolment.set_namespace(&name, Some(ns.metadata.labels.unwrap_or_default()));
+        known.insert(name);
+    };
     while let Some(event) = stream.next().await {
         match event {
-            Ok(Event::Apply(ns) | Event::InitApply(ns)) => {
-                let name = ns.metadata.name.clone().unwrap_or_default();
-                ctx.enrolment.set_namespace(&name, Some(ns.metadata.labels.unwrap_or_default()));
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(ns)) => {
+                listed.insert(ns.metadata.name.clone().unwrap_or_default());
+                set(ns, &mut known);
             }
+            Ok(Event::Apply(ns)) => set(ns, &mut known),
             Ok(Event::Delete(ns)) => {
-                ctx.enrolment.set_namespace(ns.metadata.name.as_deref().unwrap_or_default(), None);
+                let name = ns.metadata.name.unwrap_or_default();
+                ctx.enrolment.set_namespace(&name, None);
+                known.remove(&name);
             }
-            Ok(Event::Init | Event::InitDone) => {}
+            Ok(Event::InitDone) => {
+                // What was deleted while nothing was watched.
+                for name in known.difference(&listed) {
+                    ctx.enrolment.set_namespace(name, None);
+                }
+                known.clone_from(&listed);
+            }
             Err(error) => tracing::debug!(%error, "watch of namespaces"),
         }
     }
@@ -97,7 +116,7 @@ where
 {
     let (reader, writer) = reflector::store::<K>();
     let api: Api<K> = Api::all(ctx.client.clone());
-    let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    let stream = watcher::watcher(api, watcher::Config::default()).backoff(WatchBackoff::default());
     let (changed, what) = (changed.clone(), name.to_owned());
     service(ctx, name, async move {
         let mut stream = reflector::reflector(writer, stream).boxed();

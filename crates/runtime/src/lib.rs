@@ -6,6 +6,7 @@
 //! ([`DrainWatch`]) that every task receives.
 
 pub mod admin;
+pub mod backoff;
 pub mod cores;
 pub mod drain;
 pub mod metrics;

@@ -20,6 +20,8 @@ use crate::store::{Change, Event};
 
 /// A watch without a time of its own ends after this long, as in Kubernetes.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45 * 60);
+/// Longest time that a watch may ask for.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Pause between bookmarks.
 const BOOKMARK: Duration = Duration::from_secs(30);
 
@@ -43,7 +45,7 @@ pub(super) fn watch(call: Call) -> Result<Response<Body>, Refusal> {
             Refusal::bad_request(format!("resourceVersion: Invalid value: \"{text}\": must be a number"))
         })?),
     };
-    let timeout = call.options.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    let timeout = call.options.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs).min(MAX_TIMEOUT);
     let now = Instant::now();
     let mut watch = Watch {
         form: Form::of(&call.headers),
@@ -59,9 +61,9 @@ pub(super) fn watch(call: Call) -> Result<Response<Body>, Refusal> {
     // sendInitialEvents asks for what exists, whatever the revision; without a revision it always comes first.
     if requested.is_none() || watch.call.options.send_initial_events {
         watch.existing();
-    } else if watch.call.api.store.since(&watch.call.info.key, watch.revision).is_none() {
-        return Err(Refusal::expired(format!("too old resource version: {}", watch.revision)));
     } else {
+        // A revision that the history does not cover is answered inside of the stream: clients list again for an
+        // ERROR event of code 410 only, and repeat a request that fails with HTTP 410 for ever.
         watch.collect();
     }
     let stream = stream::unfold(watch, |mut watch| async move {
@@ -137,7 +139,8 @@ impl Watch {
                 self.revision = revision;
             }
             None => {
-                let refusal = Refusal::expired(format!("too old resource version: {}", self.revision));
+                let age = if self.revision > self.call.api.store.revision() { "large" } else { "old" };
+                let refusal = Refusal::expired(format!("too {age} resource version: {}", self.revision));
                 self.line(&json!({"type": "ERROR", "object": refusal.to_value()}));
                 self.over = true;
             }

@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Config};
 use serde_json::json;
@@ -103,19 +104,61 @@ async fn an_object_with_a_finalizer_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_from_a_forgotten_revision_is_told_so() {
+async fn a_watch_from_a_revision_out_of_the_history_gets_an_error_event() {
     let mut server = Server::start();
     server.kubectl(&["create", "configmap", "a"]);
     server.kubectl(&["delete", "configmap", "a"]);
     server.kill_and_restart();
     let maps: Api<ConfigMap> = Api::default_namespaced(client(&server).await);
-    let events = maps.watch(&WatchParams::default(), "1").await.unwrap();
-    let code = match within("an answer", std::pin::pin!(events).next()).await {
-        Some(Ok(WatchEvent::Error(status))) => status.code,
-        Some(Err(kube::Error::Api(status))) => status.code,
-        other => panic!("what was deleted before the start cannot be known: {other:?}"),
-    };
-    assert_eq!(code, 410);
+    // Before the start of the server, and from a database that has been put back since.
+    for revision in ["1", "99999999"] {
+        // The request itself succeeds: kube-rs and client-go list again for the event only.
+        let events = maps.watch(&WatchParams::default(), revision).await.unwrap();
+        match within("an answer", std::pin::pin!(events).next()).await {
+            Some(Ok(WatchEvent::Error(status))) => {
+                assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
+            }
+            other => panic!("{revision}: what was deleted before the start cannot be known: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_at_the_same_address_lists_again_after_a_restart() {
+    for streaming in [false, true] {
+        let mut server = Server::start_at_fixed_port();
+        let maps: Api<ConfigMap> = Api::default_namespaced(client(&server).await);
+        for name in ["kept", "gone"] {
+            maps.create(&PostParams::default(), &config_map(name)).await.unwrap();
+        }
+        let config =
+            if streaming { watcher::Config::default().streaming_lists() } else { watcher::Config::default() };
+        let (reader, writer) = kube::runtime::reflector::store();
+        let stream = watcher::watcher(maps.clone(), config).default_backoff();
+        let mut stream = Box::pin(kube::runtime::reflector::reflector(writer, stream));
+        let names = || {
+            let mut names: Vec<String> =
+                reader.state().iter().filter_map(|m| m.metadata.name.clone()).collect();
+            names.sort();
+            names
+        };
+        let mut reaches = async |what: &str, expected: &[&str]| {
+            within(what, async {
+                while names() != expected {
+                    let _ = stream.next().await.unwrap();
+                }
+            })
+            .await;
+        };
+        reaches("the first list", &["gone", "kept"]).await;
+        server.kill_and_restart();
+        // The revision moves past everything that the watcher has seen, before it is back.
+        maps.delete("gone", &DeleteParams::default()).await.unwrap();
+        maps.create(&PostParams::default(), &config_map("new")).await.unwrap();
+        reaches("the list after the restart", &["kept", "new"]).await;
+        maps.delete("kept", &DeleteParams::default()).await.unwrap();
+        reaches("a change after the restart", &["new"]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,8 @@ use meltemi_runtime::{Tasks, drain};
 
 /// The data directory, for the process that is the server.
 const DIRECTORY: &str = "MELTEMI_TEST_APISERVER_DIR";
+/// The port, for the process that is the server; any free one if it is not set.
+const PORT: &str = "MELTEMI_TEST_APISERVER_PORT";
 /// Another kubectl than the one in PATH.
 const KUBECTL: &str = "KUBECTL";
 
@@ -27,6 +29,8 @@ pub(crate) struct Said {
 pub(crate) struct Server {
     child: Child,
     directory: tempfile::TempDir,
+    /// The port that it keeps over a restart; any if 0.
+    port: u16,
 }
 
 /// The body of the server's process: serves until its standard input ends, so that it never outlives the test.
@@ -34,7 +38,8 @@ pub(crate) fn be_the_server() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = std::env::var(PORT).map_or(0, |port| port.parse().unwrap());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         let config = Config {
             host_port: listener.local_addr().unwrap().port(),
             listeners: vec![listener],
@@ -57,10 +62,11 @@ pub(crate) fn be_the_server() {
     });
 }
 
-fn spawn(directory: &Path) -> Child {
+fn spawn(directory: &Path, port: u16) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "server_process", "--ignored", "--nocapture"])
         .env(DIRECTORY, directory)
+        .env(PORT, port.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -72,9 +78,19 @@ fn spawn(directory: &Path) -> Child {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_at(0)
+    }
+
+    /// A server that is found at the same address after [`Self::kill_and_restart`].
+    pub(crate) fn start_at_fixed_port() -> Self {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        Self::start_at(free)
+    }
+
+    fn start_at(port: u16) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let child = spawn(directory.path());
-        let server = Self { child, directory };
+        let child = spawn(directory.path(), port);
+        let server = Self { child, directory, port };
         // What the ServiceAccount controller would make, without which no Pod is admitted.
         server.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: default, namespace: default}");
         server
@@ -84,7 +100,7 @@ impl Server {
     pub(crate) fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(self.directory.path());
+        self.child = spawn(self.directory.path(), self.port);
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {

@@ -17,6 +17,7 @@ use meltemi_translate::gateways::status::Observed;
 use meltemi_translate::labels;
 
 use super::Gateways;
+use crate::watch_backoff::WatchBackoff;
 
 /// Starts the two watchers.
 pub(super) fn start(client: Client, tasks: &Tasks, gateways: &Gateways) {
@@ -70,7 +71,7 @@ fn watch<K>(
     let mut drain = tasks.drain();
     tasks.spawn(name, async move {
         let config = watcher::Config::default().labels(labels::MANAGED);
-        let mut stream = watcher(api, config).default_backoff().boxed();
+        let mut stream = watcher(api, config).backoff(WatchBackoff::default()).boxed();
         let mut known: HashMap<NamespacedName, NamespacedName> = HashMap::new();
         let mut listed: HashMap<NamespacedName, NamespacedName> = HashMap::new();
         loop {

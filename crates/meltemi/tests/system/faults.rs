@@ -88,6 +88,24 @@ fn api_server(machine: &Machine) {
         assert!(text.lines().any(|line| line == name), "{name} was acknowledged and is lost");
     }
     machine.step(&get("b"), "hello", 0);
+    hears_changes(machine);
+}
+
+/// Every part of the mesh still acts on what is written: none of them watches from a revision of before the restart.
+fn hears_changes(machine: &Machine) {
+    enforce(machine, "mesh", "only", &only("a"));
+    machine.step(&get("b"), "exit code 56", 56);
+    machine.step(&get("a"), "hello", 0);
+    apply(machine, &client("mesh", "late", "node-1"));
+    ready(machine, "mesh", 4);
+    machine.step(&get("late"), "exit code 56", 56);
+    machine.step("kubectl create namespace fresh", "created", 0);
+    eventually(machine, "kubectl -n fresh get serviceaccount default -o name", "serviceaccount/default");
+    let deploy = "kubectl -n fresh create deployment d --image=curlimages/curl -- /bin/sleep infinity";
+    machine.step(deploy, "created", 0);
+    machine.step("kubectl -n fresh rollout status deployment/d --timeout=60s", "successfully rolled out", 0);
+    machine.step("kubectl -n mesh delete pod late --timeout=60s", "deleted", 0);
+    machine.step("kubectl delete namespace fresh --timeout=60s", "deleted", 0);
 }
 
 fn eventually(machine: &Machine, command: &str, shows: &str) {
