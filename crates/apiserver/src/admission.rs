@@ -33,7 +33,7 @@ impl Operation {
     }
 }
 
-/// Asks every validating webhook whose rules match.
+/// Asks every validating webhook whose rules match. Their warnings are added to those of the call.
 ///
 /// # Errors
 /// 400 or the webhook's own code when one denies, 500 when one that must be asked cannot be.
@@ -150,7 +150,11 @@ async fn ask(
     }
     let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request});
     match call::post(&call.api, webhook, &review).await {
-        Ok(answer) if answer["response"]["uid"] == uid.as_str() => verdict(name, &answer["response"]),
+        Ok(answer) if answer["response"]["uid"] == uid.as_str() => {
+            let warnings = answer["response"]["warnings"].as_array().into_iter().flatten();
+            call.warnings.extend(warnings.filter_map(Value::as_str).map(str::to_owned));
+            verdict(name, &answer["response"])
+        }
         Ok(_) => failed(webhook, name, "the answer is not to this request"),
         Err(reason) => failed(webhook, name, &reason),
     }

@@ -12,6 +12,7 @@ use crate::path::Target;
 use crate::registry::ResourceInfo;
 use crate::status::Refusal;
 use crate::store::StoreError;
+use crate::warnings::Warnings;
 
 /// Everything that is known of a request for a resource.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Call {
     pub options: Options,
     /// Headers.
     pub headers: HeaderMap,
+    /// What the client is to be warned of.
+    pub warnings: Warnings,
 }
 
 impl Call {

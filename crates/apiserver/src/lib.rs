@@ -31,6 +31,7 @@ pub mod store;
 pub mod streaming;
 pub mod table;
 pub mod validate;
+pub mod warnings;
 
 pub use api::Inert;
 pub use server::{Config, ServerError, start};

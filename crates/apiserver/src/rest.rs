@@ -23,6 +23,7 @@ use crate::call::{Call, resource_target};
 use crate::options::Options;
 use crate::path;
 use crate::status::Refusal;
+use crate::warnings::Warnings;
 use crate::{discovery, openapi};
 
 /// Answers a request.
@@ -61,8 +62,11 @@ async fn answer(
         return Err(Refusal::no_such_path());
     }
     let headers = request.headers().clone();
-    let call = Call { api, user, target, info, options, headers };
-    dispatch(call, verb, request).await
+    let warnings = Warnings::default();
+    let call = Call { api, user, target, info, options, headers, warnings: warnings.clone() };
+    let mut response = dispatch(call, verb, request).await.unwrap_or_else(IntoResponse::into_response);
+    warnings.write(response.headers_mut());
+    Ok(response)
 }
 
 async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Result<Response<Body>, Refusal> {

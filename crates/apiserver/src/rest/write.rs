@@ -7,8 +7,8 @@ mod rules;
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{HeaderValue, Response, StatusCode};
-use serde_json::{Value, json};
+use http::{Response, StatusCode};
+use serde_json::Value;
 
 use super::read::respond;
 use crate::admission::{self, Operation};
@@ -25,27 +25,19 @@ use crate::{defaults, events, schema, validate};
 /// How often a write is tried again when somebody else was faster and the client named no revision.
 const ATTEMPTS: usize = 16;
 
-/// Warnings for the client.
-type Warnings = Vec<String>;
-
 pub(super) async fn create(call: &Call, body: Value) -> Result<Response<Body>, Refusal> {
     if !call.subresource().is_empty() {
         return Err(Refusal::method_not_allowed());
     }
-    let (stored, warnings) = create_object(call, body, None).await?;
-    Ok(with_warnings(respond(call, StatusCode::CREATED, &stored), &warnings))
+    let stored = create_object(call, body, None).await?;
+    Ok(respond(call, StatusCode::CREATED, &stored))
 }
 
 /// Creates an object; `applied` when it comes from a server-side apply, whose fields are noted already.
-async fn create_object(
-    call: &Call,
-    mut object: Value,
-    applied: Option<()>,
-) -> Result<(Arc<Value>, Warnings), Refusal> {
+async fn create_object(call: &Call, mut object: Value, applied: Option<()>) -> Result<Arc<Value>, Refusal> {
     identity::for_create(call, &mut object)?;
-    let mut warnings = decode(call, &mut object, None)?;
-    let inert = call.api.inert.iter().find(|i| i.group == call.info.group && i.kind == call.info.kind);
-    warnings.extend(inert.map(Inert::warning));
+    decode(call, &mut object, None)?;
+    warn_of_inert(call);
     if call.info.status && !rules::keeps_status_on_create(&call.info) {
         object.as_object_mut().map(|o| o.remove("status"));
     }
@@ -81,7 +73,14 @@ async fn create_object(
         Ok(stored.value)
     })
     .await
-    .map(|value| (value, warnings))
+}
+
+/// Warns whoever writes an object of a kind that nothing acts on.
+fn warn_of_inert(call: &Call) {
+    let inert = call.api.inert.iter().find(|i| i.group == call.info.group && i.kind == call.info.kind);
+    if call.subresource().is_empty() {
+        call.warnings.extend(inert.map(Inert::warning));
+    }
 }
 
 /// Holds the allocation lock over `work` for Services only; everybody else need not wait for a webhook of theirs.
@@ -98,8 +97,8 @@ async fn drop_if_unneeded<T>(
 
 pub(super) async fn update(call: &Call, body: Value) -> Result<Response<Body>, Refusal> {
     let expected = body["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()).map(str::to_owned);
-    let (value, warnings) = change(call, expected.as_deref(), "Update", |_| Ok(body.clone())).await?;
-    Ok(with_warnings(respond(call, StatusCode::OK, &value), &warnings))
+    let value = change(call, expected.as_deref(), "Update", |_| Ok(body.clone())).await?;
+    Ok(respond(call, StatusCode::OK, &value))
 }
 
 pub(super) async fn patch(call: &Call, kind: PatchKind, patch: Value) -> Result<Response<Body>, Refusal> {
@@ -107,7 +106,7 @@ pub(super) async fn patch(call: &Call, kind: PatchKind, patch: Value) -> Result<
         return apply_patch(call, patch).await;
     }
     let expected = patch["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-    let (value, warnings) = change(call, expected.as_deref(), "Update", |live| {
+    let value = change(call, expected.as_deref(), "Update", |live| {
         let mut object = live.clone();
         match kind {
             PatchKind::Json => patch::json(&mut object, patch.clone())?,
@@ -124,7 +123,7 @@ pub(super) async fn patch(call: &Call, kind: PatchKind, patch: Value) -> Result<
         Ok(object)
     })
     .await?;
-    Ok(with_warnings(respond(call, StatusCode::OK, &value), &warnings))
+    Ok(respond(call, StatusCode::OK, &value))
 }
 
 async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refusal> {
@@ -137,7 +136,7 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
     }
     identity::check_shape(&config)?;
     let mut config = config;
-    let mut warnings = decode_config(call, &mut config)?;
+    decode_config(call, &mut config)?;
     if config["metadata"]["name"].as_str().is_some_and(|name| name != call.name()) {
         return Err(Refusal::bad_request("metadata.name does not match the name on the URL"));
     }
@@ -154,18 +153,15 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
     let exists = call.api.store.get(&call.info.key, call.namespace(), call.name()).is_some();
     if !exists && call.subresource().is_empty() {
         let object = apply::apply(None, &config, Typed::of(&call.info), &manager, true)?;
-        return match create_object(call, object, Some(())).await {
-            Ok((value, _)) => Ok(with_warnings(respond(call, StatusCode::CREATED, &value), &warnings)),
-            Err(refusal) => Err(refusal),
-        };
+        let value = create_object(call, object, Some(())).await?;
+        return Ok(respond(call, StatusCode::CREATED, &value));
     }
     let expected = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-    let (value, more) = change(call, expected.as_deref(), "Apply", |live| {
+    let value = change(call, expected.as_deref(), "Apply", |live| {
         apply::apply(Some(live), &config, Typed::of(&call.info), &manager, call.options.force)
     })
     .await?;
-    warnings.extend(more);
-    Ok(with_warnings(respond(call, StatusCode::OK, &value), &warnings))
+    Ok(respond(call, StatusCode::OK, &value))
 }
 
 /// Reads, changes, checks, admits and stores; tried again when somebody else was faster and no revision is expected.
@@ -174,7 +170,7 @@ async fn change(
     expected: Option<&str>,
     operation: &'static str,
     work: impl Fn(&Value) -> Result<Value, Refusal>,
-) -> Result<(Arc<Value>, Warnings), Refusal> {
+) -> Result<Arc<Value>, Refusal> {
     for _ in 0..ATTEMPTS {
         let live = call
             .api
@@ -185,13 +181,13 @@ async fn change(
             return Err(call.modified());
         }
         let mut object = work(&live.value)?;
-        let warnings = prepare(call, &live, &mut object, operation).await?;
+        prepare(call, &live, &mut object, operation).await?;
         admission::validate(call, Operation::Update, Some(&object), Some(&live.value)).await?;
         if call.options.dry_run {
-            return Ok((Arc::new(object), warnings));
+            return Ok(Arc::new(object));
         }
         match store(call, &live, object) {
-            Ok(value) => return Ok((value, warnings)),
+            Ok(value) => return Ok(value),
             Err(StoreError::Conflict) if expected.is_none() => {}
             Err(error) => return Err(call.refused(call.name(), error)),
         }
@@ -200,14 +196,10 @@ async fn change(
 }
 
 /// Everything between the wanted object and the one that may be stored.
-async fn prepare(
-    call: &Call,
-    live: &Stored,
-    object: &mut Value,
-    operation: &str,
-) -> Result<Warnings, Refusal> {
+async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str) -> Result<(), Refusal> {
     identity::for_update(call, &live.value, object)?;
-    let warnings = decode(call, object, Some(&live.value))?;
+    decode(call, object, Some(&live.value))?;
+    warn_of_inert(call);
     if call.subresource() == "status" {
         rules::only_status(&call.info, &live.value, object);
     } else if call.info.status {
@@ -231,8 +223,7 @@ async fn prepare(
         note(call, Some(&live.value), object, call.subresource());
     }
     call.api.auth.admit_node(&call.user, &call.attributes("update"), object)?;
-    rbac(call, object)?;
-    Ok(warnings)
+    rbac(call, object)
 }
 
 fn store(call: &Call, live: &Stored, object: Value) -> Result<Arc<Value>, StoreError> {
@@ -249,28 +240,30 @@ fn store(call: &Call, live: &Stored, object: Value) -> Result<Arc<Value>, StoreE
 }
 
 /// Unknown fields, types, bounds and rules; nulls are dropped and a CRD's defaults are set.
-fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<Warnings, Refusal> {
+fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Refusal> {
     drop_nulls(object);
     if call.info.group == "events.k8s.io" {
         let found = schema::check(&call.info, object, old);
         refuse(call, object, &found.causes)?;
         *object = events::to_core(object);
-        return Ok(Warnings::new());
+        return Ok(());
     }
     schema::default_fields(&call.info, object);
     let found = schema::check(&call.info, object, old);
     refuse_unknown(call, &found)?;
     refuse(call, object, &found.causes)?;
-    Ok(without_unknown(call, object, &found))
+    drop_unknown(call, object, &found);
+    Ok(())
 }
 
 /// Reads an applied configuration. It names the fields that its manager cares about: what it lacks is not missing, so
 /// only unknown fields are judged here; the merged object is judged as a whole.
-fn decode_config(call: &Call, config: &mut Value) -> Result<Warnings, Refusal> {
+fn decode_config(call: &Call, config: &mut Value) -> Result<(), Refusal> {
     drop_nulls(config);
     let found = schema::check(&call.info, config, None);
     refuse_unknown(call, &found)?;
-    Ok(without_unknown(call, config, &found))
+    drop_unknown(call, config, &found);
+    Ok(())
 }
 
 fn refuse_unknown(call: &Call, found: &schema::Found) -> Result<(), Refusal> {
@@ -288,15 +281,13 @@ fn refuse_unknown(call: &Call, found: &schema::Found) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn without_unknown(call: &Call, object: &mut Value, found: &schema::Found) -> Warnings {
-    let mut warnings = Warnings::new();
+fn drop_unknown(call: &Call, object: &mut Value, found: &schema::Found) {
     if !found.unknown.is_empty() {
         schema::prune(&call.info, object);
         if call.options.field_validation == FieldValidation::Warn {
-            warnings.extend(found.unknown.iter().map(|field| format!("unknown field \"{field}\"")));
+            call.warnings.extend(found.unknown.iter().map(|field| format!("unknown field \"{field}\"")));
         }
     }
-    warnings
 }
 
 fn refuse(call: &Call, object: &Value, causes: &[Cause]) -> Result<(), Refusal> {
@@ -330,15 +321,4 @@ fn rbac(call: &Call, object: &Value) -> Result<(), Refusal> {
         return call.api.auth.admit_rbac(&call.user, &call.info.plural, object);
     }
     Ok(())
-}
-
-fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
-    for warning in warnings {
-        let text: String = warning.chars().filter(|c| c.is_ascii() && !c.is_control()).collect();
-        let quoted = json!(text).to_string();
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - {quoted}")) {
-            response.headers_mut().append("Warning", value);
-        }
-    }
-    response
 }

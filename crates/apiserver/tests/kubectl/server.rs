@@ -151,6 +151,11 @@ impl Server {
         said.out
     }
 
+    /// Runs kubectl with something to read; what it writes to standard error, whether it succeeds or not.
+    pub(crate) fn standard_error(&self, args: &[&str], input: &str) -> String {
+        self.say(args, input).err
+    }
+
     /// Runs kubectl, which must fail; its standard error.
     #[track_caller]
     pub(crate) fn refused(&self, args: &[&str], input: &str) -> String {

@@ -63,6 +63,10 @@ fn answer(stream: &mut (impl Read + Write)) {
     let allowed = review["request"]["name"] != "bad";
     let mut response = json!({"uid": review["request"]["uid"], "allowed": allowed,
                           "status": {"message": format!("{} is not wanted", review["request"]["name"])}});
+    if review["request"]["object"]["metadata"]["labels"]["warn"] == "yes" {
+        response["warnings"] =
+            json!([format!("think of {} again", review["request"]["name"]), "twice", "twice"]);
+    }
     if review["request"]["name"] == "changed" {
         let patch = json!([{"op": "add", "path": "/data", "value": {"by": "the webhook"}}]);
         response["patchType"] = "JSONPatch".into();
@@ -128,6 +132,38 @@ fn a_webhook_is_asked_and_its_denial_is_worded_as_kubernetes_does() {
     server.kubectl(&["create", "secret", "generic", "bad"]);
     server.apply(&behind_a_service(port, &bundle, "{matchLabels: {a: c}}"));
     server.apply(&config_map("bad"));
+}
+
+/// On every way to write, with a dry run, and beside a denial, as in Kubernetes.
+#[test]
+fn warnings_of_webhooks_reach_the_client() {
+    let server = Server::start();
+    let (port, bundle) = webhook("hook.default.svc");
+    server.apply(&behind_a_service(port, &bundle, "{}"));
+    server.apply(&behind_a_service(port, &bundle, "{}").replace("Validating", "Mutating"));
+    let map =
+        |name: &str, label: &str| config_map(name).replace("{a: b}", &format!("{{warn: 'yes', a: {label}}}"));
+    let patch = r#"{"metadata": {"labels": {"a": "patched"}}}"#;
+    let steps: [(&[&str], String); 9] = [
+        (&["create", "-f", "-"], map("m", "b")),
+        (&["apply", "-f", "-", "--dry-run=server"], map("m", "c")),
+        (&["apply", "-f", "-"], map("m", "d")),
+        (&["replace", "-f", "-"], map("m", "e")),
+        (&["patch", "configmap", "m", "--type=merge", "-p", patch], String::new()),
+        (
+            &["patch", "configmap", "m", "--type=strategic", "-p", &patch.replace("patched", "f")],
+            String::new(),
+        ),
+        (&["apply", "-f", "-", "--server-side", "--force-conflicts"], map("m", "g")),
+        (&["apply", "-f", "-", "--server-side"], map("other", "b")),
+        (&["create", "-f", "-"], map("bad", "b")),
+    ];
+    for (args, input) in &steps {
+        let said = server.standard_error(args, input);
+        assert!(said.contains("Warning: think of ") && said.contains("Warning: twice"), "{args:?}: {said}");
+        assert_eq!(said.matches("Warning: twice").count(), 1, "{args:?}: {said}");
+    }
+    assert!(!server.apply(&config_map("quiet")).contains("Warning"));
 }
 
 #[test]

@@ -152,12 +152,31 @@ fn commands_that_make_objects_themselves() {
 }
 
 #[test]
-fn who_makes_what_nobody_acts_on_is_warned() {
+fn who_writes_what_nobody_acts_on_is_warned() {
     let server = Server::start();
-    let policy = r#"{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "n"}, "spec": {"podSelector": {}}}"#;
-    let said = server.apply(policy);
+    let policy = |name: &str, label: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{podSelector: {{matchLabels: {{a: {label}}}}}}}"
+        )
+    };
     let warning =
         "Warning: the NetworkPolicy is stored, but nothing in this cluster acts on it; use something else";
+    let patch = r#"{"spec": {"podSelector": {"matchLabels": {"a": "e"}}}}"#;
+    let steps: [(&[&str], String); 7] = [
+        (&["apply", "-f", "-", "--dry-run=server"], policy("np", "a")),
+        (&["apply", "-f", "-"], policy("np", "b")),
+        (&["apply", "-f", "-"], policy("np", "c")),
+        (&["replace", "-f", "-"], policy("np", "d")),
+        (&["patch", "networkpolicy", "np", "--type=merge", "-p", patch], String::new()),
+        (&["apply", "-f", "-", "--server-side", "--force-conflicts"], policy("np", "f")),
+        (&["apply", "-f", "-", "--server-side"], policy("new", "a")),
+    ];
+    for (args, input) in &steps {
+        let said = server.standard_error(args, input);
+        assert!(said.contains(warning), "{args:?}: {said}");
+    }
+    let said = server.standard_error(&["label", "networkpolicy", "np", "x=y"], "");
     assert!(said.contains(warning), "{said}");
 }
 
