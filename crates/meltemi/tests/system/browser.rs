@@ -9,8 +9,8 @@ fn a_browser_shows_the_page_of_bookinfo() {
     let setup = [
         ("kubectl label namespace default istio.io/dataplane-mode=ambient", "labeled"),
         ("kubectl apply -f samples/bookinfo/bookinfo.yaml -f samples/bookinfo/gateway.yaml", "created"),
-        ("kubectl wait --for=condition=Programmed gateway/bookinfo-gateway --timeout=60s", "condition met"),
-        ("kubectl wait --for=condition=Ready pods --all --timeout=60s", "condition met"),
+        ("kubectl wait --for=condition=Programmed gateway/bookinfo-gateway --timeout=120s", "condition met"),
+        ("kubectl wait --for=condition=Available deployments --all --timeout=120s", "condition met"),
     ];
     for (command, shows) in setup {
         machine.step(command, shows, 0);

@@ -10,10 +10,10 @@ use crate::machine::{KUBECTLS, Machine};
 use crate::pods::{apply, client, echo, enforce, namespace, policy, ready};
 
 /// Longest for a part to be back and to have caught up.
-const RECOVERY: Duration = Duration::from_secs(40);
+const RECOVERY: Duration = Duration::from_secs(120);
 
 fn get(pod: &str) -> String {
-    format!("kubectl -n mesh exec {pod} -- curl -s -m 5 -H 'X-Marker: fault' http://echo.mesh/")
+    format!("kubectl -n mesh exec {pod} -- curl -s -m 20 -H 'X-Marker: fault' http://echo.mesh/")
 }
 
 fn only(name: &str) -> serde_json::Value {
@@ -40,13 +40,13 @@ fn what_is_killed_fails_closed_and_comes_back() {
 /// Without the control plane policies hold; back again, it catches up.
 fn control_plane(machine: &Machine) {
     assert!(machine.kill("serve control"));
-    machine.step(&get("a"), "hello", 0);
-    machine.step(&get("b"), "exit code 56", 56);
+    machine.until(&get("a"), "hello", 0);
+    machine.until(&get("b"), "exit code 56", 56);
     // The webhook is away with it: what is applied meanwhile is refused, not accepted unchecked.
     let apply = format!("kubectl apply -f - <<'END'\n{}\nEND", policy("mesh", "only", &only("b")));
-    eventually(machine, &apply, "configured");
-    eventually(machine, &get("b"), "hello");
-    machine.step(&get("a"), "exit code 56", 56);
+    machine.eventually(&apply, "configured");
+    machine.eventually(&get("b"), "hello");
+    machine.until(&get("a"), "exit code 56", 56);
 }
 
 /// Without the node proxy an enrolled Pod is refused; at no moment does a request leave in the clear.
@@ -65,7 +65,7 @@ fn node_proxy(machine: &Machine) {
         refused = text.contains("exit code 7") || text.contains("exit code 56");
         assert!(begun.elapsed() < RECOVERY, "never refused, at last: {text}");
     }
-    eventually(machine, &get("b"), "hello");
+    machine.eventually(&get("b"), "hello");
     let packets = tap.output();
     let text = b"X-Marker: fault";
     assert!(!packets.windows(text.len()).any(|w| w == text), "a request left in the clear");
@@ -78,8 +78,8 @@ fn api_server(machine: &Machine) {
     );
     writes.shows(b"kept-5 created");
     assert!(machine.kill("serve apiserver"));
-    eventually(machine, "kubectl get --raw /readyz", "ok");
-    eventually(machine, "kubectl create configmap after", "created");
+    machine.eventually("kubectl get --raw /readyz", "ok");
+    machine.eventually("kubectl create configmap after", "created");
     let acknowledged = String::from_utf8(writes.output()).unwrap();
     let text = machine.output("kubectl get configmaps -o name");
     let kept: Vec<&str> = acknowledged.lines().filter_map(|line| line.strip_suffix(" created")).collect();
@@ -87,7 +87,7 @@ fn api_server(machine: &Machine) {
     for name in kept {
         assert!(text.lines().any(|line| line == name), "{name} was acknowledged and is lost");
     }
-    machine.step(&get("b"), "hello", 0);
+    machine.until(&get("b"), "hello", 0);
     hears_changes(machine);
 }
 
@@ -95,27 +95,15 @@ fn api_server(machine: &Machine) {
 fn hears_changes(machine: &Machine) {
     enforce(machine, "mesh", "only", &only("a"));
     machine.step(&get("b"), "exit code 56", 56);
-    machine.step(&get("a"), "hello", 0);
+    machine.until(&get("a"), "hello", 0);
     apply(machine, &client("mesh", "late", "node-1"));
     ready(machine, "mesh", 4);
     machine.step(&get("late"), "exit code 56", 56);
     machine.step("kubectl create namespace fresh", "created", 0);
-    eventually(machine, "kubectl -n fresh get serviceaccount default -o name", "serviceaccount/default");
+    machine.eventually("kubectl -n fresh get serviceaccount default -o name", "serviceaccount/default");
     let deploy = "kubectl -n fresh create deployment d --image=curlimages/curl -- /bin/sleep infinity";
     machine.step(deploy, "created", 0);
-    machine.step("kubectl -n fresh rollout status deployment/d --timeout=60s", "successfully rolled out", 0);
-    machine.step("kubectl -n mesh delete pod late --timeout=60s", "deleted", 0);
-    machine.step("kubectl delete namespace fresh --timeout=60s", "deleted", 0);
-}
-
-fn eventually(machine: &Machine, command: &str, shows: &str) {
-    let begun = Instant::now();
-    loop {
-        let text = machine.output(command);
-        if text.contains(shows) {
-            return;
-        }
-        assert!(begun.elapsed() < RECOVERY, "$ {command}\n{text}\nmust show {shows:?}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    machine.step("kubectl -n fresh rollout status deployment/d --timeout=120s", "successfully rolled out", 0);
+    machine.step("kubectl -n mesh delete pod late --timeout=120s", "deleted", 0);
+    machine.step("kubectl delete namespace fresh --timeout=120s", "deleted", 0);
 }

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 pub(crate) const KUBECTLS: [&str; 2] = ["kubectl-1.20", "kubectl-1.35"];
 
 const BINARY: &str = env!("CARGO_BIN_EXE_meltemi");
-const LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for something that must come. Generous, since other builds may share the machine: only a failure is slow.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+/// What `kubectl wait` says, and fails, when there is nothing yet that it could wait for.
+const NOTHING_TO_WAIT_FOR: &str = "no matching resources found";
 
 pub(crate) struct Machine {
     dir: Option<tempfile::TempDir>,
@@ -80,26 +83,37 @@ impl Machine {
         String::from_utf8_lossy(&self.shell(command).output().unwrap().stdout).into_owned()
     }
 
-    /// Runs a command once.
+    /// Runs a command once. A `kubectl wait` whose objects do not exist yet (the Pods of a new Deployment) has not
+    /// waited: it runs again until there is something to wait for.
     pub(crate) fn step(&self, command: &str, shows: &str, code: i32) {
-        let output = self.shell(command).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.code() == Some(code) && text.contains(shows),
-            "$ {command}\n{text}\nexit {:?} instead of {code}, must show {shows:?}",
-            output.status.code(),
-        );
+        self.retry(command, shows, code, |text| text.contains(NOTHING_TO_WAIT_FOR));
     }
 
-    /// Runs a command until it shows a text.
+    /// Runs a command until it shows a text and ends with a code: for what follows from a write on its own time, like
+    /// the first request to a new Service.
+    pub(crate) fn until(&self, command: &str, shows: &str, code: i32) {
+        self.retry(command, shows, code, |_| true);
+    }
+
+    /// Runs a command until it shows a text, whatever its exit code.
     pub(crate) fn eventually(&self, command: &str, shows: &str) {
+        self.until(&format!("{command}\ntrue"), shows, 0);
+    }
+
+    /// Runs a command, again while `again` says so of its output, for at most [`LIMIT`].
+    fn retry(&self, command: &str, shows: &str, code: i32, again: impl Fn(&str) -> bool) {
         let begun = Instant::now();
         loop {
-            let text = self.output(command);
-            if text.contains(shows) {
+            let output = self.shell(command).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            if output.status.code() == Some(code) && text.contains(shows) {
                 return;
             }
-            assert!(begun.elapsed() < LIMIT, "$ {command}\n{text}\nmust show {shows:?}");
+            assert!(
+                again(&text) && begun.elapsed() < LIMIT,
+                "$ {command}\n{text}\nexit {:?} instead of {code}, must show {shows:?}",
+                output.status.code(),
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
     }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::machine::{Background, KUBECTLS, Machine};
+use crate::machine::{Background, KUBECTLS, LIMIT, Machine};
 use crate::pods::{apply, client, echo, enforce, namespace, policy, ready};
 
-/// Longest from an acknowledged policy to the end of what it forbids.
-const SECOND: Duration = Duration::from_secs(1);
+/// Longest from an acknowledged policy to the end of what it forbids. The proxy takes a second at most, which its own
+/// tests measure; kubectl, the API server and the runner, which report the end, take what a busy machine leaves them.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// A request whose answer goes on for a minute.
 fn slow(machine: &Machine, namespace: &str, pod: &str) -> Background {
@@ -21,15 +22,16 @@ fn slow(machine: &Machine, namespace: &str, pod: &str) -> Background {
 }
 
 fn goes_on(open: &mut Background) {
-    let before = open.output().len();
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(open.output().len() > before && open.ended().is_none(), "an allowed connection was ended");
+    let (before, begun) = (open.output().len(), Instant::now());
+    while open.output().len() <= before {
+        assert!(open.ended().is_none() && begun.elapsed() < LIMIT, "an allowed connection was ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn ends(who: &str, open: &mut Background, code: i32) {
     let begun = Instant::now();
-    // What ends the command takes its own time after the connection: kubectl, the API server, the runner.
-    let ended = open.ends_within(SECOND);
+    let ended = open.ends_within(ENDS_WITHIN);
     assert_eq!(ended, Some(code), "{who}: {:?} after the policy", begun.elapsed());
 }
 
@@ -88,7 +90,7 @@ fn layer4(machine: &Machine, before: &mut Background) {
                        "rules": [{"from": [{"source": {"principals": [principal("a")]}}]}]});
     apply(machine, &[policy("mesh", "so-a", &again)]);
     let suspicious =
-        "kubectl -n mesh wait --for=condition=meltemi.dev/Suspicious authorizationpolicy/so-a --timeout=30s";
+        "kubectl -n mesh wait --for=condition=meltemi.dev/Suspicious authorizationpolicy/so-a --timeout=120s";
     machine.step(suspicious, "condition met", 0);
     machine.step("kubectl -n mesh delete authorizationpolicy --all", "deleted", 0);
     goes_on(&mut a);
@@ -122,10 +124,10 @@ fn layer7(machine: &Machine) {
     // Around the waypoint, straight to the Pod: as in Istio open, until the Service's label closes it.
     let ip = machine.output("kubectl -n mesh get pod echo -o jsonpath={.status.podIP}");
     let around = format!("kubectl -n mesh exec b -- curl -s -m 5 http://{ip}:8080/");
-    machine.step(&around, "hello", 0);
+    machine.until(&around, "hello", 0);
     machine.step("kubectl -n mesh label service echo meltemi.dev/waypoint-bypass=deny", "labeled", 0);
     machine.eventually(&format!("{around}; true"), "command terminated with exit code 56");
-    machine.step("kubectl -n mesh exec a -- curl -s http://echo.mesh/", "hello", 0);
+    machine.until("kubectl -n mesh exec a -- curl -s http://echo.mesh/", "hello", 0);
     // On trial a policy only says what it would do.
     let mut trial = policy(
         "mesh",

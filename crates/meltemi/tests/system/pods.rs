@@ -55,7 +55,7 @@ pub(crate) fn apply(machine: &Machine, objects: &[Value]) {
 pub(crate) fn enforce(machine: &Machine, namespace: &str, name: &str, spec: &Value) {
     apply(machine, &[policy(namespace, name, spec)]);
     machine.step(
-        &format!("kubectl -n {namespace} wait --for=condition=meltemi.dev/Enforced authorizationpolicy/{name} --timeout=30s"),
+        &format!("kubectl -n {namespace} wait --for=condition=meltemi.dev/Enforced authorizationpolicy/{name} --timeout=120s"),
         "condition met",
         0,
     );
@@ -64,7 +64,7 @@ pub(crate) fn enforce(machine: &Machine, namespace: &str, name: &str, spec: &Val
 /// Waits until all Pods of a namespace are ready, and enrolled where they should be.
 pub(crate) fn ready(machine: &Machine, namespace: &str, enrolled: usize) {
     machine.step(
-        &format!("kubectl -n {namespace} wait --for=condition=Ready pods --all --timeout=60s"),
+        &format!("kubectl -n {namespace} wait --for=condition=Ready pods --all --timeout=120s"),
         "condition met",
         0,
     );

@@ -139,7 +139,7 @@ pub fn layer4() -> Vec<Step> {
         ),
         Step::new(
             "The policy is in force at every proxy that needs it",
-            "kubectl wait --for=condition=meltemi.dev/Enforced authorizationpolicy/productpage-ztunnel --timeout=30s",
+            "kubectl wait --for=condition=meltemi.dev/Enforced authorizationpolicy/productpage-ztunnel --timeout=60s",
             ["condition met"],
         ),
         Step::new(
@@ -189,7 +189,7 @@ pub fn layer7() -> Vec<Step> {
         ),
         Step::new(
             "It is in force at the waypoint",
-            "kubectl wait --for=condition=meltemi.dev/Enforced authorizationpolicy/productpage-waypoint --timeout=30s",
+            "kubectl wait --for=condition=meltemi.dev/Enforced authorizationpolicy/productpage-waypoint --timeout=60s",
             ["condition met"],
         ),
         Step::new(
@@ -236,15 +236,15 @@ pub fn kagenti() -> Vec<Step> {
         Step::new(
             "A namespace with an API and its clients",
             "kubectl apply -f samples/kagenti/ && kubectl -n kagenti-system wait --for=condition=Programmed \
-             gateway/mlflow-waypoint --timeout=90s && kubectl -n kagenti-system wait --for=condition=Ready pods \
-             --all --timeout=90s",
+             gateway/mlflow-waypoint --timeout=90s && kubectl -n kagenti-system wait \
+             --for=condition=Available deployments --all --timeout=90s",
             ["condition met"],
         )
         .within(LONG),
         Step::new(
             "The policies are in force",
             "kubectl -n kagenti-system wait --for=condition=meltemi.dev/Enforced authorizationpolicy --all \
-             --timeout=30s",
+             --timeout=60s",
             ["condition met"],
         ),
         status("otel-collector may POST traces", "otel-collector", "POST", "/v1/traces", "200"),
