@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use meltemi_kubeclient::Watches;
 use meltemi_model::NamespacedName;
 use meltemi_runtime::Tasks;
 use meltemi_translate::gateways::deployment;
@@ -56,6 +57,8 @@ pub struct Outlets {
     pub proxies: Proxies,
     /// What is counted.
     pub metrics: ControlMetrics,
+    /// How the watches of the API stand.
+    pub watches: Watches,
     /// True once the whole mesh has been published.
     pub published: watch::Sender<bool>,
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use gateway_api::gateways::Gateway;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
+use meltemi_kubeclient::Watches;
 use meltemi_model::NamespacedName;
 use meltemi_runtime::Tasks;
 use meltemi_translate::MeshConfig;
@@ -136,6 +137,8 @@ pub struct Controller {
     pub mesh: MeshConfig,
     /// Whether this replica writes.
     pub leader: Leadership,
+    /// How the watchers stand.
+    pub watches: Watches,
 }
 
 impl std::fmt::Debug for Controller {
@@ -147,7 +150,7 @@ impl std::fmt::Debug for Controller {
 impl Controller {
     /// Starts the controller and its watchers.
     pub fn start(self, tasks: &Tasks) {
-        observed::start(self.client.clone(), tasks, &self.gateways);
+        observed::start(self.client.clone(), tasks, &self.gateways, &self.watches);
         let mut drain = tasks.drain();
         tasks.spawn("gateway controller", async move {
             tokio::select! {

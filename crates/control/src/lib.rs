@@ -27,7 +27,6 @@ pub mod source;
 pub mod status;
 mod statuses;
 pub mod tls;
-mod watch_backoff;
 pub mod webhook;
 pub mod xds;
 
@@ -35,6 +34,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use meltemi_kubeclient::Watches;
 use meltemi_model::net::ports;
 use meltemi_runtime::metrics::Metrics;
 use meltemi_runtime::{DrainWatch, Readiness, Tasks, admin};
@@ -47,8 +47,8 @@ pub use error::Error;
 
 /// Validity of the control plane's own certificate; it is replaced at half of it.
 const SERVING_VALIDITY: Duration = Duration::from_secs(24 * 3600);
-/// How often the wall clock is asked whether it is time.
-const SERVING_LOOK: Duration = Duration::from_secs(5);
+/// Interval between two checks of the serving certificate against the wall clock.
+const SERVING_LOOK: Duration = Duration::from_secs(1);
 /// Events that may wait for the engine.
 const WAITING: usize = 16_384;
 
@@ -129,7 +129,7 @@ pub async fn run(config: Config, drain: DrainWatch) -> Result<(), Error> {
 /// # Errors
 /// The API cannot be used, a port cannot be opened, or the authority cannot be loaded.
 pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
-    let client = kube::Client::try_from(config.kube.clone())?;
+    let client = meltemi_kubeclient::client(config.kube.clone())?;
     let namespace: Arc<str> = config.mesh.root_namespace.clone();
     let readiness = Readiness::new();
     let core = Arc::new(ca::authority(&client, &namespace, &config.mesh.trust_domain).await?);
@@ -146,6 +146,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         publisher: Publisher::new(),
         proxies: xds::Proxies::new(counters.clone()),
         metrics: counters,
+        watches: Watches::default(),
         published,
     };
     serve(&config, tasks, &core, &outlets, (&client, &publishing, &readiness, metrics)).await?;
@@ -160,8 +161,9 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     );
     let (events, received) = mpsc::channel(WAITING);
     let review = review::start(tasks, config.reviewer, leader);
+    let watches = outlets.watches.clone();
     engine::Engine::new(config.mesh.clone(), outlets).start(tasks, received, review);
-    source::Source::new(client, namespace, tasks.clone(), events).start();
+    source::Source::new(client, namespace, tasks.clone(), events, watches).start();
     wait_published(tasks, publishing, &readiness);
     Ok(())
 }
@@ -215,6 +217,7 @@ async fn serve(
         namespace,
         proxies: outlets.proxies.clone(),
         publisher: outlets.publisher.clone(),
+        watches: outlets.watches.clone(),
     };
     let routes = monitoring::routes(pages, metrics, readiness.clone());
     tasks.spawn("monitoring", admin::serve(at(config.ports.monitoring), routes, tasks.drain()));
@@ -242,6 +245,7 @@ fn write(
         },
         mesh: config.mesh.clone(),
         leader: leader.clone(),
+        watches: outlets.watches.clone(),
     }
     .start(tasks);
 }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use meltemi_kubeclient::Watches;
 use meltemi_runtime::metrics::Metrics;
 use meltemi_runtime::{Readiness, admin};
 use meltemi_wire::xds::server::Publisher;
@@ -27,6 +28,8 @@ pub struct Pages {
     pub proxies: Proxies,
     /// What is published.
     pub publisher: Publisher,
+    /// How the watches of the API stand.
+    pub watches: Watches,
 }
 
 /// Every route of the monitoring port.
@@ -66,6 +69,8 @@ async fn configz(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     let names = |t| pages.publisher.names(t);
     Json(json!({
         "generation": pages.publisher.generation(),
+        "watches": pages.watches.count(),
+        "behind": pages.watches.behind(tokio::time::Instant::now()),
         "addresses": names(types::ADDRESS),
         "policies": names(types::AUTHORIZATION),
         "httpPolicies": names(types::HTTP_POLICY),

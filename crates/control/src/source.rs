@@ -17,8 +17,9 @@ use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use meltemi_kubeclient::Watches;
 use meltemi_model::NamespacedName;
 use meltemi_model::workload::Locality;
 use meltemi_runtime::Tasks;
@@ -26,8 +27,6 @@ use meltemi_translate::facts::{NamespaceFacts, PodFacts, ServiceFacts, SliceFact
 use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-
-use crate::watch_backoff::WatchBackoff;
 
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,6 +123,7 @@ pub struct Source {
     namespace: Arc<str>,
     tasks: Tasks,
     events: mpsc::Sender<Event>,
+    watches: Watches,
 }
 
 impl Debug for Source {
@@ -134,8 +134,15 @@ impl Debug for Source {
 
 impl Source {
     /// Watchers that hand on to `events`; `namespace` is the mesh's root namespace.
-    pub fn new(client: Client, namespace: Arc<str>, tasks: Tasks, events: mpsc::Sender<Event>) -> Self {
-        Self { client, namespace, tasks, events }
+    /// `watches` records how each watcher stands.
+    pub fn new(
+        client: Client,
+        namespace: Arc<str>,
+        tasks: Tasks,
+        events: mpsc::Sender<Event>,
+        watches: Watches,
+    ) -> Self {
+        Self { client, namespace, tasks, events, watches }
     }
 
     /// Starts one watcher for each kind.
@@ -208,9 +215,10 @@ impl Source {
     {
         let events = self.events.clone();
         let mut drain = self.tasks.drain();
+        let followed = self.watches.follow(&format!("{kind:?}"), api, config);
         self.tasks.spawn(&format!("watch {kind:?}"), async move {
             let mut watched = Watched { kind, known: HashSet::new(), listed: None, events };
-            let mut stream = watcher(api, config).backoff(WatchBackoff::default()).boxed();
+            let mut stream = followed.boxed();
             loop {
                 let event = tokio::select! {
                     () = drain.started() => return Ok::<(), Infallible>(()),

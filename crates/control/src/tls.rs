@@ -25,8 +25,11 @@ const HANDSHAKES: (usize, usize) = (512, 4096);
 const CONNECTIONS: (usize, usize) = (1024, 16_384);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How long a client may take for a head, and to answer whether it is there.
+/// How long a client may take for a head.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Interval of HTTP/2 pings to a client, and how long it may take to answer one. A proxy behind a network that is gone
+/// holds up `Enforced` for no longer than both.
+const PING: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(6));
 
 /// The certificate in use; cheap to clone.
 #[derive(Clone, Debug)]
@@ -134,7 +137,7 @@ pub fn serve_http(
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE);
             // Who is gone without a word is found out.
-            builder.http2().timer(TokioTimer::new()).keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE);
+            builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING.0).keep_alive_timeout(PING.1);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             let result = tokio::select! {

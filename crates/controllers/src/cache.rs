@@ -11,14 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use futures::TryStreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt as _};
+use meltemi_kubeclient::Watches;
 use meltemi_runtime::{DrainWatch, Tasks};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-
-use crate::watch_backoff::WatchBackoff;
 
 /// Deleted uids that are remembered.
 const TOMBSTONES: usize = 1024;
@@ -231,22 +229,23 @@ where
     }
 
     /// Feeds the cache from a watch of all namespaces, for ever.
-    pub(crate) fn feed(&self, client: Client, tasks: &Tasks) {
-        let cache = self.clone();
-        let kind = K::kind(&()).into_owned();
+    pub(crate) fn feed(&self, client: &Client, watches: &Watches, tasks: &Tasks) {
+        let (cache, watches) = (self.clone(), watches.clone());
+        let (client, kind) = (client.clone(), K::kind(&()).into_owned());
         let drain = tasks.drain();
-        tasks.spawn(&format!("watch {kind}"), async move { cache.follow(client, kind, drain).await });
+        tasks
+            .spawn(&format!("watch {kind}"), async move { cache.follow(client, kind, watches, drain).await });
     }
 
     async fn follow(
         &self,
         client: Client,
         kind: String,
+        watches: Watches,
         mut drain: DrainWatch,
     ) -> Result<(), watcher::Error> {
         let api: Api<K> = Api::all(client);
-        let events = kube::runtime::watcher(api, watcher::Config::default().any_semantic())
-            .backoff(WatchBackoff::default());
+        let events = watches.follow(kind.as_str(), api, watcher::Config::default().any_semantic());
         futures::pin_mut!(events);
         let mut listed = Vec::new();
         loop {

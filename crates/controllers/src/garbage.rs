@@ -19,9 +19,9 @@ use kube::api::{
 };
 use kube::core::PartialObjectMeta;
 use kube::discovery::{ApiCapabilities, Discovery, Scope, verbs};
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
+use meltemi_kubeclient::Watches;
 use meltemi_runtime::Tasks;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -31,15 +31,17 @@ use self::graph::{FOREGROUND, Graph, Kind, Node, ORPHAN, Verdict};
 use crate::cache::Key;
 use crate::cluster::Cluster;
 use crate::queue::{Outcome, Queue, gone_is_fine, is_gone};
-use crate::watch_backoff::WatchBackoff;
 
 /// How often the kinds are looked at again, should a change have been missed.
 const REDISCOVER: Duration = Duration::from_secs(30);
+/// Pause after a discovery that failed.
+const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
 /// Definitions come in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
 
 struct Collector {
     client: Client,
+    watches: Watches,
     graph: Mutex<Graph>,
     queue: Queue,
     kinds_changed: Notify,
@@ -70,6 +72,7 @@ pub(crate) async fn resources(client: &Client) -> Result<Vec<(ApiResource, ApiCa
 pub(crate) fn start(cluster: &Arc<Cluster>, tasks: &Tasks) {
     let collector = Arc::new(Collector {
         client: cluster.client.clone(),
+        watches: cluster.watches.clone(),
         graph: Mutex::default(),
         queue: Queue::default(),
         kinds_changed: Notify::new(),
@@ -116,7 +119,11 @@ async fn follow_kinds(collector: Arc<Collector>, tasks: Tasks) {
                     });
                 }
             }
-            Err(error) => tracing::debug!(%error, "discovery failed"),
+            Err(error) => {
+                tracing::debug!(%error, "discovery failed");
+                tokio::time::sleep(DISCOVERY_RETRY).await;
+                continue;
+            }
         }
         let _ = tokio::time::timeout(REDISCOVER, collector.kinds_changed.notified()).await;
         tokio::time::sleep(SETTLE).await;
@@ -131,14 +138,18 @@ async fn follow(
     mut drain: meltemi_runtime::DrainWatch,
 ) -> Result<(), Infallible> {
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(collector.client.clone(), &resource);
-    let events = kube::runtime::watcher(api, watcher::Config::default().any_semantic())
-        .backoff(WatchBackoff::default());
+    let name = format!("garbage collection of {} {}", resource.group, resource.plural);
+    let watches = &collector.watches;
+    let events = watches.follow(name.as_str(), api, watcher::Config::default().any_semantic());
     futures::pin_mut!(events);
     let mut listed = Vec::new();
     loop {
         let event = tokio::select! {
             event = events.try_next() => event,
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => {
+                watches.forget(&name);
+                return Ok(());
+            }
             () = drain.started() => return Ok(()),
         };
         let definition = kind.plural == "customresourcedefinitions";

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::cache::Key;
 
 const FIRST_RETRY: Duration = Duration::from_millis(10);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Longest pause: what failed during an outage of the API is done within this time after it.
+const LAST_RETRY: Duration = Duration::from_secs(3);
 
 /// What a reconciliation wants next: nothing, or to be called again after a while.
 pub(crate) type Outcome = Result<Option<Duration>, kube::Error>;

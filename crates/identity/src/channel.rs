@@ -35,7 +35,12 @@ pub struct ChannelError {
     reason: String,
 }
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Longest time to connect. SYNs are sent again after 1 s.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Interval between two HTTP/2 pings, and how long the answer may take. A stream that has outlived a partition would wait
+/// for a retransmission timer as long as the partition: a new one is faster.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+const PING_TIMEOUT: Duration = Duration::from_secs(6);
 
 impl ControlPlane {
     fn error(&self, reason: impl std::fmt::Display) -> ChannelError {
@@ -73,8 +78,8 @@ impl ControlPlane {
         });
         Endpoint::from_shared(format!("http://{}", self.address))
             .map_err(|e| self.error(e))?
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(20))
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .connect_timeout(CONNECT_LIMIT)
             .connect_with_connector(dial)

@@ -13,7 +13,6 @@ use futures::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -23,7 +22,6 @@ pub(crate) use self::watched::{Data, Kind};
 use self::watched::{Key, Known, UNUSED};
 use crate::context::Context;
 use crate::lock::lock;
-use crate::watch_backoff::WatchBackoff;
 
 /// How long the first answer may take.
 const FIRST: Duration = Duration::from_secs(5);
@@ -84,7 +82,8 @@ where
 {
     let api: Api<K> = Api::namespaced(ctx.client.clone(), &key.1);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", key.2));
-    let mut stream = watcher::watcher(api, config).backoff(WatchBackoff::default()).boxed();
+    let name = format!("{} {}/{}", K::plural(&()), key.1, key.2);
+    let mut stream = ctx.watches.follow(&name, api, config).boxed();
     let set = |found: Option<Data>| {
         let next = Some(found.map(Arc::new));
         let changed = tx.send_if_modified(|known| {
@@ -102,6 +101,7 @@ where
             event = stream.next() => event,
             () = tokio::time::sleep(UNUSED) => {
                 if ctx.configs.is_unused(key) {
+                    ctx.watches.forget(&name);
                     return;
                 }
                 continue;

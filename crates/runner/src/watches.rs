@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
@@ -20,7 +19,6 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::context::Context;
-use crate::watch_backoff::WatchBackoff;
 use crate::{image, pod, services, vip};
 
 /// Changes that come close together are one.
@@ -52,7 +50,7 @@ fn service(ctx: &Arc<Context>, name: &str, work: impl Future<Output = ()> + Send
 async fn pods(ctx: Arc<Context>) {
     let api: Api<Pod> = Api::all(ctx.client.clone());
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", ctx.config.node_name));
-    let mut stream = watcher::watcher(api, config).backoff(WatchBackoff::default()).boxed();
+    let mut stream = ctx.watches.follow("Pods of the node", api, config).boxed();
     let mut listed = BTreeSet::new();
     while let Some(event) = stream.next().await {
         match event {
@@ -76,8 +74,7 @@ async fn pods(ctx: Arc<Context>) {
 
 async fn namespaces(ctx: Arc<Context>) {
     let api: Api<Namespace> = Api::all(ctx.client.clone());
-    let mut stream =
-        watcher::watcher(api, watcher::Config::default()).backoff(WatchBackoff::default()).boxed();
+    let mut stream = ctx.watches.follow("Namespaces", api, watcher::Config::default()).boxed();
     let (mut known, mut listed) = (BTreeSet::new(), BTreeSet::new());
     let set = |ns: Namespace, known: &mut BTreeSet<String>| {
         let name = ns.metadata.name.unwrap_or_default();
@@ -116,7 +113,7 @@ where
 {
     let (reader, writer) = reflector::store::<K>();
     let api: Api<K> = Api::all(ctx.client.clone());
-    let stream = watcher::watcher(api, watcher::Config::default()).backoff(WatchBackoff::default());
+    let stream = ctx.watches.follow(&K::plural(&()), api, watcher::Config::default());
     let (changed, what) = (changed.clone(), name.to_owned());
     service(ctx, name, async move {
         let mut stream = reflector::reflector(writer, stream).boxed();
@@ -147,22 +144,29 @@ async fn addresses(
         ctx.names.set(table);
         if applied.as_ref() != Some(&rules) {
             let next = rules.clone();
-            let result = tokio::task::spawn_blocking(move || nft::replace_here(&[next], &[])).await;
+            let apply = move || {
+                nft::replace_here(&[next], &[])?;
+                nft::generation_here()
+            };
+            let result = tokio::task::spawn_blocking(apply).await;
             match result.map_err(std::io::Error::other).and_then(|r| r) {
-                Ok(()) => {
+                Ok(generation) => {
+                    ctx.rules.applied(Some(generation));
                     applied = Some(rules);
                     pause = Duration::from_millis(100);
                 }
                 Err(error) => {
                     tracing::error!(%error, "rules for Service addresses");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(10));
+                    pause = (pause * 2).min(Duration::from_secs(2));
                     continue;
                 }
             }
         }
-        changed.notified().await;
-        tokio::time::sleep(SETTLE).await;
+        tokio::select! {
+            () = changed.notified() => tokio::time::sleep(SETTLE).await,
+            () = ctx.rules.lost() => applied = None,
+        }
     }
 }
 

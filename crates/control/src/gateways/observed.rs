@@ -8,8 +8,9 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use meltemi_kubeclient::Watches;
 use meltemi_model::NamespacedName;
 use meltemi_runtime::Tasks;
 use meltemi_translate::facts::name_of;
@@ -17,21 +18,20 @@ use meltemi_translate::gateways::status::Observed;
 use meltemi_translate::labels;
 
 use super::Gateways;
-use crate::watch_backoff::WatchBackoff;
 
 /// Starts the two watchers.
-pub(super) fn start(client: Client, tasks: &Tasks, gateways: &Gateways) {
+pub(super) fn start(client: Client, tasks: &Tasks, gateways: &Gateways, watches: &Watches) {
     watch(
         Api::<Deployment>::all(client.clone()),
         tasks,
-        gateways,
+        (gateways, watches),
         "watch gateway Deployments",
         |observed, object| {
             let ready = object.and_then(|d| d.status.as_ref()?.available_replicas).unwrap_or(0);
             observed.ready = u32::try_from(ready).unwrap_or(0);
         },
     );
-    watch(Api::<Service>::all(client), tasks, gateways, "watch gateway Services", see_service);
+    watch(Api::<Service>::all(client), tasks, (gateways, watches), "watch gateway Services", see_service);
 }
 
 fn see_service(observed: &mut Observed, service: Option<&Service>) {
@@ -60,7 +60,7 @@ fn gateway_of(meta: &ObjectMeta) -> Option<NamespacedName> {
 fn watch<K>(
     api: Api<K>,
     tasks: &Tasks,
-    gateways: &Gateways,
+    (gateways, watches): (&Gateways, &Watches),
     name: &'static str,
     see: fn(&mut Observed, Option<&K>),
 ) where
@@ -69,9 +69,10 @@ fn watch<K>(
     let gateways = gateways.clone();
     gateways.expect(name);
     let mut drain = tasks.drain();
+    let config = watcher::Config::default().labels(labels::MANAGED);
+    let followed = watches.follow(name.trim_start_matches("watch "), api, config);
     tasks.spawn(name, async move {
-        let config = watcher::Config::default().labels(labels::MANAGED);
-        let mut stream = watcher(api, config).backoff(WatchBackoff::default()).boxed();
+        let mut stream = followed.boxed();
         let mut known: HashMap<NamespacedName, NamespacedName> = HashMap::new();
         let mut listed: HashMap<NamespacedName, NamespacedName> = HashMap::new();
         loop {

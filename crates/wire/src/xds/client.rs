@@ -16,8 +16,8 @@ use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Nod
 
 /// First pause before a new attempt; doubled each time, with jitter.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
-/// Longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// Longest pause: what changed while the control plane was away is in use this long after it is back.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Largest message, as in Istio's proxies.
 const MAX_MESSAGE: usize = 200 * 1024 * 1024;
 /// gRPC's code of a request that is refused.
