@@ -6,11 +6,11 @@ use std::fmt::Debug;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, Resource};
+use meltemi_kubeclient::Watches;
 use meltemi_runtime::Tasks;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,7 @@ pub(crate) struct Cluster {
     pub(crate) root_ca: String,
     pub(crate) load_balancer_pool: [u8; 3],
     pub(crate) events: Events,
+    pub(crate) watches: Watches,
     pub(crate) pods: Cache<Pod>,
     pub(crate) nodes: Cache<Node>,
     pub(crate) namespaces: Cache<Namespace>,
@@ -41,13 +42,13 @@ pub(crate) struct Cluster {
     pub(crate) revisions: Cache<ControllerRevision>,
     pub(crate) jobs: Cache<Job>,
     pub(crate) cron_jobs: Cache<CronJob>,
-    pub(crate) leases: Cache<Lease>,
 }
 
 impl Cluster {
     pub(crate) fn new(client: Client, root_ca: String, load_balancer_pool: [u8; 3], tasks: &Tasks) -> Self {
         Self {
             events: Events::start(client.clone(), tasks),
+            watches: Watches::default(),
             client,
             root_ca,
             load_balancer_pool,
@@ -66,29 +67,27 @@ impl Cluster {
             revisions: Cache::default(),
             jobs: Cache::default(),
             cron_jobs: Cache::default(),
-            leases: Cache::default(),
         }
     }
 
     /// Starts all watches.
     pub(crate) fn feed(&self, tasks: &Tasks) {
         let client = &self.client;
-        self.pods.feed(client.clone(), tasks);
-        self.nodes.feed(client.clone(), tasks);
-        self.namespaces.feed(client.clone(), tasks);
-        self.services.feed(client.clone(), tasks);
-        self.endpoints.feed(client.clone(), tasks);
-        self.slices.feed(client.clone(), tasks);
-        self.accounts.feed(client.clone(), tasks);
-        self.config_maps.feed(client.clone(), tasks);
-        self.deployments.feed(client.clone(), tasks);
-        self.replica_sets.feed(client.clone(), tasks);
-        self.daemon_sets.feed(client.clone(), tasks);
-        self.stateful_sets.feed(client.clone(), tasks);
-        self.revisions.feed(client.clone(), tasks);
-        self.jobs.feed(client.clone(), tasks);
-        self.cron_jobs.feed(client.clone(), tasks);
-        self.leases.feed(client.clone(), tasks);
+        self.pods.feed(client, &self.watches, tasks);
+        self.nodes.feed(client, &self.watches, tasks);
+        self.namespaces.feed(client, &self.watches, tasks);
+        self.services.feed(client, &self.watches, tasks);
+        self.endpoints.feed(client, &self.watches, tasks);
+        self.slices.feed(client, &self.watches, tasks);
+        self.accounts.feed(client, &self.watches, tasks);
+        self.config_maps.feed(client, &self.watches, tasks);
+        self.deployments.feed(client, &self.watches, tasks);
+        self.replica_sets.feed(client, &self.watches, tasks);
+        self.daemon_sets.feed(client, &self.watches, tasks);
+        self.stateful_sets.feed(client, &self.watches, tasks);
+        self.revisions.feed(client, &self.watches, tasks);
+        self.jobs.feed(client, &self.watches, tasks);
+        self.cron_jobs.feed(client, &self.watches, tasks);
     }
 
     /// Creates an object; the cache has it at once.

@@ -12,6 +12,7 @@ mod deployment;
 mod endpoints;
 mod events;
 mod garbage;
+mod heartbeat;
 mod job;
 mod loadbalancer;
 mod namespace;
@@ -25,10 +26,10 @@ mod revisions;
 mod rolling;
 mod scheduler;
 mod serviceaccounts;
-mod watch_backoff;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use meltemi_runtime::{DrainWatch, TaskError, Tasks};
@@ -42,12 +43,14 @@ pub struct Config {
     pub kubeconfig: PathBuf,
     /// The first three numbers of the LoadBalancer pool, e.g. 172.30.1 for 172.30.1.0/24.
     pub load_balancer_pool: [u8; 3],
+    /// How long a node may leave its lease unrenewed before it counts as lost.
+    pub node_grace: Duration,
 }
 
 impl Config {
-    /// With the pool of the one-machine cluster.
+    /// With the pool and the grace of the one-machine cluster.
     pub fn new(kubeconfig: PathBuf) -> Self {
-        Self { kubeconfig, load_balancer_pool: [172, 30, 1] }
+        Self { kubeconfig, load_balancer_pool: [172, 30, 1], node_grace: nodes::GRACE }
     }
 }
 
@@ -88,13 +91,11 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         reason: reason.to_string(),
     };
     let file = Kubeconfig::read_from(&config.kubeconfig).map_err(|e| wrong(&e))?;
-    let mut client = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+    let client = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .map_err(|e| wrong(&e))?;
-    // A watch is silent for as long as nothing changes.
-    client.read_timeout = None;
     let root_ca = root_ca(&client).ok_or_else(|| wrong(&"it names no certificate authority"))?;
-    let client = kube::Client::try_from(client).map_err(|e| wrong(&e))?;
+    let client = meltemi_kubeclient::client(client).map_err(|e| wrong(&e))?;
     let cluster = Arc::new(Cluster::new(client, root_ca, config.load_balancer_pool, tasks));
     scheduler::start(&cluster, tasks);
     deployment::start(&cluster, tasks);
@@ -104,10 +105,11 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     endpoints::start(&cluster, tasks);
     serviceaccounts::start(&cluster, tasks);
     loadbalancer::start(&cluster, tasks);
-    nodes::start(&cluster, tasks);
+    nodes::start(&cluster, config.node_grace, tasks);
     podgc::start(&cluster, tasks);
     namespace::start(&cluster, tasks);
     garbage::start(&cluster, tasks);
+    heartbeat::start(&cluster, tasks);
     // Subscribed first, fed afterwards: no controller misses a change.
     cluster.feed(tasks);
     Ok(())

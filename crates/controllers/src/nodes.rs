@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Node lifecycle: a node whose lease is not renewed is unknown; its Pods serve no longer and are deleted in time.
 
-use std::sync::Arc;
+mod leases;
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,10 +12,12 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use meltemi_runtime::Tasks;
 use serde_json::json;
+use tokio::time::Instant;
 
+use self::leases::Leases;
 use crate::cache::Key;
 use crate::cluster::Cluster;
 use crate::placement::tolerated;
@@ -23,13 +28,27 @@ const NAME: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
-/// A lease that is older means that the node is lost.
-const GRACE: i64 = 40;
+/// A node that has not renewed its lease for so long is lost, unless the configuration says otherwise.
+pub(crate) const GRACE: Duration = Duration::from_secs(40);
+/// Pause between two reads of the leases.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time without a successful read of the leases in which a node still counts as watched.
+const READ_GAP: Duration = Duration::from_secs(5);
 /// How long a Pod without a word about it stays on a lost node.
 const EVICTION: i64 = 300;
 const LOOK: Duration = Duration::from_secs(5);
 
-pub(crate) fn start(cluster: &Arc<Cluster>, tasks: &Tasks) {
+pub(crate) fn start(cluster: &Arc<Cluster>, grace: Duration, tasks: &Tasks) {
+    let leases = Arc::new(Mutex::new(Leases::new(READ_GAP)));
+    let reading = read_leases(cluster.clone(), leases.clone());
+    let mut drain = tasks.drain();
+    tasks.spawn("node leases", async move {
+        tokio::select! {
+            () = reading => {}
+            () = drain.started() => {}
+        }
+        Ok::<(), Infallible>(())
+    });
     let queue = Queue::default();
     let add = queue.clone();
     cluster.nodes.subscribe(move |change| {
@@ -39,14 +58,40 @@ pub(crate) fn start(cluster: &Arc<Cluster>, tasks: &Tasks) {
     });
     let c = cluster.clone();
     let synced = async move {
-        tokio::join!(c.nodes.synced(), c.leases.synced(), c.pods.synced());
+        tokio::join!(c.nodes.synced(), c.pods.synced());
     };
     let cluster = cluster.clone();
-    let watched = Timestamp::now();
     queue.run(tasks, NAME, 4, synced, move |key| {
-        let cluster = cluster.clone();
-        async move { reconcile(&cluster, &key, watched).await }
+        let (cluster, leases) = (cluster.clone(), leases.clone());
+        async move {
+            let silence =
+                leases.lock().unwrap_or_else(PoisonError::into_inner).silence(&key.name, Instant::now());
+            match silence {
+                Some(silence) => reconcile(&cluster, &key, silence > grace).await,
+                None => Ok(Some(READ_INTERVAL)),
+            }
+        }
     });
+}
+
+/// Reads all leases again and again: from the API itself, so that a watch that is behind kills no node.
+async fn read_leases(cluster: Arc<Cluster>, leases: Arc<Mutex<Leases>>) {
+    let api: Api<Lease> = Api::namespaced(cluster.client.clone(), LEASES);
+    loop {
+        // The time before the answer: what it shows may be as old as that.
+        let asked = Instant::now();
+        match tokio::time::timeout(READ_GAP, api.list(&ListParams::default())).await {
+            Ok(Ok(list)) => {
+                let versions = list.items.into_iter().filter_map(|lease| {
+                    Some((lease.metadata.name?, lease.metadata.resource_version.unwrap_or_default()))
+                });
+                leases.lock().unwrap_or_else(PoisonError::into_inner).read(versions, asked);
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "leases not read"),
+            Err(_) => tracing::debug!("leases not read in time"),
+        }
+        tokio::time::sleep(READ_INTERVAL).await;
+    }
 }
 
 /// What is known of a node's health.
@@ -59,12 +104,8 @@ enum Health {
     Lost,
 }
 
-/// A node that nobody `watched` until now may have had nobody to speak to: it is given the time again.
-fn health(node: &Node, lease: Option<&Lease>, watched: Timestamp, now: Timestamp) -> Health {
-    let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
-    let created = node.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    let last = renewed.or(created).map(|at| at.max(watched));
-    if last.is_some_and(|at| now.as_second() - at.as_second() > GRACE) {
+fn health(node: &Node, lost: bool) -> Health {
+    if lost {
         return Health::Lost;
     }
     if crate::placement::is_ready(node) { Health::Ready } else { Health::NotReady }
@@ -91,11 +132,10 @@ fn taints(old: &[Taint], health: Health, now: Timestamp) -> Vec<Taint> {
     taints
 }
 
-async fn reconcile(cluster: &Cluster, key: &Key, watched: Timestamp) -> Outcome {
+async fn reconcile(cluster: &Cluster, key: &Key, lost: bool) -> Outcome {
     let Some(node) = cluster.nodes.get(key) else { return Ok(None) };
     let now = Timestamp::now();
-    let lease = cluster.leases.get(&Key::new(LEASES, &key.name));
-    let health = health(&node, lease.as_deref(), watched, now);
+    let health = health(&node, lost);
     let api: Api<Node> = Api::all(cluster.client.clone());
     if health == Health::Lost {
         mark_lost(cluster, &api, &node, now).await?;
@@ -191,25 +231,18 @@ mod tests {
     #[test]
     fn health_comes_from_the_lease_and_the_node() {
         let node = |ready: &str| {
-            Node::deserialize(json!({"metadata": {"name": "n", "creationTimestamp": "2026-01-01T00:00:00Z"},
-                "status": {"conditions": [{"type": "Ready", "status": ready}]}}))
-            .unwrap()
+            Node::deserialize(json!({"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": ready}]}}))
+                .unwrap()
         };
-        let lease = |at: &str| Lease::deserialize(json!({"spec": {"renewTime": at}})).unwrap();
-        let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
-        let (long, short) = ("2026-01-01T00:00:00Z", "2026-01-01T00:59:50Z");
         let cases = [
-            ("True", Some("2026-01-01T00:59:30.000000Z"), long, Health::Ready),
-            ("False", Some("2026-01-01T00:59:30.000000Z"), long, Health::NotReady),
-            ("True", Some("2026-01-01T00:59:00.000000Z"), long, Health::Lost),
-            ("True", None, long, Health::Lost),
-            // The whole cluster stood still for a while.
-            ("True", Some("2026-01-01T00:00:30.000000Z"), short, Health::Ready),
+            ("True", false, Health::Ready),
+            ("False", false, Health::NotReady),
+            ("Unknown", false, Health::NotReady),
+            ("True", true, Health::Lost),
+            ("False", true, Health::Lost),
         ];
-        for (ready, renewed, watched, expected) in cases {
-            let lease = renewed.map(lease);
-            let found = health(&node(ready), lease.as_ref(), watched.parse().unwrap(), now);
-            assert_eq!(found, expected, "{ready} {renewed:?} {watched}");
+        for (ready, lost, expected) in cases {
+            assert_eq!(health(&node(ready), lost), expected, "{ready} {lost}");
         }
     }
 

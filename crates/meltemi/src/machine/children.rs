@@ -81,7 +81,7 @@ impl Program {
         for arg in &self.args {
             spawn = spawn.arg(arg)?;
         }
-        for name in ["PATH", "RUST_LOG", "RUST_BACKTRACE"] {
+        for name in ["PATH", "RUST_LOG", "RUST_BACKTRACE", "MELTEMI_NODE_GRACE"] {
             if let Some(value) = std::env::var_os(name) {
                 spawn = spawn.env(name, value)?;
             }
