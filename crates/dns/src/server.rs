@@ -74,7 +74,7 @@ struct Server {
     tasks: Tasks,
 }
 
-/// Serves names on a UDP socket and a TCP listener until the tasks drain. What cannot be read or accepted ends nothing.
+/// Serves names on a UDP socket and a TCP listener until the caller drops it. What cannot be read or accepted ends nothing.
 ///
 /// # Errors
 /// A socket failed.
@@ -85,13 +85,11 @@ pub async fn serve(
     upstream: Arc<dyn Forward>,
     tasks: Tasks,
 ) -> io::Result<()> {
-    let mut drain = tasks.drain();
     let server = Arc::new(Server { names, upstream, slots: Arc::new(Semaphore::new(UNDER_WAY)), tasks });
     let udp = Arc::new(udp);
     tokio::select! {
         ended = datagrams(&udp, &server) => ended,
         ended = streams(&tcp, &server) => ended,
-        () = drain.started() => Ok(()),
     }
 }
 

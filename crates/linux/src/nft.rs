@@ -262,3 +262,20 @@ pub fn table_exists(netns: &NetNs, family: Family, name: &str) -> io::Result<boo
         Err(e) => Err(e),
     }
 }
+
+/// The generation of the rules of the calling thread's network namespace: a number that each change of any rule in it
+/// changes, whoever makes it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn generation_here() -> io::Result<u32> {
+    let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+    let answers = socket.request(&encode::get_generation())?;
+    // A header of four bytes, then the attribute NFTA_GEN_ID: length, type, number in network order.
+    let id = |body: &[u8]| Some(u32::from_be_bytes(body.get(8..12)?.try_into().ok()?));
+    answers
+        .iter()
+        .find(|answer| answer.kind == encode::NEWGEN)
+        .and_then(|answer| id(&answer.body))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no generation in the answer of nf_tables"))
+}

@@ -303,6 +303,17 @@ pub fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
     std::fs::write(&path, value).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
 }
 
+/// Reads a network sysctl of the calling thread's namespace, without the line's end.
+///
+/// # Errors
+/// No such sysctl.
+pub fn read_sysctl(name: &str) -> io::Result<String> {
+    let path = format!("/proc/sys/net/{name}");
+    let text =
+        std::fs::read_to_string(&path).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))?;
+    Ok(text.trim_end().to_owned())
+}
+
 fn link_of(body: &[u8]) -> Option<(u32, String)> {
     let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
     let mut rest = body.get(16..)?;

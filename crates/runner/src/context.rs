@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use meltemi_kubeclient::Watches;
 use meltemi_runtime::Tasks;
 use tokio::sync::{Notify, watch};
 
@@ -19,6 +20,7 @@ use crate::events::Events;
 use crate::image::Entries;
 use crate::lock::lock;
 use crate::net::Pool;
+use crate::repair::AppliedRules;
 use crate::sandbox::Sandbox;
 use crate::state::State;
 
@@ -109,6 +111,8 @@ pub(crate) struct Context {
     pub enrolment: Enrolment,
     pub names: Arc<crate::names::View>,
     pub configs: Configs,
+    pub watches: Watches,
+    pub rules: AppliedRules,
     pool: Mutex<Pool>,
     images: Mutex<Arc<Entries>>,
     tokens: Mutex<Tokens>,
@@ -143,6 +147,8 @@ impl Context {
             enrolment: Enrolment::default(),
             names: Arc::new(crate::names::View::new(&config.cluster_domain)),
             configs: Configs::default(),
+            watches: Watches::default(),
+            rules: AppliedRules::default(),
             config,
             client,
             cluster_ca,

@@ -21,6 +21,7 @@ mod node;
 mod pod;
 pub mod pod_init;
 mod probe;
+mod repair;
 pub mod sandbox;
 mod server;
 mod services;
@@ -28,7 +29,6 @@ mod state;
 mod unheld;
 mod vip;
 mod volumes;
-mod watch_backoff;
 mod watches;
 mod zds;
 
@@ -73,6 +73,7 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
     let (client, ca) = client(&config).await?;
     net::prepare_node(meltemi_capture::PROBE_SOURCE_V4).map_err(Error::Network)?;
     net::hold_address(config.dns_address.into()).map_err(Error::Network)?;
+    net::refuse_absent(config.pod_cidr).map_err(Error::Network)?;
     let entries = image::load(&config.images).unwrap_or_else(|error| {
         tracing::warn!(%error, "image table not read");
         image::Entries::new()
@@ -86,6 +87,7 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
     watches::start(&ctx);
     node::register(&ctx).await;
     tasks.spawn("heartbeat", node::heartbeat(ctx.clone()));
+    tasks.spawn("network repair", repair::run(ctx.clone()));
     ready.done();
     Ok(())
 }
@@ -97,7 +99,13 @@ async fn names(ctx: &context::Context) -> Result<(), Error> {
     let tcp = tokio::net::TcpListener::bind(address).await.map_err(Error::Network)?;
     let nobody = std::sync::Arc::new(meltemi_dns::server::Nobody);
     let serving = meltemi_dns::serve(udp, tcp, ctx.names.clone(), nobody, ctx.tasks.clone());
-    ctx.tasks.spawn("dns", serving);
+    let mut drain = ctx.tasks.drain();
+    ctx.tasks.spawn("dns", async move {
+        tokio::select! {
+            served = serving => served,
+            () = drain.started() => Ok(()),
+        }
+    });
     Ok(())
 }
 
@@ -134,6 +142,6 @@ async fn client(config: &Config) -> Result<(kube::Client, Vec<u8>), Error> {
         path: config.serving.client_ca.display().to_string(),
         reason: e.to_string(),
     })?;
-    let client = kube::Client::try_from(settings).map_err(|e| Error::Client(e.to_string()))?;
+    let client = meltemi_kubeclient::client(settings).map_err(|e| Error::Client(e.to_string()))?;
     Ok((client, ca))
 }

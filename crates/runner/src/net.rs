@@ -11,11 +11,20 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use meltemi_linux::netns::NetNs;
-use meltemi_linux::rtnl::{Route, Rtnl, VethEnd, write_sysctl};
+use meltemi_linux::rtnl::{self, Route, RouteKind, Rtnl, VethEnd, write_sysctl};
 
 /// The gateway of every Pod; no interface has it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const NODE_SIDE_MAC: [u8; 6] = [0x02, 0x4d, 0xa9, 0xfe, 0x01, 0x01];
+
+/// A Pod's end of the network, as the node keeps it.
+#[derive(Debug)]
+pub struct Connected {
+    /// The Pod's namespace.
+    pub netns: NetNs,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
 
 /// Gives the node's Pod addresses out.
 #[derive(Debug)]
@@ -72,9 +81,8 @@ pub fn prepare_node(probe_source: Ipv4Addr) -> io::Result<()> {
     ] {
         write_sysctl(name, value)?;
     }
+    hold_address(probe_source.into())?;
     let mut rtnl = Rtnl::open()?;
-    let lo = rtnl.link_index("lo")?;
-    rtnl.add_address(lo, IpNet::from(IpAddr::V4(probe_source)))?;
     // Pods of an earlier life of this process are gone, their interfaces with them; what is left is in the way.
     for (index, name) in rtnl.links()? {
         if name.starts_with("mp") {
@@ -94,6 +102,40 @@ pub fn hold_address(address: IpAddr) -> io::Result<()> {
     rtnl.add_address(lo, IpNet::from(address))
 }
 
+/// Has connections to addresses of the range that no Pod has refused at once ("no route to host"). Without this they go
+/// back to where they came from, round and round, and a client waits for its timeout while the Pod is back long since.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn refuse_absent(pods: Ipv4Net) -> io::Result<()> {
+    let mut rtnl = Rtnl::open()?;
+    rtnl.set_route(&Route { kind: RouteKind::Unreachable, ..Route::to(IpNet::V4(pods)) })
+}
+
+/// Puts back what somebody has taken away of the node's addresses (in the calling thread's namespace), the route of its
+/// range and the links of its Pods. What is as it should be stays untouched.
+///
+/// # Errors
+/// The kernel refuses; the rest has been tried.
+pub fn restore(node: Ipv4Addr, held: &[IpAddr], range: Ipv4Net, pods: &[Connected]) -> io::Result<()> {
+    let mut result = refuse_absent(range);
+    for address in held {
+        result = result.and(hold_address(*address));
+    }
+    let forwarding = rtnl::read_sysctl("ipv4/ip_forward")?;
+    if forwarding != "1" {
+        result = result.and(write_sysctl("ipv4/ip_forward", "1"));
+    }
+    for pod in pods {
+        let mut rtnl = Rtnl::open()?;
+        result = result.and(match rtnl.link_index(&veth_name(pod.address)) {
+            Ok(_) => wire_pod(&pod.netns, pod.address, node),
+            Err(_) => connect_pod(&pod.netns, pod.address, node),
+        });
+    }
+    result
+}
+
 /// The name of a Pod's interface on the node.
 pub fn veth_name(address: Ipv4Addr) -> String {
     let [_, _, c, d] = address.octets();
@@ -105,10 +147,8 @@ pub fn veth_name(address: Ipv4Addr) -> String {
 /// # Errors
 /// The kernel refuses a step.
 pub fn connect_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io::Result<()> {
-    let [a, b, c, d] = address.octets();
-    let pod_mac = [0x02, 0x4d, a, b, c, d];
     let here = VethEnd { name: veth_name(address), mac: NODE_SIDE_MAC };
-    let there = VethEnd { name: "eth0".into(), mac: pod_mac };
+    let there = VethEnd { name: "eth0".into(), mac: pod_mac(address) };
     pod.run(|| {
         write_sysctl("ipv6/conf/default/disable_ipv6", "1")?;
         // A proxy inside speaks with its clients' addresses over the loopback; whose they are is checked outside.
@@ -117,8 +157,14 @@ pub fn connect_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io
         write_sysctl("ipv4/ip_unprivileged_port_start", "0")?;
         write_sysctl("ipv4/ping_group_range", "0 0")
     })?;
+    Rtnl::open()?.add_veth(&here, &there, pod)?;
+    wire_pod(pod, address, node_address)
+}
+
+/// Addresses, neighbours and routes of both ends of a Pod's link; those that are there stay.
+fn wire_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io::Result<()> {
     let mut node = Rtnl::open()?;
-    node.add_veth(&here, &there, pod)?;
+    let pod_mac = pod_mac(address);
     let mut inside = pod.rtnl()?;
     let lo = inside.link_index("lo")?;
     inside.set_up(lo)?;
@@ -129,7 +175,7 @@ pub fn connect_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io
     let all = IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).map_err(io::Error::other)?);
     let gateway = Some(IpAddr::V4(GATEWAY));
     inside.set_route(&Route { interface: Some(eth0), gateway, onlink: true, ..Route::to(all) })?;
-    let veth = node.link_index(&here.name)?;
+    let veth = node.link_index(&veth_name(address))?;
     node.set_up(veth)?;
     node.set_neighbour(veth, address.into(), pod_mac)?;
     let source = Some(IpAddr::V4(node_address));
@@ -146,6 +192,11 @@ pub fn disconnect_pod(address: Ipv4Addr) -> io::Result<()> {
         Ok(index) => node.delete_link(index),
         Err(_) => Ok(()),
     }
+}
+
+fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x4d, a, b, c, d]
 }
 
 fn host(address: Ipv4Addr) -> IpNet {

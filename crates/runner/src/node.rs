@@ -149,8 +149,13 @@ async fn renew(ctx: &Context) -> Result<(), kube::Error> {
     let spec = json!({
         "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": MicroTime(Timestamp::now()),
     });
-    let body = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec});
-    match api.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await {
+    // Which watches are behind, for people who look.
+    let annotations = ctx.watches.annotations(tokio::time::Instant::now());
+    let metadata = json!({"name": name, "annotations": annotations});
+    let body =
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec});
+    let patch = json!({"metadata": {"annotations": annotations}, "spec": spec});
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(e)) if e.code == 404 => {
             let lease: Lease = serde_json::from_value(body).map_err(kube::Error::SerdeError)?;

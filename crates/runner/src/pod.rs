@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Preconditions};
 use tokio::sync::watch;
 
 use crate::context::{Context, PodEntry};
@@ -16,11 +16,14 @@ use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::{enrol, net, unheld, volumes};
 
+mod backoff;
 mod run;
+mod status;
 
 /// How often volumes are looked at although nothing they show has changed: tokens are renewed then.
 const REFRESH: Duration = Duration::from_secs(60);
-const MAX_RETRY: Duration = Duration::from_secs(10);
+/// Longest pause after a failure: what failed during an outage of the API is done within this time after it.
+const MAX_RETRY: Duration = Duration::from_secs(2);
 
 /// Takes a Pod of this node over, or tells its task of the new object.
 pub(crate) fn observe(ctx: &Arc<Context>, pod: Arc<Pod>) {
@@ -63,7 +66,7 @@ pub(crate) fn vanished(ctx: &Arc<Context>, pod: &Pod) {
 
 async fn live(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     let (over_tx, over) = watch::channel(false);
-    let reporting = report_status(ctx, entry, over);
+    let reporting = status::report(ctx, entry, over);
     let living = async {
         let mut object = entry.object.subscribe();
         let asked = async {
@@ -220,48 +223,6 @@ async fn release(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     if let (false, Some(IpAddr::V4(address))) = (entry.host_network(), entry.state().address) {
         let _ = tokio::task::spawn_blocking(move || net::disconnect_pod(address)).await;
         ctx.pool().give_back(address);
-    }
-}
-
-/// Writes the status whenever it has changed, until the Pod is over; then once more.
-async fn report_status(ctx: &Arc<Context>, entry: &Arc<PodEntry>, mut over: watch::Receiver<bool>) {
-    let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &entry.namespace);
-    let mut written = serde_json::Value::Null;
-    let mut pause = Duration::from_millis(50);
-    loop {
-        let last = *over.borrow();
-        let pod = entry.pod();
-        let status = entry.state().status(&pod, Timestamp::now());
-        let status = serde_json::to_value(&status).unwrap_or_default();
-        if status != written {
-            let patch = serde_json::json!({"metadata": {"uid": entry.uid}, "status": status});
-            match api.patch_status(&entry.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                Ok(_) => {
-                    written = status;
-                    pause = Duration::from_millis(50);
-                }
-                Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 || e.code == 422 => {
-                    tracing::debug!(pod = %entry.full_name(), error = %e, "status refused");
-                    written = status;
-                }
-                Err(error) => {
-                    tracing::warn!(pod = %entry.full_name(), %error, "status not written");
-                    if last {
-                        return;
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(MAX_RETRY);
-                    continue;
-                }
-            }
-        }
-        if last {
-            return;
-        }
-        tokio::select! {
-            () = entry.changed.notified() => {}
-            _ = over.changed() => {}
-        }
     }
 }
 

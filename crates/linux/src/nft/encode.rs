@@ -16,6 +16,8 @@ const GETTABLE: u16 = NEWTABLE | 1;
 const DELTABLE: u16 = NEWTABLE | 2;
 const NEWCHAIN: u16 = NEWTABLE | 3;
 const NEWRULE: u16 = NEWTABLE | 6;
+pub(super) const NEWGEN: u16 = NEWTABLE | 15;
+const GETGEN: u16 = NEWTABLE | 16;
 const REG: u32 = 1;
 /// A second register, 16 bytes on.
 const REG_PORT: u32 = 2;
@@ -87,6 +89,14 @@ pub(super) fn get_table(family: Family, name: &str) -> Buffer {
     let mut buffer = Buffer::default();
     buffer.begin(GETTABLE, F_ACK, &[number(family), 0, 0, 0]);
     buffer.text(1, name);
+    buffer.end();
+    buffer
+}
+
+/// Asks for the generation of a namespace's rules.
+pub(super) fn get_generation() -> Buffer {
+    let mut buffer = Buffer::default();
+    buffer.begin(GETGEN, F_ACK, &[0, 0, 0, 0]);
     buffer.end();
     buffer
 }

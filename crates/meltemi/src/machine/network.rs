@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use meltemi_linux::netns::NetNs;
@@ -32,26 +33,38 @@ pub struct Network {
     nodes: Vec<Node>,
 }
 
+/// Interval between two looks at the network: what was taken away is back within this time.
+pub const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Network {
     /// Builds the network around the calling process's namespace, which must be empty and its own.
     ///
     /// # Errors
     /// The kernel refuses a step; the message names it.
     pub fn build(nodes: u16) -> io::Result<Self> {
+        let nodes = (1..=nodes).map(plan).collect::<io::Result<_>>()?;
+        let network = Self { nodes };
+        network.restore()?;
+        Ok(network)
+    }
+
+    /// Makes what is missing of the hub's and the nodes' links, addresses, neighbours and routes: all of it at the start,
+    /// later what somebody has taken away. What is as it should be stays untouched.
+    ///
+    /// # Errors
+    /// The kernel refuses a step; the message names it.
+    pub fn restore(&self) -> io::Result<()> {
         let mut hub = Rtnl::open()?;
         let lo = hub.link_index("lo")?;
+        hub.set_up(lo)?;
         hub.add_address(lo, host(API))?;
         hub.add_address(lo, host(HUB))?;
-        rtnl::write_sysctl("ipv4/ip_forward", "1")?;
-        let nodes = (1..=nodes)
-            .map(|index| {
-                let node = plan(index)?;
-                connect(&mut hub, &node, index)
-                    .map_err(|e| io::Error::new(e.kind(), format!("network of {}: {e}", node.name)))?;
-                Ok(node)
-            })
-            .collect::<io::Result<_>>()?;
-        Ok(Self { nodes })
+        enable_forwarding()?;
+        for (node, index) in self.nodes.iter().zip(1..) {
+            connect(&mut hub, node, index)
+                .map_err(|e| io::Error::new(e.kind(), format!("network of {}: {e}", node.name)))?;
+        }
+        Ok(())
     }
 
     /// The nodes, in order.
@@ -76,7 +89,9 @@ fn connect(hub: &mut Rtnl, node: &Node, index: u16) -> io::Result<()> {
     let [_, low] = index.to_be_bytes();
     let here = VethEnd { name: node.name.clone(), mac: [0x02, 0x4d, 0, 0, 1, low] };
     let there = VethEnd { name: "eth0".into(), mac: [0x02, 0x4d, 0, 0, 2, low] };
-    hub.add_veth(&here, &there, &node.netns)?;
+    if hub.link_index(&here.name).is_err() {
+        hub.add_veth(&here, &there, &node.netns)?;
+    }
     let outer = hub.link_index(&here.name)?;
     hub.set_up(outer)?;
     hub.set_neighbour(outer, IpAddr::V4(node.address), there.mac)?;
@@ -103,7 +118,14 @@ fn connect(hub: &mut Rtnl, node: &Node, index: u16) -> io::Result<()> {
     let gateway = Some(IpAddr::V4(HUB));
     let everything = IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).map_err(io::Error::other)?);
     inner.set_route(&Route { interface: Some(eth0), gateway, onlink: true, ..Route::to(everything) })?;
-    node.netns.run(|| rtnl::write_sysctl("ipv4/ip_forward", "1"))
+    node.netns.run(enable_forwarding)
+}
+
+fn enable_forwarding() -> io::Result<()> {
+    match rtnl::read_sysctl("ipv4/ip_forward")?.as_str() {
+        "1" => Ok(()),
+        _ => rtnl::write_sysctl("ipv4/ip_forward", "1"),
+    }
 }
 
 fn host(address: Ipv4Addr) -> IpNet {

@@ -16,13 +16,11 @@ use crate::container::running::Running;
 use crate::container::{self, StartError};
 use crate::context::{Context, PodEntry};
 use crate::logs::Log;
+use crate::pod::backoff;
 use crate::probe;
 use crate::sandbox::Sandbox;
 use crate::state::{Ended, Phase};
 
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
-const MAX_PAUSE: Duration = Duration::from_secs(300);
-const STABLE: Duration = Duration::from_secs(600);
 const STARTED_POLL: Duration = Duration::from_millis(20);
 const IMAGE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -90,6 +88,7 @@ async fn companion(
 
 /// Runs a container, again and again as its policy says.
 async fn keep(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>, spec: &Spec, policy: &str) {
+    let pace = backoff::Pace::of(&entry.pod());
     let mut pause = Duration::ZERO;
     loop {
         let begun = Instant::now();
@@ -108,11 +107,9 @@ async fn keep(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>,
         if !again {
             return;
         }
-        if begun.elapsed() > STABLE {
-            pause = Duration::ZERO;
-        }
+        pause = pace.before_restart(pause, begun.elapsed());
         back_off(ctx, entry, spec, pause).await;
-        pause = if pause.is_zero() { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
+        pause = pace.after_restart(pause);
         entry.update(|s| {
             if let Some(c) = s.container(&spec.name) {
                 c.restarts += 1;
