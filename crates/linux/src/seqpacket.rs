@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use crate::sockopt::{PeerCredentials, peer_credentials};
 
 /// At most this many descriptors are taken from one message; the rest are closed by the kernel.
-pub const MAX_FDS: usize = 4;
+pub const MAX_FDS: usize = 240;
 
 /// One received message.
 #[derive(Debug, Default)]

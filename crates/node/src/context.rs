@@ -11,6 +11,7 @@ use meltemi_view::access_log::AccessLog;
 use meltemi_view::metrics::TcpMetrics;
 use meltemi_view::{Denied, Guard, L4Request, View};
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connections::Connections;
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) connections_per_pod: usize,
     /// What a drain waits for.
     pub(crate) open: TaskTracker,
+    /// Nothing further is accepted: a drain has begun, and another proxy has taken over or nothing is open any more.
+    pub(crate) closing: CancellationToken,
 }
 
 impl Context {

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use meltemi_capture::PROXY_MARK;
 use meltemi_dns::{Answer, Forward, Names, server::UdpForward};
 use meltemi_linux::sockopt;
-use meltemi_model::net::ports;
 use meltemi_model::workload::Health;
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::context::Context;
 use crate::pod::Pod;
-use crate::sockets;
+use crate::sockets::Dns;
 
 struct View {
     context: Arc<Context>,
@@ -43,12 +42,10 @@ impl Names for View {
     }
 }
 
-/// Opens the Pod's DNS listeners and serves them.
-pub(crate) fn start(context: &Arc<Context>, pod: &Arc<Pod>) -> io::Result<()> {
-    let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports::DNS);
-    let udp = pod.netns.bind_udp(at, sockopt::set_reuseport)?;
-    let udp = UdpSocket::from_std(udp)?;
-    let tcp = sockets::listen_on(&pod.netns, at)?;
+/// Serves the Pod's DNS sockets.
+pub(crate) fn start(context: &Arc<Context>, pod: &Arc<Pod>, sockets: Dns) -> io::Result<()> {
+    let udp = UdpSocket::from_std(sockets.udp)?;
+    let tcp = TcpListener::from_std(sockets.tcp)?;
     let (asking, resolver) = (pod.clone(), context.resolver);
     let upstream: Arc<dyn Forward> = Arc::new(UdpForward(move || {
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
@@ -57,11 +54,12 @@ pub(crate) fn start(context: &Arc<Context>, pod: &Arc<Pod>) -> io::Result<()> {
         Ok(socket)
     }));
     let names = Arc::new(View { context: context.clone(), pod: pod.clone() });
-    let (serving, closed) = (context.tasks.clone(), pod.closed.clone());
+    let (serving, closed, closing) = (context.tasks.clone(), pod.closed.clone(), context.closing.clone());
     context.tasks.spawn_job("dns", async move {
         tokio::select! {
             served = meltemi_dns::serve(udp, tcp, names, upstream, serving) => served,
             () = closed.cancelled() => Ok(()),
+            () = closing.cancelled() => Ok(()),
         }
     });
     Ok(())

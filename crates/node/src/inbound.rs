@@ -55,13 +55,12 @@ impl Served {
         drop(handshake);
         let tunnel = Tunnel { peer: incoming.peer.clone(), from, at };
         let mut keepalive = Box::pin(incoming.keepalive());
-        let mut drain = self.context.tasks.drain();
         let mut closing = false;
         loop {
             let next = tokio::select! {
                 next = incoming.next() => next?,
                 error = &mut keepalive => return Err(error),
-                () = async { tokio::select! { () = self.pod.closed.cancelled() => {}, () = drain.started() => {} } }, if !closing => {
+                () = async { tokio::select! { () = self.pod.closed.cancelled() => {}, () = self.context.closing.cancelled() => {} } }, if !closing => {
                     closing = true;
                     incoming.graceful_shutdown();
                     continue;

@@ -47,23 +47,22 @@ impl Served {
         for connection in self.pod.legacy.clone() {
             let ended = CancellationToken::new();
             open.insert((connection.local, connection.remote), ended.clone());
-            let (served, mut drain) = (self.clone(), self.context.tasks.drain());
+            let served = self.clone();
             self.context.tasks.spawn_job("legacy connection", async move {
                 tokio::select! {
                     () = served.keep_judged(connection, &ended) => {}
                     () = served.pod.closed.cancelled() => {}
-                    () = drain.started() => {}
+                    () = served.context.closing.cancelled() => {}
                 }
                 Ok::<(), std::convert::Infallible>(())
             });
         }
-        let mut drain = self.context.tasks.drain();
         while !open.is_empty() {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 () = self.pod.closed.cancelled() => return Ok(()),
                 // The next process finds them again.
-                () = drain.started() => return Ok(()),
+                () = self.context.closing.cancelled() => return Ok(()),
             }
             let there: BTreeSet<_> =
                 inbound(&self.pod.netns)?.into_iter().map(|c| (c.local, c.remote)).collect();

@@ -40,10 +40,16 @@ use meltemi_view::access_log::AccessLog;
 use meltemi_view::metrics::TcpMetrics;
 use meltemi_wire::xds::types;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::Context;
 use crate::workers::Workers;
+
+/// Pause before another attempt to open a port that an earlier process still holds.
+const PORT_RETRY: Duration = Duration::from_millis(100);
+/// Interval between two looks whether anything is open, during a drain.
+const IDLE_POLL: Duration = Duration::from_millis(50);
 
 /// What the node proxy is started with.
 #[derive(Clone, Debug)]
@@ -150,6 +156,7 @@ pub fn start_with(
         connections: connections::Connections::default(),
         connections_per_pod: config.connections_per_pod,
         open: TaskTracker::new(),
+        closing: CancellationToken::new(),
     });
     let workers = Workers::start(config.workers, &context)?;
     if let Some(at) = config.endpoints {
@@ -158,8 +165,33 @@ pub fn start_with(
         serve(tasks, "stats", at.stats, endpoints::stats_routes(metrics));
         serve(tasks, "ready", at.ready, endpoints::ready_routes(readiness.clone()));
     }
-    let client = zds::Client::new(config.zds_socket, context, workers, readiness.register("zds"));
+    let successor = CancellationToken::new();
+    tasks.spawn("handover", hand_over(context.clone(), successor.clone()));
+    let client = zds::Client::new(config.zds_socket, context, workers, readiness.register("zds"), successor);
     tasks.spawn("zds", client.run());
+    Ok(())
+}
+
+/// During a drain, goes on accepting until another proxy has taken over, or nothing is open that a drain would wait for:
+/// otherwise new connections would wait for the end of old ones.
+async fn hand_over(
+    context: Arc<Context>,
+    successor: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let mut drain = context.tasks.drain();
+    drain.started().await;
+    let idle = async {
+        // Not what is accepted: tunnels of peers stay until they are asked to go.
+        while !context.view.registry.is_empty() {
+            tokio::time::sleep(IDLE_POLL).await;
+        }
+    };
+    tokio::select! {
+        () = successor.cancelled() => {}
+        () = idle => {}
+        () = drain.forced() => {}
+    }
+    context.closing.cancel();
     Ok(())
 }
 
@@ -182,18 +214,19 @@ fn view_config(config: &Config) -> meltemi_view::Config {
     }
 }
 
-/// Serves an endpoint. The process before this one may hold the port a little longer.
+/// Serves an endpoint. The process before this one holds the port until its drain begins.
 fn serve(tasks: &Tasks, name: &str, address: SocketAddr, routes: axum::Router) {
-    let drain = tasks.drain();
+    let mut drain = tasks.drain();
     tasks.spawn(name, async move {
-        for _ in 0..100 {
+        loop {
             match endpoints::serve(address, routes.clone(), drain.clone()).await {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 other => return other,
             }
+            tokio::select! {
+                () = tokio::time::sleep(PORT_RETRY) => {}
+                () = drain.started() => return Ok(()),
+            }
         }
-        endpoints::serve(address, routes, drain).await
     });
 }

@@ -101,7 +101,7 @@ impl Served {
                     DialError::Status(StatusCode::UNAUTHORIZED) => "DENY",
                     DialError::Tls { .. } => "TLS_FAILURE",
                     DialError::Tunnel { .. } => "H2_HANDSHAKE_FAILURE",
-                    DialError::Connect { .. } | DialError::Status(_) => "CONNECT",
+                    DialError::Connect { .. } | DialError::Silent { .. } | DialError::Status(_) => "CONNECT",
                 };
                 recording.failed(flags, error);
                 refuse(stream).await;

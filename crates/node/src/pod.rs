@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::places::Places;
-use crate::sockets;
+use crate::sockets::{self, Kind};
 
 /// How long a connection waits for the Pod's own workload and certificate: both come with the Pod's start.
 pub(crate) const OWN: Duration = Duration::from_secs(5);
@@ -55,24 +55,15 @@ pub(crate) struct Served {
 /// How often it is told that nothing can be accepted.
 const TELL: Duration = Duration::from_secs(10);
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Outbound,
-    Plaintext,
-    Hbone,
-}
-
 impl Served {
-    /// Opens the Pod's listeners on this worker and serves them.
-    pub(crate) fn start(context: Arc<Context>, pod: Arc<Pod>) -> io::Result<Arc<Self>> {
-        let mut listeners = Vec::new();
-        for (kind, port) in [
-            (Kind::Outbound, ports::OUTBOUND),
-            (Kind::Plaintext, ports::INBOUND_PLAINTEXT),
-            (Kind::Hbone, ports::HBONE),
-        ] {
-            listeners.extend(sockets::listen(&pod.netns, port)?.into_iter().map(|l| (kind, l)));
-        }
+    /// Serves listeners of the Pod on this worker.
+    pub(crate) fn start(
+        context: Arc<Context>,
+        pod: Arc<Pod>,
+        listeners: Vec<(Kind, std::net::TcpListener)>,
+    ) -> io::Result<Arc<Self>> {
+        let tokio = |(kind, listener)| Ok((kind, TcpListener::from_std(listener)?));
+        let listeners = listeners.into_iter().map(tokio).collect::<io::Result<Vec<_>>>()?;
         let namespace = pod.clone();
         let connector = Arc::new(move |to| {
             let pod = namespace.clone();
@@ -87,13 +78,17 @@ impl Served {
     }
 
     async fn accept(self: Arc<Self>, kind: Kind, listener: TcpListener) -> io::Result<()> {
-        let mut drain = self.context.tasks.drain();
         let mut told: Option<Instant> = None;
+        // What arrives before this proxy knows the mesh waits in the kernel, where a proxy before this one may take it.
+        tokio::select! {
+            _ = self.context.view.heard(OWN) => {}
+            () = self.context.closing.cancelled() => return Ok(()),
+        }
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.pod.closed.cancelled() => return Ok(()),
-                () = drain.started() => return Ok(()),
+                () = self.context.closing.cancelled() => return Ok(()),
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,

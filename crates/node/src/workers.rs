@@ -10,12 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 use crate::context::Context;
 use crate::dns;
 use crate::pod::{Pod, Served};
+use crate::sockets::Sockets;
 
 type Answer = oneshot::Sender<io::Result<()>>;
+/// A Pod to serve, its sockets for one worker, and where to say that it listens.
+type Order = (Arc<Pod>, Sockets, Answer);
 
 /// The workers.
 #[derive(Clone, Debug)]
-pub(crate) struct Workers(Vec<mpsc::UnboundedSender<(Arc<Pod>, Answer)>>);
+pub(crate) struct Workers(Vec<mpsc::UnboundedSender<Order>>);
 
 impl Workers {
     /// Starts `count` of them; they end with the tasks' drain.
@@ -42,37 +45,39 @@ impl Workers {
         Ok(Self(senders))
     }
 
-    /// Serves a Pod on every worker; resolves when all listen.
-    pub(crate) async fn add(&self, pod: &Arc<Pod>) -> io::Result<()> {
-        for worker in &self.0 {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Serves a Pod on every worker, each with its part of the sockets; resolves when all listen.
+    pub(crate) async fn add(&self, pod: &Arc<Pod>, sockets: Vec<Sockets>) -> io::Result<()> {
+        for (worker, sockets) in self.0.iter().zip(sockets) {
             let (answer, answered) = oneshot::channel();
             let ended = || io::Error::other("a worker has ended");
-            worker.send((pod.clone(), answer)).map_err(|_| ended())?;
+            worker.send((pod.clone(), sockets, answer)).map_err(|_| ended())?;
             answered.await.map_err(|_| ended())??;
         }
         Ok(())
     }
 }
 
-async fn work(
-    index: usize,
-    context: Arc<Context>,
-    pods: Option<mpsc::UnboundedReceiver<(Arc<Pod>, Answer)>>,
-) {
+async fn work(index: usize, context: Arc<Context>, pods: Option<mpsc::UnboundedReceiver<Order>>) {
     let Some(mut pods) = pods else { return };
     let mut drain = context.tasks.drain();
     loop {
-        let (pod, answer) = tokio::select! {
+        let (pod, sockets, answer) = tokio::select! {
             next = pods.recv() => match next {
                 Some(next) => next,
-                // Whoever hands Pods over has ended, as it does when a drain starts.
+                // Whoever hands Pods over has ended, as it does when nothing further is accepted.
                 None => break,
             },
-            () = drain.started() => break,
+            () = context.closing.cancelled() => break,
         };
         // Names are asked for rarely: one worker answers them.
-        let started = if index == 0 { dns::start(&context, &pod) } else { Ok(()) };
-        let started = started.and_then(|()| Served::start(context.clone(), pod)).map(|served| {
+        let started = sockets.dns.map_or(Ok(()), |dns| dns::start(&context, &pod, dns));
+        let serve = |()| Served::start(context.clone(), pod, sockets.listeners);
+        let started = started.and_then(serve).map(|served| {
             if index == 0 && !served.pod.legacy.is_empty() {
                 context.tasks.spawn_job("legacy connections", served.legacy());
             }

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::legacy;
 use crate::places::Places;
 use crate::pod::Pod;
+use crate::sockets;
 use crate::workers::Workers;
 
 const MIN_PAUSE: Duration = Duration::from_millis(10);
@@ -53,26 +54,34 @@ pub(crate) struct Client {
     workers: Workers,
     ready: Option<Ready>,
     pods: HashMap<String, Arc<Pod>>,
+    successor: CancellationToken,
 }
 
 impl Client {
-    pub(crate) fn new(socket: PathBuf, context: Arc<Context>, workers: Workers, ready: Ready) -> Self {
-        Self { socket, context, workers, ready: Some(ready), pods: HashMap::new() }
+    /// `successor` is cancelled when the agent says that another proxy has taken over.
+    pub(crate) fn new(
+        socket: PathBuf,
+        context: Arc<Context>,
+        workers: Workers,
+        ready: Ready,
+        successor: CancellationToken,
+    ) -> Self {
+        Self { socket, context, workers, ready: Some(ready), pods: HashMap::new(), successor }
     }
 
-    /// Stays connected until the drain. While the agent is away, Pods are served as before.
+    /// Stays connected until nothing further is accepted. While the agent is away, Pods are served as before.
     pub(crate) async fn run(mut self) -> io::Result<()> {
-        let mut drain = self.context.tasks.drain();
+        let closing = self.context.closing.clone();
         let mut pause = MIN_PAUSE;
         loop {
             let ended = tokio::select! {
                 ended = self.talk(&mut pause) => ended,
-                () = drain.started() => return Ok(()),
+                () = closing.cancelled() => return Ok(()),
             };
             tracing::warn!(socket = %self.socket.display(), result = ?ended, "the node's agent is away");
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
-                () = drain.started() => return Ok(()),
+                () = closing.cancelled() => return Ok(()),
             }
         }
     }
@@ -93,7 +102,12 @@ impl Client {
             if let Err(error) = &done {
                 tracing::error!(%error, "a request of the node's agent failed");
             }
-            socket.send(&zds::ack(done.err().map(|e| e.to_string()).as_deref()), &[]).await?;
+            let (error, opened) = match done {
+                Ok(opened) => (None, opened),
+                Err(error) => (Some(error.to_string()), Vec::new()),
+            };
+            let opened: Vec<_> = opened.iter().map(|fd| fd.as_fd()).collect();
+            socket.send(&zds::ack(error.as_deref()), &opened).await?;
         }
     }
 
@@ -102,27 +116,27 @@ impl Client {
         request: Request,
         fds: Vec<OwnedFd>,
         seen: &mut Option<HashSet<String>>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<OwnedFd>> {
         match request {
             Request::Add(workload) => {
                 if let Some(seen) = seen {
                     seen.insert(workload.uid.clone());
                 }
-                let fd = fds
-                    .into_iter()
-                    .next()
-                    .ok_or_else(|| io::Error::other("no network namespace came along"))?;
-                self.add(workload, NetNs::from_fd(fd)).await
+                let mut fds = fds.into_iter();
+                let netns = fds.next().ok_or_else(|| io::Error::other("no network namespace came along"))?;
+                let keep = workload.keep_listeners;
+                let opened = self.add(workload, NetNs::from_fd(netns), fds.collect()).await?;
+                return Ok(if keep { opened } else { Vec::new() });
             }
             Request::Keep(uid) => {
                 if let Some(seen) = seen {
                     seen.insert(uid);
                 }
-                Ok(())
             }
-            Request::Delete(uid) => {
-                self.remove(&uid);
-                Ok(())
+            Request::Delete(uid) => self.remove(&uid),
+            Request::Successor => {
+                tracing::info!("another proxy serves this node's Pods as well");
+                self.successor.cancel();
             }
             Request::SnapshotSent => {
                 // Who was not named has left while nobody was listening.
@@ -141,19 +155,25 @@ impl Client {
                         Ok::<(), std::convert::Infallible>(())
                     });
                 }
-                Ok(())
             }
         }
+        Ok(Vec::new())
     }
 
-    async fn add(&mut self, workload: Workload, netns: NetNs) -> io::Result<()> {
+    /// Serves a Pod; returns copies of the sockets that were opened for it.
+    async fn add(
+        &mut self,
+        workload: Workload,
+        netns: NetNs,
+        adopted: Vec<OwnedFd>,
+    ) -> io::Result<Vec<OwnedFd>> {
         if let Some(known) = self.pods.get(&workload.uid) {
             if known.netns.id()? == netns.id()? {
-                return Ok(());
+                return Ok(Vec::new());
             }
             self.remove(&workload.uid);
         }
-        let Workload { uid, name, namespace, service_account } = workload;
+        let Workload { uid, name, namespace, service_account, keep_listeners: _ } = workload;
         let identity = SpiffeId::new(&self.context.trust_domain, &namespace, &service_account)
             .map_err(io::Error::other)?;
         self.context.certificates.prefetch(&identity);
@@ -161,6 +181,7 @@ impl Client {
             tracing::error!(pod = %name, %error, "connections that are older than the enrolment cannot be listed");
             Vec::new()
         });
+        let (sockets, opened) = sockets::open(&netns, self.workers.count(), adopted)?;
         let pod = Arc::new(Pod {
             legacy,
             workload: WorkloadUid::pod(&self.context.cluster_id, &namespace, &name),
@@ -170,13 +191,13 @@ impl Client {
             closed: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
-        if let Err(error) = self.workers.add(&pod).await {
+        if let Err(error) = self.workers.add(&pod, sockets).await {
             pod.closed.cancel();
             return Err(error);
         }
         tracing::info!(pod = %pod.workload, identity = %pod.identity, "serving");
         self.pods.insert(uid, pod);
-        Ok(())
+        Ok(opened)
     }
 
     fn remove(&mut self, uid: &str) {

@@ -8,14 +8,13 @@
 pub(crate) mod proxies;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meltemi_linux::netns::NetNs;
 use meltemi_linux::seqpacket::{Listener, SeqPacket};
-use meltemi_wire::zds::{MAX_MESSAGE, Request, Workload as Named, read_ack, read_hello};
+use meltemi_wire::zds::{Hello, MAX_MESSAGE, Request, Workload as Named, read_ack, read_hello};
 use tokio::sync::mpsc;
 
 pub(crate) use self::proxies::Workload;
@@ -23,6 +22,8 @@ use self::proxies::{Command, Proxies};
 use crate::context::Context;
 
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long connections wait for the next proxy after the last one has ended; then they are refused.
+const HOLD: Duration = Duration::from_secs(10);
 
 /// Listens for node proxies.
 pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {
@@ -47,9 +48,13 @@ pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {
         ctx.job("zds", async move {
             let (id, snapshot, commands) = proxies.connect();
             tracing::info!(proxy = id, pods = snapshot.len(), "node proxy connected");
-            let result = talk(&proxies, &socket, snapshot, commands).await;
+            let result = talk(&proxies, id, &socket, snapshot, commands).await;
             proxies.disconnect(id);
             tracing::info!(proxy = id, result = ?result, "node proxy disconnected");
+            if !proxies.any() {
+                tokio::time::sleep(HOLD).await;
+                proxies.close_abandoned();
+            }
             result
         });
     }
@@ -70,16 +75,19 @@ fn is_proxy(ctx: &Context, pid: i32, uid: u32) -> bool {
 
 async fn talk(
     proxies: &Proxies,
+    id: u64,
     socket: &SeqPacket,
     snapshot: Vec<Workload>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     let hello = tokio::time::timeout(ANSWER, socket.recv(MAX_MESSAGE)).await??;
-    read_hello(&hello.bytes).map_err(io::Error::other)?;
+    let Hello { keeps_listeners } = read_hello(&hello.bytes).map_err(io::Error::other)?;
+    proxies.greeted(id, keeps_listeners);
     for workload in snapshot {
-        add(proxies, socket, &workload).await?;
+        add(proxies, socket, &workload, keeps_listeners).await?;
     }
-    request(socket, &Request::SnapshotSent, None).await?.map_err(io::Error::other)?;
+    request(socket, &Request::SnapshotSent, &[]).await?.0.map_err(io::Error::other)?;
+    proxies.took_over(id);
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
@@ -89,25 +97,37 @@ async fn talk(
             }
         };
         match command {
-            Some(Command::Add(workload)) => add(proxies, socket, &workload).await?,
+            Some(Command::Add(workload)) => add(proxies, socket, &workload, keeps_listeners).await?,
             Some(Command::Del(uid)) => {
-                if let Err(reason) = request(socket, &Request::Delete(uid), None).await? {
+                if let (Err(reason), _) = request(socket, &Request::Delete(uid), &[]).await? {
                     tracing::warn!(reason, "the node proxy did not let a Pod go");
                 }
             }
+            Some(Command::Successor) => drop(request(socket, &Request::Successor, &[]).await?),
             None => return Ok(()),
         }
     }
 }
 
-async fn add(proxies: &Proxies, socket: &SeqPacket, workload: &Workload) -> io::Result<()> {
+async fn add(
+    proxies: &Proxies,
+    socket: &SeqPacket,
+    workload: &Workload,
+    keep_listeners: bool,
+) -> io::Result<()> {
     let named = Named {
         uid: workload.uid.clone(),
         name: workload.name.clone(),
         namespace: workload.namespace.clone(),
         service_account: workload.service_account.clone(),
+        keep_listeners,
     };
-    let answer = request(socket, &Request::Add(named), Some(&workload.netns)).await?;
+    let kept = if keep_listeners { proxies.listeners(&workload.uid) } else { Vec::new() };
+    let fds: Vec<_> = [workload.netns.as_fd()].into_iter().chain(kept.iter().map(|fd| fd.as_fd())).collect();
+    let (answer, opened) = request(socket, &Request::Add(named), &fds).await?;
+    if keep_listeners && answer.is_ok() {
+        proxies.keep_listeners(&workload.uid, opened);
+    }
     if let Err(reason) = &answer {
         tracing::warn!(pod = %workload.name, reason, "the node proxy did not take a Pod");
     }
@@ -115,24 +135,25 @@ async fn add(proxies: &Proxies, socket: &SeqPacket, workload: &Workload) -> io::
     Ok(())
 }
 
-/// Sends one request and waits for its answer.
+/// Sends one request and waits for its answer, and the descriptors that come with it.
 async fn request(
     socket: &SeqPacket,
     request: &Request,
-    netns: Option<&NetNs>,
-) -> io::Result<Result<(), String>> {
-    let fds: Vec<_> = netns.iter().map(|n| n.as_fd()).collect();
-    socket.send(&request.encode(), &fds).await?;
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<(Result<(), String>, Vec<OwnedFd>)> {
+    socket.send(&request.encode(), fds).await?;
     let answer = tokio::time::timeout(ANSWER, socket.recv(MAX_MESSAGE)).await??;
     if answer.bytes.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(read_ack(&answer.bytes).map_err(io::Error::other)?.map_or(Ok(()), Err))
+    let done = read_ack(&answer.bytes).map_err(io::Error::other)?.map_or(Ok(()), Err);
+    Ok((done, answer.fds))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meltemi_linux::netns::NetNs;
     use meltemi_wire::zds::{ack, hello};
 
     fn workload(uid: &str) -> Workload {
@@ -170,7 +191,7 @@ mod tests {
         let (id, snapshot, commands) = proxies.connect();
         let proxies = proxies.clone();
         let serving = async move {
-            let _ = talk(&proxies, &ours, snapshot, commands).await;
+            let _ = talk(&proxies, id, &ours, snapshot, commands).await;
             proxies.disconnect(id);
         };
         (theirs, serving)
@@ -189,6 +210,7 @@ mod tests {
             let rest = async {
                 assert!(is_add(&asked(&second).await, "early"));
                 assert_eq!(asked(&second).await, Request::SnapshotSent);
+                assert_eq!(asked(&first).await, Request::Successor);
                 let late = proxies.add(workload("late"));
                 assert!(is_add(&asked(&second).await, "late"));
                 late.await.unwrap();
@@ -205,6 +227,45 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(serving_first, script) })
             .await
             .unwrap();
+    }
+
+    /// A proxy's side of an Add: the numbers of the ports that came along, answered with these sockets.
+    async fn taken(socket: &SeqPacket, opened: &[&std::net::TcpListener]) -> Vec<u16> {
+        let message = socket.recv(MAX_MESSAGE).await.unwrap();
+        assert!(matches!(Request::decode(&message.bytes).unwrap(), Request::Add(w) if w.keep_listeners));
+        let fds: Vec<_> = opened.iter().map(|listener| listener.as_fd()).collect();
+        socket.send(&ack(None), &fds).await.unwrap();
+        let port = |fd: OwnedFd| std::net::TcpListener::from(fd).local_addr().unwrap().port();
+        message.fds.into_iter().skip(1).map(port).collect()
+    }
+
+    #[tokio::test]
+    async fn listeners_outlive_a_proxy_and_come_to_the_next_one() {
+        let proxies = Proxies::default();
+        let adding = proxies.add(workload("a"));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (first, serving) = connected(&proxies).await;
+        let script = async {
+            assert!(taken(&first, &[&listener]).await.is_empty(), "nobody listened before");
+            adding.await.unwrap();
+            assert_eq!(asked(&first).await, Request::SnapshotSent);
+            drop((first, listener));
+        };
+        tokio::join!(serving, script);
+        // Between two proxies a connection waits in the kernel.
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (second, serving) = connected(&proxies).await;
+        let script = async {
+            assert_eq!(taken(&second, &[]).await, [port]);
+            assert_eq!(asked(&second).await, Request::SnapshotSent);
+            drop(second);
+        };
+        tokio::join!(serving, script);
+        // After the last proxy and the time that clients are let wait, it is refused.
+        proxies.close_abandoned();
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        drop(client);
     }
 
     #[tokio::test]

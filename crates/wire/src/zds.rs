@@ -24,6 +24,15 @@ pub enum Request {
     Delete(String),
     /// The first snapshot is complete.
     SnapshotSent,
+    /// Another proxy has taken over. Sent only to a proxy that [keeps listeners](Hello::keeps_listeners).
+    Successor,
+}
+
+/// What a proxy says of itself first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// It takes listening sockets over and hands its own to the agent, so that they outlive it. Istio's does not.
+    pub keeps_listeners: bool,
 }
 
 /// A workload of this node.
@@ -37,21 +46,24 @@ pub struct Workload {
     pub namespace: String,
     /// Its service account.
     pub service_account: String,
+    /// The agent keeps listening sockets: those that come along are to be served, new ones handed over with the
+    /// acknowledgement. Istio's agent does not.
+    pub keep_listeners: bool,
 }
 
 /// The proxy's first message.
 pub fn hello() -> Vec<u8> {
-    proto::ZdsHello { version: proto::Version::V1 as i32 }.encode_to_vec()
+    proto::ZdsHello { version: proto::Version::V1 as i32, keeps_listeners: true }.encode_to_vec()
 }
 
 /// Reads the proxy's first message.
 ///
 /// # Errors
 /// Not a hello of version 1.
-pub fn read_hello(bytes: &[u8]) -> Result<(), Invalid> {
+pub fn read_hello(bytes: &[u8]) -> Result<Hello, Invalid> {
     let hello = proto::ZdsHello::decode(bytes).map_err(|e| Invalid(e.to_string()))?;
     if hello.version == proto::Version::V1 as i32 {
-        Ok(())
+        Ok(Hello { keeps_listeners: hello.keeps_listeners })
     } else {
         Err(Invalid(format!("version {} is not supported", hello.version)))
     }
@@ -69,10 +81,12 @@ impl Request {
                     namespace: w.namespace.clone(),
                     service_account: w.service_account.clone(),
                 }),
+                keep_listeners: w.keep_listeners,
             }),
             Self::Keep(uid) => Payload::Keep(proto::KeepWorkload { uid: uid.clone() }),
             Self::Delete(uid) => Payload::Del(proto::DelWorkload { uid: uid.clone() }),
             Self::SnapshotSent => Payload::SnapshotSent(proto::SnapshotSent {}),
+            Self::Successor => Payload::Successor(proto::Successor {}),
         };
         proto::WorkloadRequest { payload: Some(payload) }.encode_to_vec()
     }
@@ -85,14 +99,15 @@ impl Request {
         use proto::workload_request::Payload;
         let message = proto::WorkloadRequest::decode(bytes).map_err(|e| Invalid(e.to_string()))?;
         match message.payload.ok_or_else(|| Invalid("payload is not set".into()))? {
-            Payload::Add(proto::AddWorkload { uid, workload_info }) => {
+            Payload::Add(proto::AddWorkload { uid, workload_info, keep_listeners }) => {
                 let info = workload_info.ok_or_else(|| Invalid("add.workload_info is not set".into()))?;
                 let proto::WorkloadInfo { name, namespace, service_account } = info;
-                Ok(Self::Add(Workload { uid, name, namespace, service_account }))
+                Ok(Self::Add(Workload { uid, name, namespace, service_account, keep_listeners }))
             }
             Payload::Keep(keep) => Ok(Self::Keep(keep.uid)),
             Payload::Del(del) => Ok(Self::Delete(del.uid)),
             Payload::SnapshotSent(proto::SnapshotSent {}) => Ok(Self::SnapshotSent),
+            Payload::Successor(proto::Successor {}) => Ok(Self::Successor),
         }
     }
 }
@@ -126,8 +141,15 @@ mod tests {
             name: "n".into(),
             namespace: "s".into(),
             service_account: "a".into(),
+            keep_listeners: true,
         });
-        let all = [add, Request::Keep("u".into()), Request::Delete("u".into()), Request::SnapshotSent];
+        let all = [
+            add,
+            Request::Keep("u".into()),
+            Request::Delete("u".into()),
+            Request::SnapshotSent,
+            Request::Successor,
+        ];
         for request in all {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
         }
@@ -135,6 +157,8 @@ mod tests {
         assert_eq!(Request::Delete("u".into()).encode(), [0x12, 0x03, 0x12, 0x01, b'u']);
         assert_eq!(read_ack(&ack(Some("no"))).unwrap().as_deref(), Some("no"));
         assert_eq!(read_ack(&ack(None)).unwrap(), None);
-        read_hello(&hello()).unwrap();
+        assert!(read_hello(&hello()).unwrap().keeps_listeners);
+        // As Istio's proxy says it: version 1, and nothing else.
+        assert!(!read_hello(&[0x08, 0x01]).unwrap().keeps_listeners);
     }
 }

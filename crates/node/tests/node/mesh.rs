@@ -61,7 +61,7 @@ pub(crate) struct Mesh {
     pub(crate) tasks: Tasks,
     trigger: Option<DrainTrigger>,
     supervisor: Option<Supervisor>,
-    _agent: SeqPacket,
+    agent: SeqPacket,
     _folder: tempfile::TempDir,
 }
 
@@ -119,6 +119,7 @@ impl Mesh {
                 name: name.into(),
                 namespace: "default".into(),
                 service_account: name.into(),
+                keep_listeners: true,
             };
             tell(&agent, &Request::Add(workload), Some(netns)).await;
             known.snapshot.apply([Delta::Workload(Box::new(self::workload(name, ip)))]);
@@ -135,7 +136,7 @@ impl Mesh {
             tasks,
             trigger: Some(trigger),
             supervisor: Some(supervisor),
-            _agent: agent,
+            agent,
             _folder: folder,
         }
     }
@@ -150,6 +151,11 @@ impl Mesh {
                 () = trigger.start(Duration::from_secs(10)) => panic!("the deadline has passed"),
             }
         })
+    }
+
+    /// Tells the proxy that another one has taken over.
+    pub(crate) async fn succeed(&self) {
+        tell(&self.agent, &Request::Successor, None).await;
     }
 
     /// Puts what is known as it is changed directly into use.

@@ -2,6 +2,7 @@
 //! The connected node proxies and what each has been told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use meltemi_linux::netns::NetNs;
@@ -23,7 +24,12 @@ pub(crate) struct Workload {
 pub(super) enum Command {
     Add(Workload),
     Del(String),
+    /// A later proxy has taken over.
+    Successor,
 }
+
+/// Listening sockets of one Pod that are kept at most: as many as fit into one message beside the network namespace.
+pub(super) const MAX_LISTENERS: usize = meltemi_linux::seqpacket::MAX_FDS - 1;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -31,12 +37,15 @@ struct Inner {
     workloads: BTreeMap<String, Workload>,
     connections: BTreeMap<u64, Connection>,
     waiting: BTreeMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
+    /// The proxies' listening sockets in each Pod, so that they outlive a proxy: what arrives between two proxies waits.
+    listeners: BTreeMap<String, Vec<Arc<OwnedFd>>>,
 }
 
 #[derive(Debug)]
 struct Connection {
     commands: mpsc::UnboundedSender<Command>,
     told: BTreeSet<String>,
+    keeps_listeners: bool,
 }
 
 /// The connected proxies and what they have to know.
@@ -62,6 +71,7 @@ impl Proxies {
         let mut inner = lock(&self.0);
         inner.workloads.remove(uid);
         inner.waiting.remove(uid);
+        inner.listeners.remove(uid);
         for connection in inner.connections.values_mut() {
             connection.told.remove(uid);
             let _ = connection.commands.send(Command::Del(uid.to_owned()));
@@ -88,8 +98,51 @@ impl Proxies {
         let id = inner.next;
         let snapshot: Vec<Workload> = inner.workloads.values().cloned().collect();
         let told = inner.workloads.keys().cloned().collect();
-        inner.connections.insert(id, Connection { commands, told });
+        inner.connections.insert(id, Connection { commands, told, keeps_listeners: false });
         (id, snapshot, rx)
+    }
+
+    /// A proxy has said whether it keeps listeners.
+    pub(super) fn greeted(&self, id: u64, keeps_listeners: bool) {
+        if let Some(connection) = lock(&self.0).connections.get_mut(&id) {
+            connection.keeps_listeners = keeps_listeners;
+        }
+    }
+
+    /// The kept listening sockets of a Pod, for the proxy that takes it.
+    pub(super) fn listeners(&self, uid: &str) -> Vec<Arc<OwnedFd>> {
+        lock(&self.0).listeners.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Keeps listening sockets that a proxy has opened in a Pod.
+    pub(super) fn keep_listeners(&self, uid: &str, sockets: Vec<OwnedFd>) {
+        let mut inner = lock(&self.0);
+        // The Pod may have left meanwhile.
+        if inner.workloads.contains_key(uid) {
+            let kept = inner.listeners.entry(uid.to_owned()).or_default();
+            let room = MAX_LISTENERS.saturating_sub(kept.len());
+            kept.extend(sockets.into_iter().take(room).map(Arc::new));
+        }
+    }
+
+    /// A proxy serves everything of its snapshot: those before it may stop accepting. One that keeps no listeners has
+    /// opened its own beside the kept ones, to which the kernel must not hand connections any more.
+    pub(super) fn took_over(&self, id: u64) {
+        let mut inner = lock(&self.0);
+        if !inner.connections.get(&id).is_some_and(|connection| connection.keeps_listeners) {
+            inner.listeners.clear();
+        }
+        for (_, earlier) in inner.connections.range(..id).filter(|(_, earlier)| earlier.keeps_listeners) {
+            let _ = earlier.commands.send(Command::Successor);
+        }
+    }
+
+    /// Closes the kept listeners if there is still no proxy: what waits is reset, what comes is refused.
+    pub(super) fn close_abandoned(&self) {
+        let mut inner = lock(&self.0);
+        if inner.connections.is_empty() {
+            inner.listeners.clear();
+        }
     }
 
     /// A proxy is gone: the newest of those left learns what only that one knew.
