@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::copy::Stream;
 use crate::inbox::Inboxes;
-use crate::server::keepalive;
+use crate::liveness::Liveness;
 use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, SEND_BUFFER, STREAM_WINDOW, STREAMS_PER_TUNNEL};
 
 /// A tunnel that nobody used for this long is closed.
@@ -34,6 +34,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a connection waits for others that open a tunnel to the same destination.
 const TURN: Duration = Duration::from_secs(25);
+/// Attempts after the first one to open a stream, when tunnels turn out to be broken.
+const RETRIES: u32 = 2;
 
 /// Why a destination could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +64,29 @@ pub enum DialError {
         /// Why.
         reason: String,
     },
+    /// The peer of a tunnel has stopped answering.
+    #[error("tunnel to {address}: the peer does not answer")]
+    Silent {
+        /// Where.
+        address: SocketAddr,
+    },
     /// The peer answered, and not with 200.
     #[error("http status: {0}")]
     Status(StatusCode),
+}
+
+impl DialError {
+    /// Whether the peer's process ended while the tunnel was being opened, as in a restart: the next one may take it.
+    fn is_interrupted(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match self {
+            Self::Connect { source, .. } | Self::Tls { source, .. } => {
+                matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+            }
+            Self::Tunnel { .. } => true,
+            Self::Silent { .. } | Self::Status(_) => false,
+        }
+    }
 }
 
 /// A destination through a tunnel.
@@ -93,6 +115,7 @@ type Key = (String, SocketAddr, Vec<SpiffeId>);
 struct Tunnel {
     sender: SendRequest<Bytes>,
     inboxes: Inboxes,
+    liveness: Arc<Liveness>,
 }
 
 struct Pooled {
@@ -139,15 +162,25 @@ impl Pool {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, dial: &Dial) -> Result<Dialled, DialError> {
-        let (tunnel, lease, fresh) = self.tunnel(dial).await?;
-        match request(tunnel, dial).await {
-            // The peer may close a pooled tunnel at the moment it is used: that says nothing about the destination.
-            Err(DialError::Tunnel { .. }) if !fresh => {
-                self.forget(dial).await;
-                let (tunnel, lease, _) = self.tunnel(dial).await?;
-                request(tunnel, dial).await.map(|stream| Dialled { stream, lease })
-            }
-            other => other.map(|stream| Dialled { stream, lease }),
+        let mut retries = RETRIES;
+        loop {
+            let error = match self.tunnel(dial).await {
+                Ok((tunnel, lease, fresh)) => match request(tunnel, dial).await {
+                    Ok(stream) => return Ok(Dialled { stream, lease }),
+                    // The peer may close a tunnel at the moment it is used: that says nothing about the destination, which
+                    // no byte of the client has reached yet. Two new tunnels in a row do.
+                    Err(error @ DialError::Tunnel { .. }) => {
+                        self.forget(dial).await;
+                        retries = if fresh { retries.min(1) } else { retries };
+                        error
+                    }
+                    Err(error @ DialError::Silent { .. }) => error,
+                    Err(error) => return Err(error),
+                },
+                Err(error) if error.is_interrupted() => error,
+                Err(error) => return Err(error),
+            };
+            retries = retries.checked_sub(1).ok_or(error)?;
         }
     }
 
@@ -167,7 +200,8 @@ impl Pool {
         let mut list = turn.map_err(|_| slow(dial.address))?;
         let now = Instant::now();
         for pooled in list.iter_mut() {
-            if Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL as usize {
+            let has_room = Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL as usize;
+            if has_room && !pooled.tunnel.liveness.is_suspect() {
                 pooled.used = now;
                 return Ok((pooled.tunnel.clone(), pooled.open.clone(), false));
             }
@@ -208,7 +242,8 @@ impl Pool {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER);
         let (sender, mut connection) = builder.handshake(tls).await.map_err(|e| tunnel(e.to_string()))?;
-        let alive = keepalive(connection.ping_pong());
+        let liveness = Arc::new(Liveness::default());
+        let alive = liveness.clone().watch(connection.ping_pong());
         let inboxes = Inboxes::default();
         let (tunnels, gathered) = (Arc::downgrade(&self.tunnels), inboxes.clone());
         let mut drain = self.tasks.drain();
@@ -234,7 +269,7 @@ impl Pool {
                 }
             }
         });
-        Ok(Tunnel { sender, inboxes })
+        Ok(Tunnel { sender, inboxes, liveness })
     }
 }
 
@@ -277,7 +312,10 @@ async fn request(to: Tunnel, dial: &Dial) -> Result<Stream, DialError> {
     *request.uri_mut() = uri;
     *request.headers_mut() = dial.headers.clone();
     let (response, send) = sender.send_request(request, false).map_err(|e| tunnel(e.to_string()))?;
-    let answered = tokio::time::timeout(ANSWER, response).await.map_err(|_| slow(dial.address))?;
+    let answered = tokio::select! {
+        answered = tokio::time::timeout(ANSWER, response) => answered.map_err(|_| slow(dial.address))?,
+        () = to.liveness.lost() => return Err(DialError::Silent { address: dial.address }),
+    };
     let response = answered.map_err(|e| tunnel(e.to_string()))?;
     if response.status() != StatusCode::OK {
         return Err(DialError::Status(response.status()));

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod deliver;
 mod inbox;
 pub mod io;
+mod liveness;
 pub mod server;
 pub mod target;
 

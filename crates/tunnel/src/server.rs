@@ -35,8 +35,8 @@ const ABANDONED: u32 = 256;
 const ABANDONED_A_SECOND: u32 = 100;
 /// How often it is looked whether the peer's certificate has expired.
 const LOOK: Duration = Duration::from_secs(30);
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const PING_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const PING_LIMIT: Duration = Duration::from_secs(20);
 
 /// An accepted tunnel.
 pub struct Incoming {
@@ -180,7 +180,7 @@ impl Calm {
 }
 
 /// Asks the peer every [`PING_EVERY`] whether it is there; resolves when it is not. Progresses only while its connection does.
-pub(crate) async fn keepalive(ping: Option<PingPong>) -> io::Error {
+async fn keepalive(ping: Option<PingPong>) -> io::Error {
     let Some(mut ping) = ping else { return std::future::pending().await };
     loop {
         tokio::time::sleep(PING_EVERY).await;

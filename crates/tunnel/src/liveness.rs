@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether the peer of a dialled tunnel answers: HTTP/2 pings, regular ones and more while somebody waits for it.
+//!
+//! A network that is gone for some seconds leaves tunnels whose next retransmission is as far away. Streams that are open
+//! keep such a tunnel, for it may recover; new ones take another. So a tunnel becomes *suspect* long before it is given up.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::server::{PING_EVERY, PING_LIMIT};
+
+/// A tunnel whose peer was heard this recently is used without a question; a request that has waited for as long asks.
+const RECENT: Duration = Duration::from_secs(1);
+/// A ping without an answer for so long makes the tunnel suspect.
+const SUSPECT: Duration = Duration::from_secs(2);
+
+/// What is known of the peer of one tunnel.
+#[derive(Debug)]
+pub(crate) struct Liveness {
+    heard: Mutex<Instant>,
+    asked: Notify,
+    suspect: watch::Sender<bool>,
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        Self { heard: Mutex::new(Instant::now()), asked: Notify::new(), suspect: watch::channel(false).0 }
+    }
+}
+
+impl Liveness {
+    /// Whether new streams had better not use the tunnel.
+    pub(crate) fn is_suspect(&self) -> bool {
+        *self.suspect.borrow()
+    }
+
+    /// Resolves when the tunnel becomes suspect. To be polled while an answer of the peer is waited for: the peer is asked
+    /// whether it is there, at once if it was not heard for a while.
+    pub(crate) async fn lost(&self) {
+        let mut suspect = self.suspect.subscribe();
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ask_at = (heard + RECENT).max(Instant::now());
+        loop {
+            tokio::select! {
+                // The sender lives in `self`: the channel cannot close.
+                _ = suspect.wait_for(|suspect| *suspect) => return,
+                () = tokio::time::sleep_until(ask_at) => {
+                    self.asked.notify_one();
+                    ask_at = Instant::now() + RECENT;
+                }
+            }
+        }
+    }
+
+    /// Pings the peer every [`PING_EVERY`], and whenever somebody asks; resolves when it has not answered for
+    /// [`PING_LIMIT`]. Progresses only while its connection does.
+    pub(crate) async fn watch(self: Arc<Self>, ping: Option<PingPong>) -> io::Error {
+        let Some(mut ping) = ping else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(PING_EVERY) => {}
+                () = self.asked.notified() => {}
+            }
+            let pong = ping.ping(Ping::opaque());
+            tokio::pin!(pong);
+            let answered = match tokio::time::timeout(SUSPECT, &mut pong).await {
+                Ok(answered) => Ok(answered),
+                Err(_) => {
+                    self.suspect.send_replace(true);
+                    tokio::time::timeout(PING_LIMIT - SUSPECT, &mut pong).await
+                }
+            };
+            match answered {
+                Ok(Ok(_)) => {
+                    *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    self.suspect.send_replace(false);
+                }
+                Ok(Err(error)) => return io::Error::other(error),
+                Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer no longer answers"),
+            }
+        }
+    }
+}
