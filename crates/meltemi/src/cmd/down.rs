@@ -9,11 +9,15 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::machine::launch;
 use crate::machine::paths::Paths;
 use crate::machine::report::{Running, start_time};
 
 /// How long the mesh may take to stop before it is killed: its Pods have their own grace periods inside.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Longest time for a mesh that is being started to be recorded.
+const RECORD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Stop the mesh of this machine; nothing of it remains on the host but its data.
 #[derive(clap::Args, Debug)]
@@ -41,7 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Stops the mesh when it runs, and removes its data when asked to.
 pub fn stop(paths: &Paths, purge: bool) -> anyhow::Result<()> {
-    match Running::read(paths)? {
+    match find(paths)? {
         Some(running) => {
             end(&running)?;
             println!("mesh {:?} is stopped", running.name);
@@ -52,6 +56,19 @@ pub fn stop(paths: &Paths, purge: bool) -> anyhow::Result<()> {
         remove(paths)?;
     }
     Ok(())
+}
+
+/// The mesh of the data directory; one that is just being started is waited for until it is recorded.
+fn find(paths: &Paths) -> anyhow::Result<Option<Running>> {
+    let begun = Instant::now();
+    loop {
+        match Running::read(paths)? {
+            None if launch::is_locked(paths) && begun.elapsed() < RECORD_LIMIT => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            found => return Ok(found),
+        }
+    }
 }
 
 /// Ends the supervisor: as the first process of its PID namespace it takes everything with it.
@@ -91,6 +108,7 @@ fn remove(paths: &Paths) -> anyhow::Result<()> {
         "nodes",
         "pki",
         "running.json",
+        "running.new",
     ];
     for name in names {
         let path = paths.data.join(name);

@@ -17,6 +17,13 @@ use crate::machine::report::{Progress, Running};
 /// The API's port when it is free and nothing else is asked for.
 const DEFAULT_PORT: u16 = 6443;
 
+/// Longest time for another process that holds the lock of the data directory to record its mesh, or to end.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time for a mesh that another process starts to be ready.
+const START_LIMIT: Duration = Duration::from_secs(180);
+/// Interval between two looks at it.
+const POLL: Duration = Duration::from_millis(50);
+
 /// Bytes that have to be free for the data of a mesh: objects, certificates, logs.
 const LEAST_ROOM: u64 = 64 << 20;
 
@@ -46,22 +53,24 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let paths = Paths::find(args.name.as_deref(), args.data_dir.as_deref())?;
-    if let Some(running) = Running::read(&paths)? {
-        if args.nodes.is_some_and(|nodes| nodes != running.nodes) {
-            bail!(
-                "mesh {:?} is already running with {} node(s); stop it with `meltemi down` before changing that",
-                running.name,
-                running.nodes
-            );
+    paths.create()?;
+    let begun = Instant::now();
+    let launched = loop {
+        if let Some(running) = Running::read(&paths)? {
+            return already_running(args, &paths, running);
         }
-        eprintln!("mesh {:?} is already running", running.name);
-        println!("export KUBECONFIG={}", paths.kubeconfig().display());
-        return Ok(ExitCode::SUCCESS);
-    }
-    // Pods are bound to the nodes of last time.
-    let nodes = args.nodes.or(Running::last(&paths)?.map(|last| last.nodes)).unwrap_or(1);
-    let options = Options { nodes, port: args.port, detach: args.detach };
-    let launched = start(&paths, &options)?;
+        // Pods are bound to the nodes of last time.
+        let nodes = args.nodes.or(Running::last(&paths)?.map(|last| last.nodes)).unwrap_or(1);
+        let options = Options { nodes, port: args.port, detach: args.detach };
+        if let Some(launched) = try_start(&paths, &options)? {
+            break launched;
+        }
+        // Another `up` has just begun and records its mesh next, or a mesh is about to end.
+        if begun.elapsed() > LOCK_LIMIT {
+            bail!("{} is locked by another process, which starts no mesh", paths.lock().display());
+        }
+        std::thread::sleep(POLL);
+    };
     if args.detach {
         return Ok(ExitCode::SUCCESS);
     }
@@ -70,13 +79,49 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Waits for a mesh that is there already, or that another `up` starts, to be ready.
+fn already_running(args: &Args, paths: &Paths, running: Running) -> anyhow::Result<ExitCode> {
+    if args.nodes.is_some_and(|nodes| nodes != running.nodes) {
+        bail!(
+            "mesh {:?} is already running with {} node(s); stop it with `meltemi down` before changing that",
+            running.name,
+            running.nodes
+        );
+    }
+    if !running.ready {
+        eprintln!("mesh {:?} is being started; waiting for it", running.name);
+    }
+    let begun = Instant::now();
+    let mut current = running;
+    while !current.ready {
+        std::thread::sleep(POLL);
+        current = Running::read(paths)?.with_context(|| {
+            format!("mesh {:?}, which another process started, ended; its logs say why", paths.name)
+        })?;
+        if begun.elapsed() > START_LIMIT {
+            bail!("mesh {:?} is not ready after {} s; its logs say why", paths.name, START_LIMIT.as_secs());
+        }
+    }
+    eprintln!("mesh {:?} is already running", current.name);
+    println!("export KUBECONFIG={}", paths.kubeconfig().display());
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Starts a mesh, shows its progress, and returns when it is ready.
 pub fn start(paths: &Paths, options: &Options) -> anyhow::Result<Launched> {
-    let begun = Instant::now();
     paths.create()?;
+    try_start(paths, options)?.with_context(|| {
+        format!("another mesh runs on the data in {}; `meltemi status` shows it", paths.data.display())
+    })
+}
+
+/// As [`start`], in a data directory that is there; `None` when another process has its lock.
+fn try_start(paths: &Paths, options: &Options) -> anyhow::Result<Option<Launched>> {
+    let begun = Instant::now();
+    let Some(lock) = launch::try_lock(paths)? else { return Ok(None) };
     room(&paths.data)?;
     let listener = listen(paths, options.port)?;
-    let mut launched = launch::launch(paths, options, listener)?;
+    let mut launched = launch::launch(paths, options, lock, listener)?;
     let bar = progress_bar();
     let outcome = follow(&mut launched, &bar);
     bar.finish_and_clear();
@@ -95,7 +140,7 @@ pub fn start(paths: &Paths, options: &Options) -> anyhow::Result<Launched> {
         options.nodes
     );
     println!("export KUBECONFIG={}", paths.kubeconfig().display());
-    Ok(launched)
+    Ok(Some(launched))
 }
 
 /// A full disk is said at once: nothing that is started could write why it ends.

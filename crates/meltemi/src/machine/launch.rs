@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts the supervisor in namespaces of its own, from a process that is still single-threaded.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::net::TcpListener;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 
 use anyhow::{Context, bail};
 use meltemi_linux::process::Child;
 use meltemi_linux::supervise::{self, Side, World};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::paths::Paths;
@@ -34,12 +33,18 @@ pub struct Options {
     pub detach: bool,
 }
 
-/// Starts the supervisor; returns in the launching process only.
-pub fn launch(paths: &Paths, options: &Options, listener: TcpListener) -> anyhow::Result<Launched> {
-    let lock = lock(paths)?;
+/// Starts the supervisor; returns in the launching process only. The supervisor takes the lock over and begins only after
+/// it has been recorded: one whose launcher dies before that ends, so that no mesh runs that `down` does not find.
+pub fn launch(
+    paths: &Paths,
+    options: &Options,
+    lock: File,
+    listener: TcpListener,
+) -> anyhow::Result<Launched> {
     links(paths)?;
     let port = listener.local_addr()?.port();
     let (read, write) = nix::unistd::pipe()?;
+    let (recorded, record) = nix::unistd::pipe()?;
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -51,7 +56,7 @@ pub fn launch(paths: &Paths, options: &Options, listener: TcpListener) -> anyhow
         .context("making private namespaces (`meltemi doctor` says what this machine lacks)")?;
     match entered {
         Side::Outside(child) => {
-            drop(write);
+            drop((write, recorded));
             let running = Running {
                 name: paths.name.clone(),
                 pid: child.pid(),
@@ -60,12 +65,18 @@ pub fn launch(paths: &Paths, options: &Options, listener: TcpListener) -> anyhow
                 nodes: options.nodes,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+                ready: false,
             };
             running.write(paths)?;
+            nix::unistd::write(&record, b"1").context("letting the supervisor begin")?;
             Ok(Launched { child, progress: Some(File::from(read)) })
         }
         Side::Inside => {
-            drop(read);
+            drop((read, record));
+            if !matches!(nix::unistd::read(&recorded, &mut [0]), Ok(1)) {
+                eprintln!("Error: the launcher ended before it had recorded the mesh");
+                std::process::exit(1);
+            }
             let handed = Handed { listener: listener.into(), progress: write, lock, nodes: options.nodes };
             let code = detach_from_terminal(&log)
                 .map_err(anyhow::Error::from)
@@ -110,8 +121,13 @@ pub fn wait_until_stopped(launched: Launched) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Held by the supervisor as long as it lives: two meshes in one directory would spoil each other's data.
-fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
+/// Takes the lock of a data directory; `None` when a mesh has it, or another process that starts one. Held by the
+/// supervisor as long as it lives: two meshes in one directory would spoil each other's data. The lock belongs to the open
+/// file, which launcher and supervisor share: it is free when the last of them has closed it.
+///
+/// # Errors
+/// The file cannot be opened or locked.
+pub fn try_lock(paths: &Paths) -> anyhow::Result<Option<File>> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -119,12 +135,19 @@ fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
         .mode(0o600)
         .open(paths.lock())
         .with_context(|| format!("opening {}", paths.lock().display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!(
-            "another mesh runs on the data in {} ({error}); `meltemi status` shows it, --data-dir or --name choose another",
-            paths.data.display()
-        )
-    })
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {}", paths.lock().display()))
+        }
+    }
+}
+
+/// Whether a mesh, or a process that starts one, holds the lock of a data directory.
+pub fn is_locked(paths: &Paths) -> bool {
+    let file = File::open(paths.lock());
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// `bin/meltemi` and `bin/istioctl`, for `$PATH`.

@@ -79,14 +79,31 @@ pub struct Running {
     pub version: String,
     /// When it was started, RFC 3339.
     pub started: String,
+    /// Whether all of it has been ready once.
+    #[serde(default = "yes")]
+    pub ready: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Running {
-    /// Writes `running.json`.
+    /// Writes `running.json`: a reader sees the old one or the new one, never a part.
     pub fn write(&self, paths: &Paths) -> anyhow::Result<()> {
         let file = paths.running();
-        fs::write(&file, serde_json::to_vec_pretty(self)?)
+        let new = file.with_extension("new");
+        fs::write(&new, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(&new, &file))
             .with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// Records that the mesh, whose supervisor the caller is, has been ready.
+    pub fn set_ready(paths: &Paths) -> anyhow::Result<()> {
+        match Self::last(paths)? {
+            Some(running) => Self { ready: true, ..running }.write(paths),
+            None => Ok(()),
+        }
     }
 
     /// What `running.json` says, if its process is still the one that it names.
@@ -146,6 +163,7 @@ mod tests {
             nodes: 1,
             version: String::new(),
             started: String::new(),
+            ready: true,
         };
         running.write(&find(Some("a"))).unwrap();
         assert_eq!(Running::read(&find(None)).unwrap().unwrap().name, "a");

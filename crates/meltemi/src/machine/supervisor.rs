@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use meltemi_runtime::telemetry::{self, Format};
-use nix::fcntl::Flock;
 use nix::mount::MsFlags;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::children::{Children, Program};
 use super::deploy;
-use super::network::Network;
+use super::network::{Network, REPAIR_INTERVAL};
 use super::paths::{Paths, RUN_DIR};
-use super::report::Reporter;
+use super::report::{Reporter, Running};
 
 /// What the launcher hands over.
 #[derive(Debug)]
@@ -26,7 +25,7 @@ pub struct Handed {
     /// Where progress goes.
     pub progress: OwnedFd,
     /// Held until the supervisor ends.
-    pub lock: Flock<File>,
+    pub lock: File,
     /// Number of nodes.
     pub nodes: u16,
 }
@@ -60,13 +59,32 @@ fn supervise(paths: &Paths, listener: OwnedFd, nodes: u16, reporter: &mut Report
             _ = stop.recv() => Err(anyhow::anyhow!("stopped before it was ready")),
         };
         if started.is_ok() {
+            Running::set_ready(paths)?;
             reporter.finish(&Ok(()));
-            stop.recv().await;
+            tokio::select! {
+                _ = stop.recv() => {}
+                () = keep_network(&network) => {}
+            }
         }
         tracing::info!("stopping");
         children.stop(GRACE).await;
         started
     })
+}
+
+/// Puts the network back when somebody changes it from outside. Never resolves.
+async fn keep_network(network: &Network) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(REPAIR_INTERVAL).await;
+        let result = network.restore();
+        if let Err(error) = &result
+            && !failing
+        {
+            tracing::warn!(%error, "the private network could not be put back");
+        }
+        failing = result.is_err();
+    }
 }
 
 async fn start(
