@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meltemi status`, `doctor` and `kubeconfig`: what runs on this machine, and what is in the way.
 
+mod parts;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
+use self::parts::Part;
 use super::Global;
 use crate::machine::paths::Paths;
 use crate::machine::report::Running;
@@ -56,6 +59,7 @@ struct Status {
     data_dir: PathBuf,
     nodes: Vec<Line>,
     pods: Vec<Line>,
+    parts: Vec<Part>,
 }
 
 #[derive(Serialize)]
@@ -76,7 +80,7 @@ pub fn kubeconfig(args: &KubeconfigArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `meltemi status`: exit code 0 when everything is ready, 1 otherwise.
+/// `meltemi status`: exit code 0 when everything is ready and in step, 1 otherwise.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let paths = Paths::meant(
         args.name.as_deref(),
@@ -84,16 +88,26 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         std::env::var_os("KUBECONFIG").as_deref(),
     )?;
     let running = Running::read(&paths)?;
-    let mut status = Status { running, data_dir: paths.data.clone(), nodes: Vec::new(), pods: Vec::new() };
+    let mut status = Status {
+        running,
+        data_dir: paths.data.clone(),
+        nodes: Vec::new(),
+        pods: Vec::new(),
+        parts: Vec::new(),
+    };
     if status.running.is_some() {
         let global = Global { kubeconfig: Some(paths.kubeconfig()), ..Global::default() };
         let client = global.client().await?;
         let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
         status.nodes = nodes.items.iter().map(node_line).collect();
-        let pods = Api::<Pod>::namespaced(client, "istio-system").list(&ListParams::default()).await?;
-        status.pods = pods.items.iter().map(pod_line).collect();
+        let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await?;
+        let own = pods.items.iter().filter(|pod| pod.metadata.namespace.as_deref() == Some("istio-system"));
+        status.pods = own.map(pod_line).collect();
+        status.parts = parts::ask(&client, &nodes.items, &pods.items).await;
     }
-    let well = status.running.is_some() && status.nodes.iter().chain(&status.pods).all(|l| l.ready);
+    let well = status.running.as_ref().is_some_and(|running| running.ready)
+        && status.nodes.iter().chain(&status.pods).all(|l| l.ready)
+        && status.parts.iter().all(|part| part.in_sync);
     if args.output == "json" {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
@@ -110,7 +124,8 @@ fn print(paths: &Paths, status: &Status) {
         }
         return;
     };
-    println!("mesh {:?}: version {}, since {}", running.name, running.version, running.started);
+    let starting = if running.ready { "" } else { " (still starting)" };
+    println!("mesh {:?}: version {}, since {}{starting}", running.name, running.version, running.started);
     println!(
         "API https://127.0.0.1:{}   data {}   supervisor pid {}",
         running.port,
@@ -122,6 +137,16 @@ fn print(paths: &Paths, status: &Status) {
         for line in lines {
             println!("{:<40} {:<6} {}", line.name, if line.ready { "yes" } else { "no" }, line.detail);
         }
+    }
+    println!("\n{:<40} {:<6} {:<10} DETAIL", "PART", "SYNC", "LAST SYNC");
+    for part in &status.parts {
+        let last = part.last_sync.map_or_else(|| "never".to_owned(), |age| format!("{age} s ago"));
+        println!(
+            "{:<40} {:<6} {last:<10} {}",
+            part.name,
+            if part.in_sync { "yes" } else { "no" },
+            part.detail
+        );
     }
 }
 
