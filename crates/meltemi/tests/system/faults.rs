@@ -2,15 +2,13 @@
 //! `kill -9` on each part of a live mesh: traffic and policies go on, what is not proxied is refused, nothing that was
 //! acknowledged is lost.
 
-use std::time::{Duration, Instant};
-
 use serde_json::json;
 
 use crate::machine::{KUBECTLS, Machine};
 use crate::pods::{apply, client, echo, enforce, namespace, policy, ready};
 
-/// Longest for a part to be back and to have caught up.
-const RECOVERY: Duration = Duration::from_secs(120);
+/// How often the node proxy is killed in a row.
+const KILLS: usize = 5;
 
 fn get(pod: &str) -> String {
     format!("kubectl -n mesh exec {pod} -- curl -s -m 20 -H 'X-Marker: fault' http://echo.mesh/")
@@ -49,22 +47,29 @@ fn control_plane(machine: &Machine) {
     machine.until(&get("a"), "exit code 56", 56);
 }
 
-/// Without the node proxy an enrolled Pod is refused; at no moment does a request leave in the clear.
+/// However often the node proxy is killed, and without any, at no moment does a request leave in the clear: it waits for the
+/// next proxy for some seconds, and is refused when none comes.
 fn node_proxy(machine: &Machine) {
     let tap = machine.wiretap();
-    let begun = Instant::now();
     // By address: the proxy answers names as well, and without it none is found.
     let address = machine.output("kubectl -n mesh get service echo -o jsonpath={.spec.clusterIP}");
     let dial = get("b").replace("echo.mesh", &address);
-    let mut refused = false;
-    // The first restart is immediate, later ones are held back: then there is time to see the refusal.
-    while !refused {
+    for _ in 0..KILLS {
         machine.kill("serve node");
         let text = machine.output(&dial);
         assert!(text.contains("hello") || text.contains("exit code"), "{text}");
-        refused = text.contains("exit code 7") || text.contains("exit code 56");
-        assert!(begun.elapsed() < RECOVERY, "never refused, at last: {text}");
     }
+    machine.eventually(&get("b"), "hello");
+    let select = |value: &str| {
+        let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"absent": value}}}}});
+        format!("kubectl -n istio-system patch daemonset ztunnel -p '{patch}'")
+    };
+    machine.step(&select("x"), "patched", 0);
+    machine.until("kubectl -n istio-system get pods -l app=ztunnel -o name | wc -l", "0", 0);
+    machine.eventually(&dial, "exit code");
+    let patch = json!([{"op": "remove", "path": "/spec/template/spec/nodeSelector/absent"}]);
+    let back = format!("kubectl -n istio-system patch daemonset ztunnel --type=json -p '{patch}'");
+    machine.step(&back, "patched", 0);
     machine.eventually(&get("b"), "hello");
     let packets = tap.output();
     let text = b"X-Marker: fault";

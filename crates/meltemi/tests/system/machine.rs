@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 /// Brought by `scripts/kubectls.sh`.
 pub(crate) const KUBECTLS: [&str; 2] = ["kubectl-1.20", "kubectl-1.35"];
 
@@ -18,6 +20,7 @@ const NOTHING_TO_WAIT_FOR: &str = "no matching resources found";
 pub(crate) struct Machine {
     dir: Option<tempfile::TempDir>,
     name: String,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 fn repository() -> PathBuf {
@@ -27,6 +30,20 @@ fn repository() -> PathBuf {
 impl Machine {
     /// Starts a mesh of two nodes and chooses a kubectl for it.
     pub(crate) fn start(kubectl: &str) -> Self {
+        let machine = Self::prepare(kubectl, &[]);
+        machine.up(&["--nodes", "2"]);
+        machine
+    }
+
+    /// As [`Self::start`], with environment variables for what is started.
+    pub(crate) fn start_with(kubectl: &str, env: &[(&'static str, &'static str)]) -> Self {
+        let machine = Self::prepare(kubectl, env);
+        machine.up(&["--nodes", "2"]);
+        machine
+    }
+
+    /// A mesh that is not started yet.
+    pub(crate) fn prepare(kubectl: &str, env: &[(&'static str, &'static str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = repository().join("target/tools").join(kubectl);
         assert!(program.exists(), "{} is missing: scripts/kubectls.sh brings it", program.display());
@@ -34,9 +51,15 @@ impl Machine {
         std::fs::create_dir(&path).unwrap();
         std::os::unix::fs::symlink(program, path.join("kubectl")).unwrap();
         let name = format!("t{}", std::process::id());
-        let machine = Self { dir: Some(dir), name };
-        machine.up(&["--nodes", "2"]);
-        machine
+        Self { dir: Some(dir), name, env: env.to_vec() }
+    }
+
+    /// `meltemi up --detach` of this mesh, to be started by the test itself.
+    pub(crate) fn up_command(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(["up", "--detach", "--name", &self.name, "--data-dir"]).arg(self.data());
+        command.envs(self.env.iter().copied()).stdin(Stdio::null());
+        command
     }
 
     fn root(&self) -> &Path {
@@ -48,9 +71,7 @@ impl Machine {
     }
 
     fn up(&self, nodes: &[&str]) {
-        let mut command = Command::new(BINARY);
-        command.args(["up", "--detach", "--name", &self.name]).args(nodes).arg("--data-dir").arg(self.data());
-        let output = command.stdin(Stdio::null()).output().unwrap();
+        let output = self.up_command().args(nodes).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "up: {text}\n{}", self.logs());
     }
@@ -144,7 +165,25 @@ impl Machine {
         tap
     }
 
-    fn down(&self) {
+    /// Runs a command as root of the hub's network namespace; what it prints.
+    pub(crate) fn in_hub(&self, command: &str) -> String {
+        self.enter("serve apiserver", command)
+    }
+
+    /// Runs a command as root of the first node's network namespace; what it prints.
+    pub(crate) fn on_node(&self, command: &str) -> String {
+        self.enter("serve runner", command)
+    }
+
+    fn enter(&self, process: &str, command: &str) -> String {
+        let pid = self.pid(process).unwrap();
+        // As an ordinary user the namespaces belong to a user namespace, which is entered first.
+        let user = if nix::unistd::geteuid().is_root() { "" } else { "-U --preserve-credentials " };
+        let path = "PATH=$PATH:/usr/sbin:/sbin";
+        self.output(&format!("{path} nsenter -t {pid} {user}-n -m bash -c '{command}' 2>&1"))
+    }
+
+    pub(crate) fn down(&self) {
         let mut command = Command::new(BINARY);
         command.args(["down", "--name", &self.name, "--data-dir"]).arg(self.data());
         assert!(command.stdout(Stdio::null()).status().unwrap().success(), "down");
@@ -173,8 +212,13 @@ impl Machine {
 
     /// Kills a process of this mesh as `kill -9` does; true when there was one.
     pub(crate) fn kill(&self, text: &str) -> bool {
+        self.signal(text, Signal::SIGKILL)
+    }
+
+    /// Sends a signal to a process of this mesh; true when there was one.
+    pub(crate) fn signal(&self, text: &str, signal: Signal) -> bool {
         let Some(pid) = self.pid(text) else { return false };
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).is_ok()
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).is_ok()
     }
 
     /// Starts a command in the background, its output in a file.

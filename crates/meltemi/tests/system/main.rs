@@ -11,4 +11,6 @@ mod machine;
 mod open;
 mod outside;
 mod pods;
+mod recovery;
+mod starts;
 mod walkthrough;

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Nothing is deaf after a fault: each process is killed and stopped in turn, and after each of these faults everything that
+//! users do works again within seconds, as after a partition between the nodes.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::machine::{KUBECTLS, Machine};
+use crate::pods::{apply, client, echo, namespace, policy, ready};
+
+/// Each process of the mesh, by what its command line has. The first one of those that are there for each node.
+const PROCESSES: [&str; 5] =
+    ["serve apiserver", "serve controllers", "serve runner", "serve control", "serve node"];
+
+/// Time from the end of a fault until everything works.
+const RECOVERY: Duration = Duration::from_secs(5);
+/// How long a process stays stopped: longer than a node may be silent in this mesh ([`GRACE`]).
+const PAUSE: Duration = Duration::from_secs(12);
+/// Seconds that a node may be silent here, instead of 40. `MELTEMI_TEST_PAUSE=60` stops each process for a minute and leaves
+/// the grace as it is.
+const GRACE: &str = "8";
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// `kill -9`; the process is started again by what keeps it running.
+    Kill,
+    /// SIGSTOP, and SIGCONT after the pause.
+    Pause,
+}
+
+/// How much slower than an idle machine of two cores this one may be: other builds may run beside the test.
+fn patience() -> u32 {
+    std::env::var("MELTEMI_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(12)
+}
+
+fn pause() -> Option<Duration> {
+    let seconds = std::env::var("MELTEMI_TEST_PAUSE").ok()?;
+    Some(Duration::from_secs(seconds.parse().unwrap()))
+}
+
+/// In `mesh`, which is enrolled: clients `a` and `b` on node-1, `echo` on node-2.
+fn world() -> Machine {
+    let grace = [("MELTEMI_NODE_GRACE", GRACE)];
+    let machine = Machine::start_with(KUBECTLS[1], if pause().is_some() { &[] } else { &grace });
+    let mut objects = vec![namespace("mesh", true)];
+    for name in ["a", "b"] {
+        objects.extend(client("mesh", name, "node-1"));
+    }
+    objects.extend(echo("mesh", "node-2"));
+    apply(&machine, &objects);
+    ready(&machine, "mesh", 3);
+    machine
+}
+
+#[test]
+fn everything_works_again_within_seconds_of_any_fault() {
+    let machine = world();
+    let mut turn = 0;
+    works(&machine, turn);
+    for fault in [Fault::Kill, Fault::Pause] {
+        for process in PROCESSES {
+            turn += 1;
+            inflict(&machine, process, fault);
+            let back = Instant::now();
+            works(&machine, turn);
+            let took = back.elapsed();
+            eprintln!("{fault:?} {process}: everything works after {took:?}");
+            assert!(took < RECOVERY * patience(), "{fault:?} {process}: {took:?}");
+        }
+    }
+    partition(&machine);
+    let back = Instant::now();
+    works(&machine, turn + 1);
+    let took = back.elapsed();
+    eprintln!("partition: everything works after {took:?}");
+    assert!(took < RECOVERY * patience(), "partition: {took:?}");
+}
+
+/// Returns when the fault is over.
+fn inflict(machine: &Machine, process: &str, fault: Fault) {
+    match fault {
+        Fault::Kill => {
+            let before = machine.pid(process);
+            assert!(machine.kill(process), "{process} does not run");
+            while machine.pid(process).is_none_or(|pid| Some(pid) == before) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Fault::Pause => {
+            assert!(machine.signal(process, Signal::SIGSTOP), "{process} does not run");
+            std::thread::sleep(pause().unwrap_or(PAUSE));
+            assert!(machine.signal(process, Signal::SIGCONT), "{process} has ended");
+        }
+    }
+}
+
+/// Drops everything to and from node-2 in the hub for a while.
+fn partition(machine: &Machine) {
+    let rules = "add table inet cut; \
+        add chain inet cut forward { type filter hook forward priority 0; }; \
+        add chain inet cut input { type filter hook input priority 0; }; \
+        add rule inet cut forward iifname node-2 drop; add rule inet cut forward oifname node-2 drop; \
+        add rule inet cut input iifname node-2 drop";
+    let said = machine.in_hub(&format!("nft \"{rules}\""));
+    assert!(said.is_empty(), "{said}");
+    std::thread::sleep(pause().unwrap_or(PAUSE));
+    let said = machine.in_hub("nft delete table inet cut");
+    assert!(said.is_empty(), "{said}");
+}
+
+/// What users do, all at the same time; fails when one of it does not work within a long time.
+fn works(machine: &Machine, turn: usize) {
+    std::thread::scope(|scope| {
+        for task in [policies, deployments, pods, namespaces] {
+            scope.spawn(move || task(machine, turn));
+        }
+    });
+}
+
+fn write(machine: &Machine, object: &Value) {
+    machine.until(&format!("kubectl apply -f - <<'END'\n{object}\nEND"), "", 0);
+}
+
+/// A policy that lets the other client in than the one before is enforced; the Service is reached, and not by everybody.
+fn policies(machine: &Machine, turn: usize) {
+    let (allowed, denied) = if turn % 2 == 0 { ("a", "b") } else { ("b", "a") };
+    let principal = format!("cluster.local/ns/mesh/sa/{allowed}");
+    let only = json!({"selector": {"matchLabels": {"app": "echo"}},
+                      "rules": [{"from": [{"source": {"principals": [principal]}}]}]});
+    write(machine, &policy("mesh", "only", &only));
+    machine.until(
+        "kubectl -n mesh wait --for=condition=meltemi.dev/Enforced authorizationpolicy/only --timeout=5s",
+        "condition met",
+        0,
+    );
+    let get = |pod: &str| format!("kubectl -n mesh exec {pod} -- curl -s -m 5 http://echo.mesh/");
+    machine.until(&get(allowed), "hello", 0);
+    machine.until(&get(denied), "exit code 56", 56);
+}
+
+fn deployments(machine: &Machine, turn: usize) {
+    let name = format!("deployment-{turn}");
+    let labels = json!({"app": name});
+    let container =
+        json!({"name": "main", "image": "curlimages/curl", "command": ["/bin/sleep", "infinity"]});
+    write(
+        machine,
+        &json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "mesh"},
+                "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
+                "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]}}}}),
+    );
+    machine.until(
+        &format!("kubectl -n mesh rollout status deployment {name} --timeout=5s"),
+        "successfully rolled out",
+        0,
+    );
+    machine.until(
+        &format!("kubectl -n mesh delete deployment {name} --ignore-not-found --wait=false"),
+        "",
+        0,
+    );
+}
+
+fn pods(machine: &Machine, turn: usize) {
+    let name = format!("pod-{turn}");
+    let [_, pod] = client("mesh", &name, if turn % 2 == 0 { "node-1" } else { "node-2" }).try_into().unwrap();
+    let mut pod: Value = pod;
+    pod["spec"]["serviceAccountName"] = json!("default");
+    write(machine, &pod);
+    machine.until(
+        &format!("kubectl -n mesh wait --for=condition=Ready pod {name} --timeout=5s"),
+        "condition met",
+        0,
+    );
+    machine.until(&format!("kubectl -n mesh delete pod {name} --ignore-not-found --timeout=5s"), "", 0);
+}
+
+fn namespaces(machine: &Machine, turn: usize) {
+    let name = format!("namespace-{turn}");
+    write(machine, &namespace(&name, false));
+    machine.until(
+        &format!("kubectl -n {name} get serviceaccount default -o name"),
+        "serviceaccount/default",
+        0,
+    );
+    machine.until(&format!("kubectl delete namespace {name} --ignore-not-found --timeout=5s"), "", 0);
+}
+
+/// The node proxies are replaced under load: every new connection is served, before, between and after them.
+#[test]
+fn no_connection_is_lost_while_node_proxies_are_replaced() {
+    let machine = world();
+    let once = "curl -s -m 60 -o /dev/null -w '%{http_code} ' http://echo.mesh/ || echo lost-$?";
+    machine.until(&format!("kubectl -n mesh exec a -- sh -c \"{once}\""), "200", 0);
+    let load = machine.background(&format!(
+        "kubectl -n mesh exec a -- sh -c \"while [ ! -e /tmp/stop ]; do {once}; done; echo finished\""
+    ));
+    load.shows(b"200 200");
+    for _ in 0..2 {
+        machine.step("kubectl -n istio-system rollout restart daemonset ztunnel", "restarted", 0);
+        machine.until(
+            "kubectl -n istio-system rollout status daemonset ztunnel --timeout=10s",
+            "successfully rolled out",
+            0,
+        );
+        // The old proxies are really gone.
+        machine.until("kubectl -n istio-system get pods -l app=ztunnel -o name | wc -l", "2", 0);
+    }
+    machine.step("kubectl -n mesh exec a -- touch /tmp/stop", "", 0);
+    load.shows(b"finished");
+    let output = String::from_utf8(load.output()).unwrap();
+    let served = output.matches("200").count();
+    assert!(served > 20 && !output.contains("lost"), "{served} served: {output}");
+}
+
+/// Status, addresses and routes that somebody else takes away are put back.
+#[test]
+fn what_another_changes_is_put_back() {
+    let machine = world();
+    let get = "kubectl -n mesh exec a -- curl -s -m 5 http://echo.mesh/";
+    machine.until(get, "hello", 0);
+    let ready =
+        r#"kubectl -n mesh get pod echo -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}'"#;
+    let unready = r#"kubectl -n mesh patch pod echo --subresource=status -p '{"status": {"conditions": [{"type": "Ready", "status": "False"}]}}'"#;
+    machine.step(unready, "patched", 0);
+    machine.until(ready, "True", 0);
+    machine.until(get, "hello", 0);
+    for change in [
+        "ip link set node-2 down",
+        "ip link set node-1 down; ip link set node-1 up",
+        "ip route flush 172.30.0.12",
+        "ip address delete 10.96.0.1/32 dev lo",
+        "ip link delete node-1",
+        "sysctl -qw net.ipv4.ip_forward=0",
+    ] {
+        let said = machine.in_hub(change);
+        assert!(said.is_empty(), "{change}: {said}");
+        machine.until(get, "hello", 0);
+        machine.until("kubectl -n mesh exec b -- curl -sk https://10.96.0.1/readyz", "ok", 0);
+    }
+    for change in
+        ["nft flush ruleset", "ip address delete 10.96.0.10/32 dev lo", "sysctl -qw net.ipv4.ip_forward=0"]
+    {
+        let said = machine.on_node(change);
+        assert!(said.is_empty(), "{change}: {said}");
+        machine.until("kubectl -n mesh exec b -- curl -sk https://kubernetes.default/readyz", "ok", 0);
+        machine.until(get, "hello", 0);
+    }
+}
