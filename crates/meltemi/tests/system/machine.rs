@@ -21,6 +21,7 @@ pub(crate) struct Machine {
     dir: Option<tempfile::TempDir>,
     name: String,
     env: Vec<(&'static str, &'static str)>,
+    mounted: bool,
 }
 
 fn repository() -> PathBuf {
@@ -51,7 +52,7 @@ impl Machine {
         std::fs::create_dir(&path).unwrap();
         std::os::unix::fs::symlink(program, path.join("kubectl")).unwrap();
         let name = format!("t{}", std::process::id());
-        Self { dir: Some(dir), name, env: env.to_vec() }
+        Self { dir: Some(dir), name, env: env.to_vec(), mounted: false }
     }
 
     /// `meltemi up --detach` of this mesh, to be started by the test itself.
@@ -66,11 +67,20 @@ impl Machine {
         self.dir.as_ref().unwrap().path()
     }
 
-    fn data(&self) -> PathBuf {
+    /// Puts the data of a mesh that is not started yet on a disk of its own, of so many bytes. Needs root.
+    pub(crate) fn on_small_disk(&mut self, bytes: u64) {
+        std::fs::create_dir(self.data()).unwrap();
+        let options = format!("size={bytes},mode=0700");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), &self.data(), Some("tmpfs"), flags, Some(options.as_str())).unwrap();
+        self.mounted = true;
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
         self.root().join("data")
     }
 
-    fn up(&self, nodes: &[&str]) {
+    pub(crate) fn up(&self, nodes: &[&str]) {
         let output = self.up_command().args(nodes).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "up: {text}\n{}", self.logs());
@@ -191,15 +201,20 @@ impl Machine {
 
     /// The process id, as the host sees it, of a process of this mesh whose command line has the text.
     pub(crate) fn pid(&self, text: &str) -> Option<i32> {
+        let has = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // With a blank at the end: `serve control` is not `serve controllers`.
+            String::from_utf8_lossy(&line).replace('\0', " ").contains(&format!("{text} "))
+        };
+        self.family().into_iter().find(has)
+    }
+
+    /// All processes of this mesh, the supervisor first.
+    fn family(&self) -> Vec<i32> {
         let mut family = vec![self.supervisor()];
         let mut at = 0;
         while let Some(pid) = family.get(at).copied() {
             at += 1;
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            // With a blank at the end: `serve control` is not `serve controllers`.
-            if String::from_utf8_lossy(&line).replace('\0', " ").contains(&format!("{text} ")) {
-                return Some(pid);
-            }
             for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
                 let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
                 let new = children.split_whitespace().filter_map(|p| p.parse::<i32>().ok());
@@ -207,7 +222,14 @@ impl Machine {
                 family.extend(new);
             }
         }
-        None
+        family
+    }
+
+    /// Sends a signal to every process of this mesh.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        for pid in self.family() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        }
     }
 
     /// Kills a process of this mesh as `kill -9` does; true when there was one.
@@ -328,5 +350,8 @@ impl Drop for Machine {
             .arg(self.data())
             .stdout(Stdio::null())
             .status();
+        if self.mounted {
+            let _ = nix::mount::umount2(&self.data(), nix::mount::MntFlags::MNT_DETACH);
+        }
     }
 }
