@@ -11,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, Patch, PatchParams};
 use meltemi_capture::{Options, Plan};
+use meltemi_runtime::backoff::Backoff;
 
 use crate::context::{Context, PodEntry};
 use crate::lock::lock;
@@ -23,6 +24,9 @@ const ANNOTATION: &str = "ambient.istio.io/redirection";
 const WAIT_FOR_PROXY: Duration = Duration::from_secs(5);
 /// And this long when no proxy is connected at all.
 const WAIT_FOR_NONE: Duration = Duration::from_secs(2);
+/// First and longest pause between two attempts to write the annotation.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Whether a Pod belongs into the mesh.
 pub(crate) fn eligible(pod: &Pod, namespace: Option<&BTreeMap<String, String>>) -> bool {
@@ -200,18 +204,39 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
-async fn annotate(ctx: &Arc<Context>, entry: &Arc<PodEntry>, value: Option<&str>) {
+/// Says in the Pod's annotation whether it is enrolled. While the API is away, goes on trying beside everything else.
+async fn annotate(ctx: &Arc<Context>, entry: &Arc<PodEntry>, value: Option<&'static str>) {
+    if try_annotate(ctx, entry, value).await {
+        return;
+    }
+    let (shared, entry) = (ctx.clone(), entry.clone());
+    ctx.job("annotation", async move {
+        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            if !shared.pods().contains_key(&entry.uid) {
+                return Ok::<(), std::convert::Infallible>(());
+            }
+            // It may have changed meanwhile.
+            let enrolled = *shared.enrolment.gate(&entry.uid).lock().await;
+            if try_annotate(&shared, &entry, enrolled.then_some("enabled")).await {
+                return Ok(());
+            }
+        }
+    });
+}
+
+/// Whether the annotation is written, or need not be.
+async fn try_annotate(ctx: &Context, entry: &PodEntry, value: Option<&str>) -> bool {
     let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &entry.namespace);
     let patch = serde_json::json!({"metadata": {"uid": entry.uid, "annotations": {ANNOTATION: value}}});
-    let mut pause = Duration::from_millis(50);
-    for _ in 0..6 {
-        match api.patch_status(&entry.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Ok(_) => return,
-            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => return,
-            Err(error) => tracing::warn!(pod = %entry.full_name(), %error, "annotation not written"),
+    match api.patch_status(&entry.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => true,
+        Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => true,
+        Err(error) => {
+            tracing::warn!(pod = %entry.full_name(), %error, "annotation not written");
+            false
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
     }
 }
 
