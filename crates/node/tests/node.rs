@@ -101,7 +101,7 @@ async fn changed() {
     mesh.policy(policy("no-plaintext", Action::Deny, Scope::Namespace, &[], &["*"]));
     let begun = Instant::now();
     assert_eq!(two.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     one.write_all(b"still here").unwrap();
     let mut echoed = [0; 10];
     one.read_exact(&mut echoed).unwrap();
@@ -113,7 +113,7 @@ async fn changed() {
     mesh.apply([Delta::Policy(Box::new(deny)), Delta::Workload(Box::new(named))]);
     let begun = Instant::now();
     assert_eq!(one.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 async fn plaintext() {
@@ -314,7 +314,7 @@ async fn drained() {
     client.read_to_end(&mut Vec::new()).unwrap();
     let begun = Instant::now();
     stopping.await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
 }
 
 async fn openssl() {

@@ -18,7 +18,7 @@ async fn goes_on(io: &mut TunnelIo, what: &str) {
         io.write_all(b"echo").await?;
         io.read_exact(&mut [0; 4]).await
     };
-    let echoed = tokio::time::timeout(Duration::from_secs(3), echo).await;
+    let echoed = tokio::time::timeout(Duration::from_secs(20), echo).await;
     echoed.unwrap_or_else(|_| panic!("{what}: another starves")).unwrap_or_else(|e| panic!("{what}: {e}"));
 }
 

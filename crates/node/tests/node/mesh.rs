@@ -253,15 +253,15 @@ fn echo(listener: TcpListener) {
     });
 }
 
-/// A connection from inside a namespace; its reads wait five seconds.
+/// A connection from inside a namespace; its reads wait twenty seconds.
 pub(crate) fn dial(netns: &NetNs, to: &str) -> TcpStream {
     try_dial(netns, to).unwrap()
 }
 
 pub(crate) fn try_dial(netns: &NetNs, to: &str) -> std::io::Result<TcpStream> {
     let to: SocketAddr = to.parse().unwrap();
-    let stream = netns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let stream = netns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     Ok(stream)
 }
 
