@@ -17,6 +17,8 @@ use crate::context::Context;
 use crate::downward;
 
 const RENEW: Duration = Duration::from_secs(5);
+/// Pause after a renewal that failed: the node is heard again this soon after the API can be reached.
+const RETRY: Duration = Duration::from_secs(1);
 const LEASE_SECONDS: i32 = 20;
 const MANAGER: &str = "kubelet";
 const KUBELET_PORT: u16 = 10250;
@@ -119,7 +121,8 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>) -> Result<(), Infallible> {
     let mut drain = ctx.tasks.drain();
     let mut beats: u32 = 0;
     loop {
-        if let Err(error) = renew(&ctx).await {
+        let renewed = renew(&ctx).await;
+        if let Err(error) = &renewed {
             tracing::debug!(%error, "lease not renewed");
         }
         if (beats % 12 == 11 || !is_ready(&ctx).await)
@@ -129,7 +132,7 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>) -> Result<(), Infallible> {
         }
         beats = beats.wrapping_add(1);
         tokio::select! {
-            () = tokio::time::sleep(RENEW) => {}
+            () = tokio::time::sleep(if renewed.is_ok() { RENEW } else { RETRY }) => {}
             () = drain.started() => return Ok(()),
         }
     }

@@ -270,10 +270,25 @@ fn no_connection_is_lost_while_node_proxies_are_replaced() {
     assert!(served > 20 && !output.contains("lost"), "{served} served: {output}");
 }
 
+/// `meltemi status` is well only while every part is in step, and names the one that is not.
+fn status_tells_the_truth(machine: &Machine) {
+    machine.until("meltemi status", "watches follow", 0);
+    for (process, says) in [
+        ("serve control", "control plane                            no"),
+        ("serve controllers", "has not reported for"),
+    ] {
+        assert!(machine.signal(process, Signal::SIGSTOP));
+        machine.until("meltemi status", says, 1);
+        assert!(machine.signal(process, Signal::SIGCONT));
+        machine.until("meltemi status", "watches follow", 0);
+    }
+}
+
 /// Status, addresses and routes that somebody else takes away are put back.
 #[test]
 fn what_another_changes_is_put_back() {
     let machine = world();
+    status_tells_the_truth(&machine);
     let get = "kubectl -n mesh exec a -- curl -s -m 5 http://echo.mesh/";
     machine.until(get, "hello", 0);
     let ready =
