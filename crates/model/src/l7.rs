@@ -4,6 +4,8 @@
 //! The serde form is the wire form (`meltemi.v1`): an unknown field is refused, so that a newer control plane is never
 //! half understood.
 
+mod filter;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::authz::Policy;
 use crate::names::{NamespacedHostname, NamespacedName};
 use crate::pattern::Pattern;
+
+pub use self::filter::{Filter, HeaderChanges, PathChange};
 
 /// What a policy or a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -20,6 +24,20 @@ pub enum Target {
     Service(NamespacedHostname),
     /// A Gateway (or every Gateway of a class that this resource was sent for): all that passes through.
     Gateway(NamespacedName),
+    /// Pods of a service: what is forwarded to one of them, whichever other service it was addressed to.
+    Backend(NamespacedHostname),
+}
+
+impl Target {
+    /// Whether this target covers a request that passes `gateway`. `to` is [`Target::Service`] for the service that it is
+    /// addressed to, [`Target::Backend`] for one whose Pod it is forwarded to, `None` at a listener. A Gateway covers every
+    /// request once: as it is addressed.
+    pub fn applies(&self, to: Option<&Self>, gateway: &NamespacedName) -> bool {
+        match self {
+            Self::Gateway(name) => name == gateway && !matches!(to, Some(Self::Backend(_))),
+            Self::Service(_) | Self::Backend(_) => Some(self) == to,
+        }
+    }
 }
 
 /// An authorization policy at a waypoint or gateway.
@@ -90,67 +108,6 @@ pub struct RouteMatch {
     /// Method; any when none.
     #[serde(default)]
     pub method: Option<String>,
-}
-
-/// Changes of headers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderChanges {
-    /// Replaced or added.
-    #[serde(default)]
-    pub set: Vec<(String, String)>,
-    /// Added beside what is there.
-    #[serde(default)]
-    pub add: Vec<(String, String)>,
-    /// Removed.
-    #[serde(default)]
-    pub remove: Vec<String>,
-}
-
-/// How a path is rewritten.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "value", deny_unknown_fields)]
-pub enum PathChange {
-    /// The whole path.
-    Full(String),
-    /// The prefix that the rule matched.
-    Prefix(String),
-}
-
-/// What a rule does to a request or answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-pub enum Filter {
-    /// Headers of the request.
-    RequestHeaders {
-        /// The changes.
-        changes: HeaderChanges,
-    },
-    /// Headers of the answer.
-    ResponseHeaders {
-        /// The changes.
-        changes: HeaderChanges,
-    },
-    /// Another host or path for the backend.
-    Rewrite {
-        /// Host.
-        host: Option<String>,
-        /// Path.
-        path: Option<PathChange>,
-    },
-    /// An answer that sends the client elsewhere.
-    Redirect {
-        /// Scheme; unchanged when none.
-        scheme: Option<String>,
-        /// Host; unchanged when none.
-        host: Option<String>,
-        /// Port; unchanged when none.
-        port: Option<u16>,
-        /// Path; unchanged when none.
-        path: Option<PathChange>,
-        /// Status code, 3xx.
-        code: u16,
-    },
 }
 
 /// Where requests of a rule go.

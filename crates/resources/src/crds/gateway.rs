@@ -116,8 +116,22 @@ fn gateway_rules() -> Vec<Rule> {
                     "tls must not be specified for protocols ['HTTP', 'TCP', 'UDP']",
                 ),
                 (
+                    "self.all(l, (l.protocol == 'HTTPS' && has(l.tls)) ? (l.tls.mode == '' || l.tls.mode == 'Terminate') : true)",
+                    "tls mode must be Terminate for protocol HTTPS",
+                ),
+                (
+                    "self.all(l, l.protocol == 'TLS' ? has(l.tls) && has(l.tls.mode) && l.tls.mode != '' : true)",
+                    "tls mode must be set for protocol TLS",
+                ),
+                (
                     "self.all(l, l.protocol in ['TCP', 'UDP'] ? (!has(l.hostname) || l.hostname == '') : true)",
                     "hostname must not be specified for protocols ['TCP', 'UDP']",
+                ),
+                (
+                    "self.all(l1, self.exists_one(l2, l1.port == l2.port && l1.protocol == l2.protocol && \
+                     (has(l1.hostname) && has(l2.hostname) ? l1.hostname == l2.hostname : !has(l1.hostname) && \
+                     !has(l2.hostname))))",
+                    "Combination of port, protocol and hostname must be unique for each listener",
                 ),
             ]),
         ),
@@ -208,6 +222,14 @@ fn http_rules() -> Vec<Rule> {
         ("rules[].matches[].queryParams[].type", default(json!("Exact"))),
         ("rules[].timeouts.request", json!({ "pattern": DURATION })),
         ("rules[].timeouts.backendRequest", json!({ "pattern": DURATION })),
+        (
+            "rules[].timeouts",
+            cel(
+                "!(has(self.request) && has(self.backendRequest) && duration(self.request) != duration('0s') && \
+                 duration(self.backendRequest) > duration(self.request))",
+                "backendRequest timeout cannot be longer than request timeout",
+            ),
+        ),
     ];
     out.extend(filter_rules());
     out
@@ -215,7 +237,31 @@ fn http_rules() -> Vec<Rule> {
 
 /// For the filters of a rule and for those of a backend.
 fn filter_rules() -> Vec<Rule> {
+    let header = || json!({ "minLength": 1, "maxLength": 256, "pattern": HEADER_NAME });
+    let value = || json!({ "minLength": 1, "maxLength": 4096 });
+    let host = || json!({ "minLength": 1, "maxLength": 253, "pattern": DNS_SUBDOMAIN });
+    let path = || json!({ "maxLength": 1024 });
     vec![
+        ("rules[].filters[].requestHeaderModifier.set", list_map(&["name"], 0, 16)),
+        ("rules[].filters[].requestHeaderModifier.set[].name", header()),
+        ("rules[].filters[].requestHeaderModifier.set[].value", value()),
+        ("rules[].filters[].requestHeaderModifier.add", list_map(&["name"], 0, 16)),
+        ("rules[].filters[].requestHeaderModifier.add[].name", header()),
+        ("rules[].filters[].requestHeaderModifier.add[].value", value()),
+        ("rules[].filters[].requestHeaderModifier.remove", list(0, 16)),
+        ("rules[].filters[].responseHeaderModifier.set", list_map(&["name"], 0, 16)),
+        ("rules[].filters[].responseHeaderModifier.set[].name", header()),
+        ("rules[].filters[].responseHeaderModifier.set[].value", value()),
+        ("rules[].filters[].responseHeaderModifier.add", list_map(&["name"], 0, 16)),
+        ("rules[].filters[].responseHeaderModifier.add[].name", header()),
+        ("rules[].filters[].responseHeaderModifier.add[].value", value()),
+        ("rules[].filters[].responseHeaderModifier.remove", list(0, 16)),
+        ("rules[].filters[].urlRewrite.hostname", host()),
+        ("rules[].filters[].urlRewrite.path.replaceFullPath", path()),
+        ("rules[].filters[].urlRewrite.path.replacePrefixMatch", path()),
+        ("rules[].filters[].requestRedirect.hostname", host()),
+        ("rules[].filters[].requestRedirect.path.replaceFullPath", path()),
+        ("rules[].filters[].requestRedirect.path.replacePrefixMatch", path()),
         (
             "rules[].filters[].requestRedirect.statusCode",
             json!({ "default": 302, "enum": [301, 302, 303, 307, 308] }),

@@ -147,7 +147,6 @@ fn to_gateway(
     let Some(class) = classes::of(&gateway.spec.gateway_class_name) else {
         return refuse("NoMatchingParent", "parent not found");
     };
-    let count = gateway.spec.listeners.len();
     let named = |l: &&GatewayListeners| {
         reference.section_name.as_ref().is_none_or(|s| *s == l.name)
             && reference.port.is_none_or(|p| p == l.port)
@@ -159,7 +158,10 @@ fn to_gateway(
     let labels = world.namespace_labels(&name.namespace);
     let admitted: Vec<&GatewayListeners> = candidates
         .into_iter()
-        .filter(|l| listener_error(class, l, count).is_none() && admits(l, gateway_name, name, &labels))
+        .filter(|l| {
+            listener_error(class, l, &gateway.spec.listeners).is_none()
+                && admits(l, gateway_name, name, &labels)
+        })
         .collect();
     if admitted.is_empty() {
         return refuse("NotAllowedByListeners", "no listener of the Gateway admits this route");

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From an HTTPRoute to what a layer 7 proxy is told.
 //!
-//! A feature that no proxy of ours has makes the whole route unacceptable, by name: half a route would send
-//! requests where its author did not want them.
+//! A rule that no proxy of ours can follow makes the route unacceptable, by name. The requests that it is for are
+//! answered with 500: without the rule they would go where its author did not want them, or without a header that a
+//! backend relies on.
 
 use gateway_api::httproutes::{
     HttpRoute, HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
@@ -28,18 +29,30 @@ pub struct Unsupported {
     pub reason: String,
 }
 
-/// Converts the rules of a route.
-///
-/// # Errors
-/// [`Unsupported`].
+/// Converts the rules of a route; also returns those that cannot be followed. In their place stands a rule without a
+/// backend, which proxies answer with 500, for the same requests; for all requests when they cannot be told either.
 pub fn rules(
     route: &HttpRoute,
     world: &dyn World,
     mesh: &MeshConfig,
-) -> Result<Vec<l7::RouteRule>, Unsupported> {
+) -> (Vec<l7::RouteRule>, Vec<Unsupported>) {
     let namespace = name_of(&route.metadata).namespace;
-    let all = route.spec.rules.iter().flatten().enumerate();
-    all.map(|(index, rule)| one(index, rule, &namespace, world, mesh)).collect()
+    let (mut rules, mut unsupported) = (Vec::new(), Vec::new());
+    for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
+        match one(index, rule, &namespace, world, mesh) {
+            Ok(rule) => rules.push(rule),
+            Err(why) => {
+                let matches = conditions(rule).unwrap_or_default();
+                rules.push(l7::RouteRule { matches, ..l7::RouteRule::default() });
+                unsupported.push(why);
+            }
+        }
+    }
+    (rules, unsupported)
+}
+
+fn conditions(rule: &HttpRouteRules) -> Result<Vec<l7::RouteMatch>, String> {
+    rule.matches.iter().flatten().map(condition).collect()
 }
 
 /// Converts a route; none when no parent of ours takes it.
@@ -82,17 +95,12 @@ fn one(
     mesh: &MeshConfig,
 ) -> Result<l7::RouteRule, Unsupported> {
     let unsupported = |reason: String| Unsupported { rule: index, reason };
-    let matches = rule
-        .matches
-        .iter()
-        .flatten()
-        .map(|m| condition(m).map_err(unsupported))
-        .collect::<Result<Vec<_>, _>>()?;
+    let matches = conditions(rule).map_err(unsupported)?;
     let filters = rule
         .filters
         .iter()
         .flatten()
-        .map(|f| filter(f).map_err(unsupported))
+        .map(|f| checked_filter(f).map_err(unsupported))
         .collect::<Result<Vec<_>, _>>()?;
     if filters.iter().any(changes_prefix) && !matches.iter().all(has_prefix) {
         return Err(unsupported("replacePrefixMatch needs matches of type PathPrefix".to_owned()));
@@ -181,6 +189,14 @@ fn word(value: &impl serde::Serialize) -> Option<String> {
         Ok(Value::String(text)) => Some(text),
         _ => None,
     }
+}
+
+/// A filter that proxies can carry out.
+fn checked_filter(written: &HttpRouteRulesFilters) -> Result<l7::Filter, String> {
+    let converted = filter(written)?;
+    let kind = || word(&written.r#type).unwrap_or_default();
+    converted.check().map_err(|why| format!("{}: {why}", kind()))?;
+    Ok(converted)
 }
 
 fn filter(filter: &HttpRouteRulesFilters) -> Result<l7::Filter, String> {

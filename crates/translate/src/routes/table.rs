@@ -181,25 +181,19 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
     }
     for (name, route) in &table.routes {
         let mut attached = attach(route, &view);
-        match convert::rules(route, &view, index.mesh()) {
-            Ok(rules) => {
-                if let Some(converted) = convert::route(route, rules, &attached, index.mesh()) {
-                    let gateways: BTreeSet<_> =
-                        attached.iter().flat_map(|a| &a.parents).filter_map(gateway_of).collect();
-                    count(&attached, &mut out.attached);
-                    if !gateways.is_empty() {
-                        out.routes.insert(name.clone(), For { what: converted, gateways });
-                    }
-                }
+        let (rules, unsupported) = convert::rules(route, &view, index.mesh());
+        if let Some(converted) = convert::route(route, rules, &attached, index.mesh()) {
+            let gateways: BTreeSet<_> =
+                attached.iter().flat_map(|a| &a.parents).filter_map(gateway_of).collect();
+            if unsupported.is_empty() {
+                count(&attached, &mut out.attached);
             }
-            Err(unsupported) => {
-                for one in &mut attached {
-                    one.parents.clear();
-                    for condition in one.conditions.iter_mut().filter(|c| c.kind == "Accepted") {
-                        *condition = Condition::no("Accepted", "UnsupportedValue", unsupported.to_string());
-                    }
-                }
+            if !gateways.is_empty() {
+                out.routes.insert(name.clone(), For { what: converted, gateways });
             }
+        }
+        if !unsupported.is_empty() {
+            refuse(&mut attached, &unsupported);
         }
         let generation = route.metadata.generation;
         let conditions = attached.iter().map(|a| a.conditions.clone()).collect();
@@ -217,6 +211,17 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
         routed.unserved.push((name.clone(), route.metadata.generation, attached));
     }
     (out, view.services.into_inner())
+}
+
+/// Says of each parent that accepts the route which of its rules cannot be followed.
+fn refuse(attached: &mut [Attached], unsupported: &[convert::Unsupported]) {
+    let why: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
+    let message = format!("{}; requests that it is for are answered with 500", why.join("; "));
+    for condition in attached.iter_mut().flat_map(|one| &mut one.conditions) {
+        if condition.kind == "Accepted" && condition.status {
+            *condition = Condition::no("Accepted", "UnsupportedValue", message.clone());
+        }
+    }
 }
 
 fn gateway_of(parent: &Parent) -> Option<NamespacedName> {
@@ -242,9 +247,8 @@ fn count(attached: &[Attached], counts: &mut BTreeMap<NamespacedName, BTreeMap<S
 
 fn listeners(name: &NamespacedName, gateway: &Gateway, out: &mut Outputs) {
     let Some(class) = classes::of(&gateway.spec.gateway_class_name) else { return };
-    let count = gateway.spec.listeners.len();
     for listener in &gateway.spec.listeners {
-        if listener_error(class, listener, count).is_some() {
+        if listener_error(class, listener, &gateway.spec.listeners).is_some() {
             continue;
         }
         let protocol = match listener.protocol.as_str() {
@@ -393,6 +397,28 @@ spec:
     }
 
     #[test]
+    fn a_rule_that_cannot_be_followed_answers_for_its_requests_only() {
+        let (mut table, index) = bookinfo();
+        let mut route: HttpRoute = parse(
+            "
+metadata: {name: bookinfo, namespace: default, generation: 2}
+spec: {parentRefs: [{name: bookinfo-gateway}]}
+",
+        );
+        let good =
+            "{matches: [{path: {type: Exact, value: /a}}], backendRefs: [{name: productpage, port: 9080}]}";
+        let bad = "{matches: [{path: {type: Exact, value: /b}}], filters: [{type: CORS, cors: {}}]}";
+        let unreadable = "{matches: [{path: {type: RegularExpression, value: '/(a'}}]}";
+        route.spec.rules = Some([good, bad, unreadable].map(parse).into());
+        table.set_route(&name_of(&route.metadata), Some(Arc::new(route)));
+        let routed = table.flush(&index);
+        let rules = &routed.routes[0].what.rules;
+        let seen: Vec<_> = rules.iter().map(|r| (r.matches.len(), r.backends.len())).collect();
+        assert_eq!(seen, [(1, 1), (1, 0), (0, 0)]);
+        assert!(routed.attached.iter().all(|(_, counts)| counts.values().all(|n| *n == 0)), "{routed:?}");
+    }
+
+    #[test]
     fn a_rule_that_cannot_be_followed_makes_the_route_unacceptable() {
         for (rule, message) in [
             (
@@ -416,6 +442,18 @@ spec:
                  filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}",
                 "rule 0: replacePrefixMatch needs matches of type PathPrefix",
             ),
+            (
+                "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-user, value: \"gate\\nway\"}]}}]",
+                r#"rule 0: RequestHeaderModifier: set "x-user": the value has a line break"#,
+            ),
+            (
+                "filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Content-Length]}}]",
+                r#"rule 0: ResponseHeaderModifier: remove "Content-Length": the proxy writes this header itself; a route cannot change it"#,
+            ),
+            (
+                "filters: [{type: URLRewrite, urlRewrite: {hostname: 'a b'}}]",
+                r#"rule 0: URLRewrite: hostname "a b" is no host name"#,
+            ),
         ] {
             let (mut table, index) = bookinfo();
             let mut route: HttpRoute = parse(
@@ -428,12 +466,17 @@ spec: {parentRefs: [{name: bookinfo-gateway}]}
             table.flush(&index);
             table.set_route(&name_of(&route.metadata), Some(Arc::new(route)));
             let routed = table.flush(&index);
-            assert_eq!(routed.removed_routes.len(), 1, "{rule}");
-            let accepted = &routed.statuses[0].2[0].conditions[0];
+            // Without a backend: 500.
+            let [sent] = routed.routes.as_slice() else { panic!("{rule}: {routed:?}") };
             assert_eq!(
-                (accepted.status, accepted.reason.as_str(), accepted.message.as_str()),
-                (false, "UnsupportedValue", message)
+                (sent.what.rules[0].backends.len(), sent.what.rules[0].filters.len()),
+                (0, 0),
+                "{rule}"
             );
+            let accepted = &routed.statuses[0].2[0].conditions[0];
+            assert_eq!((accepted.status, accepted.reason.as_str()), (false, "UnsupportedValue"), "{rule}");
+            let answered = "; requests that it is for are answered with 500";
+            assert_eq!(accepted.message, format!("{message}{answered}"), "{rule}");
         }
     }
 }

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Filters of a route rule, and which of them can be carried out: the rest is refused by name, never passed over.
+
+use serde::{Deserialize, Serialize};
+
+/// Headers that frame a message, name its host or belong to one connection (RFC 9110 §7.6.1, RFC 9112 §6): the proxy
+/// writes them itself, so a route that changed them would contradict what is forwarded.
+const OF_CONNECTION: [&str; 12] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// Longest name of a header in a filter, in bytes (Gateway API, `HTTPHeaderName`).
+const MAX_NAME: usize = 256;
+/// Longest value of a header in a filter, in bytes (Gateway API, `HTTPHeader`).
+const MAX_VALUE: usize = 4096;
+/// Longest path of a rewrite or redirect, in bytes (Gateway API, `HTTPPathModifier`).
+const MAX_PATH: usize = 1024;
+/// Longest host name (RFC 1035 §2.3.4).
+const MAX_HOST: usize = 253;
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderChanges {
+    /// Replaced or added.
+    #[serde(default)]
+    pub set: Vec<(String, String)>,
+    /// Added beside what is there.
+    #[serde(default)]
+    pub add: Vec<(String, String)>,
+    /// Removed.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+/// How a path is rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "value", deny_unknown_fields)]
+pub enum PathChange {
+    /// The whole path.
+    Full(String),
+    /// The prefix that the rule matched.
+    Prefix(String),
+}
+
+/// What a rule does to a request or answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum Filter {
+    /// Headers of the request.
+    RequestHeaders {
+        /// The changes.
+        changes: HeaderChanges,
+    },
+    /// Headers of the answer.
+    ResponseHeaders {
+        /// The changes.
+        changes: HeaderChanges,
+    },
+    /// Another host or path for the backend.
+    Rewrite {
+        /// Host.
+        host: Option<String>,
+        /// Path.
+        path: Option<PathChange>,
+    },
+    /// An answer that sends the client elsewhere.
+    Redirect {
+        /// Scheme; unchanged when none.
+        scheme: Option<String>,
+        /// Host; unchanged when none.
+        host: Option<String>,
+        /// Port; unchanged when none.
+        port: Option<u16>,
+        /// Path; unchanged when none.
+        path: Option<PathChange>,
+        /// Status code, 3xx.
+        code: u16,
+    },
+}
+
+impl Filter {
+    /// Checks that the filter can be carried out as it is written.
+    ///
+    /// # Errors
+    /// Names the header, host or path that is in the way, and why.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::RequestHeaders { changes } | Self::ResponseHeaders { changes } => changes.check(),
+            Self::Rewrite { host, path } => check_target(host.as_deref(), path.as_ref()),
+            Self::Redirect { scheme, host, path, code, .. } => {
+                if let Some(scheme) = scheme.as_deref().filter(|s| !matches!(*s, "http" | "https")) {
+                    return Err(format!("scheme {scheme:?} is neither http nor https"));
+                }
+                if !(300..400).contains(code) {
+                    return Err(format!("status code {code} is no redirection"));
+                }
+                check_target(host.as_deref(), path.as_ref())
+            }
+        }
+    }
+}
+
+impl HeaderChanges {
+    fn check(&self) -> Result<(), String> {
+        for (verb, pairs) in [("set", &self.set), ("add", &self.add)] {
+            let mut seen: Vec<String> = Vec::new();
+            for (name, value) in pairs {
+                check_name(name).map_err(|why| format!("{verb} {name:?}: {why}"))?;
+                check_value(value).map_err(|why| format!("{verb} {name:?}: {why}"))?;
+                let name = name.to_ascii_lowercase();
+                if seen.contains(&name) {
+                    return Err(format!("{verb} {name:?}: the header is there twice"));
+                }
+                seen.push(name);
+            }
+        }
+        let check_removed = |name: &String| check_name(name).map_err(|why| format!("remove {name:?}: {why}"));
+        self.remove.iter().try_for_each(check_removed)
+    }
+}
+
+/// A token (RFC 9110 §5.6.2).
+fn is_token(text: &str) -> bool {
+    let special = b"!#$%&'*+-.^_`|~";
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || special.contains(&b))
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if !is_token(name) || name.len() > MAX_NAME {
+        return Err("this is no name of a header");
+    }
+    // Programs that put headers into variables take `content_length` for the same.
+    let folded = name.to_ascii_lowercase().replace('_', "-");
+    if OF_CONNECTION.contains(&folded.as_str()) {
+        return Err("the proxy writes this header itself; a route cannot change it");
+    }
+    Ok(())
+}
+
+fn check_value(value: &str) -> Result<(), &'static str> {
+    if value.is_empty() || value.len() > MAX_VALUE {
+        return Err("the value is empty or longer than 4096 bytes");
+    }
+    if value.bytes().any(|b| matches!(b, b'\r' | b'\n')) {
+        return Err("the value has a line break");
+    }
+    if !value.bytes().all(|b| (b' '..=b'~').contains(&b) || b == b'\t') {
+        return Err("the value has a character that is not printable ASCII");
+    }
+    if value.starts_with([' ', '\t']) || value.ends_with([' ', '\t']) {
+        return Err("the value begins or ends with white space");
+    }
+    Ok(())
+}
+
+/// Checks the host and path that requests are rewritten or redirected to.
+fn check_target(host: Option<&str>, path: Option<&PathChange>) -> Result<(), String> {
+    if let Some(host) = host.filter(|host| !is_host(host)) {
+        return Err(format!("hostname {host:?} is no host name"));
+    }
+    let Some(PathChange::Full(path) | PathChange::Prefix(path)) = path else { return Ok(()) };
+    check_path(path).map_err(|why| format!("path {path:?}: {why}"))
+}
+
+fn is_host(host: &str) -> bool {
+    let is_label = |label: &str| {
+        let fits = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        fits && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    host.len() <= MAX_HOST && host.split('.').all(is_label)
+}
+
+fn check_path(path: &str) -> Result<(), &'static str> {
+    if path.len() > MAX_PATH {
+        return Err("it is longer than 1024 bytes");
+    }
+    if !path.bytes().all(|b| (b'!'..=b'~').contains(&b)) {
+        return Err("it has a character that is not printable ASCII");
+    }
+    if path.contains(['?', '#', '\\', '%', ';']) {
+        return Err("it has one of ? # \\ % ; which backends do not all read alike");
+    }
+    if path.contains("//") || path.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("it has an empty segment, or . or .. as one");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, value: &str) -> Filter {
+        let changes = HeaderChanges { set: vec![(name.into(), value.into())], ..HeaderChanges::default() };
+        Filter::RequestHeaders { changes }
+    }
+
+    fn rewrite(host: Option<&str>, path: Option<&str>) -> Filter {
+        let path = path.map(|path| PathChange::Full(path.into()));
+        Filter::Rewrite { host: host.map(Into::into), path }
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_named() {
+        let remove = |name: &str| {
+            let changes = HeaderChanges { remove: vec![name.into()], ..HeaderChanges::default() };
+            Filter::ResponseHeaders { changes }
+        };
+        let twice = HeaderChanges {
+            set: vec![("x-user".into(), "a".into()), ("X-User".into(), "b".into())],
+            ..HeaderChanges::default()
+        };
+        let redirect = |scheme: Option<&str>, code| Filter::Redirect {
+            scheme: scheme.map(Into::into),
+            host: None,
+            port: None,
+            path: None,
+            code,
+        };
+        for (filter, expected) in [
+            (set("x-user", "gateway"), None),
+            (set("X-User", "a b\tc"), None),
+            (set("x-user", "gate\nway"), Some("set \"x-user\": the value has a line break")),
+            (set("x-user", "gateway\n"), Some("set \"x-user\": the value has a line break")),
+            (set("x-user", "a\0b"), Some("set \"x-user\": the value has a character")),
+            (set("x-user", "g\u{e4}teway"), Some("set \"x-user\": the value has a character")),
+            (set("x-user", " a"), Some("set \"x-user\": the value begins or ends with white space")),
+            (set("x-user", ""), Some("set \"x-user\": the value is empty")),
+            (set("x-user:", "a"), Some("set \"x-user:\": this is no name")),
+            (set(":authority", "a"), Some("set \":authority\": this is no name")),
+            (set("", "a"), Some("set \"\": this is no name")),
+            (set("Host", "a"), Some("set \"Host\": the proxy writes this header itself")),
+            (set("content-length", "1"), Some("set \"content-length\": the proxy writes")),
+            (set("content_length", "1"), Some("set \"content_length\": the proxy writes")),
+            (set("Transfer-Encoding", "chunked"), Some("set \"Transfer-Encoding\": the proxy writes")),
+            (set("connection", "close"), Some("set \"connection\": the proxy writes")),
+            (remove("host"), Some("remove \"host\": the proxy writes")),
+            (remove("content-length:"), Some("remove \"content-length:\": this is no name")),
+            (remove("server"), None),
+            (Filter::RequestHeaders { changes: twice }, Some("set \"x-user\": the header is there twice")),
+            (rewrite(Some("new.example"), Some("/a/b")), None),
+            (rewrite(None, Some("/")), None),
+            (rewrite(None, Some("")), None),
+            (rewrite(Some("a b"), None), Some("hostname \"a b\"")),
+            (rewrite(Some("a\nb"), None), Some("hostname \"a\\nb\"")),
+            (rewrite(Some("*.example"), None), Some("hostname")),
+            (rewrite(None, Some("/a/../b")), Some("path \"/a/../b\"")),
+            (rewrite(None, Some("/a?x=1")), Some("path \"/a?x=1\"")),
+            (rewrite(None, Some("/a b\nc")), Some("path")),
+            (rewrite(None, Some("//host/a")), Some("path")),
+            (rewrite(None, Some("/a%2fb")), Some("path")),
+            (redirect(Some("https"), 301), None),
+            (redirect(Some("ftp"), 301), Some("scheme \"ftp\"")),
+            (redirect(None, 200), Some("status code 200")),
+        ] {
+            let got = filter.check().err();
+            let fits = match (&got, expected) {
+                (Some(got), Some(expected)) => got.starts_with(expected),
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(fits, "{filter:?}: {got:?}, expected {expected:?}");
+        }
+    }
+}
