@@ -210,19 +210,24 @@ fn read_port(port: &k8s_openapi::api::core::v1::ServicePort) -> Option<ServicePo
         Some(IntOrString::Int(n)) => TargetPort::Number(u16::try_from(*n).ok()?),
         Some(IntOrString::String(name)) => TargetPort::Named(name.clone()),
     };
-    let app_protocol = app_protocol(port.app_protocol.as_deref(), port.name.as_deref());
+    let app_protocol = app_protocol(port.app_protocol.as_deref(), port.name.as_deref(), number);
     Some(ServicePort { name: port.name.clone(), port: number, target, app_protocol })
 }
 
-/// The declared protocol of a port: `appProtocol`, else the first word of its name.
-pub fn app_protocol(declared: Option<&str>, name: Option<&str>) -> AppProtocol {
-    let word = match (declared, name) {
-        (Some(declared), _) => declared,
-        (None, Some(name)) => name.split('-').next().unwrap_or(name),
+/// Ports that are TCP when nothing declares them: SMTP, DNS, MySQL and MongoDB, as in Istio.
+const TCP_PORTS: [u16; 4] = [25, 53, 3306, 27017];
+
+/// The declared protocol of a port: `appProtocol`, else the first word of its name, else what its number stands for.
+pub fn app_protocol(declared: Option<&str>, name: Option<&str>, number: u16) -> AppProtocol {
+    let word = match (declared, name.filter(|name| !name.is_empty())) {
+        (Some(declared), _) if declared.contains('/') => declared,
+        (Some(text), _) | (None, Some(text)) => text.split('-').next().unwrap_or(text),
+        (None, None) if TCP_PORTS.contains(&number) => return AppProtocol::Tcp,
         (None, None) => return AppProtocol::Unknown,
     };
     match word.to_ascii_lowercase().as_str() {
-        "http" => AppProtocol::Http11,
+        "kubernetes.io/wss" => AppProtocol::Tls,
+        "http" | "kubernetes.io/ws" => AppProtocol::Http11,
         "http2" | "h2c" | "kubernetes.io/h2c" => AppProtocol::Http2,
         "grpc" | "grpc-web" => AppProtocol::Grpc,
         "tcp" | "mongo" | "mysql" | "redis" => AppProtocol::Tcp,
@@ -303,6 +308,26 @@ impl SliceFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn protocols_are_declared_by_field_name_or_number() {
+        for (declared, name, number, expected) in [
+            (Some("http"), Some("tcp"), 80, AppProtocol::Http11),
+            (Some("kubernetes.io/h2c"), None, 80, AppProtocol::Http2),
+            (Some("kubernetes.io/ws"), None, 80, AppProtocol::Http11),
+            (Some("kubernetes.io/wss"), None, 443, AppProtocol::Tls),
+            (Some("tls-db"), None, 5432, AppProtocol::Tls),
+            (Some("amqp"), None, 5672, AppProtocol::Unknown),
+            (None, Some("tcp-postgresql"), 5432, AppProtocol::Tcp),
+            (None, Some("postgres"), 5432, AppProtocol::Unknown),
+            (None, Some("custom"), 3306, AppProtocol::Unknown),
+            (None, None, 3306, AppProtocol::Tcp),
+            (None, Some(""), 27017, AppProtocol::Tcp),
+            (None, None, 5432, AppProtocol::Unknown),
+        ] {
+            assert_eq!(app_protocol(declared, name, number), expected, "{declared:?} {name:?} {number}");
+        }
+    }
 
     #[test]
     fn endpoints_lead_no_proxy_to_itself() {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a Kubernetes Service to a service of the mesh.
 
+use meltemi_model::service::AppProtocol;
 use meltemi_model::service::{IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping};
-use meltemi_model::{NetworkAddress, Service};
+use meltemi_model::{NamespacedName, NetworkAddress, Service};
 
 use crate::condition::Condition;
-use crate::facts::{NamespaceFacts, ServiceFacts, TargetPort};
+use crate::facts::{NamespaceFacts, ServiceFacts, ServicePort, TargetPort};
 use crate::labels;
 use crate::mesh::MeshConfig;
 use crate::waypoints::{Binding, WaypointFacts, bound_condition};
@@ -15,8 +16,33 @@ use crate::waypoints::{Binding, WaypointFacts, bound_condition};
 pub struct Translated {
     /// The service.
     pub service: Service,
-    /// `istio.io/WaypointBound`; none when no waypoint was asked for.
-    pub condition: Option<Condition>,
+    /// `istio.io/WaypointBound` when a waypoint was asked for, and [`PORTS_DECLARED`] when it has to guess.
+    pub conditions: Vec<Condition>,
+}
+
+/// Type of the condition that names ports whose protocol a waypoint has to guess.
+pub const PORTS_DECLARED: &str = "meltemi.dev/PortsDeclared";
+
+/// Ports of a Service that declare no protocol that is known, as `5432 (postgres)`: a waypoint takes them for HTTP.
+pub fn undeclared_ports(facts: &ServiceFacts) -> Vec<String> {
+    let undeclared = facts.ports.iter().filter(|port| port.app_protocol == AppProtocol::Unknown);
+    let text = |port: &ServicePort| match &port.name {
+        Some(name) => format!("{} ({name})", port.port),
+        None => port.port.to_string(),
+    };
+    undeclared.map(text).collect()
+}
+
+fn declared(facts: &ServiceFacts, waypoint: &NamespacedName) -> Option<Condition> {
+    let ports = undeclared_ports(facts);
+    (!ports.is_empty()).then(|| {
+        let message = format!(
+            "Port {} declares no protocol that is known: waypoint {waypoint} takes it for HTTP, and connections that are \
+             none are refused there. appProtocol says what it is (tcp for a database)",
+            ports.join(", ")
+        );
+        Condition::no(PORTS_DECLARED, "ProtocolUnknown", message)
+    })
 }
 
 /// Translates a Service; none when it is an alias in DNS.
@@ -52,11 +78,12 @@ pub fn translate(
     service.load_balancing = load_balancing(facts, namespace);
     service.ip_families = families(facts);
     service.ingress_use_waypoint = uses_waypoint_for_ingress(facts, namespace);
-    let condition = match binding {
-        Binding::NotWanted => None,
+    let conditions = match binding {
+        Binding::NotWanted => Vec::new(),
         Binding::Bound { waypoint, address } => {
             service.waypoint = Some(address.clone());
-            Some(bound_condition(waypoint, service.ingress_use_waypoint))
+            let bound = bound_condition(waypoint, service.ingress_use_waypoint);
+            std::iter::once(bound).chain(declared(facts, waypoint)).collect()
         }
         Binding::Refused { waypoint, condition, not_ready } => {
             if guarded && *not_ready {
@@ -65,10 +92,10 @@ pub fn translate(
                 // One that is there and was told nothing of the Service's policies would let everything through.
                 service.waypoint = Some(WaypointFacts::nowhere(waypoint));
             }
-            condition.clone()
+            condition.iter().cloned().collect()
         }
     };
-    Some(Translated { service, condition })
+    Some(Translated { service, conditions })
 }
 
 /// The label of the Service beats that of its namespace.
@@ -115,10 +142,36 @@ fn load_balancing(facts: &ServiceFacts, namespace: &NamespaceFacts) -> LoadBalan
 
 #[cfg(test)]
 mod tests {
-    use meltemi_model::NamespacedName;
     use meltemi_model::workload::GatewayDestination;
 
     use super::*;
+
+    #[test]
+    fn ports_that_a_waypoint_takes_for_http_are_named() {
+        let mesh = MeshConfig::default();
+        let waypoint = NamespacedName::new("shop", "wp");
+        let object = serde_json::json!({
+            "metadata": {"name": "db", "namespace": "shop"},
+            "spec": {"clusterIP": "10.96.0.9", "ports": [
+                {"name": "http", "port": 80}, {"name": "postgres", "port": 5432}, {"name": "custom", "port": 3307},
+                {"name": "x", "port": 5433, "appProtocol": "tcp"}, {"port": 3306},
+            ]},
+        });
+        let facts = ServiceFacts::read(&serde_json::from_value(object).unwrap());
+        let said = |binding: &Binding| {
+            translate(&facts, &NamespaceFacts::default(), binding, false, &mesh).unwrap().conditions
+        };
+        let address = WaypointFacts::expected_address(&waypoint, &mesh);
+        let conditions = said(&Binding::Bound { waypoint, address });
+        let [bound, declared] = conditions.as_slice() else { panic!("{conditions:?}") };
+        assert!(bound.status && !declared.status);
+        assert!(
+            declared.message.starts_with("Port 5432 (postgres), 3307 (custom) declares no protocol"),
+            "{}",
+            declared.message
+        );
+        assert!(said(&Binding::NotWanted).is_empty(), "without a waypoint nobody has to know");
+    }
 
     #[test]
     fn what_a_policy_guards_does_not_go_around_the_waypoint_that_it_asks_for() {

@@ -127,7 +127,7 @@ fn service(labels: Labels, spec: &Value) -> Service {
         let named = target.as_str().map(str::to_owned);
         out.ports.push((own, if named.is_some() { None } else { number(target).or(Some(own)) }));
         out.named.extend(named.map(|name| (own, name)));
-        let protocol = app_protocol(port["appProtocol"].as_str(), port["name"].as_str());
+        let protocol = app_protocol(port["appProtocol"].as_str(), port["name"].as_str(), own);
         if matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls) {
             out.streams.insert(own);
         }

@@ -3,13 +3,27 @@
 
 use std::collections::BTreeMap;
 
-use gateway_api::gateways::{Gateway, GatewayListeners};
+use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesKinds};
 use meltemi_model::net::ports;
 
 use super::classes::{self, Class};
 use super::deployment::managed_name;
 use crate::condition::Condition;
+use crate::labels;
 use crate::mesh::MeshConfig;
+use crate::waypoints::{Traffic, WaypointFor};
+
+/// Type of the condition that says that a waypoint does not take traffic to the addresses of Pods, though it is asked to.
+pub const WORKLOAD_TRAFFIC: &str = "meltemi.dev/WorkloadTraffic";
+/// Reasons of `Conflicted`.
+const HOSTNAME_CONFLICT: &str = "HostnameConflict";
+/// See [`HOSTNAME_CONFLICT`].
+const PROTOCOL_CONFLICT: &str = "ProtocolConflict";
+/// Ports that every proxy of a Gateway opens for itself.
+const OWN_PORTS: [u16; 4] = [ports::ADMIN, ports::HBONE, ports::STATS, ports::READY];
+
+/// Why a listener is not served: a reason and a message.
+type ListenerError = (&'static str, String);
 
 /// What was seen of the objects behind a Gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,12 +69,12 @@ pub struct Report {
 pub fn listener_error(
     class: Class,
     listener: &GatewayListeners,
-    count: usize,
-) -> Option<(&'static str, String)> {
+    all: &[GatewayListeners],
+) -> Option<ListenerError> {
     match class {
         Class::Waypoint => {
             let right =
-                count == 1 && listener.protocol == "HBONE" && listener.port == i32::from(ports::HBONE);
+                all.len() == 1 && listener.protocol == "HBONE" && listener.port == i32::from(ports::HBONE);
             (!right).then(|| {
                 let text = "Expected a single listener on port 15008 with protocol \"HBONE\"";
                 ("UnsupportedProtocol", text.to_owned())
@@ -68,10 +82,25 @@ pub fn listener_error(
         }
         Class::Remote => None,
         Class::Ingress => match listener.protocol.as_str() {
-            "HTTP" => None,
+            _ if OWN_PORTS.iter().any(|port| i32::from(*port) == listener.port) => {
+                Some(("PortUnavailable", format!("port {} is the proxy's own", listener.port)))
+            }
+            "HTTP" => conflict(listener, all),
             other => Some(("UnsupportedProtocol", format!("protocol \"{other}\" is not supported"))),
         },
     }
+}
+
+/// Why no request could tell a listener from another one of its Gateway.
+fn conflict(listener: &GatewayListeners, all: &[GatewayListeners]) -> Option<ListenerError> {
+    let host = |l: &GatewayListeners| l.hostname.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let mut others = all.iter().filter(|l| l.port == listener.port && l.name != listener.name);
+    if let Some(other) = others.clone().find(|l| l.protocol != listener.protocol) {
+        let message = format!("listener {:?} has protocol {} on the same port", other.name, other.protocol);
+        return Some((PROTOCOL_CONFLICT, message));
+    }
+    let other = others.find(|l| host(l) == host(listener))?;
+    Some((HOSTNAME_CONFLICT, format!("listener {:?} has the same port and hostname", other.name)))
 }
 
 /// The status of a Gateway; none when its class is another controller's.
@@ -83,8 +112,8 @@ pub fn report(
     mesh: &MeshConfig,
 ) -> Option<Report> {
     let class = classes::of(&gateway.spec.gateway_class_name)?;
-    let count = gateway.spec.listeners.len();
-    let errors: Vec<_> = gateway.spec.listeners.iter().map(|l| listener_error(class, l, count)).collect();
+    let all = &gateway.spec.listeners;
+    let errors: Vec<_> = all.iter().map(|l| listener_error(class, l, all)).collect();
     let listeners: Vec<ListenerReport> = gateway
         .spec
         .listeners
@@ -102,8 +131,19 @@ pub fn report(
     } else {
         Condition::yes("Accepted", "Accepted", "Resource accepted")
     };
-    let (addresses, programmed) = programmed(gateway, class, observed, accepted.status, mesh);
-    Some(Report { addresses, conditions: vec![accepted, programmed], listeners })
+    let (addresses, mut programmed) = programmed(gateway, class, observed, accepted.status, mesh);
+    let takes = WaypointFor::read(gateway.metadata.labels.as_ref().and_then(|l| l.get(labels::WAYPOINT_FOR)));
+    let mut conditions = vec![accepted];
+    if class == Class::Waypoint && takes.takes(Traffic::Workload) {
+        let message = "traffic to the addresses of Pods is not served: connections to Pods that use this waypoint are \
+                       refused; use istio.io/waypoint-for: service";
+        if !takes.takes(Traffic::Service) {
+            programmed = Condition::no("Programmed", "Invalid", message);
+        }
+        conditions.push(Condition::no(WORKLOAD_TRAFFIC, "NotServed", message));
+    }
+    conditions.insert(1, programmed);
+    Some(Report { addresses, conditions, listeners })
 }
 
 fn listener_report(
@@ -117,22 +157,46 @@ fn listener_report(
         None => Condition::yes("Accepted", "Accepted", "No errors found"),
         Some((reason, message)) => Condition::no("Accepted", reason, message.clone()),
     };
-    let resolved = match unresolved {
+    let (supported, unsupported) = kinds(class, listener);
+    let invalid = (!unsupported.is_empty()).then(|| {
+        let message = format!("routes of kind {} are not supported by this listener", unsupported.join(", "));
+        ("InvalidRouteKinds", message)
+    });
+    let resolved = match unresolved.or(invalid.as_ref()) {
         None => Condition::yes("ResolvedRefs", "ResolvedRefs", "No errors found"),
         Some((reason, message)) => Condition::no("ResolvedRefs", reason, message.clone()),
     };
-    let programmed = if error.is_none() && unresolved.is_none() {
+    let none_left = supported.is_empty() && !unsupported.is_empty();
+    let programmed = if error.is_none() && unresolved.is_none() && !none_left {
         Condition::yes("Programmed", "Programmed", "No errors found")
     } else {
         Condition::no("Programmed", "Invalid", "Bad configuration")
     };
-    let supported = match (class, listener.protocol.as_str()) {
+    let conflicted = match error {
+        Some((reason @ (HOSTNAME_CONFLICT | PROTOCOL_CONFLICT), message)) => {
+            Condition::yes("Conflicted", reason, message.clone())
+        }
+        _ => Condition::no("Conflicted", "NoConflicts", "No errors found"),
+    };
+    let conditions = vec![accepted, conflicted, programmed, resolved];
+    ListenerReport { name: listener.name.clone(), supported, attached, conditions }
+}
+
+/// Kinds of routes that a listener takes, and those that it names and cannot take.
+fn kinds(class: Class, listener: &GatewayListeners) -> (Vec<&'static str>, Vec<String>) {
+    let served = match (class, listener.protocol.as_str()) {
         (Class::Waypoint, _) | (Class::Ingress, "HTTP") => vec!["HTTPRoute"],
         _ => Vec::new(),
     };
-    let conflicted = Condition::no("Conflicted", "NoConflicts", "No errors found");
-    let conditions = vec![accepted, conflicted, programmed, resolved];
-    ListenerReport { name: listener.name.clone(), supported, attached, conditions }
+    let named = listener.allowed_routes.as_ref().and_then(|a| a.kinds.as_ref()).filter(|k| !k.is_empty());
+    let Some(named) = named else { return (served, Vec::new()) };
+    let ours = |kind: &GatewayListenersAllowedRoutesKinds| {
+        let group = kind.group.as_deref().is_none_or(|g| g == "gateway.networking.k8s.io");
+        served.iter().find(|served| group && **served == kind.kind).copied()
+    };
+    let mut supported: Vec<&'static str> = named.iter().filter_map(ours).collect();
+    supported.dedup();
+    (supported, named.iter().filter(|kind| ours(kind).is_none()).map(|kind| kind.kind.clone()).collect())
 }
 
 fn programmed(
@@ -269,6 +333,66 @@ spec:
             find(&report, "Programmed").message,
             "Failed to assign to any requested addresses: hostname \"waypoint.default.svc.cluster.local\" not found"
         );
+    }
+
+    #[test]
+    fn what_no_request_can_tell_apart_is_a_conflict_and_kinds_are_those_that_are_served() {
+        let of = |listeners: &str| -> Report {
+            let yaml = format!(
+                "metadata: {{name: g, namespace: default}}\nspec: {{gatewayClassName: istio, listeners: {listeners}}}"
+            );
+            status(&serde_yaml_ng::from_str(&yaml).unwrap(), &Observed::default())
+        };
+        let said = |report: &Report, index: usize, kind: &str| {
+            let condition = report.listeners[index].conditions.iter().find(|c| c.kind == kind).unwrap();
+            (condition.status, condition.reason.clone())
+        };
+        let http = |name: &str, rest: &str| format!("{{name: {name}, port: 80, protocol: HTTP{rest}}}");
+        let two = |a: &str, b: &str| format!("[{}, {}]", http("a", a), http("b", b));
+        for (listeners, conflicted, reason) in [
+            (two("", ""), true, "HostnameConflict"),
+            (two(", hostname: a.example", ", hostname: A.example"), true, "HostnameConflict"),
+            (two("", ", hostname: a.example"), false, "NoConflicts"),
+            (format!("[{}, {{name: b, port: 80, protocol: TCP}}]", http("a", "")), true, "ProtocolConflict"),
+            (format!("[{}, {{name: b, port: 81, protocol: HTTP}}]", http("a", "")), false, "NoConflicts"),
+        ] {
+            let report = of(&listeners);
+            assert_eq!(said(&report, 0, "Conflicted"), (conflicted, reason.to_owned()), "{listeners}");
+            assert_eq!(said(&report, 0, "Programmed").0, !conflicted, "{listeners}");
+            let expected = if conflicted { "ListenersNotValid" } else { "Accepted" };
+            assert_eq!(find(&report, "Accepted").reason, expected, "{listeners}");
+        }
+        for (kinds, supported, resolved) in [
+            ("[{kind: HTTPRoute}]", vec!["HTTPRoute"], true),
+            ("[{kind: TCPRoute}]", vec![], false),
+            ("[{kind: GRPCRoute}]", vec![], false),
+            ("[{kind: HTTPRoute, group: other.example}]", vec![], false),
+            ("[{kind: HTTPRoute}, {kind: TCPRoute}]", vec!["HTTPRoute"], false),
+        ] {
+            let report = of(&format!("[{}]", http("a", &format!(", allowedRoutes: {{kinds: {kinds}}}"))));
+            assert_eq!(report.listeners[0].supported, supported, "{kinds}");
+            let reason = if resolved { "ResolvedRefs" } else { "InvalidRouteKinds" };
+            assert_eq!(said(&report, 0, "ResolvedRefs"), (resolved, reason.to_owned()), "{kinds}");
+            assert_eq!(said(&report, 0, "Programmed").0, !supported.is_empty(), "{kinds}");
+        }
+        for port in OWN_PORTS {
+            let report = of(&format!("[{{name: a, port: {port}, protocol: HTTP}}]"));
+            assert_eq!(said(&report, 0, "Accepted"), (false, "PortUnavailable".to_owned()), "{port}");
+        }
+    }
+
+    #[test]
+    fn traffic_that_a_waypoint_does_not_serve_is_named() {
+        for (takes, programmed, named) in
+            [("service", true, false), ("all", true, true), ("workload", false, true)]
+        {
+            let mut gateway = gateway("istio-waypoint", "HBONE", 15008);
+            gateway.metadata.labels = Some([(labels::WAYPOINT_FOR.to_owned(), takes.to_owned())].into());
+            let observed = Observed { cluster_ips: vec!["10.0.0.1".into()], ready: 1, ..Observed::default() };
+            let report = status(&gateway, &observed);
+            assert_eq!(find(&report, "Programmed").status, programmed, "{takes}");
+            assert_eq!(report.conditions.iter().any(|c| c.kind == WORKLOAD_TRAFFIC), named, "{takes}");
+        }
     }
 
     #[test]
