@@ -103,7 +103,7 @@ impl Engine {
                         continue;
                     }
                     _ = said.changed() => {
-                        self.security.acknowledged(&self.index, &self.outlets.status);
+                        self.acknowledged();
                         continue;
                     }
                 };
@@ -118,6 +118,14 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// Proxies have come, gone or acknowledged something: Gateways lose what they have left, and statuses follow.
+    pub fn acknowledged(&mut self) {
+        if self.security.see_acknowledged() && self.unlisted.is_empty() {
+            self.flush();
+        }
+        self.security.acknowledged(&self.index, &self.outlets.status);
     }
 
     fn reviewed(&mut self, message: Message) {
@@ -273,13 +281,13 @@ impl Engine {
         self.outlets.metrics.published(generation, Instant::now());
         self.security.published(generation, &step);
         self.outlets.published.send_replace(true);
-        for (service, condition) in &step.delta.service_conditions {
+        for (service, conditions) in &step.delta.service_conditions {
             let facts = self.index.service(service);
             statuses::service(
                 &self.outlets.status,
                 service,
                 facts.and_then(|f| f.generation),
-                condition.clone(),
+                conditions.clone(),
             );
         }
         for (route, generation, attached) in &step.routed.statuses {
@@ -304,3 +312,6 @@ impl Engine {
         self.security.report(&self.index, &self.outlets.status);
     }
 }
+
+#[cfg(test)]
+mod tests;

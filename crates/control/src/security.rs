@@ -10,6 +10,7 @@ pub mod enforced;
 mod peers;
 mod report;
 mod reviewed;
+mod sent;
 mod tokens;
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,18 +24,21 @@ use meltemi_translate::gateways::classes::{self, Class};
 use meltemi_translate::gateways::deployment;
 use meltemi_translate::index::PolicyFacts;
 use meltemi_translate::routes::table::For;
+use meltemi_translate::security::attachment::{self, Attached};
 use meltemi_translate::security::authorization::{self, Authorization, Reference};
 use meltemi_translate::security::{layer4, stand_in};
 use meltemi_translate::{Change, MeshConfig};
 use serde_json::Value;
 
+use crate::access::Scope;
 use crate::publish::Step;
 use crate::review::Remark;
 use crate::source::Kind;
-use crate::xds::Proxies;
-use attach::{Attached, Ingress};
+use crate::xds::{Proxies, Proxy};
+use attach::{Ingress, WithIngress};
 use enforced::Generations;
 use peers::PeerObjects;
+use sent::{Difference, Sent, has_acknowledged};
 use tokens::TokenObjects;
 
 pub use attach::World;
@@ -83,7 +87,7 @@ pub struct Security {
     /// Policies to be attached again.
     unattached: BTreeSet<NamespacedName>,
     /// What was sent to gateways.
-    sent: HashMap<NamespacedName, For<l7::HttpPolicy>>,
+    sent: Sent<l7::HttpPolicy>,
     /// Policies whose workloads may be others since the last step.
     moved: BTreeSet<NamespacedName>,
     /// Policies whose status is to be written.
@@ -110,7 +114,7 @@ impl Security {
             by_service: HashMap::new(),
             changes: Vec::new(),
             unattached: BTreeSet::new(),
-            sent: HashMap::new(),
+            sent: Sent::default(),
             moved: BTreeSet::new(),
             unreported: BTreeSet::new(),
             pending: BTreeSet::new(),
@@ -258,11 +262,21 @@ impl Security {
         let touched = |(policy, entry): &(&NamespacedName, &Entry)| {
             let targets = &entry.authorization.targets;
             let near = policy.namespace == name.namespace || policy.namespace == *root;
-            let to_gateways = targets.is_empty() || targets.iter().any(attach::is_of_gateway);
+            let to_gateways = targets.is_empty() || targets.iter().any(attachment::is_of_gateway);
             (near && to_gateways) || entry.attached.gateways.contains(name)
         };
         self.unattached.extend(self.policies.iter().filter(touched).map(|(policy, _)| policy.clone()));
         self.tokens.see_gateways();
+    }
+
+    /// Proxies have acknowledged something: marks what Gateways may lose now. Returns whether there is something to flush.
+    pub fn see_acknowledged(&mut self) -> bool {
+        if !self.sent.is_leaving() && !self.tokens.is_leaving() {
+            return false;
+        }
+        let proxies = self.proxies.all();
+        self.unattached.extend(self.sent.all_left(&proxies));
+        self.tokens.see_acknowledged(&proxies) || !self.unattached.is_empty()
     }
 
     /// Changes for the index.
@@ -274,16 +288,18 @@ impl Security {
     pub fn flush(&mut self, world: &World<'_>, step: &mut Step) {
         step.settings = self.settings.take();
         self.unreviewed |= !self.unattached.is_empty();
+        let changed = changed_services(step);
+        let proxies = if self.sent.is_leaving() { self.proxies.all() } else { Vec::new() };
         for name in std::mem::take(&mut self.unattached) {
-            let sent = self.policies.get_mut(&name).and_then(|entry| {
+            let wanted = self.policies.get_mut(&name).map(|entry| {
                 let authorization = &entry.authorization;
-                let policy = attach::Policy {
+                let policy = attachment::Policy {
                     kind: "AuthorizationPolicy",
                     name: &name,
                     selector: authorization.selector.as_ref(),
                     targets: &authorization.targets,
                 };
-                let attached = attach::attach(policy, world, &self.ingress);
+                let attached = attachment::attach(policy, &WithIngress(world, &self.ingress));
                 if entry.attached != attached {
                     self.unreported.insert(name.clone());
                     entry.attached = attached;
@@ -291,26 +307,28 @@ impl Security {
                 let gateways = entry.attached.gateways.clone();
                 let targets = entry.attached.targets.clone();
                 let what = l7::HttpPolicy { policy: authorization.policy.clone(), targets };
-                (!gateways.is_empty()).then_some(For { what, gateways })
+                For { what, gateways }
             });
-            match sent {
-                None => {
-                    if self.sent.remove(&name).is_some() {
-                        step.removed_http_policies.push(name);
-                    }
-                }
-                Some(sent) if self.sent.get(&name) == Some(&sent) => {}
-                Some(sent) => {
-                    self.sent.insert(name, sent.clone());
-                    step.http_policies.push(sent);
-                }
+            let services = wanted.as_ref().map_or_else(Vec::new, |w| service_keys(&w.what.targets));
+            let moved = services.iter().any(|key| changed.contains(key));
+            let left = |gateway: &NamespacedName, since| {
+                let gone = !world.gateways.has(gateway);
+                has_acknowledged(gateway, since, &services, &proxies)
+                    || (gone && !is_connected(gateway, &proxies))
+            };
+            match self.sent.put(&name, wanted, moved, left) {
+                Difference::Same => {}
+                Difference::Changed(sent) => step.http_policies.push(sent),
+                Difference::Removed => step.removed_http_policies.push(name),
             }
         }
-        self.tokens.flush(world, &self.ingress, step);
+        self.tokens.flush(world, &self.ingress, &self.proxies, step);
         // Workloads that came or went: their namespace's policies have other nodes to be on.
         let mut namespaces: BTreeSet<&str> = step.delta.workloads.iter().map(|w| &*w.namespace).collect();
         let removed = step.delta.removed_workloads.iter().filter_map(|uid| uid.as_str().split('/').nth(3));
         namespaces.extend(removed);
+        // So are those whose Services have another waypoint now: their clients come with its identity.
+        namespaces.extend(step.delta.bindings.iter().map(|service| &*service.namespace));
         if !namespaces.is_empty() {
             let root = &self.mesh.root_namespace;
             let of = |n: &&NamespacedName| namespaces.contains(&*n.namespace) || n.namespace == *root;
@@ -336,16 +354,32 @@ impl Security {
                 }
             }
         }
-        for policy in &step.http_policies {
-            let name = &policy.what.policy.name;
-            if let Some(entry) = self.policies.get_mut(name) {
-                entry.since.layer7 = generation;
-                self.unreported.insert(name.clone());
-            }
-        }
+        self.unreported.extend(step.http_policies.iter().map(|policy| policy.what.policy.name.clone()));
+        self.sent.published(generation);
         self.peers.published(generation, step);
         self.tokens.published(generation, step);
     }
+}
+
+/// Names of the Services that a step changes, as they are sent.
+fn changed_services(step: &Step) -> BTreeSet<String> {
+    let delta = &step.delta;
+    let changed = delta.services.iter().map(|service| service.key.to_string());
+    changed.chain(delta.removed_services.iter().map(ToString::to_string)).collect()
+}
+
+/// Names of the Services among targets, as they are sent.
+fn service_keys(targets: &[l7::Target]) -> Vec<String> {
+    let key = |target: &l7::Target| match target {
+        l7::Target::Service(key) => Some(key.to_string()),
+        l7::Target::Gateway(_) | l7::Target::Backend(_) => None,
+    };
+    targets.iter().filter_map(key).collect()
+}
+
+/// Whether a proxy of a Gateway is connected.
+fn is_connected(gateway: &NamespacedName, proxies: &[Proxy]) -> bool {
+    proxies.iter().any(|proxy| matches!(&proxy.scope, Scope::Gateway(g) if g == gateway))
 }
 
 fn settings(mesh: &MeshConfig) -> l7::Settings {

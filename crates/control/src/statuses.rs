@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::status::{Key, StatusQueue, Wish, untimed};
 
-/// `istio.io/WaypointBound` of a Service.
+/// Conditions of a Service.
 pub(crate) fn service(
     queue: &StatusQueue,
     name: &NamespacedName,
     generation: Option<i64>,
-    condition: Option<Condition>,
+    conditions: Vec<Condition>,
 ) {
     let key = Key {
         api_version: "v1",
@@ -22,7 +22,7 @@ pub(crate) fn service(
         name: name.clone(),
         manager: "istio-ambient-service",
     };
-    queue.set(key, Wish::Conditions { generation, conditions: condition.into_iter().collect() });
+    queue.set(key, Wish::Conditions { generation, conditions });
 }
 
 /// Parents of a route of a kind (and its plural), by its name and generation.

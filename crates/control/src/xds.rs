@@ -122,6 +122,12 @@ impl Proxies {
         self.lock().insert(proxy.name.clone(), proxy);
     }
 
+    /// A proxy that goes without a word.
+    #[cfg(test)]
+    pub(crate) fn remove(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
     /// As `meltemi proxy-status` reads it.
     pub fn to_json(&self, current: u64) -> Value {
         let proxies = self.all().into_iter().map(|proxy| {

@@ -74,8 +74,8 @@ pub struct Delta {
     pub removed_services: Vec<NamespacedHostname>,
     /// Services whose waypoint is another one (or none) now, or that came or went.
     pub bindings: Vec<NamespacedName>,
-    /// `istio.io/WaypointBound` of Services; none when there is nothing to say any more.
-    pub service_conditions: Vec<(NamespacedName, Option<Condition>)>,
+    /// Conditions of Services; empty when there is nothing to say any more.
+    pub service_conditions: Vec<(NamespacedName, Vec<Condition>)>,
 }
 
 impl Delta {
@@ -126,7 +126,7 @@ struct Outputs {
     slices: HashMap<NamespacedName, Vec<WorkloadUid>>,
     services: HashMap<NamespacedHostname, Arc<Service>>,
     policies: HashMap<NamespacedName, Arc<Policy>>,
-    conditions: HashMap<NamespacedName, Condition>,
+    conditions: HashMap<NamespacedName, Vec<Condition>>,
     /// Waypoints that are meant to serve a Service, ready or not.
     bound: HashMap<NamespacedName, NamespacedName>,
 }
@@ -184,6 +184,13 @@ impl Index {
     /// The waypoint that serves a Service (or will, once it is ready), as last computed.
     pub fn waypoint_of(&self, service: &NamespacedName) -> Option<&NamespacedName> {
         self.out.bound.get(service)
+    }
+
+    /// Waypoints of the Services that a Pod belongs to: their clients reach it with the waypoint's identity.
+    pub fn waypoints_of_pod(&self, pod: &PodFacts) -> BTreeSet<NamespacedName> {
+        let scope = self.namespaces.get(&pod.name.namespace);
+        let services = scope.map(|scope| scope.services_selecting(pod)).unwrap_or_default();
+        services.into_iter().filter_map(|service| self.waypoint_of(&service.name).cloned()).collect()
     }
 
     /// Every waypoint.

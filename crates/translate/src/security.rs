@@ -3,6 +3,7 @@
 //! says.
 
 pub mod aliases;
+pub mod attachment;
 pub mod authorization;
 pub mod bypass;
 pub mod layer4;

@@ -15,6 +15,7 @@ use meltemi_model::{NamespacedName, NetworkAddress};
 use crate::condition::Condition;
 use crate::facts::{Labels, name_of};
 use crate::gateways::classes::{self, Class};
+use crate::gateways::deployment;
 use crate::labels;
 use crate::mesh::MeshConfig;
 
@@ -142,6 +143,8 @@ impl AllowedNamespaces {
 pub struct WaypointFacts {
     /// Its Gateway.
     pub name: NamespacedName,
+    /// The ServiceAccount that its proxies run as.
+    pub account: NamespacedName,
     /// What it takes.
     pub takes: WaypointFor,
     /// Who may use it.
@@ -167,8 +170,11 @@ impl WaypointFacts {
         let labels = gateway.metadata.labels.as_ref();
         let binding =
             gateway.metadata.annotations.as_ref().and_then(|a| a.get(labels::WAYPOINT_INBOUND_BINDING));
+        let name = name_of(&gateway.metadata);
+        let account = deployment::service_account(gateway).unwrap_or_else(|| name.name.to_string());
         Some(Self {
-            name: name_of(&gateway.metadata),
+            account: NamespacedName::new(name.namespace.clone(), account),
+            name,
             takes: WaypointFor::read(labels.and_then(|l| l.get(labels::WAYPOINT_FOR))),
             allowed,
             address: address(gateway, mesh),
@@ -338,7 +344,7 @@ mod tests {
         let name = NamespacedName::new("default", "waypoint");
         let mesh = MeshConfig::default();
         let address = ready.then(|| WaypointFacts::expected_address(&name, &mesh));
-        WaypointFacts { name, takes, allowed, address, inbound_binding: None }
+        WaypointFacts { account: name.clone(), name, takes, allowed, address, inbound_binding: None }
     }
 
     #[test]

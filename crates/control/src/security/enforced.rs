@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether a policy is enforced: how many of the proxies that have to know it have said that it is in use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
@@ -23,10 +23,12 @@ const NOBODY: &str = "no proxy has to enforce it: it applies to no Pod, waypoint
 pub struct Where {
     /// The node proxies of these nodes.
     pub nodes: BTreeSet<Arc<str>>,
-    /// The proxies of these Gateways.
-    pub gateways: BTreeSet<NamespacedName>,
+    /// The proxies of these Gateways, and the generation that brought it to them.
+    pub gateways: BTreeMap<NamespacedName, u64>,
     /// The type by which gateways are told of it.
     pub told: Option<&'static str>,
+    /// Gateways that have to stop serving a Service that it is for, and the generation that tells them.
+    pub leaving: BTreeMap<NamespacedName, u64>,
 }
 
 /// What has to be acknowledged: the generations in which it was last published.
@@ -34,8 +36,6 @@ pub struct Where {
 pub struct Generations {
     /// The policy for node proxies.
     pub layer4: u64,
-    /// The policy for gateways.
-    pub layer7: u64,
     /// The workloads that name it, when they changed with it.
     pub addresses: u64,
 }
@@ -64,19 +64,25 @@ fn count(names: &[String], at: &Where, since: Generations, proxies: &[Proxy]) ->
         })
     };
     let (mut wanted, mut reached) = (at.nodes.len(), at.nodes.iter().filter(has).count());
-    for gateway in &at.gateways {
+    for (gateway, since) in &at.gateways {
         let of = |p: &&Proxy| matches!(&p.scope, Scope::Gateway(g) if g == gateway);
         let all: Vec<&Proxy> = proxies.iter().filter(of).collect();
         // A Gateway without a proxy has to get one first.
         wanted += all.len().max(1);
         let told = at.told.unwrap_or(types::HTTP_POLICY);
-        reached += all.iter().filter(|p| holds(p, told, since.layer7, names)).count();
+        reached += all.iter().filter(|p| holds(p, told, *since, names)).count();
+    }
+    for (gateway, since) in &at.leaving {
+        let of = |p: &&Proxy| matches!(&p.scope, Scope::Gateway(g) if g == gateway);
+        let all: Vec<&Proxy> = proxies.iter().filter(of).collect();
+        wanted += all.len();
+        reached += all.iter().filter(|p| holds(p, types::ADDRESS, *since, &[])).count();
     }
     (wanted, reached)
 }
 
 /// Whether a proxy has everything of a type up to a generation in use, and refuses none of these names.
-fn holds(proxy: &Proxy, type_url: &'static str, since: u64, names: &[String]) -> bool {
+pub(super) fn holds(proxy: &Proxy, type_url: &'static str, since: u64, names: &[String]) -> bool {
     match proxy.types.get(type_url) {
         Some((acked, error)) => *acked >= since && !error.as_deref().is_some_and(|e| refuses(e, names)),
         None => since == 0,
@@ -92,8 +98,6 @@ fn refuses(error: &str, names: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn proxy(scope: Scope, node: &str, acked: u64, error: Option<&str>) -> Proxy {
@@ -151,8 +155,8 @@ mod tests {
     fn a_gateway_counts_each_of_its_proxies_and_at_least_one() {
         let names = ["default/p".to_owned()];
         let gateway = NamespacedName::new("default", "waypoint");
-        let at = Where { gateways: [gateway.clone()].into(), ..Where::default() };
-        let since = Generations { layer7: 2, ..Generations::default() };
+        let at = Where { gateways: [(gateway.clone(), 2)].into(), ..Where::default() };
+        let since = Generations::default();
         assert_eq!(condition(&names, &at, since, &[]).message, "0/1 proxies");
         let of = |acked| proxy(Scope::Gateway(gateway.clone()), "a", acked, None);
         assert_eq!(condition(&names, &at, since, &[of(2), of(1)]).message, "1/2 proxies");
@@ -160,11 +164,34 @@ mod tests {
     }
 
     #[test]
+    fn a_waypoint_that_a_service_has_left_has_to_know_it() {
+        let names = ["default/p".to_owned()];
+        let (old, new) = (NamespacedName::new("default", "old"), NamespacedName::new("default", "new"));
+        let at = Where {
+            gateways: [(new.clone(), 3)].into(),
+            leaving: [(old.clone(), 3)].into(),
+            ..Where::default()
+        };
+        let of = |gateway: &NamespacedName, acked| {
+            let mut one = proxy(Scope::Gateway(gateway.clone()), "a", acked, None);
+            one.types.insert(types::ADDRESS, (acked, None));
+            one
+        };
+        let said = |old_acked| {
+            condition(&names, &at, Generations::default(), &[of(&new, 3), of(&old, old_acked)]).message
+        };
+        assert_eq!((said(2), said(3)), ("1/2 proxies".into(), "2/2 proxies".into()));
+        // One that is not there holds no connections.
+        assert!(condition(&names, &at, Generations::default(), &[of(&new, 3)]).status);
+    }
+
+    #[test]
     fn nodes_and_gateways_are_counted_together() {
         let names = ["default/p".to_owned()];
         let gateway = NamespacedName::new("default", "gw");
-        let at = Where { nodes: ["a".into()].into(), gateways: [gateway.clone()].into(), told: None };
-        let since = Generations { layer4: 1, layer7: 2, addresses: 0 };
+        let at =
+            Where { nodes: ["a".into()].into(), gateways: [(gateway.clone(), 2)].into(), ..Where::default() };
+        let since = Generations { layer4: 1, addresses: 0 };
         let all = [proxy(Scope::NodeProxy, "a", 1, None), proxy(Scope::Gateway(gateway), "a", 1, None)];
         assert_eq!(condition(&names, &at, since, &all).message, "1/2 proxies");
     }

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the status of a policy says: one list of conditions, by one manager.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
+use meltemi_model::l7::HttpPolicy;
 use meltemi_translate::Index;
 use meltemi_translate::condition::Condition;
 use meltemi_translate::facts::{Labels, PodFacts};
-use meltemi_translate::security::{layer4, notes};
+use meltemi_translate::security::layer4;
+use meltemi_translate::security::notes::{self, Passages};
 use meltemi_wire::xds::types;
 
 use super::enforced::{self, Where};
+use super::sent::{Leaving, Sent};
 use super::{Entry, Security};
 use crate::review;
 use crate::status::{Key, StatusQueue, Wish};
@@ -64,7 +67,7 @@ impl Security {
         let proxies = self.proxies.all();
         for name in due {
             let Some(entry) = self.policies.get(&name) else { continue };
-            let conditions = conditions(&name, entry, index, &proxies);
+            let conditions = conditions(&name, entry, index, &proxies, &self.sent);
             match is_pending(&conditions) {
                 true => self.pending.insert(name.clone()),
                 false => self.pending.remove(&name),
@@ -75,24 +78,39 @@ impl Security {
     }
 }
 
+/// Gateways that have to acknowledge that they no longer serve a Service, with the generation that says so.
+pub(super) fn acknowledging(leaving: Option<&Leaving>) -> BTreeMap<NamespacedName, u64> {
+    leaving.into_iter().flatten().filter_map(|(gateway, since)| Some((gateway.clone(), (*since)?))).collect()
+}
+
 /// Whether some proxy has to acknowledge it yet.
 pub(super) fn is_pending(conditions: &[Condition]) -> bool {
     conditions.iter().any(|c| c.kind == enforced::ENFORCED && c.reason == "Pending")
 }
 
 /// Everything that is said of a policy.
-fn conditions(name: &NamespacedName, entry: &Entry, index: &Index, proxies: &[Proxy]) -> Vec<Condition> {
+fn conditions(
+    name: &NamespacedName,
+    entry: &Entry,
+    index: &Index,
+    proxies: &[Proxy],
+    sent: &Sent<HttpPolicy>,
+) -> Vec<Condition> {
     let authorization = &entry.authorization;
     let selector = authorization.selector.as_ref();
     let at_node = entry.projected.policy.is_some();
     let pods = || enrolled(index, &name.namespace, selector);
     let at = Where {
         nodes: if at_node { pods().map(|pod| pod.node.clone()).collect() } else { BTreeSet::new() },
-        gateways: entry.attached.gateways.clone(),
+        gateways: sent.since(name, &entry.attached.gateways),
         told: Some(types::HTTP_POLICY),
+        leaving: acknowledging(sent.leaving(name)),
     };
     let (mesh, peers) = (index.mesh(), index.peers());
     let plaintext = at_node && pods().any(|pod| peers.take_plaintext(&pod.name.namespace, &pod.labels, mesh));
+    let through: BTreeSet<NamespacedName> =
+        pods().filter(|_| at_node).flat_map(|pod| index.waypoints_of_pod(pod)).collect();
+    let through: Vec<String> = through.iter().map(ToString::to_string).collect();
     let mut out = Vec::new();
     match &entry.fault {
         // What is enforced is not what its author wrote last.
@@ -105,7 +123,10 @@ fn conditions(name: &NamespacedName, entry: &Entry, index: &Index, proxies: &[Pr
     }
     out.extend(entry.attached.condition.clone());
     out.extend(notes::differs(authorization, at_node, !at.gateways.is_empty()));
-    out.extend(notes::escapes(authorization, plaintext, &entry.attached.around));
+    out.extend(notes::escapes(
+        authorization,
+        Passages { plaintext, through: &through, around: &entry.attached.around },
+    ));
     out.extend(review::condition(&entry.remarks));
     // One that no proxy of the mesh can enforce has nothing to count.
     if authorization.policy.dry_run && !at.gateways.is_empty() {

@@ -151,7 +151,7 @@ const ON_BOTH: &str = "meltemi.dev/Enforced=True Enforced: 2/2 proxies";
 const NOWHERE: &str = "meltemi.dev/Enforced=False NoTarget: no proxy has to enforce it: it applies to no Pod, waypoint or gateway of \
                        the mesh; Pods come into it by the label istio.io/dataplane-mode=ambient of their namespace";
 const AROUND: &str = "meltemi.dev/Escapes=True AroundWaypoint: Connections to Pods of Service shop/web that do not pass \
-                      waypoint shop/wp are not judged by this policy.";
+                      waypoint shop/wp, or that are addressed there to another Service, are not judged by this policy.";
 
 fn l7(found: &str, note: &str) -> String {
     format!(
@@ -175,8 +175,9 @@ fn the_status_of_a_policy_for_workloads() {
     };
     let get = json!([{"operation": {"methods": ["GET"]}}]);
     let from = json!([{"source": {"namespaces": ["a"]}}]);
-    let no_plaintext = "meltemi.dev/Escapes=True Plaintext: Rule 0 denies by identity, which plaintext has none of: it passes \
-                        until a PeerAuthentication is STRICT.";
+    let no_plaintext = "meltemi.dev/Escapes=True PlaintextAndThroughWaypoint: Rule 0 denies by identity, which plaintext has none of: it passes \
+                        until a PeerAuthentication is STRICT. Rule 0 denies by source, and of clients that come through waypoint shop/wp a \
+                        node proxy sees the waypoint only: they pass, unless a policy with targetRefs denies them there.";
     let cases = [
         (spec(json!({})), vec![ATTACHED.to_owned(), ON_NODE.to_owned()]),
         // Without a selector it is the ingress gateway's too.
@@ -398,7 +399,9 @@ fn strict_peers_leave_plaintext_no_way_past_a_denial() {
     assert_eq!(mesh.said("AuthorizationPolicy", &shop("p")).1.len(), 3);
     mesh.set("PeerAuthentication", "istio-system", 1, json!({"spec": {"mtls": {"mode": "STRICT"}}}));
     mesh.flush();
-    assert_eq!(mesh.said("AuthorizationPolicy", &shop("p")).1, [ATTACHED, ON_NODE]);
+    let through = "meltemi.dev/Escapes=True ThroughWaypoint: Rule 0 denies by source, and of clients that come through waypoint \
+                   shop/wp a node proxy sees the waypoint only: they pass, unless a policy with targetRefs denies them there.";
+    assert_eq!(mesh.said("AuthorizationPolicy", &shop("p")).1, [ATTACHED, through, ON_NODE]);
 }
 
 #[test]

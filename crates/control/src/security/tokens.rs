@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! RequestAuthentications: as objects, attached to gateways, and what their status says.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::api::DynamicObject;
 use meltemi_model::{NamespacedName, l7};
 use meltemi_resources::policies::validate;
 use meltemi_translate::condition::Condition;
 use meltemi_translate::routes::table::For;
+use meltemi_translate::security::attachment::{self, Attached};
 use meltemi_translate::security::request::{self, Tokens};
 use meltemi_translate::security::{layer4, notes};
 use meltemi_wire::xds::types;
 
-use super::attach::{self, Attached, Ingress, World};
+use super::attach::{Ingress, WithIngress, World};
 use super::enforced::{self, Generations, Where};
-use super::report::{is_pending, key};
-use super::services;
+use super::report::{acknowledging, is_pending, key};
+use super::sent::{Difference, Sent, has_acknowledged};
+use super::{changed_services, is_connected, service_keys, services};
 use crate::publish::Step;
 use crate::status::{StatusQueue, Wish};
-use crate::xds::Proxy;
+use crate::xds::{Proxies, Proxy};
 
 /// An object and what became of it.
 #[derive(Debug)]
@@ -28,7 +30,6 @@ struct Entry {
     /// Why the object as it is now is not what is enforced; with `true`, it never was.
     fault: Option<(String, bool)>,
     attached: Attached,
-    since: Generations,
 }
 
 /// The objects.
@@ -36,7 +37,7 @@ struct Entry {
 pub(super) struct TokenObjects {
     all: BTreeMap<NamespacedName, Entry>,
     unattached: BTreeSet<NamespacedName>,
-    sent: HashMap<NamespacedName, For<l7::Jwt>>,
+    sent: Sent<l7::Jwt>,
     unreported: BTreeSet<NamespacedName>,
     pending: BTreeSet<NamespacedName>,
 }
@@ -53,7 +54,6 @@ impl TokenObjects {
         let spec = object.data.get("spec").cloned().unwrap_or_default();
         let read = validate::spec(&serde_json::json!({ "spec": spec })).and_then(|s| request::read(name, &s));
         let before = self.all.remove(name);
-        let since = before.as_ref().map(|e| e.since).unwrap_or_default();
         let (tokens, fault) = match (read, before) {
             (Ok(tokens), _) => (tokens, None),
             (Err(reason), before) => {
@@ -65,7 +65,7 @@ impl TokenObjects {
             }
         };
         let attached = Attached::default();
-        let entry = Entry { generation: object.metadata.generation, tokens, fault, attached, since };
+        let entry = Entry { generation: object.metadata.generation, tokens, fault, attached };
         self.all.insert(name.clone(), entry);
         self.unreported.insert(name.clone());
     }
@@ -82,17 +82,19 @@ impl TokenObjects {
     }
 
     /// Attaches what is to be attached and adds it to a step.
-    pub(super) fn flush(&mut self, world: &World<'_>, ingress: &Ingress, step: &mut Step) {
+    pub(super) fn flush(&mut self, world: &World<'_>, ingress: &Ingress, proxies: &Proxies, step: &mut Step) {
+        let changed = changed_services(step);
+        let proxies = if self.sent.is_leaving() { proxies.all() } else { Vec::new() };
         for name in std::mem::take(&mut self.unattached) {
-            let sent = self.all.get_mut(&name).and_then(|entry| {
+            let wanted = self.all.get_mut(&name).and_then(|entry| {
                 let tokens = &entry.tokens;
-                let policy = attach::Policy {
+                let policy = attachment::Policy {
                     kind: "RequestAuthentication",
                     name: &name,
                     selector: tokens.selector.as_ref(),
                     targets: &tokens.targets,
                 };
-                let attached = attach::attach(policy, world, ingress);
+                let attached = attachment::attach(policy, &WithIngress(world, ingress));
                 if entry.attached != attached {
                     self.unreported.insert(name.clone());
                     entry.attached = attached;
@@ -100,31 +102,38 @@ impl TokenObjects {
                 let Attached { gateways, targets, .. } = entry.attached.clone();
                 let what = l7::Jwt { name: name.clone(), targets, rules: tokens.rules.clone() };
                 // One without rules asks for nothing.
-                (!gateways.is_empty() && !tokens.rules.is_empty()).then_some(For { what, gateways })
+                (!tokens.rules.is_empty()).then_some(For { what, gateways })
             });
-            match sent {
-                None => {
-                    if self.sent.remove(&name).is_some() {
-                        step.removed_tokens.push(name);
-                    }
-                }
-                Some(sent) if self.sent.get(&name) == Some(&sent) => {}
-                Some(sent) => {
-                    self.sent.insert(name, sent.clone());
-                    step.tokens.push(sent);
-                }
+            let services = wanted.as_ref().map_or_else(Vec::new, |w| service_keys(&w.what.targets));
+            let moved = services.iter().any(|key| changed.contains(key));
+            let left = |gateway: &NamespacedName, since| {
+                let gone = !world.gateways.has(gateway);
+                has_acknowledged(gateway, since, &services, &proxies)
+                    || (gone && !is_connected(gateway, &proxies))
+            };
+            match self.sent.put(&name, wanted, moved, left) {
+                Difference::Same => {}
+                Difference::Changed(sent) => step.tokens.push(sent),
+                Difference::Removed => step.removed_tokens.push(name),
             }
         }
     }
 
+    /// Whether some Gateway still holds what is no longer for it.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.sent.is_leaving()
+    }
+
+    /// Proxies have acknowledged something: marks what Gateways may lose now. Returns whether there is something.
+    pub(super) fn see_acknowledged(&mut self, proxies: &[Proxy]) -> bool {
+        self.unattached.extend(self.sent.all_left(proxies));
+        !self.unattached.is_empty()
+    }
+
     /// A step became a generation.
     pub(super) fn published(&mut self, generation: u64, step: &Step) {
-        for sent in &step.tokens {
-            if let Some(entry) = self.all.get_mut(&sent.what.name) {
-                entry.since.layer7 = generation;
-                self.unreported.insert(sent.what.name.clone());
-            }
-        }
+        self.sent.published(generation);
+        self.unreported.extend(step.tokens.iter().map(|sent| sent.what.name.clone()));
     }
 
     /// Hands on the statuses that may be others now.
@@ -142,7 +151,7 @@ impl TokenObjects {
     fn write(&mut self, due: BTreeSet<NamespacedName>, proxies: &[Proxy], status: &StatusQueue) {
         for name in due {
             let Some(entry) = self.all.get(&name) else { continue };
-            let conditions = conditions(&name, entry, proxies);
+            let conditions = conditions(&name, entry, proxies, &self.sent);
             match is_pending(&conditions) {
                 true => self.pending.insert(name.clone()),
                 false => self.pending.remove(&name),
@@ -153,7 +162,12 @@ impl TokenObjects {
     }
 }
 
-fn conditions(name: &NamespacedName, entry: &Entry, proxies: &[Proxy]) -> Vec<Condition> {
+fn conditions(
+    name: &NamespacedName,
+    entry: &Entry,
+    proxies: &[Proxy],
+    sent: &Sent<l7::Jwt>,
+) -> Vec<Condition> {
     let mut out = Vec::new();
     let gateways = &entry.attached.gateways;
     match &entry.fault {
@@ -174,8 +188,13 @@ fn conditions(name: &NamespacedName, entry: &Entry, proxies: &[Proxy]) -> Vec<Co
     }
     out.extend(notes::around(&entry.attached.around));
     if !entry.tokens.rules.is_empty() {
-        let at = Where { gateways: gateways.clone(), told: Some(types::JWT), ..Where::default() };
-        out.push(enforced::condition(&[name.to_string()], &at, entry.since, proxies));
+        let at = Where {
+            gateways: sent.since(name, gateways),
+            told: Some(types::JWT),
+            leaving: acknowledging(sent.leaving(name)),
+            ..Where::default()
+        };
+        out.push(enforced::condition(&[name.to_string()], &at, Generations::default(), proxies));
     }
     out
 }

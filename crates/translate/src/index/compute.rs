@@ -76,7 +76,7 @@ impl Index {
             .service(name)
             .and_then(|facts| services::translate(facts, namespace, &binding, guarded, &self.mesh));
         let key = self.mesh.service_key(&name.namespace, &name.name);
-        let condition = translated.as_ref().and_then(|t| t.condition.clone());
+        let conditions = translated.as_ref().map(|t| t.conditions.clone()).unwrap_or_default();
         match translated {
             Some(translated) => {
                 if self.out.services.get(&key).is_none_or(|old| **old != translated.service) {
@@ -91,12 +91,12 @@ impl Index {
                 }
             }
         }
-        if self.out.conditions.get(name) != condition.as_ref() {
-            match &condition {
-                Some(condition) => self.out.conditions.insert(name.clone(), condition.clone()),
-                None => self.out.conditions.remove(name),
+        if self.out.conditions.get(name).map_or(&[][..], Vec::as_slice) != conditions {
+            match conditions.is_empty() {
+                false => self.out.conditions.insert(name.clone(), conditions.clone()),
+                true => self.out.conditions.remove(name),
             };
-            delta.service_conditions.push((name.clone(), condition));
+            delta.service_conditions.push((name.clone(), conditions));
         }
     }
 
@@ -112,7 +112,9 @@ impl Index {
                 TargetPort::Named(_) => None,
             };
             let ports: Option<Vec<u16>> = facts.ports.iter().map(number).collect();
-            let policy = bypass::policy(service, &ports.unwrap_or_default(), waypoint, &self.mesh);
+            // One that does not exist yet is expected to run as its own name.
+            let account = self.waypoints.get(waypoint).map_or(waypoint, |facts| &facts.account);
+            let policy = bypass::policy(service, &ports.unwrap_or_default(), account, &self.mesh);
             Some(PolicyFacts { policy: Arc::new(policy), selector: Some(facts.selector.clone()?) })
         });
         self.apply_policy(bypass::name(service), facts);

@@ -57,6 +57,7 @@ fn waypoint(ready: bool) -> Change {
     let address = ready.then(|| WaypointFacts::expected_address(&name, &MeshConfig::default()));
     let facts = WaypointFacts {
         name: name.clone(),
+        account: name.clone(),
         takes: waypoints::WaypointFor::Service,
         allowed: waypoints::AllowedNamespaces::Same,
         address,
@@ -153,7 +154,7 @@ fn removal_takes_the_name_from_the_workload_too() {
 #[test]
 fn a_namespace_enrols_its_services_in_a_waypoint_once_it_is_ready() {
     let (mut index, _) = index(vec![service(SERVICE), namespace("{istio.io/use-waypoint: waypoint}")]);
-    let condition = |delta: &Delta| delta.service_conditions[0].1.clone().unwrap();
+    let condition = |delta: &Delta| delta.service_conditions[0].1[0].clone();
     index.apply(waypoint(false));
     index.apply(namespace("{istio.io/use-waypoint: waypoint, a: b}"));
     assert!(index.flush().services.is_empty(), "not ready: nothing but the first condition");

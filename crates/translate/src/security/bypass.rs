@@ -25,14 +25,15 @@ pub fn name(service: &NamespacedName) -> NamespacedName {
     NamespacedName::new(service.namespace.clone(), format!("{PREFIX}{}", service.name))
 }
 
-/// The policy: whoever is not the waypoint is denied, plaintext too; at these ports of the Pods, at all of them without.
+/// The policy: denies everybody but the waypoint, plaintext too; at these ports of the Pods, at all of them without.
+/// `account` is the ServiceAccount that the waypoint's proxies run as.
 pub fn policy(
     service: &NamespacedName,
     ports: &[u16],
-    waypoint: &NamespacedName,
+    account: &NamespacedName,
     mesh: &MeshConfig,
 ) -> Policy {
-    let principal = format!("{}/ns/{}/sa/{}", mesh.trust_domain, waypoint.namespace, waypoint.name);
+    let principal = format!("{}/ns/{}/sa/{}", mesh.trust_domain, account.namespace, account.name);
     let clause = |origin, predicate| Clause { origin, matches: vec![Match { predicates: vec![predicate] }] };
     let mut clauses = vec![clause(
         ClauseOrigin::From,

@@ -116,28 +116,46 @@ fn gateway(policy: &Policy, out: &mut Vec<String>) {
     }
 }
 
-/// What a policy does not catch. `plaintext`: workloads that it is enforced for take plaintext. `around`: Services and
-/// the waypoints that enforce it for them.
-pub fn escapes(
-    authorization: &Authorization,
-    plaintext: bool,
-    around: &[(String, String)],
-) -> Option<Condition> {
-    let mut out = Vec::new();
-    let identified: Vec<String> = by_identity(&authorization.policy).map(|rule| rule.to_string()).collect();
+/// Where traffic may pass a policy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Passages<'a> {
+    /// Workloads that node proxies enforce it for take plaintext.
+    pub plaintext: bool,
+    /// Waypoints of the Services that those workloads belong to.
+    pub through: &'a [String],
+    /// Services that waypoints enforce it for, with those waypoints, whose Pods can be reached in other ways.
+    pub around: &'a [(String, String)],
+}
+
+/// What a policy does not catch.
+pub fn escapes(authorization: &Authorization, passages: Passages<'_>) -> Option<Condition> {
+    let Passages { plaintext, through, around } = passages;
+    let policy = &authorization.policy;
+    let (mut reasons, mut out) = (Vec::new(), Vec::new());
+    let rules = |rules: Vec<usize>| rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let identified: Vec<usize> = denies_by(policy, of_identity).collect();
     if plaintext && !identified.is_empty() {
+        reasons.push("Plaintext");
         out.push(format!(
             "Rule {} denies by identity, which plaintext has none of: it passes until a PeerAuthentication is STRICT",
-            identified.join(", ")
+            rules(identified)
         ));
     }
-    out.extend(around.iter().map(past));
-    let reason = match (plaintext && !identified.is_empty(), around.is_empty()) {
-        (true, true) => "Plaintext",
-        (true, false) => "PlaintextAndAroundWaypoint",
-        (false, _) => "AroundWaypoint",
-    };
-    say(ESCAPES, reason, &out)
+    let by_source: Vec<usize> = denies_by(policy, |a| of_identity(a) || *a == Attribute::SourceIp).collect();
+    if !through.is_empty() && !by_source.is_empty() {
+        reasons.push("ThroughWaypoint");
+        out.push(format!(
+            "Rule {} denies by source, and of clients that come through waypoint {} a node proxy sees the waypoint only: \
+             they pass, unless a policy with targetRefs denies them there",
+            rules(by_source),
+            through.join(", ")
+        ));
+    }
+    if !around.is_empty() {
+        reasons.push("AroundWaypoint");
+        out.extend(around.iter().map(past));
+    }
+    say(ESCAPES, &reasons.join("And"), &out)
 }
 
 /// What a policy of any kind that waypoints enforce does not catch.
@@ -147,28 +165,31 @@ pub fn around(around: &[(String, String)]) -> Option<Condition> {
 
 fn past((service, waypoint): &(String, String)) -> String {
     format!(
-        "Connections to Pods of Service {service} that do not pass waypoint {waypoint} are not judged by this policy"
+        "Connections to Pods of Service {service} that do not pass waypoint {waypoint}, or that are addressed there to \
+         another Service, are not judged by this policy"
     )
 }
 
-/// DENY rules that match nobody without an identity.
-fn by_identity(policy: &Policy) -> impl Iterator<Item = usize> {
-    let identity = |p: &Predicate| {
-        let of_peer = matches!(
-            p.attribute,
-            Attribute::SourcePrincipal
-                | Attribute::SourceNamespace
-                | Attribute::SourceServiceAccount
-                | Attribute::SourceTrustDomain
-        );
-        of_peer && !p.values.is_empty()
-    };
+/// Attributes that only a peer with an identity has.
+fn of_identity(attribute: &Attribute) -> bool {
+    matches!(
+        attribute,
+        Attribute::SourcePrincipal
+            | Attribute::SourceNamespace
+            | Attribute::SourceServiceAccount
+            | Attribute::SourceTrustDomain
+    )
+}
+
+/// DENY rules that match nobody unless one of these attributes has a certain value.
+fn denies_by(policy: &Policy, attribute: impl Fn(&Attribute) -> bool) -> impl Iterator<Item = usize> {
+    let wants = move |p: &Predicate| attribute(&p.attribute) && !p.values.is_empty();
     let needs = move |clause: &Clause| {
-        !clause.matches.is_empty() && clause.matches.iter().all(|m| m.predicates.iter().any(identity))
+        !clause.matches.is_empty() && clause.matches.iter().all(|m| m.predicates.iter().any(&wants))
     };
     let deny = policy.action == Action::Deny;
     let rules =
-        policy.rules.iter().enumerate().filter(move |(_, rule)| deny && rule.clauses.iter().any(needs));
+        policy.rules.iter().enumerate().filter(move |(_, rule)| deny && rule.clauses.iter().any(&needs));
     rules.map(|(index, _)| index)
 }
 
@@ -259,24 +280,41 @@ mod tests {
     #[test]
     fn what_a_policy_does_not_catch_is_told() {
         let deny = read("{action: DENY, rules: [{}, {from: [{source: {namespaces: [a]}}]}]}");
-        let plain = escapes(&deny, true, &[]).unwrap();
+        let plaintext = Passages { plaintext: true, ..Passages::default() };
+        let plain = escapes(&deny, plaintext).unwrap();
         assert_eq!(plain.reason, "Plaintext");
         assert!(plain.message.starts_with("Rule 1 denies by identity"), "{}", plain.message);
-        assert_eq!(escapes(&deny, false, &[]), None);
+        assert_eq!(escapes(&deny, Passages::default()), None);
         let ports = read("{action: DENY, rules: [{to: [{operation: {ports: ['80']}}]}]}");
         let strangers = read("{action: DENY, rules: [{from: [{source: {notNamespaces: [a]}}]}]}");
         let allow = read("{rules: [{from: [{source: {namespaces: [a]}}]}]}");
         for policy in [&ports, &strangers, &allow] {
-            assert_eq!(escapes(policy, true, &[]), None, "{policy:?}");
+            let all = Passages { through: &["default/waypoint".to_owned()], ..plaintext };
+            assert_eq!(escapes(policy, all), None, "{policy:?}");
         }
         let around = [("default/web".to_owned(), "default/waypoint".to_owned())];
-        let told = escapes(&allow, true, &around).unwrap();
+        let told = escapes(&allow, Passages { around: &around, ..plaintext }).unwrap();
         assert_eq!(told.reason, "AroundWaypoint");
         assert_eq!(
             told.message,
-            "Connections to Pods of Service default/web that do not pass waypoint default/waypoint are not judged by this \
-             policy."
+            "Connections to Pods of Service default/web that do not pass waypoint default/waypoint, or that are addressed \
+             there to another Service, are not judged by this policy."
         );
-        assert_eq!(escapes(&deny, true, &around).unwrap().reason, "PlaintextAndAroundWaypoint");
+        let reason = |deny, passages| escapes(deny, passages).unwrap().reason;
+        assert_eq!(reason(&deny, Passages { around: &around, ..plaintext }), "PlaintextAndAroundWaypoint");
+        let through = ["default/waypoint".to_owned()];
+        let through = Passages { through: &through, ..Passages::default() };
+        let told = escapes(&deny, through).unwrap();
+        assert_eq!(told.reason, "ThroughWaypoint");
+        assert!(
+            told.message.starts_with(
+                "Rule 1 denies by source, and of clients that come through waypoint default/waypoint"
+            ),
+            "{}",
+            told.message
+        );
+        let blocks = read("{action: DENY, rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}]}");
+        assert_eq!(reason(&blocks, through), "ThroughWaypoint");
+        assert_eq!(escapes(&blocks, plaintext), None);
     }
 }

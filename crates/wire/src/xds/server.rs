@@ -2,7 +2,8 @@
 //! The server's core: a published state that changes in steps, and one subscription for each stream.
 //!
 //! Order of a step on a stream: what came of every type but addresses, then addresses, then what went of the other types.
-//! So a policy arrives before the workload that names it, and leaves after it. A stream looks only at the names that
+//! So a policy arrives before the workload that names it, and leaves after it; on a new stream, too, where what went
+//! waits until addresses were sent. A stream looks only at the names that
 //! changed since its last look, as long as the log of changes reaches back.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -71,6 +72,10 @@ struct Subscription {
     /// Every name has been looked at since the subscription changed.
     complete: bool,
     answered: bool,
+    /// The subscriber held resources of an earlier stream.
+    resumed: bool,
+    /// What it refused with its last acknowledgement.
+    error: Option<String>,
 }
 
 struct Conversation {
@@ -80,6 +85,8 @@ struct Conversation {
     /// Sent and not acknowledged: nonce, type, generation.
     sent: VecDeque<(String, &'static str, u64)>,
     nonce: u64,
+    /// What went of other types before addresses were sent on this stream.
+    waiting: Vec<(&'static str, Vec<String>)>,
     out: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     observer: Arc<dyn Observer>,
 }
@@ -100,6 +107,7 @@ pub async fn serve(
         subscriptions: Vec::new(),
         sent: VecDeque::new(),
         nonce: 0,
+        waiting: Vec::new(),
         out,
         observer: observer.clone(),
     };
@@ -147,7 +155,7 @@ impl Conversation {
         let known = self.subscriptions.iter().any(|(t, _)| *t == kind);
         if !known {
             let held = initial_resource_versions;
-            let subscription = Subscription { held, ..Subscription::default() };
+            let subscription = Subscription { resumed: !held.is_empty(), held, ..Subscription::default() };
             self.subscriptions.push((kind, subscription));
         }
         let subscription =
@@ -189,22 +197,48 @@ impl Conversation {
         let subscriber = self.subscriber.id.clone();
         // Only when nothing older of the type is still on its way is the generation reached.
         let open = self.sent.iter().any(|(_, t, g)| *t == type_url && *g <= generation);
+        if let Some((_, subscription)) = self.subscriptions.iter_mut().find(|(t, _)| *t == type_url) {
+            subscription.error.clone_from(&error);
+        }
         if !open || error.is_some() {
             self.observer.acknowledged(Acknowledged { subscriber, type_url, generation, error });
         }
     }
 
+    /// A type has changed and changed back since this stream looked: there is nothing to send, and the generation is
+    /// reached with what was sent before.
+    fn reach(&mut self, kind: &'static str, generation: u64) {
+        if let Some((_, _, reached)) = self.sent.iter_mut().rev().find(|(_, sent, _)| *sent == kind) {
+            *reached = generation;
+            return;
+        }
+        let subscription = self.subscriptions.iter().find(|(t, _)| *t == kind);
+        let error = subscription.and_then(|(_, subscription)| subscription.error.clone());
+        let subscriber = self.subscriber.id.clone();
+        self.observer.acknowledged(Acknowledged { subscriber, type_url: kind, generation, error });
+    }
+
     /// Sends every subscription what it lacks, in the order that keeps policies ahead of workloads.
     async fn push(&mut self) -> Result<(), Option<Status>> {
         let mut steps: Vec<Part> = Vec::new();
+        let generation;
+        let mut unchanged: Vec<&'static str> = Vec::new();
         {
             let state = self.publisher.state.lock().unwrap_or_else(PoisonError::into_inner);
+            generation = state.generation;
             for (kind, subscription) in &mut self.subscriptions {
-                let (came, went) = difference(&state, kind, subscription, self.subscriber.audience.as_ref());
                 let first = !subscription.answered;
+                let (came, went, same) =
+                    difference(&state, kind, subscription, self.subscriber.audience.as_ref());
+                if same && came.is_empty() && went.is_empty() && !first {
+                    unchanged.push(kind);
+                }
                 subscription.answered = true;
                 steps.push((kind, came, went, state.generation, first));
             }
+        }
+        for kind in unchanged {
+            self.reach(kind, generation);
         }
         let others = |kind: &str| kind != types::ADDRESS;
         for (kind, came, _, generation, first) in steps.iter_mut().filter(|s| others(s.0)) {
@@ -219,12 +253,28 @@ impl Conversation {
                 self.send(kind, came, went, *generation).await?;
             }
         }
-        for (kind, _, went, generation, _) in steps.into_iter().filter(|s| others(s.0)) {
+        let gone = steps.into_iter().filter(|s| others(s.0)).map(|(kind, _, went, _, _)| (kind, went));
+        self.waiting.extend(gone.filter(|(_, went)| !went.is_empty()));
+        if self.is_waiting_for_addresses() {
+            return Ok(());
+        }
+        for (kind, mut went) in std::mem::take(&mut self.waiting) {
+            // While it waited it may have come again.
+            let held = self.subscriptions.iter().find(|(t, _)| *t == kind).map(|(_, s)| &s.held);
+            went.retain(|name| held.is_none_or(|held| !held.contains_key(name)));
             if !went.is_empty() {
                 self.send(kind, Vec::new(), went, generation).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the subscriber holds resources of an earlier stream and has yet to ask for addresses: it may hold some that
+    /// lead to what has gone.
+    fn is_waiting_for_addresses(&self) -> bool {
+        self.subscriber.types.contains(&types::ADDRESS)
+            && self.subscriptions.iter().any(|(_, subscription)| subscription.resumed)
+            && !self.subscriptions.iter().any(|(kind, _)| *kind == types::ADDRESS)
     }
 
     async fn send(
@@ -264,16 +314,17 @@ impl Conversation {
 /// Of one type: what came, what went, the generation, and whether it is the first answer.
 type Part = (&'static str, Vec<Resource>, Vec<String>, u64, bool);
 
-/// What a subscription lacks, and what it has too much; notes it as held.
+/// What a subscription lacks, and what it has too much; notes it as held. Also returns whether something that it may see
+/// has changed and is as the subscriber holds it.
 fn difference(
     state: &State,
     kind: &'static str,
     subscription: &mut Subscription,
     audience: Option<&Arc<str>>,
-) -> (Vec<Resource>, Vec<String>) {
+) -> (Vec<Resource>, Vec<String>, bool) {
     let empty = BTreeMap::new();
     let table = state.tables.get(kind).unwrap_or(&empty);
-    let (mut came, mut went) = (Vec::new(), Vec::new());
+    let (mut came, mut went, mut same) = (Vec::new(), Vec::new(), false);
     let visible = |entry: &Entry| {
         entry.published.audience.is_empty() || audience.is_some_and(|a| entry.published.audience.contains(a))
     };
@@ -290,12 +341,9 @@ fn difference(
             subscription.held.insert(name.to_owned(), entry.version.clone());
             came.push(resource(kind, name, entry));
         }
-        Some(_) => {}
-        None => {
-            if subscription.held.remove(name).is_some() {
-                went.push(name.to_owned());
-            }
-        }
+        Some(_) => same = true,
+        None if subscription.held.remove(name).is_some() => went.push(name.to_owned()),
+        None => same |= !table.contains_key(name),
     };
     if subscription.complete && subscription.seen >= state.forgotten {
         let begin = state.log.partition_point(|(generation, _, _)| *generation <= subscription.seen);
@@ -319,7 +367,7 @@ fn difference(
     }
     subscription.seen = state.generation;
     subscription.complete = true;
-    (came, went)
+    (came, went, same)
 }
 
 fn shortened(mut text: String) -> String {
