@@ -6,7 +6,8 @@ mod http_sets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use meltemi_model::l7::{HttpPolicy, Jwt, Listener, PathNormalization, Route, Settings, TlsSecret};
+use meltemi_model::NamespacedHostname;
+use meltemi_model::l7::{HttpPolicy, Jwt, Listener, PathNormalization, Route, Settings, Target, TlsSecret};
 use meltemi_state::Snapshot;
 
 use crate::denied::Denied;
@@ -22,6 +23,8 @@ pub struct Mesh {
     pub http_policies: Arc<BTreeMap<String, Arc<HttpPolicy>>>,
     /// Whether one of them only reports (AUDIT, or a dry run); without one no request has to ask.
     pub http_reports: bool,
+    /// Services whose Pods some policy or token rule judges for ([`Target::Backend`]); without one no request has to ask.
+    pub closed: Arc<BTreeSet<NamespacedHostname>>,
     /// Their sets, by what they apply to.
     pub http_sets: HttpSets,
     /// Routes.
@@ -50,6 +53,20 @@ impl Mesh {
         let Some(first) = self.unheard.first() else { return Ok(()) };
         let text = format!("the control plane has not said everything yet: {first} is missing");
         Err(Denied { text, policy: None, rule: None, clause: None, missing: true })
+    }
+
+    /// Updates `http_reports` and `closed` after a change of policies or token rules.
+    pub fn index_policies(&mut self) {
+        self.http_reports = self.http_policies.values().any(|p| p.policy.only_reports());
+        let policies = self.http_policies.values().flat_map(|p| &p.targets);
+        let closed = policies.chain(self.jwts.values().flat_map(|j| &j.targets)).filter_map(|t| match t {
+            Target::Backend(key) => Some(key.clone()),
+            Target::Service(_) | Target::Gateway(_) => None,
+        });
+        let closed: BTreeSet<NamespacedHostname> = closed.collect();
+        if *self.closed != closed {
+            self.closed = Arc::new(closed);
+        }
     }
 
     /// How paths are normalised; as Istio does by default until the control plane has said it.

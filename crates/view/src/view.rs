@@ -190,13 +190,14 @@ impl Sink {
                 let policies = Arc::make_mut(&mut mesh.http_policies);
                 let mut rejected = documents(policies, updates.clone());
                 rejected.extend(refuse_invalid(policies, &updates));
-                mesh.http_reports = policies.values().any(|p| p.policy.only_reports());
                 guard(policies, &mut mesh.refused, "", &updates, &rejected);
+                mesh.index_policies();
                 rejected
             }
             types::JWT => {
                 let rejected = documents(&mut mesh.jwts, updates.clone());
                 guard(&mut mesh.jwts, &mut mesh.refused, "RequestAuthentication ", &updates, &rejected);
+                mesh.index_policies();
                 rejected
             }
             types::SETTINGS => documents(&mut mesh.settings, updates),

@@ -18,11 +18,12 @@ use crate::served::{Peer, Served};
 use crate::tcp;
 
 pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {
-    let mut drain = context.tasks.drain();
+    let drained = context.drained();
+    tokio::pin!(drained);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.started() => return Ok(()),
+            () = &mut drained => return Ok(()),
         };
         let Some((stream, from, place)) = context.place(accepted).await else { continue };
         let of = context.clone();

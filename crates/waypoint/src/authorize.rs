@@ -1,21 +1,97 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Authorize: the policies of the Service and of the Gateway itself, judged with the client's identity; judged again with
-//! every change as long as the request is open.
+//! Authorize: the policies of the Service and of the Gateway itself, judged with the client's identity; those of closed
+//! Services for the Pod that was chosen; judged again with every change as long as the request is open.
+//!
+//! A proxy that does not serve a Service holds none of its policies, so it lets nothing through to it: a connection that
+//! was opened before the Service moved to another waypoint is not a way around.
 
+use std::sync::{Arc, OnceLock};
+
+use meltemi_model::l7::Target;
+use meltemi_model::{NamespacedHostname, NamespacedName, Service, Workload};
 use meltemi_policy::{Permit, Revoker};
 use meltemi_view::Denied;
 use meltemi_view::Mesh;
 use meltemi_view::judge::judge;
 use meltemi_view::registry::Guard;
 
-use crate::context::Context;
+use crate::context::{Context, serves};
 use crate::facts::RequestFacts;
 use crate::reports;
 use crate::tokens::unverified;
 
-impl RequestFacts {
-    fn judge(&self, mesh: &Mesh) -> Result<(Permit, Revoker), Denied> {
+/// An open request or connection, as it is judged again with every change.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    /// As it is addressed.
+    facts: RequestFacts,
+    /// As it is forwarded, once an endpoint was chosen.
+    forwarded: OnceLock<Forwarded>,
+}
+
+/// What is forwarded, and the Pod that gets it.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    /// The Pod.
+    pub(crate) workload: Arc<Workload>,
+    /// Its port.
+    pub(crate) port: u16,
+    /// The request as it is forwarded; `None` when no Service was closed at that time.
+    pub(crate) facts: Option<RequestFacts>,
+}
+
+/// Verdict on an open request: may be revoked.
+pub(crate) type Verdict = Result<(Permit, Revoker), Denied>;
+
+impl Subject {
+    pub(crate) fn new(facts: RequestFacts) -> Arc<Self> {
+        Arc::new(Self { facts, forwarded: OnceLock::new() })
+    }
+
+    /// Why this proxy may not carry what is addressed to the Service; `None` when it may.
+    pub(crate) fn unserved(&self, mesh: &Mesh) -> Option<Denied> {
+        let Some(Target::Service(key)) = &self.facts.target else { return None };
+        unserved(mesh, key, &self.facts.gateway)
+    }
+
+    fn judge(&self, mesh: &Mesh) -> Verdict {
         mesh.heard()?;
+        if let Some(denied) = self.unserved(mesh) {
+            return Err(denied);
+        }
+        let permitted = self.facts.judge(mesh)?;
+        if let Some(forwarded) = self.forwarded.get() {
+            forwarded.judge(mesh, self.facts.target.as_ref())?;
+        }
+        Ok(permitted)
+    }
+
+    /// Judges what is forwarded as well, now and with every change.
+    ///
+    /// # Errors
+    /// A policy of a closed Service that the Pod belongs to denies it.
+    pub(crate) fn forward(&self, context: &Context, forwarded: Forwarded) -> Result<(), Denied> {
+        // Set before the state is read: a change in between judges the entry of the registry with it.
+        let forwarded = self.forwarded.get_or_init(|| forwarded);
+        forwarded.judge(&context.view.mesh(), self.facts.target.as_ref())
+    }
+
+    /// What AUDIT policies and dry runs say of a request that is allowed; none when there are none.
+    pub(crate) fn reported(&self, mesh: &Mesh) -> Option<String> {
+        let facts = &self.facts;
+        if !mesh.http_reports {
+            return None;
+        }
+        let set = mesh.http_sets.of(&mesh.http_policies, facts.target.as_ref(), &facts.gateway).ok()?;
+        if set.reports_nothing() {
+            return None;
+        }
+        facts.with(|facts| reports::text(&set, facts))
+    }
+}
+
+impl RequestFacts {
+    fn judge(&self, mesh: &Mesh) -> Verdict {
         if let Some((name, reason)) = mesh.refused.iter().next() {
             let text = format!("policy {name} was refused by this proxy and is not known: {reason}");
             return Err(Denied { text, policy: name.parse().ok(), rule: None, clause: None, missing: true });
@@ -23,31 +99,65 @@ impl RequestFacts {
         if let Some(denied) = unverified(mesh, self) {
             return Err(denied);
         }
-        let set = mesh.http_sets.of(&mesh.http_policies, self.service.as_ref(), &self.gateway)?;
+        let set = mesh.http_sets.of(&mesh.http_policies, self.target.as_ref(), &self.gateway)?;
         self.with(|facts| judge(&set, facts, mesh.snapshot.generation()))
     }
+}
 
-    /// What AUDIT policies and dry runs say of a request that is allowed; none when there are none.
-    pub(crate) fn reported(&self, mesh: &Mesh) -> Option<String> {
-        if !mesh.http_reports {
-            return None;
+impl Forwarded {
+    /// Judges by the policies of every closed Service that the Pod belongs to now, but for the one that was addressed.
+    fn judge(&self, mesh: &Mesh, addressed: Option<&Target>) -> Result<(), Denied> {
+        if mesh.closed.is_empty() {
+            return Ok(());
         }
-        let set = mesh.http_sets.of(&mesh.http_policies, self.service.as_ref(), &self.gateway).ok()?;
-        if set.reports_nothing() {
-            return None;
+        // A Pod that is gone still ends what it has begun: it is judged as what it was.
+        let workload = mesh.snapshot.workload(&self.workload.uid).unwrap_or(&self.workload);
+        for (key, ports) in &workload.services {
+            let is_addressed = matches!(addressed, Some(Target::Service(service)) if service == key);
+            if is_addressed || !mesh.closed.contains(key) {
+                continue;
+            }
+            let Some(facts) = &self.facts else {
+                let text =
+                    format!("service {key} was closed to other Services' requests while this one was open");
+                return Err(Denied { text, policy: None, rule: None, clause: None, missing: false });
+            };
+            // Node proxies close the ports of the Service only.
+            for port in ports.iter().filter(|port| port.target_port == self.port) {
+                let service = mesh.snapshot.service(key);
+                let ip =
+                    service.and_then(|s| s.addresses.first()).map_or(facts.to.ip(), |address| address.ip);
+                let mut facts = facts.clone();
+                facts.to = (ip, port.service_port).into();
+                facts.target = Some(Target::Backend(key.clone()));
+                let (_permit, _) = facts.judge(mesh)?;
+            }
         }
-        self.with(|facts| reports::text(&set, facts))
+        Ok(())
     }
+}
+
+/// Why a Gateway may not carry what is addressed to a Service.
+fn unserved(mesh: &Mesh, key: &NamespacedHostname, gateway: &NamespacedName) -> Option<Denied> {
+    let service: Option<&Arc<Service>> = mesh.snapshot.service(key);
+    let text = match service {
+        Some(service) if serves(gateway, service) => return None,
+        Some(_) => format!("{gateway} is no longer the waypoint of {key}"),
+        None => format!("{gateway} is no longer the waypoint of {key}, which does not exist any more"),
+    };
+    Some(Denied { text, policy: None, rule: None, clause: None, missing: false })
 }
 
 /// Bytes of a path that the list of open requests keeps.
 const MAX_LABEL: usize = 256;
 
 /// Judges a request, and keeps it under watch.
-pub(crate) fn authorize(context: &Context, facts: RequestFacts) -> Result<(Permit, Guard), Denied> {
+pub(crate) fn authorize(context: &Context, subject: &Arc<Subject>) -> Result<(Permit, Guard), Denied> {
+    let facts = &subject.facts;
     let path = facts.paths.first().map_or("", String::as_str);
     let label =
         format!("{} {}", facts.method, path.get(..path.floor_char_boundary(MAX_LABEL)).unwrap_or_default())
             .into();
-    context.view.registry.open(label, || context.view.mesh(), move |mesh| facts.judge(mesh))
+    let subject = subject.clone();
+    context.view.registry.open(label, || context.view.mesh(), move |mesh| subject.judge(mesh))
 }

@@ -18,6 +18,7 @@ use meltemi_policy::Permit;
 use meltemi_view::registry::Guard;
 use tokio::time::{Instant, Sleep};
 
+use crate::expect::{EndOnDrop, Wait};
 use crate::headers;
 use crate::pulse::{Handed, Pulse};
 
@@ -63,12 +64,14 @@ pub(crate) struct Received {
     limit: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
     armed: bool,
+    /// The backend has to ask for it first.
+    wait: Option<Wait>,
 }
 
 impl Received {
-    /// `limit`: between two parts; none for none.
-    pub(crate) fn new(inner: Incoming, upload: Upload, limit: Option<Duration>) -> Self {
-        Self { inner, upload, limit, sleep: None, armed: false }
+    /// `limit`: longest time between two parts; `None` disables the check. `wait`: until then nothing is read.
+    pub(crate) fn new(inner: Incoming, upload: Upload, limit: Option<Duration>, wait: Option<Wait>) -> Self {
+        Self { inner, upload, limit, sleep: None, armed: false, wait }
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
@@ -90,6 +93,12 @@ impl HttpBody for Received {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
+        if let Some(wait) = &mut this.wait {
+            if !ready!(wait.poll_wanted(cx)) {
+                return Poll::Ready(Some(Err("the backend has answered without the request's body".into())));
+            }
+            this.wait = None;
+        }
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
             if this.is_late(cx) {
                 this.upload.0.store(SLOW, Ordering::Relaxed);
@@ -122,23 +131,40 @@ impl HttpBody for Received {
     }
 }
 
-/// The backend's body; it breaks off when the permit is taken back.
+/// When an answer has to be over, and what is done when it is not.
+pub(crate) struct Deadline {
+    pub(crate) sleep: Pin<Box<Sleep>>,
+    pub(crate) log: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// The backend's body; it breaks off when the permit is taken back, or at the deadline of its rule.
 pub(crate) struct Answer {
     inner: Incoming,
     revoked: Pin<Box<dyn Future<Output = Arc<str>> + Send>>,
+    deadline: Option<Deadline>,
     pulse: Arc<Pulse>,
     handed: Arc<Handed>,
+    _expectation: Option<EndOnDrop>,
+}
+
+/// What an answer is bound to.
+pub(crate) struct Bounds {
+    pub(crate) permit: Permit,
+    pub(crate) guard: Guard,
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) expectation: Option<EndOnDrop>,
 }
 
 impl Answer {
     /// Holds the request's entry in the registry until its end.
-    pub(crate) fn new(inner: Incoming, permit: Permit, guard: Guard, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(inner: Incoming, bounds: Bounds, pulse: Arc<Pulse>) -> Self {
+        let Bounds { permit, guard, deadline, expectation } = bounds;
         let handed = pulse.answer();
         let revoked = Box::pin(async move {
             let _guard = guard;
             permit.revoked().await
         });
-        Self { inner, revoked, pulse, handed }
+        Self { inner, revoked, deadline, pulse, handed, _expectation: expectation }
     }
 }
 
@@ -151,6 +177,14 @@ impl HttpBody for Answer {
         this.pulse.hand(&this.handed, false);
         if let Poll::Ready(reason) = this.revoked.as_mut().poll(cx) {
             return Poll::Ready(Some(Err(reason.to_string().into())));
+        }
+        if let Some(deadline) = &mut this.deadline
+            && deadline.sleep.as_mut().poll(cx).is_ready()
+        {
+            if let Some(log) = deadline.log.take() {
+                log();
+            }
+            return Poll::Ready(Some(Err("the time that the route gives a request is over".into())));
         }
         let mut frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame {

@@ -33,13 +33,12 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (served, pulse) = (Arc::new(served), Pulse::new());
-    let mut drain = context.tasks.drain();
     // Applications open connections before they need them; at the edge that is what a flood does as well.
     let edge = served.listener.is_some();
     let first = if edge { context.limits.head } else { context.limits.idle };
     let guarded = tokio::select! {
         guarded = guard(io, first, context.limits, pulse.clone()) => guarded,
-        () = drain.started() => return,
+        () = context.drained() => return,
     };
     let Some((speaks, io)) = guarded else { return };
     let (of, to, beats) = (context.clone(), served.clone(), pulse.clone());
@@ -59,7 +58,8 @@ where
                 .max_header_size(MAX_HEAD_BYTES)
                 .max_buf_size(MAX_BUFFER);
             let connection = builder.serve_connection(io, service).with_upgrades();
-            run(&context, connection, UpgradeableConnection::graceful_shutdown, &pulse).await
+            run(&context, connection, UpgradeableConnection::graceful_shutdown, &pulse, (speaks, &served))
+                .await
         }
         Speaks::Http2 => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -75,7 +75,7 @@ where
                 .keep_alive_interval(PING_EVERY)
                 .keep_alive_timeout(PING_LIMIT);
             let connection = builder.serve_connection(io, service);
-            run(&context, connection, http2::Connection::graceful_shutdown, &pulse).await
+            run(&context, connection, http2::Connection::graceful_shutdown, &pulse, (speaks, &served)).await
         }
     };
     if let Err(error) = ended {
@@ -89,12 +89,20 @@ async fn run<C>(
     connection: C,
     farewell: fn(Pin<&mut C>),
     pulse: &Pulse,
+    (speaks, served): (Speaks, &Served),
 ) -> Result<(), hyper::Error>
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
     tokio::pin!(connection);
     let mut drain = context.tasks.drain();
+    // A client whose Service has moved to another waypoint finds that one with its next connection.
+    let moved = async {
+        match &served.service {
+            Some(service) => context.stops_serving(service).await,
+            None => std::future::pending().await,
+        }
+    };
     let last = tokio::select! {
         ended = connection.as_mut() => return ended,
         ending = pulse.ending(&context.limits, || context.is_crowded()) => {
@@ -104,7 +112,11 @@ where
             }
             Some(FAREWELL)
         }
-        () = drain.started() => None,
+        () = moved => Some(FAREWELL),
+        // GOAWAY loses no request. HTTP/1.1 has no such word: each answer says that it is the last, and only those who ask
+        // nothing any more are closed.
+        () = drain.started(), if speaks == Speaks::Http2 => None,
+        () = context.drained(), if speaks == Speaks::Http1 => None,
     };
     farewell(connection.as_mut());
     let late = async {
@@ -135,6 +147,10 @@ fn malformed(context: &Context, served: &Served, speaks: Speaks, error: &hyper::
         code: if error.is_parse_too_large() { 431 } else { 400 },
         flags: "DPE",
         details: "malformed_request".into(),
+        authority: served
+            .service
+            .as_ref()
+            .map_or_else(String::new, |service| format!("{}:{}", service.hostname, served.to.port())),
         failure: why,
         source: served.peer.text(),
         ..Line::default()

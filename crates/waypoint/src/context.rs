@@ -8,16 +8,16 @@ use axum::Router;
 use axum::routing::get;
 use meltemi_identity::{CertManager, Issued, Svid};
 use meltemi_model::workload::{GatewayAddress, GatewayDestination};
-use meltemi_model::{NamespacedHostname, Service, Workload, WorkloadUid};
-use meltemi_runtime::Tasks;
+use meltemi_model::{NamespacedHostname, NamespacedName, Service, Workload, WorkloadUid};
 use meltemi_runtime::places::PerSource;
+use meltemi_runtime::{DrainWatch, Tasks};
 use meltemi_tunnel::Pool;
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::{Mesh, View};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::limits::{Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
+use crate::limits::{DRAIN_GRACE, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
 use crate::{Config, Parts};
 
@@ -43,6 +43,8 @@ pub(crate) struct Context {
     /// KiB for the heads of open requests.
     pub(crate) heads: Arc<Semaphore>,
     pub(crate) tasks: Tasks,
+    /// Of `tasks`; every request looks at it.
+    drain: DrainWatch,
 }
 
 impl Context {
@@ -67,8 +69,20 @@ impl Context {
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             handshakes: PerSource::new(MAX_HANDSHAKES, MAX_CONNECTIONS),
             heads: Arc::new(Semaphore::new(parts.limits.heads)),
+            drain: tasks.drain(),
             tasks,
         }
+    }
+
+    /// Whether the proxy has been told to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_started()
+    }
+
+    /// Resolves some time after the proxy has been told to end: clients have had the time to learn of it.
+    pub(crate) async fn drained(&self) {
+        self.drain.clone().started().await;
+        tokio::time::sleep(DRAIN_GRACE).await;
     }
 
     /// Whether few places are left for connections.
@@ -89,22 +103,39 @@ impl Context {
         known.cloned().unwrap_or_else(|| self.alone.clone())
     }
 
-    /// Whether a waypoint's address is this proxy's Service.
-    pub(crate) fn is_mine(&self, waypoint: &GatewayAddress) -> bool {
-        let gateway = &self.config.gateway;
-        match &waypoint.destination {
-            GatewayDestination::Hostname(NamespacedHostname { namespace, hostname }) => {
-                *namespace == gateway.namespace && hostname.split('.').next() == Some(&gateway.name)
-            }
-            GatewayDestination::Address(_) => false,
-        }
-    }
-
     /// Whether this proxy is the waypoint of a service.
     pub(crate) fn serves(&self, service: &Service) -> bool {
-        let all = service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|w| &w.destination));
-        all.into_iter().any(|waypoint| self.is_mine(waypoint))
+        serves(&self.config.gateway, service)
     }
+
+    /// Resolves when this proxy is no longer the waypoint of the service.
+    pub(crate) async fn stops_serving(&self, service: &NamespacedHostname) {
+        let mut changes = self.view.changes();
+        while self.view.mesh().snapshot.service(service).is_some_and(|s| self.serves(s)) {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// Whether the proxies of a Gateway are the waypoint of a service.
+pub(crate) fn serves(gateway: &NamespacedName, service: &Service) -> bool {
+    let mut all = service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|w| &w.destination));
+    all.any(|waypoint| is_address_of(gateway, waypoint))
+}
+
+/// Whether a waypoint's address is the Service of a Gateway's proxies: `<name>.<namespace>.svc.<domain>`.
+fn is_address_of(gateway: &NamespacedName, waypoint: &GatewayAddress) -> bool {
+    let GatewayDestination::Hostname(NamespacedHostname { namespace, hostname }) = &waypoint.destination
+    else {
+        return false;
+    };
+    let mut labels = hostname.split('.');
+    *namespace == gateway.namespace
+        && labels.next() == Some(&*gateway.name)
+        && labels.next() == Some(&*gateway.namespace)
+        && labels.next() == Some("svc")
 }
 
 /// `/config_dump`: certificates, and what the proxy was told.

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
-use meltemi_model::{NamespacedHostname, NamespacedName, SpiffeId};
+use meltemi_model::l7::Target;
+use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::{Facts, Headers, HttpFacts};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -25,9 +26,12 @@ pub(crate) struct RequestFacts {
     pub(crate) headers: HeaderMap,
     /// Of the headers, those that [`aliases`] gives.
     pub(crate) aliases: Vec<HeaderName>,
-    pub(crate) service: Option<NamespacedHostname>,
+    /// The Service that it is addressed to ([`Target::Service`]) or whose Pod it is forwarded to ([`Target::Backend`]);
+    /// `None` at a listener.
+    pub(crate) target: Option<Target>,
     pub(crate) gateway: NamespacedName,
     /// Among the heads of open requests, as long as this one is open.
+    #[expect(dead_code, reason = "it is held, not read")]
     pub(crate) room: Option<Arc<OwnedSemaphorePermit>>,
 }
 

@@ -24,7 +24,15 @@ pub(crate) struct Going<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Impossible(pub(crate) &'static str);
 
-/// The changes of headers.
+/// Checks that every filter of a rule can be carried out: none is passed over.
+///
+/// # Errors
+/// Names the filter's part that cannot.
+pub(crate) fn check(rule: &RouteRule) -> Result<(), String> {
+    rule.filters.iter().try_for_each(Filter::check)
+}
+
+/// The changes of headers; [`check`] has found that all of them are headers.
 pub(crate) fn apply(headers: &mut HeaderMap, changes: &HeaderChanges) {
     let pair = |(name, value): &(String, String)| {
         Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?))

@@ -3,13 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use meltemi_model::NamespacedHostname;
-use meltemi_state::Route;
+use meltemi_model::{NamespacedHostname, Workload};
+use meltemi_state::{Hop, Route};
 use meltemi_tunnel::{Dial, TunnelIo};
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
@@ -19,6 +20,7 @@ use crate::context::Context;
 use crate::limits::{
     CONNECTION_WINDOW, MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_SEND_BUFFER, STREAM_WINDOW,
 };
+use crate::upstream::Upstream;
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -38,7 +40,12 @@ fn failed(reason: impl ToString) -> Unreached {
 /// A way to a backend: bytes.
 pub(crate) type Way = Either<TunnelIo, TcpStream>;
 
-fn resolve(context: &Context, service: &NamespacedHostname, port: u16) -> Result<Route, Unreached> {
+/// Chooses an endpoint of a service.
+pub(crate) fn resolve(
+    context: &Context,
+    service: &NamespacedHostname,
+    port: u16,
+) -> Result<Route, Unreached> {
     let mesh = context.view.mesh();
     let own = context.own(&mesh);
     let mut random = |n: u32| rand::random::<u32>() % n;
@@ -56,13 +63,16 @@ fn resolve(context: &Context, service: &NamespacedHostname, port: u16) -> Result
     route.map_err(|e| none(e.to_string()))
 }
 
-/// Opens a way to an endpoint of a service; also tells which.
-pub(crate) async fn reach(
-    context: &Context,
-    service: &NamespacedHostname,
-    port: u16,
-) -> Result<(Way, SocketAddr), Unreached> {
-    match resolve(context, service, port)? {
+/// The Pod that is reached by a route, and its port; `None` when a waypoint comes first, which judges for itself.
+pub(crate) fn endpoint(route: &Route) -> Option<(Arc<Workload>, u16)> {
+    let (Route::Hbone(Hop { authority: to, .. }, destination) | Route::Plain(to, destination)) = route;
+    let workload = destination.workload.clone().filter(|_| !destination.waypoint)?;
+    Some((workload, to.port()))
+}
+
+/// Opens a way to the endpoint of a route; also tells which.
+pub(crate) async fn reach(context: &Context, route: Route) -> Result<(Way, SocketAddr), Unreached> {
+    match route {
         Route::Hbone(hop, _) => {
             let dial = Dial {
                 svid: context.certificate().await.map_err(failed)?,
@@ -88,18 +98,20 @@ pub(crate) async fn reach(
 /// Sends the request on; also tells whom it was sent to.
 pub(crate) async fn forward(
     context: &Arc<Context>,
-    service: &NamespacedHostname,
-    port: u16,
+    route: Route,
     request: Request<Body>,
 ) -> Result<(Response<Incoming>, SocketAddr), Unreached> {
-    let (way, upstream) = reach(context, service, port).await?;
-    let response = send(context, TokioIo::new(way), request).await.map_err(failed)?;
+    let (way, upstream) = reach(context, route).await?;
+    let changed = Arc::new(AtomicBool::new(false));
+    let io = TokioIo::new(Upstream::new(way, changed.clone()));
+    let response = send(context, io, request).await.map_err(failed)?;
+    changed.store(response.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
     Ok((response, upstream))
 }
 
 async fn send(
     context: &Context,
-    io: TokioIo<Way>,
+    io: TokioIo<Upstream<Way>>,
     request: Request<Body>,
 ) -> hyper::Result<Response<Incoming>> {
     if request.version() == Version::HTTP_2 {

@@ -14,7 +14,8 @@ use crate::served::{Peer, Served};
 
 pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
     let mut changes = context.view.changes();
-    let mut drain = context.tasks.drain();
+    let drained = context.drained();
+    tokio::pin!(drained);
     let mut open: BTreeMap<u16, tokio_util::sync::CancellationToken> = BTreeMap::new();
     // Listeners that cannot be served, and were said so.
     let mut told = BTreeSet::new();
@@ -62,7 +63,7 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return Ok(()) },
-            () = drain.started() => {
+            () = &mut drained => {
                 open.values().for_each(tokio_util::sync::CancellationToken::cancel);
                 return Ok(());
             }

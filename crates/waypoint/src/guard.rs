@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::limits::Limits;
+use crate::limits::{LINGER, Limits};
 use crate::pulse::Pulse;
 use crate::strict::Framing;
 
@@ -40,6 +40,9 @@ pub(crate) struct Guard<IO> {
     limits: Limits,
     reading: Timer,
     writing: Timer,
+    /// The writing side has ended.
+    ended: bool,
+    lingering: Timer,
 }
 
 /// A deadline that is armed while something is waited for.
@@ -102,6 +105,8 @@ where
         limits,
         reading: Timer::default(),
         writing: Timer::default(),
+        ended: false,
+        lingering: Timer::default(),
     };
     Some((speaks, guard))
 }
@@ -155,6 +160,27 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
     }
 }
 
+impl<IO: AsyncRead + Unpin> Guard<IO> {
+    /// Reads and discards what the client still sends of a request that was answered, until it ends or takes too long.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let sends = self.refused || self.framing.as_ref().is_some_and(|framing| !framing.in_head());
+        if !sends {
+            return Poll::Ready(());
+        }
+        let mut discarded = [0; 8 * 1024];
+        loop {
+            if self.lingering.passed(cx, LINGER) {
+                return Poll::Ready(());
+            }
+            let mut buf = ReadBuf::new(&mut discarded);
+            match std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
 impl<IO: AsyncWrite + Unpin> Guard<IO> {
     fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
@@ -166,7 +192,7 @@ impl<IO: AsyncWrite + Unpin> Guard<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_write(cx, data);
@@ -192,6 +218,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if !this.ended {
+            std::task::ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            this.ended = true;
+        }
+        this.poll_linger(cx).map(Ok)
     }
 }

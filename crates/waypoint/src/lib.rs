@@ -17,6 +17,7 @@ mod body;
 mod check;
 mod connection;
 mod context;
+mod expect;
 mod facts;
 mod filters;
 mod forward;
@@ -35,6 +36,7 @@ mod strict;
 mod tcp;
 mod tokens;
 mod upgrade;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -37,6 +37,15 @@ pub(crate) const MAX_HANDSHAKES: usize = 64;
 pub(crate) const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long they may take to answer.
 pub(crate) const PING_LIMIT: Duration = Duration::from_secs(20);
+/// How long the body of a request with `Expect: 100-continue` is held back for a backend that says nothing: it may be one
+/// that does not know the header, and waits for the body.
+pub(crate) const EXPECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection is read on after its last answer, when the client still sends a request's body: closed at once,
+/// the client's kernel would discard the answer.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+/// How long a proxy that is told to end goes on to accept connections and keeps those of HTTP/1.1 that are idle: clients
+/// learn of its end with their next answer, and from its endpoints. Less than the drain, after which everything ends.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(3);
 /// Pause after an `accept` that failed, e.g. for want of file descriptors.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -10,19 +10,22 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::Filter;
+use meltemi_model::l7::{Filter, Target};
 use meltemi_policy::Permit;
-use meltemi_view::Denied;
+use meltemi_state::Route;
 use meltemi_view::registry::Guard;
+use meltemi_view::{Denied, Mesh};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answers::{Instead, denial, plain};
-use crate::authorize::authorize;
-use crate::body::{Answer, Body, Received, Upload};
+use crate::authorize::{Forwarded, Subject, authorize};
+use crate::body::{Answer, Body, Bounds, Deadline, Received, Upload};
 use crate::check::{Checked, check};
 use crate::context::{Context, jiff_text};
+use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
 use crate::facts::{RequestFacts, aliases};
 use crate::filters::{self, Going, Impossible};
-use crate::forward::{Unreached, forward};
+use crate::forward::{Unreached, endpoint, forward, resolve};
 use crate::headers;
 use crate::log::{self, Line};
 use crate::metrics::Labels;
@@ -42,10 +45,13 @@ struct Life<'a> {
     client: Option<OnUpgrade>,
     /// It asks to change to WebSocket.
     websocket: bool,
-    /// It was not understood: its connection ends with the answer.
-    unclear: bool,
+    /// Its connection ends with the answer: it was not understood, or came to a proxy that no longer serves its Service.
+    last: bool,
+    /// Among the heads of open requests.
+    room: Option<Arc<OwnedSemaphorePermit>>,
     /// The service that a route chose.
     service: Option<NamespacedHostname>,
+    begun: tokio::time::Instant,
 }
 
 pub(crate) async fn handle(
@@ -69,14 +75,16 @@ pub(crate) async fn handle(
         grpc,
         client,
         websocket: false,
-        unclear: false,
+        last: false,
+        room: None,
         service: None,
+        begun: tokio::time::Instant::now(),
     };
     let mut response = life.phases(request).await;
     let refused = life.client.take();
     // What follows a request that was not understood, that wanted to be something else, or that is of a time before
-    // persistent connections, might not be what it looks like.
-    let last = life.unclear || refused.is_some() || version == Version::HTTP_10;
+    // persistent connections, might not be what it looks like. A proxy that ends says so before it closes anything.
+    let last = life.last || refused.is_some() || version == Version::HTTP_10 || context.is_draining();
     if last && version != Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -98,6 +106,12 @@ pub(crate) async fn handle(
     context.log.line(line.written(context.log.format()));
     ticket.answered();
     response
+}
+
+/// How long a request may take by its rule, to the end of its answer.
+fn timeout(chosen: &Chosen) -> Option<Duration> {
+    let millis = chosen.rule.as_ref().and_then(|rule| rule.timeout_ms).filter(|millis| *millis > 0);
+    millis.map(Duration::from_millis)
 }
 
 fn line(request: &Request<Incoming>, served: &Served) -> Line {
@@ -123,7 +137,7 @@ impl Life<'_> {
         let checked = match check(&request, self.context.view.mesh().path_normalization()) {
             Ok(checked) => checked,
             Err(refused) => {
-                self.unclear = true;
+                self.last = true;
                 self.line.details = "request_is_ambiguous".into();
                 self.line.failure = refused.reason.into();
                 return plain(refused.status, refused.reason);
@@ -134,40 +148,97 @@ impl Life<'_> {
         let edge = self.served.listener.is_some();
         let version = request.version();
         headers::own(request.headers_mut(), version, self.served.peer.address.ip(), edge);
-        let mut facts = self.facts(&request, &checked);
         let kib = headers::size(request.headers(), request.uri()) / 1024 + 1;
         match self.context.heads.clone().try_acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX)) {
-            Ok(room) => facts.room = Some(Arc::new(room)),
+            Ok(room) => self.room = Some(Arc::new(room)),
             Err(_) => {
                 self.line.flags = "UO";
                 self.line.details = "overload".into();
                 return plain(StatusCode::SERVICE_UNAVAILABLE, "too many open requests");
             }
         }
+        let mut facts = self.facts(&request, checked.host.clone(), checked.paths.clone());
         let mesh = self.context.view.mesh();
         tokens::sanitize(&mesh, &mut facts, request.headers_mut());
         if let Some(denied) = tokens::unverified(&mesh, &facts) {
             self.denied(&denied);
             return plain(StatusCode::UNAUTHORIZED, "token verification is not available");
         }
-        let reported = facts.reported(&mesh);
-        let (permit, guard) = match authorize(self.context, facts) {
+        let subject = Subject::new(facts);
+        let reported = subject.reported(&mesh);
+        let (permit, guard) = match authorize(self.context, &subject) {
             Ok(permitted) => permitted,
-            Err(denied) => return self.refused(&denied),
+            Err(denied) => {
+                return match subject.unserved(&self.context.view.mesh()) {
+                    Some(moved) => self.moved(&moved),
+                    None => self.refused(&denied),
+                };
+            }
         };
         self.line.failure = reported.unwrap_or_default();
         let chosen = match self.route(&request, &checked) {
             Ok(chosen) => chosen,
             Err(instead) => return instead.answer(),
         };
-        let request = match self.prepare(request, &checked, &chosen) {
-            Ok(request) => request,
-            Err(instead) => return instead.answer(),
-        };
-        self.exchange(request, &chosen, permit, guard).await
+        match self.prepare(request, &checked, &chosen) {
+            Ok(request) => self.send(request, &chosen, &subject, (permit, guard)).await,
+            Err(instead) => instead.answer(),
+        }
     }
 
-    fn facts(&self, request: &Request<Incoming>, checked: &Checked) -> RequestFacts {
+    /// Chooses an endpoint, judges what it gets, and sends it.
+    async fn send(
+        &mut self,
+        mut request: Request<Incoming>,
+        chosen: &Chosen,
+        subject: &Subject,
+        permitted: (Permit, Guard),
+    ) -> Response<Body> {
+        let Some((service, port)) = &chosen.backend else {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "");
+        };
+        self.service = Some(service.clone());
+        let route = match resolve(self.context, service, *port) {
+            Ok(route) => route,
+            Err(unreached) => return self.unreached(unreached, &Upload::default()),
+        };
+        if let Err(denied) = self.authorize_forwarded(subject, &route, &mut request) {
+            return self.refused(&denied);
+        }
+        self.exchange(request, chosen, route, permitted).await
+    }
+
+    /// Judges the request as it is forwarded by the policies of the closed Services that the chosen Pod belongs to.
+    fn authorize_forwarded(
+        &self,
+        subject: &Subject,
+        route: &Route,
+        request: &mut Request<Incoming>,
+    ) -> Result<(), Denied> {
+        let Some((workload, port)) = endpoint(route) else { return Ok(()) };
+        let mesh = self.context.view.mesh();
+        let facts = if mesh.closed.is_empty() { None } else { Some(self.forwarded_facts(request, &mesh)?) };
+        if let Some(facts) = &facts {
+            for key in workload.services.keys().filter(|key| mesh.closed.contains(*key)) {
+                // Claims of a token that nobody has verified for this Service do not reach its Pods either.
+                let mut facts = facts.clone();
+                facts.target = Some(Target::Backend(key.clone()));
+                tokens::sanitize(&mesh, &mut facts, request.headers_mut());
+            }
+        }
+        subject.forward(self.context, Forwarded { workload, port, facts })
+    }
+
+    /// Facts of a request after the rule's changes.
+    fn forwarded_facts(&self, request: &Request<Incoming>, mesh: &Mesh) -> Result<RequestFacts, Denied> {
+        let checked = check(request, mesh.path_normalization()).map_err(|refused| {
+            let text = format!("the request as it is forwarded: {}", refused.reason);
+            Denied { text, policy: None, rule: None, clause: None, missing: false }
+        })?;
+        Ok(self.facts(request, checked.host, checked.paths))
+    }
+
+    fn facts(&self, request: &Request<Incoming>, host: String, paths: Vec<String>) -> RequestFacts {
         RequestFacts {
             source: self.served.peer.identity.clone(),
             source_ip: self.served.peer.address.ip().to_canonical(),
@@ -175,13 +246,13 @@ impl Life<'_> {
             http: true,
             query: request.uri().query().unwrap_or_default().to_owned(),
             method: request.method().to_string(),
-            host: checked.host.clone(),
-            paths: checked.paths.clone(),
+            host,
+            paths,
             aliases: aliases(request.headers()),
             headers: request.headers().clone(),
-            service: self.served.service.clone(),
+            target: self.served.service.clone().map(Target::Service),
             gateway: self.context.config.gateway.clone(),
-            room: None,
+            room: self.room.clone(),
         }
     }
 
@@ -201,23 +272,24 @@ impl Life<'_> {
             self.line.details = "route_not_found".into();
             Instead::Status(StatusCode::NOT_FOUND, "no route")
         })?;
+        if let Some(Err(why)) = chosen.rule.as_ref().map(filters::check) {
+            return Err(self.impossible(why));
+        }
         let going = self.going(&chosen, checked, request);
         match chosen.rule.as_ref().and_then(|rule| filters::redirect(rule, going)) {
             Some(Ok((status, location))) => {
                 self.line.details = "redirect".into();
                 Err(Instead::Redirect(status, location))
             }
-            Some(Err(why)) => Err(self.impossible(why)),
-            None if chosen.backend.is_none() => {
-                Err(self.impossible(Impossible("no backend that can be used")))
-            }
+            Some(Err(Impossible(why))) => Err(self.impossible(why)),
+            None if chosen.backend.is_none() => Err(self.impossible("no backend that can be used")),
             None => Ok(chosen),
         }
     }
 
-    fn impossible(&mut self, why: Impossible) -> Instead {
+    fn impossible(&mut self, why: impl Into<String>) -> Instead {
         self.line.details = "route_cannot_be_followed".into();
-        self.line.failure = why.0.to_owned();
+        self.line.failure = why.into();
         Instead::Status(StatusCode::INTERNAL_SERVER_ERROR, "the route cannot be followed")
     }
 
@@ -250,7 +322,7 @@ impl Life<'_> {
         });
         let (host, path) = match rewritten {
             Some(Ok(rewritten)) => rewritten,
-            Some(Err(why)) => return Err(self.impossible(why)),
+            Some(Err(Impossible(why))) => return Err(self.impossible(why)),
             None => (None, None),
         };
         let host = host.unwrap_or_else(|| checked.host.clone());
@@ -283,22 +355,23 @@ impl Life<'_> {
         &mut self,
         request: Request<Incoming>,
         chosen: &Chosen,
-        permit: Permit,
-        guard: Guard,
+        route: Route,
+        (permit, guard): (Permit, Guard),
     ) -> Response<Body> {
-        let Some((service, port)) = &chosen.backend else {
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, "");
-        };
-        self.service = Some(service.clone());
         let upload = Upload::default();
         let limit = (!self.grpc).then_some(self.context.limits.body);
-        let request = request.map(|body| Received::new(body, upload.clone(), limit).boxed_unsync());
-        let timeout = chosen.rule.as_ref().and_then(|r| r.timeout_ms).filter(|ms| *ms > 0);
-        let timeout = timeout.map(Duration::from_millis);
+        let expectation = expects_continue(request.headers()).then(Expectation::default);
+        let wait = expectation.clone().filter(|_| request.version() == Version::HTTP_11).map(Wait::new);
+        let mut request = request.map(|body| Received::new(body, upload.clone(), limit, wait).boxed_unsync());
+        if let Some(expectation) = expectation.clone() {
+            hyper::ext::on_informational(&mut request, move |response| expectation.hear(response.status()));
+        }
+        let expectation = expectation.map(EndOnDrop);
+        let until = timeout(chosen).map(|limit| self.begun + limit);
         let forwarded = async {
-            let forwarded = forward(self.context, service, *port, request);
-            match timeout {
-                Some(limit) => tokio::time::timeout(limit, forwarded).await.ok(),
+            let forwarded = forward(self.context, route, request);
+            match until {
+                Some(until) => tokio::time::timeout_at(until, forwarded).await.ok(),
                 None => Some(forwarded.await),
             }
         };
@@ -319,15 +392,31 @@ impl Life<'_> {
                 upload.answered();
                 self.line.upstream = upstream.to_string();
                 self.line.details = "via_upstream".into();
-                self.answer(response, chosen, permit, guard)
+                // Whether the client will send a body that nobody waits for is not known.
+                self.last |= expectation.as_ref().is_some_and(|EndOnDrop(e)| e.is_waiting());
+                let deadline = until.map(|until| self.deadline(until, response.status()));
+                self.answer(response, chosen, Bounds { permit, guard, deadline, expectation })
             }
         }
+    }
+
+    /// Ends an answer that is not over in time: it holds for the whole request, not only for the answer's head.
+    fn deadline(&self, until: tokio::time::Instant, status: StatusCode) -> Deadline {
+        let (context, begun) = (self.context.clone(), self.begun);
+        let mut line = Line { code: status.as_u16(), ..self.line.clone() };
+        let log = Box::new(move || {
+            line.duration_ms = begun.elapsed().as_millis();
+            line.flags = "UT";
+            line.details = "response_timeout".into();
+            context.log.line(line.written(context.log.format()));
+        });
+        Deadline { sleep: Box::pin(tokio::time::sleep_until(until)), log: Some(log) }
     }
 
     fn unreached(&mut self, unreached: Unreached, upload: &Upload) -> Response<Body> {
         self.line.failure = unreached.reason;
         if let Some((status, reason)) = upload.fault() {
-            self.unclear = true;
+            self.last = true;
             self.line.flags = "DPE";
             self.line.details = reason.into();
             return plain(status, reason);
@@ -341,15 +430,14 @@ impl Life<'_> {
         &mut self,
         mut response: Response<Incoming>,
         chosen: &Chosen,
-        permit: Permit,
-        guard: Guard,
+        bounds: Bounds,
     ) -> Response<Body> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let asked = self.websocket && upgrade::agreed(&response);
             return match self.client.take_if(|_| asked) {
                 Some(client) => {
-                    let kept = (guard, self.served.place.clone());
-                    upgrade::change(self.context, client, response, permit, kept)
+                    let kept = (bounds.guard, self.served.place.clone());
+                    upgrade::change(self.context, client, response, bounds.permit, kept)
                 }
                 None => {
                     self.line.failure = "the backend changes to a protocol that was not asked for".into();
@@ -363,12 +451,21 @@ impl Life<'_> {
                 filters::apply(response.headers_mut(), changes);
             }
         }
-        response.map(|body| Answer::new(body, permit, guard, self.pulse.clone()).boxed_unsync())
+        response.map(|body| Answer::new(body, bounds, self.pulse.clone()).boxed_unsync())
     }
 
     fn denied(&mut self, denied: &Denied) {
         self.line.details = log::denial(denied);
         self.line.failure = log::reason(denied);
+    }
+
+    /// The Service has another waypoint now: the client's next connection finds it.
+    fn moved(&mut self, denied: &Denied) -> Response<Body> {
+        self.last = true;
+        self.line.flags = "NR";
+        self.line.details = "waypoint_has_changed".into();
+        self.line.failure = log::reason(denied);
+        plain(StatusCode::SERVICE_UNAVAILABLE, "this proxy is no longer the waypoint of the service")
     }
 
     fn refused(&mut self, denied: &Denied) -> Response<Body> {

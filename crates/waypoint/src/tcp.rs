@@ -7,13 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use meltemi_model::NamespacedHostname;
+use meltemi_model::l7::Target;
 use meltemi_tunnel::{Connect, TunnelIo};
 use meltemi_view::access_log::{L4Record, Side};
 
-use crate::authorize::authorize;
+use crate::authorize::{Forwarded, Subject, authorize};
 use crate::context::{Context, jiff_text};
 use crate::facts::RequestFacts;
-use crate::forward::reach;
+use crate::forward::{endpoint, reach, resolve};
 use crate::served::Peer;
 
 /// A connection to `service`, asked for by a tunnel.
@@ -45,11 +46,11 @@ pub(crate) async fn serve(
         paths: Vec::new(),
         headers: HeaderMap::new(),
         aliases: Vec::new(),
-        service: Some(service.clone()),
+        target: Some(Target::Service(service.clone())),
         gateway: context.config.gateway.clone(),
         room: None,
     };
-    let ended = carry(context, connect, facts, &mut record).await;
+    let ended = carry(context, connect, service, facts, &mut record).await;
     record.error = ended.err();
     record.duration = begun.elapsed();
     context.log.line(record.line(&jiff_text(SystemTime::now()), context.log.format()));
@@ -58,19 +59,32 @@ pub(crate) async fn serve(
 async fn carry(
     context: &Arc<Context>,
     mut connect: Connect,
+    service: &NamespacedHostname,
     facts: RequestFacts,
     record: &mut L4Record,
 ) -> Result<(), String> {
-    let (service, port) = (facts.service.clone(), facts.to.port());
-    let (permit, _guard) = match authorize(context, facts) {
+    let subject = Subject::new(facts.clone());
+    let (permit, _guard) = match authorize(context, &subject) {
         Ok(permitted) => permitted,
         Err(denied) => {
             connect.refuse(StatusCode::FORBIDDEN);
             return Err(crate::log::reason(&denied));
         }
     };
-    let Some(service) = service else { return Err("no service".into()) };
-    let (mut way, upstream) = match connect.while_waited(reach(context, &service, port)).await {
+    let route = match resolve(context, service, facts.to.port()) {
+        Ok(route) => route,
+        Err(unreached) => {
+            connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return Err(unreached.reason);
+        }
+    };
+    if let Some((workload, port)) = endpoint(&route)
+        && let Err(denied) = subject.forward(context, Forwarded { workload, port, facts: Some(facts) })
+    {
+        connect.refuse(StatusCode::FORBIDDEN);
+        return Err(crate::log::reason(&denied));
+    }
+    let (mut way, upstream) = match connect.while_waited(reach(context, route)).await {
         None => return Err("the client has given up".into()),
         Some(Ok(reached)) => reached,
         Some(Err(unreached)) => {

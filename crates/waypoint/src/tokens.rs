@@ -16,10 +16,7 @@ const SCHEME: &str = "bearer";
 const PARAMETER: &str = "access_token";
 
 fn applying<'a>(mesh: &'a Mesh, facts: &'a RequestFacts) -> impl Iterator<Item = &'a Jwt> {
-    let applies = |target: &Target| match target {
-        Target::Service(key) => Some(key) == facts.service.as_ref(),
-        Target::Gateway(name) => *name == facts.gateway,
-    };
+    let applies = |target: &Target| target.applies(facts.target.as_ref(), &facts.gateway);
     mesh.jwts.values().map(|jwt| &**jwt).filter(move |jwt| jwt.targets.iter().any(applies))
 }
 

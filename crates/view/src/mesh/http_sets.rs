@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use meltemi_model::NamespacedName;
 use meltemi_model::l7::{HttpPolicy, Target};
-use meltemi_model::{NamespacedHostname, NamespacedName};
 use meltemi_policy::{PolicySet, ValidPolicy};
 
 use crate::denied::Denied;
@@ -38,36 +38,35 @@ struct Sets {
 struct OfGateway {
     /// Of requests to no Service.
     own: Option<Made>,
-    services: HashMap<NamespacedHostname, Made>,
+    /// By what is addressed or forwarded to: [`Target::Service`] or [`Target::Backend`].
+    services: HashMap<Target, Made>,
 }
 
 impl HttpSets {
-    /// The set that applies to requests to a Service that pass a Gateway.
+    /// The set that applies to requests that pass a Gateway: `to` is the Service that they are addressed to, or the one
+    /// whose Pods they are forwarded to ([`Target::Backend`]). The Gateway's own policies judge what is addressed only, once.
     ///
     /// # Errors
     /// One of the policies is not valid; nothing is allowed by the rest.
     pub fn of(
         &self,
         all: &All,
-        service: Option<&NamespacedHostname>,
+        to: Option<&Target>,
         gateway: &NamespacedName,
     ) -> Result<Arc<PolicySet>, Denied> {
         // All that a request does, but for the first one after a change.
-        if let Some((of, set)) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(service, gateway)
+        if let Some((of, set)) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(to, gateway)
             && Arc::ptr_eq(of, all)
         {
             return Ok(set.clone());
         }
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let before = match inner.get(service, gateway) {
+        let before = match inner.get(to, gateway) {
             Some((of, set)) if Arc::ptr_eq(of, all) => return Ok(set.clone()),
             other => other.map(|(_, set)| set.clone()),
         };
         inner.refresh(all)?;
-        let applies = |target: &Target| match target {
-            Target::Service(key) => Some(key) == service,
-            Target::Gateway(name) => name == gateway,
-        };
+        let applies = |target: &Target| target.applies(to, gateway);
         let of_target = inner.valid.values().filter(|(policy, _)| policy.targets.iter().any(applies));
         let mut policies: Vec<ValidPolicy> = of_target.map(|(_, valid)| valid.clone()).collect();
         policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -75,27 +74,27 @@ impl HttpSets {
             Some(before) => before.updated(policies, Vec::new()),
             None => PolicySet::new(policies, Vec::new()),
         });
-        inner.keep(service, gateway, (all.clone(), set.clone()));
+        inner.keep(to, gateway, (all.clone(), set.clone()));
         Ok(set)
     }
 }
 
 impl Sets {
-    fn get(&self, service: Option<&NamespacedHostname>, gateway: &NamespacedName) -> Option<&Made> {
+    fn get(&self, to: Option<&Target>, gateway: &NamespacedName) -> Option<&Made> {
         let of_gateway = self.sets.get(gateway)?;
-        match service {
-            Some(service) => of_gateway.services.get(service),
+        match to {
+            Some(to) => of_gateway.services.get(to),
             None => of_gateway.own.as_ref(),
         }
     }
 
-    fn keep(&mut self, service: Option<&NamespacedHostname>, gateway: &NamespacedName, made: Made) {
+    fn keep(&mut self, to: Option<&Target>, gateway: &NamespacedName, made: Made) {
         if self.sets.values().map(|of| of.services.len() + 1).sum::<usize>() >= BOUND {
             self.sets.clear();
         }
         let of_gateway = self.sets.entry(gateway.clone()).or_default();
-        match service {
-            Some(service) => drop(of_gateway.services.insert(service.clone(), made)),
+        match to {
+            Some(to) => drop(of_gateway.services.insert(to.clone(), made)),
             None => of_gateway.own = Some(made),
         }
     }
@@ -127,6 +126,7 @@ impl Sets {
 
 #[cfg(test)]
 mod tests {
+    use meltemi_model::NamespacedHostname;
     use meltemi_model::authz::{
         Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch,
         ValueMatch,
@@ -147,35 +147,41 @@ mod tests {
 
     #[test]
     fn a_set_is_made_once_for_what_is_there_and_again_when_that_changes() {
-        let (web, gateway) = (NamespacedHostname::new("ns", "web"), NamespacedName::new("ns", "gw"));
-        let other = NamespacedHostname::new("ns", "other");
-        let (to_web, to_gateway) = (Target::Service(web.clone()), Target::Gateway(gateway.clone()));
+        let gateway = NamespacedName::new("ns", "gw");
+        let (web, to_gateway) = (NamespacedHostname::new("ns", "web"), Target::Gateway(gateway.clone()));
+        let other = Target::Service(NamespacedHostname::new("ns", "other"));
+        let (to_web, behind_web) = (Target::Service(web.clone()), Target::Backend(web));
         let mut all: All = Arc::default();
         let put = |all: &mut All, key: &str, policy| Arc::make_mut(all).insert(key.to_owned(), policy);
         put(&mut all, "ns/b", policy("b", vec![], vec![to_web.clone()]));
         put(&mut all, "ns/a", policy("a", vec![], vec![to_gateway, to_web.clone()]));
-        put(&mut all, "ns/c", policy("c", vec![], vec![Target::Service(other.clone())]));
+        put(&mut all, "ns/c", policy("c", vec![], vec![other.clone(), behind_web.clone()]));
         let sets = HttpSets::default();
-        let of = |all: &All, service| sets.of(all, service, &gateway);
-        let first = of(&all, Some(&web)).unwrap();
+        let of = |all: &All, to| sets.of(all, to, &gateway);
+        let first = of(&all, Some(&to_web)).unwrap();
         assert_eq!(names(&first), ["a", "b"], "of the Service and of the Gateway, each once");
         assert_eq!(names(&of(&all, None).unwrap()), ["a"]);
         assert_eq!(names(&of(&all, Some(&other)).unwrap()), ["a", "c"]);
-        assert!(Arc::ptr_eq(&first, &of(&all, Some(&web)).unwrap()), "asked again");
+        assert_eq!(
+            names(&of(&all, Some(&behind_web)).unwrap()),
+            ["c"],
+            "the Gateway's has been judged already"
+        );
+        assert!(Arc::ptr_eq(&first, &of(&all, Some(&to_web)).unwrap()), "asked again");
 
         let before = all.clone();
         put(&mut all, "ns/b", policy("b", vec![Rule::default()], vec![to_web.clone()]));
-        let second = of(&all, Some(&web)).unwrap();
+        let second = of(&all, Some(&to_web)).unwrap();
         assert_eq!(second.policies()[1].rules.len(), 1);
         assert!(second.policies()[0].is(&first.policies()[0]), "what has not changed is not checked again");
         // Who still looks at the state before sees its policies.
-        assert_eq!(of(&before, Some(&web)).unwrap().policies()[1].rules.len(), 0);
+        assert_eq!(of(&before, Some(&to_web)).unwrap().policies()[1].rules.len(), 0);
 
         let values = vec![ValueMatch::String(StringMatch::Suffix("".into()))];
         let predicates = vec![Predicate { attribute: Attribute::Path, values, not_values: vec![] }];
         let clauses = vec![Clause { origin: ClauseOrigin::To, matches: vec![Match { predicates }] }];
-        put(&mut all, "ns/bad", policy("bad", vec![Rule { clauses }], vec![to_web]));
-        let denied = of(&all, Some(&web)).unwrap_err();
+        put(&mut all, "ns/bad", policy("bad", vec![Rule { clauses }], vec![to_web.clone()]));
+        let denied = of(&all, Some(&to_web)).unwrap_err();
         assert!(denied.text.starts_with("policy ns/bad is not valid rule[0] clause[0]: paths"), "{denied}");
     }
 }

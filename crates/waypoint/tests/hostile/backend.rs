@@ -41,11 +41,23 @@ async fn connection(mut stream: TcpStream, seen: Seen) {
 async fn http1(stream: &mut TcpStream, seen: Seen) {
     let mut bytes = Vec::new();
     loop {
-        let mut more = [0; 4096];
+        let (mut more, mut heard) = ([0; 4096], false);
         let end = loop {
             if bytes.starts_with(b"RAW") {
                 // No HTTP: an echo.
                 let _ = stream.write_all(&std::mem::take(&mut bytes)).await;
+            }
+            let whole = bytes.windows(4).any(|w| w == b"\r\n\r\n");
+            if !std::mem::replace(&mut heard, whole) && whole {
+                match text(&bytes).split(' ').nth(1).unwrap_or_default() {
+                    // Answers by the head alone, and takes nothing more.
+                    "/refuse" => return refuse(stream, &seen, &bytes).await,
+                    "/continue" => {
+                        seen.lock().unwrap().push(text(&bytes));
+                        let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+                    }
+                    _ => {}
+                }
             }
             if let Some(end) = message_end(&bytes) {
                 break end;
@@ -69,6 +81,7 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
             "/ws" => return echo(stream, &format!("{upgrade}websocket\r\n\r\n"), bytes).await,
             "/other" => return echo(stream, &format!("{upgrade}h2c\r\n\r\n"), bytes).await,
             "/endless" => return endless(stream).await,
+            "/trickle" => return trickle(stream).await,
             _ => {
                 "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x-hop\r\nx-hop: 1\r\nx-envoy-own: 1\r\n\r\nok"
             }
@@ -77,6 +90,12 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
             return;
         }
     }
+}
+
+async fn refuse(stream: &mut TcpStream, seen: &Seen, head: &[u8]) {
+    seen.lock().unwrap().push(text(head));
+    let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await;
+    let _ = stream.shutdown().await;
 }
 
 async fn echo(stream: &mut TcpStream, answer: &str, early: Vec<u8>) {
@@ -92,6 +111,14 @@ async fn endless(stream: &mut TcpStream) {
     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
     let chunk = [b"4000\r\n".as_slice(), &[b'x'; 0x4000], b"\r\n"].concat();
     while stream.write_all(&chunk).await.is_ok() {}
+}
+
+/// Events of a stream: one at once, and others as long as somebody listens.
+async fn trickle(stream: &mut TcpStream) {
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    while stream.write_all(b"6\r\nevent\n\r\n").await.is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 async fn http2(stream: TcpStream, seen: Seen) {

@@ -90,7 +90,9 @@ pub(crate) struct World {
     /// Every request that the backend got.
     pub(crate) seen: Seen,
     mesh: Mesh,
-    _trigger: DrainTrigger,
+    /// Of every Service.
+    ports: Vec<PortMapping>,
+    trigger: Option<DrainTrigger>,
     _supervisor: Supervisor,
 }
 
@@ -126,7 +128,8 @@ impl World {
             lines,
             seen,
             mesh: Mesh::default(),
-            _trigger: trigger,
+            ports: Vec::new(),
+            trigger: Some(trigger),
             _supervisor: supervisor,
         };
         world.fill(backend);
@@ -141,23 +144,14 @@ impl World {
             target_port: backend.port(),
             app_protocol,
         };
-        let ports = vec![port(80, AppProtocol::Unknown), port(3306, AppProtocol::Tcp)];
+        self.ports = vec![port(80, AppProtocol::Unknown), port(3306, AppProtocol::Tcp)];
         let uid = WorkloadUid::pod("Kubernetes", "default", "backend");
         let mut workload = Workload::empty(uid, "default", "backend");
         workload.addresses = vec![backend.ip()];
         for number in 0..super::fixtures::SERVICES {
-            let key = service(number);
-            let mut one = Service::empty(key.clone(), format!("p{number}"));
-            one.addresses = vec![NetworkAddress::new("", vip(number, 80).ip())];
-            one.ports = ports.clone();
-            one.waypoint = Some(GatewayAddress {
-                destination: GatewayDestination::Hostname(NamespacedHostname::new(
-                    "default",
-                    "waypoint.default.svc.cluster.local",
-                )),
-                hbone_port: 15008,
-            });
-            workload.services.insert(key, ports.clone());
+            let mut one = self.unbound(number);
+            one.waypoint = Some(waypoint("default", OWN_ADDRESS));
+            workload.services.insert(service(number), self.ports.clone());
             self.mesh.snapshot.apply([Delta::Service(Box::new(one))]);
         }
         self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
@@ -195,10 +189,72 @@ impl World {
         self.mesh.http_reports |= policy.only_reports();
         Arc::make_mut(&mut self.mesh.http_policies)
             .insert(name, Arc::new(HttpPolicy { policy, targets: vec![target] }));
+        self.mesh.index_policies();
+    }
+
+    /// A policy that judges what is addressed to a Service, and what is forwarded to its Pods.
+    pub(crate) fn close(&mut self, number: u8, policy: Policy) {
+        let targets = vec![Target::Service(service(number)), Target::Backend(service(number))];
+        let name = policy.name.to_string();
+        Arc::make_mut(&mut self.mesh.http_policies).insert(name, Arc::new(HttpPolicy { policy, targets }));
+        self.mesh.index_policies();
+    }
+
+    /// Gives a Service another waypoint, by namespace and host name, or none.
+    pub(crate) fn bind(&mut self, number: u8, to: Option<(&str, &str)>) {
+        let mut one = self.unbound(number);
+        one.waypoint = to.map(|(namespace, host)| waypoint(namespace, host));
+        self.mesh.snapshot.apply([Delta::Service(Box::new(one))]);
+    }
+
+    /// Deletes a Service.
+    pub(crate) fn delete(&mut self, number: u8) {
+        self.mesh.snapshot.apply([Delta::AddressGone(service(number).to_string())]);
+    }
+
+    fn unbound(&self, number: u8) -> Service {
+        let mut one = Service::empty(service(number), format!("p{number}"));
+        one.addresses = vec![NetworkAddress::new("", vip(number, 80).ip())];
+        one.ports = self.ports.clone();
+        one
+    }
+
+    /// A route of a Service to another one.
+    pub(crate) fn route_of_service(&mut self, name: &str, from: u8, to: u8, filters: Vec<Filter>) {
+        let parent = Parent { target: Target::Service(service(from)), section: None, port: None };
+        let backend = Backend { service: Some(service(to)), port: 80, weight: 1 };
+        let rule = RouteRule {
+            matches: vec![RouteMatch::default()],
+            filters,
+            backends: vec![backend],
+            timeout_ms: None,
+        };
+        self.add_route(name, parent, rule);
+    }
+
+    /// A route of a Service to itself, with a time for the whole request.
+    pub(crate) fn limited_route(&mut self, name: &str, number: u8, timeout_ms: u64) {
+        let parent = Parent { target: Target::Service(service(number)), section: None, port: None };
+        let backend = Backend { service: Some(service(number)), port: 80, weight: 1 };
+        let timeout_ms = Some(timeout_ms);
+        let rule = RouteRule { backends: vec![backend], timeout_ms, ..RouteRule::default() };
+        self.add_route(name, parent, rule);
+    }
+
+    fn add_route(&mut self, name: &str, parent: Parent, rule: RouteRule) {
+        let route = Route {
+            name: NamespacedName::new("default", name),
+            created: String::new(),
+            hostnames: Vec::new(),
+            parents: vec![parent],
+            rules: vec![rule],
+        };
+        self.mesh.routes.insert(route.name.to_string(), Arc::new(route));
     }
 
     pub(crate) fn no_policy(&mut self, name: &str) {
         Arc::make_mut(&mut self.mesh.http_policies).remove(&format!("default/{name}"));
+        self.mesh.index_policies();
     }
 
     pub(crate) fn jwt(&mut self, number: u8) {
@@ -217,14 +273,12 @@ impl World {
         };
         let backend = Backend { service: Some(service(0)), port: 80, weight: 1 };
         let rule = RouteRule { matches: vec![one], filters, backends: vec![backend], timeout_ms: None };
-        let route = Route {
-            name: NamespacedName::new("default", name),
-            created: String::new(),
-            hostnames: Vec::new(),
-            parents: vec![parent],
-            rules: vec![rule],
-        };
-        self.mesh.routes.insert(route.name.to_string(), Arc::new(route));
+        self.add_route(name, parent, rule);
+    }
+
+    /// Tells the proxy to end.
+    pub(crate) fn drain(&mut self) {
+        tokio::spawn(self.trigger.take().unwrap().start(PATIENCE));
     }
 
     /// A stream through a tunnel to a service of the waypoint.
@@ -272,6 +326,14 @@ impl World {
         };
         tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no line with {marker}"))
     }
+}
+
+/// Host name of the proxy's own Service.
+pub(crate) const OWN_ADDRESS: &str = "waypoint.default.svc.cluster.local";
+
+fn waypoint(namespace: &str, host: &str) -> GatewayAddress {
+    let destination = GatewayDestination::Hostname(NamespacedHostname::new(namespace, host));
+    GatewayAddress { destination, hbone_port: 15008 }
 }
 
 fn config() -> Config {
@@ -369,7 +431,7 @@ pub(crate) fn status(answer: &[u8]) -> u16 {
     text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no answer: {text}"))
 }
 
-pub(crate) async fn write<IO: tokio::io::AsyncWrite + Unpin>(io: &mut IO, bytes: &[u8]) {
+pub(crate) async fn write<IO: tokio::io::AsyncWrite + Unpin + ?Sized>(io: &mut IO, bytes: &[u8]) {
     // The proxy may have closed already: what it answered says so.
     let _ = io.write_all(bytes).await;
     let _ = io.flush().await;
