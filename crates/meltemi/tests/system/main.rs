@@ -8,6 +8,7 @@ mod cluster;
 mod control;
 mod faults;
 mod machine;
+mod moves;
 mod open;
 mod outside;
 mod pods;
