@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::machine::{KUBECTLS, Machine};
+use crate::machine::{KUBECTLS, LIMIT, Machine};
 use crate::pods::{apply, client, echo, namespace, policy, ready};
 
 /// Each process of the mesh, by what its command line has. The first one of those that are there for each node.
@@ -93,9 +93,10 @@ fn everything_works_again_within_seconds_of_any_fault() {
 fn inflict(machine: &Machine, process: &str, fault: Fault) {
     match fault {
         Fault::Kill => {
-            let before = machine.pid(process);
+            let (before, begun) = (machine.pid(process), Instant::now());
             assert!(machine.kill(process), "{process} does not run");
             while machine.pid(process).is_none_or(|pid| Some(pid) == before) {
+                assert!(begun.elapsed() < LIMIT, "{process} is not started again");
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
