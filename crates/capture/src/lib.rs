@@ -3,7 +3,8 @@
 //!
 //! [`Plan::for_pod`] says which rules a Pod's network namespace gets; [`apply`] puts them there. The rules match
 //! the first packet of a connection only: connections that are open when a Pod is enrolled go on. They do not
-//! depend on a proxy being there: without one, a captured connection finds no listener and is refused.
+//! depend on a proxy being there: without one, a captured connection finds no listener and is refused. Nor can the
+//! application be that listener: what it sends from a port of the proxy is dropped.
 
 mod apply;
 mod plan;
@@ -25,6 +26,9 @@ pub const PROXY_MARK: u32 = 0x539;
 pub const RETURN_MARK: u32 = 0x111;
 /// The bits of a mark that are ours.
 pub const MARK_MASK: u32 = 0xfff;
+/// The mark of sockets on which the node proxy listens, under itself. Not [`PROXY_MARK`]: what that one marks is routed a
+/// second time, packet by packet. Istio's ztunnel marks its listeners with [`PROXY_MARK`], and is accepted as well.
+pub const LISTENER_MARK: u32 = 0x1000;
 /// The routing table that brings answers for such connections back to the proxy.
 pub const RETURN_TABLE: u32 = 100;
 /// The order of the routing rule that leads there.

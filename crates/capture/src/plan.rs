@@ -8,17 +8,20 @@ use meltemi_linux::nft::{Action, Base, Chain, Family, Hook, Is, Kind, L4, Match,
 use meltemi_linux::rtnl::{MarkRule, Route, RouteKind};
 
 use crate::{
-    DNS_PORT, INBOUND_HBONE_PORT, INBOUND_PLAINTEXT_PORT, MARK_MASK, OUTBOUND_PORT, PROBE_SOURCE_V4,
-    PROBE_SOURCE_V6, PROXY_MARK, RETURN_MARK, RETURN_RULE_PRIORITY, RETURN_TABLE,
+    DNS_PORT, INBOUND_HBONE_PORT, INBOUND_PLAINTEXT_PORT, LISTENER_MARK, MARK_MASK, OUTBOUND_PORT,
+    PROBE_SOURCE_V4, PROBE_SOURCE_V6, PROXY_MARK, RETURN_MARK, RETURN_RULE_PRIORITY, RETURN_TABLE,
 };
 
 /// The names of our tables; whoever lists the rules of a Pod sees whose they are.
-pub(crate) const TABLES: [(Family, &str); 3] = [
+pub(crate) const TABLES: [(Family, &str); 4] = [
     (Family::Inet, "istio-ambient-raw"),
     (Family::Inet, "istio-ambient-mangle"),
     (Family::Inet, "istio-ambient-nat"),
+    (Family::Inet, "meltemi-proxy-ports"),
 ];
 
+/// Before connection tracking and before `mangle`, so that a packet's mark is still that of its socket.
+const PRIORITY_PORTS: i32 = -310;
 const PRIORITY_RAW: i32 = -300;
 const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_DNAT: i32 = -100;
@@ -33,11 +36,14 @@ pub struct Options {
     pub bypass_inbound: bool,
     /// Its IPv6 traffic is captured too.
     pub ipv6: bool,
+    /// Health probes come from the node under [`PROBE_SOURCE_V4`] or [`PROBE_SOURCE_V6`], and pass: on Kubernetes. Where
+    /// probes are dialled from inside the Pod's namespace, no address of the network is excepted.
+    pub node_probes: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { dns_capture: true, bypass_inbound: false, ipv6: true }
+        Self { dns_capture: true, bypass_inbound: false, ipv6: true, node_probes: true }
     }
 }
 
@@ -76,8 +82,19 @@ impl Plan {
             tables.push(raw());
         }
         tables.push(mangle());
-        tables.push(nat(options));
+        tables.push(nat(inbound(options), outbound(options)));
+        tables.push(proxy_ports());
         Self { tables, rules: rules.collect(), routes: routes.collect() }
+    }
+
+    /// The plan for a Pod that leaves the mesh: no new connection is captured, and those that the proxy carries go on. The
+    /// chains of `nat` stay, though empty: without any, the kernel would stop translating the open connections.
+    pub fn leaving(options: &Options) -> Self {
+        let mut plan = Self::for_pod(options);
+        for table in plan.tables.iter_mut().filter(|table| table.name == TABLES[2].1) {
+            *table = nat(Vec::new(), Vec::new());
+        }
+        plan
     }
 }
 
@@ -158,15 +175,36 @@ fn mangle() -> Table {
     )
 }
 
-fn nat(options: &Options) -> Table {
-    let families: &[bool] = if options.ipv6 { &[false, true] } else { &[false] };
+fn nat(inbound: Vec<Rule>, outbound: Vec<Rule>) -> Table {
     table(
         TABLES[2].1,
         vec![
-            chain("prerouting", Kind::Nat, Hook::Prerouting, PRIORITY_DNAT, inbound(options, families)),
-            chain("output", Kind::Nat, Hook::Output, PRIORITY_DNAT, outbound(options, families)),
+            chain("prerouting", Kind::Nat, Hook::Prerouting, PRIORITY_DNAT, inbound),
+            chain("output", Kind::Nat, Hook::Output, PRIORITY_DNAT, outbound),
         ],
     )
+}
+
+/// Whatever else listens on a port of the proxy answers nobody. The packets of an accepted connection carry the mark of the
+/// listening socket, and an application cannot set one: that takes `CAP_NET_ADMIN` over the Pod's network. So a port that the
+/// application takes while no proxy holds it, or shares with the proxy by `SO_REUSEPORT`, is of no use to it. Resets pass: a
+/// port without a listener refuses at once.
+fn proxy_ports() -> Table {
+    let unmarked = |rule: Rule| {
+        let listener = Match::Mark { mask: LISTENER_MARK, value: LISTENER_MARK, is: Is::Not };
+        rule.when(listener).when(mark(PROXY_MARK, Is::Not)).then(Action::Drop)
+    };
+    let ports = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, INBOUND_HBONE_PORT, DNS_PORT];
+    let answers = ports
+        .iter()
+        .map(|port| tcp().when(Match::SourcePort(*port, Is::Equal)).when(Match::NotTcpReset))
+        .chain([udp().when(Match::SourcePort(DNS_PORT, Is::Equal))]);
+    let output = answers.map(unmarked).collect();
+    table(TABLES[3].1, vec![chain("output", Kind::Filter, Hook::Output, PRIORITY_PORTS, output)])
+}
+
+fn families(options: &Options) -> &'static [bool] {
+    if options.ipv6 { &[false, true] } else { &[false] }
 }
 
 /// The source of probes.
@@ -179,10 +217,11 @@ fn not_loopback(rule: Rule, v6: bool) -> Rule {
     rule.when(Match::Destination(loopback, Is::Not))
 }
 
-/// What comes in: probes pass, tunnels arrive at their own port, everything else at the plaintext port.
-fn inbound(options: &Options, families: &[bool]) -> Vec<Rule> {
-    let probes =
-        families.iter().map(|v6| tcp().when(Match::Source(probe(*v6), Is::Equal)).then(Action::Accept));
+/// What comes in: tunnels arrive at their own port, everything else at the plaintext port; probes of the node pass.
+fn inbound(options: &Options) -> Vec<Rule> {
+    let families = families(options);
+    let probes = families.iter().filter(|_| options.node_probes);
+    let probes = probes.map(|v6| tcp().when(Match::Source(probe(*v6), Is::Equal)).then(Action::Accept));
     let captured = families.iter().filter(|_| !options.bypass_inbound).map(|v6| {
         not_loopback(tcp_opening(), *v6)
             .when(Match::DestinationPort(INBOUND_HBONE_PORT, Is::Not))
@@ -192,13 +231,12 @@ fn inbound(options: &Options, families: &[bool]) -> Vec<Rule> {
     probes.chain(captured).collect()
 }
 
-/// What goes out: DNS to the DNS port, TCP to the outbound port; the proxy's own packets pass.
-fn outbound(options: &Options, families: &[bool]) -> Vec<Rule> {
+/// What goes out: DNS to the DNS port, TCP to the outbound port; the proxy's own packets pass. The answers to a probe are no
+/// new connections, so that no rule here has to let them out.
+fn outbound(options: &Options) -> Vec<Rule> {
+    let families = families(options);
     let foreign = mark(PROXY_MARK, Is::Not);
-    let mut rules: Vec<Rule> = families
-        .iter()
-        .map(|v6| tcp().when(Match::Destination(probe(*v6), Is::Equal)).then(Action::Accept))
-        .collect();
+    let mut rules = Vec::new();
     if options.dns_capture {
         let query = udp().when(Match::OutInterface("lo".to_owned(), Is::Not)).when(foreign.clone());
         rules.push(query.when(Match::DestinationPort(53, Is::Equal)).then(Action::Redirect(DNS_PORT)));

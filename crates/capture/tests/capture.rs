@@ -15,11 +15,13 @@ use meltemi_linux::sockopt;
 use meltemi_testkit::namespaces;
 
 fn main() {
-    let cases: [(&str, fn()); 4] = [
+    let cases: [(&str, fn()); 6] = [
         ("nft shows the rules as documented", golden),
         ("without a proxy nothing gets out or in, and removal undoes it", fails_closed),
         ("open connections go on, probes pass, the proxy's mark passes", exempt),
         ("a packet ahead of a connection does not lead it past the rules", ahead),
+        ("an application on a port of the proxy answers nobody", impostor),
+        ("a Pod that leaves keeps the connections that the proxy carries", leaves),
     ];
     namespaces::run(&cases, || {});
 }
@@ -53,12 +55,19 @@ meta l4proto 6 ip saddr 169.254.7.127 accept
 tcp flags 0x2 / 0x1,0x2,0x4,0x10 ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0x00000fff != 0x00000539 redirect to :15006
 chain output {
 type nat hook output priority -100; policy accept;
-meta l4proto 6 ip daddr 169.254.7.127 accept
 oifname != "lo" meta mark & 0x00000fff != 0x00000539 udp dport 53 redirect to :15053
 tcp flags 0x2 / 0x1,0x2,0x4,0x10 ip daddr != 127.0.0.1 tcp dport 53 meta mark & 0x00000fff != 0x00000539 redirect to :15053
 meta l4proto 6 meta mark & 0x00000fff == 0x00000111 accept
 oifname "lo" ip daddr != 127.0.0.1 accept
-tcp flags 0x2 / 0x1,0x2,0x4,0x10 ip daddr != 127.0.0.1 meta mark & 0x00000fff != 0x00000539 redirect to :15001"#;
+tcp flags 0x2 / 0x1,0x2,0x4,0x10 ip daddr != 127.0.0.1 meta mark & 0x00000fff != 0x00000539 redirect to :15001
+table inet meltemi-proxy-ports {
+chain output {
+type filter hook output priority -310; policy accept;
+tcp sport 15001 tcp flags ! 0x4 meta mark & 0x00001000 != 0x00001000 meta mark & 0x00000fff != 0x00000539 drop
+tcp sport 15006 tcp flags ! 0x4 meta mark & 0x00001000 != 0x00001000 meta mark & 0x00000fff != 0x00000539 drop
+tcp sport 15008 tcp flags ! 0x4 meta mark & 0x00001000 != 0x00001000 meta mark & 0x00000fff != 0x00000539 drop
+tcp sport 15053 tcp flags ! 0x4 meta mark & 0x00001000 != 0x00001000 meta mark & 0x00000fff != 0x00000539 drop
+udp sport 15053 meta mark & 0x00001000 != 0x00001000 meta mark & 0x00000fff != 0x00000539 drop"#;
 
 fn golden() {
     let here = NetNs::current().unwrap();
@@ -76,10 +85,11 @@ fn golden() {
     apply(&here, &Plan::for_pod(&Options::default())).unwrap();
     let both = listed();
     assert!(both.contains("ip6 daddr != ::1") && both.contains("ip6 saddr fd16:9254:7127:1337"), "{both}");
-    let gateway = Options { dns_capture: false, bypass_inbound: true, ipv6: false };
+    let gateway = Options { dns_capture: false, bypass_inbound: true, ipv6: false, node_probes: false };
     apply(&here, &Plan::for_pod(&gateway)).unwrap();
     let text = listed();
-    assert!(!text.contains("15006") && !text.contains("15053") && text.contains("ct mark set"), "{text}");
+    assert!(!text.contains(":15006") && !text.contains(":15053") && text.contains("ct mark set"), "{text}");
+    assert!(!text.contains("169.254.7.127"), "{text}");
     assert!(is_applied(&here).unwrap());
     remove(&here).unwrap();
     remove(&here).unwrap();
@@ -169,10 +179,69 @@ fn exempt() {
         Ok(socket)
     });
     drop((marked.unwrap(), outside));
-    let proxy = blocking(pod.listen_tcp("127.0.0.1:15001".parse().unwrap(), |_| Ok(())).unwrap());
+    let proxy = proxy_listener(&pod, 15001);
     let _client = pod.run(|| connect("172.30.0.11:80")).unwrap();
     let (captured, _) = proxy.accept().unwrap();
     assert_eq!(sockopt::original_dst(&captured).unwrap(), "172.30.0.11:80".parse().unwrap());
+}
+
+/// A listener of the proxy: with its mark, beside the application's.
+fn proxy_listener(pod: &NetNs, port: u16) -> TcpListener {
+    let listener = pod.listen_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), |socket| {
+        sockopt::set_reuseport(socket)?;
+        sockopt::set_mark(socket, meltemi_capture::LISTENER_MARK)
+    });
+    blocking(listener.unwrap())
+}
+
+/// The application takes the proxy's ports while no proxy is there, and shares them when one is.
+fn impostor() {
+    let pod = pod();
+    for port in [15001_u16, 15006, 15008] {
+        let shared =
+            pod.listen_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), |s| sockopt::set_reuseport(s));
+        let _shared = shared.unwrap();
+        apply(&pod, &Plan::for_pod(&Options { ipv6: false, ..Options::default() })).unwrap();
+        // Port 80 is led to 15006, 15008 is dialled as it is; 15001 takes what the Pod itself dials.
+        let dial = || match port {
+            15001 => pod.run(|| connect("172.30.0.11:80")),
+            15006 => connect("10.244.1.2:80"),
+            _ => connect(&format!("10.244.1.2:{port}")),
+        };
+        for _ in 0..3 {
+            let error = dial().expect_err("the application answered on a port of the proxy");
+            assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{port}");
+        }
+        // Beside the proxy the kernel leads some connections to each of the two: those of the proxy are served.
+        let proxy = proxy_listener(&pod, port);
+        proxy.set_nonblocking(true).unwrap();
+        let opened = (0..24).filter(|_| dial().is_ok()).count();
+        let accepted = std::iter::from_fn(|| proxy.accept().ok()).count();
+        assert_eq!(opened, accepted, "{port}: the application answered beside the proxy");
+        assert!(opened > 0, "{port}: the proxy's listener is not reached");
+        remove(&pod).unwrap();
+    }
+}
+
+/// A connection that the proxy carries goes on while its Pod leaves, and a new one goes past the proxy.
+fn leaves() {
+    let pod = pod();
+    let options = Options { ipv6: false, ..Options::default() };
+    apply(&pod, &Plan::for_pod(&options)).unwrap();
+    let proxy = proxy_listener(&pod, 15006);
+    let server = blocking(pod.listen_tcp("10.244.1.2:80".parse().unwrap(), |_| Ok(())).unwrap());
+    let mut carried = connect("10.244.1.2:80").unwrap();
+    let (mut accepted, _) = proxy.accept().unwrap();
+    apply(&pod, &Plan::leaving(&options)).unwrap();
+    carried.write_all(b"a").unwrap();
+    accepted.read_exact(&mut [0]).unwrap();
+    accepted.write_all(b"b").unwrap();
+    carried.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    carried.read_exact(&mut [0]).unwrap();
+    let _direct = connect("10.244.1.2:80").unwrap();
+    server.accept().unwrap();
+    remove(&pod).unwrap();
+    connect("10.244.1.2:80").unwrap();
 }
 
 /// A TCP packet with nothing but ACK, and an option that makes the receiver drop it without an answer (RFC 2385).

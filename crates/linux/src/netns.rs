@@ -137,6 +137,24 @@ impl NetNs {
         })
     }
 
+    /// A TCP socket that is bound in this namespace and does not listen: it keeps the address from others, except from
+    /// sockets of the same user if `prepare` and they set `SO_REUSEPORT`.
+    ///
+    /// # Errors
+    /// As [`NetNs::listen_tcp`].
+    pub fn bind_tcp(
+        &self,
+        address: SocketAddr,
+        prepare: impl FnOnce(&socket2::Socket) -> io::Result<()> + Send,
+    ) -> io::Result<OwnedFd> {
+        self.run(|| {
+            let socket = tcp_socket(address)?;
+            prepare(&socket)?;
+            socket.bind(&address.into())?;
+            Ok(socket.into())
+        })
+    }
+
     /// A bound UDP socket in this namespace. Non-blocking.
     ///
     /// # Errors

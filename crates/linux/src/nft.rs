@@ -136,6 +136,8 @@ pub enum Match {
     Protocol(L4),
     /// The first packet of a TCP connection: SYN alone among SYN, ACK, RST and FIN. Has to come after the protocol.
     TcpSyn,
+    /// Any TCP packet but a reset. Has to come after the protocol.
+    NotTcpReset,
     /// The source address.
     Source(IpNet, Is),
     /// The destination address.

@@ -30,9 +30,14 @@ impl Names for View {
         };
         let own = |n: &Arc<str>| *n == network;
         if !service.addresses.is_empty() {
-            return Answer::Addresses(
-                service.addresses.iter().filter(|a| own(&a.network)).map(|a| a.ip).collect(),
-            );
+            // Of each family the first: the cluster address. Others are those of load balancers.
+            let mut answer: Vec<std::net::IpAddr> = Vec::new();
+            for address in service.addresses.iter().filter(|a| own(&a.network)) {
+                if answer.iter().all(|known| known.is_ipv4() != address.ip.is_ipv4()) {
+                    answer.push(address.ip);
+                }
+            }
+            return Answer::Addresses(answer);
         }
         let usable = |health: Health| health == Health::Healthy || service.load_balancing.allow_unhealthy;
         let endpoints = snapshot.endpoints(&service.key).filter(|w| own(&w.network) && usable(w.health));

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use meltemi_capture::PROXY_MARK;
+use meltemi_capture::{LISTENER_MARK, PROXY_MARK};
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::seqpacket::MAX_FDS;
 use meltemi_linux::sockopt::{self, Keepalive};
@@ -90,7 +90,10 @@ pub(crate) fn open(
     let udp = match adopted.remove(&(DNS, true)).and_then(|mut found| found.pop()) {
         Some(socket) => socket.into(),
         None => {
-            let socket = netns.bind_udp(DNS, sockopt::set_reuseport)?;
+            let socket = netns.bind_udp(DNS, |socket| {
+                sockopt::set_reuseport(socket)?;
+                sockopt::set_mark(socket, LISTENER_MARK)
+            })?;
             opened.push(socket.try_clone()?.into());
             socket
         }
@@ -126,6 +129,8 @@ fn listen_on(netns: &NetNs, address: SocketAddr) -> io::Result<std::net::TcpList
     netns.listen_tcp(address, |socket| {
         // One listener for each core, and the next process beside this one.
         sockopt::set_reuseport(socket)?;
+        // The capture rules let nothing out of these ports without it.
+        sockopt::set_mark(socket, LISTENER_MARK)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }

@@ -245,6 +245,11 @@ fn matching(b: &mut Buffer, family: Family, condition: &Match) {
             bitwise(b, &[0x17], &[0]);
             compare(b, Is::Equal, &[0x02]);
         }
+        Match::NotTcpReset => {
+            load_payload(b, 2, 13, 1);
+            bitwise(b, &[0x04], &[0]);
+            compare(b, Is::Equal, &[0]);
+        }
         Match::Source(net, is) => address(b, family, *net, *is, true),
         Match::Destination(net, is) => address(b, family, *net, *is, false),
         Match::SourcePort(port, is) => {
