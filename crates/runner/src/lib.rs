@@ -71,7 +71,7 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
     let ready = readiness.register("node");
     prepare_folders(&config)?;
     let (client, ca) = client(&config).await?;
-    net::prepare_node(meltemi_capture::PROBE_SOURCE_V4).map_err(Error::Network)?;
+    net::prepare_node().map_err(Error::Network)?;
     net::hold_address(config.dns_address.into()).map_err(Error::Network)?;
     net::refuse_absent(config.pod_cidr).map_err(Error::Network)?;
     let entries = image::load(&config.images).unwrap_or_else(|error| {

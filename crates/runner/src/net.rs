@@ -3,7 +3,7 @@
 //!
 //! A Pod reaches everything through the gateway 169.254.1.1, whose hardware address it is told, so that nothing
 //! is ever asked by ARP. The node's side accepts from a Pod's veth only the Pod's own address (strict reverse
-//! path filter): neither another Pod's address nor the one that probes come from can be used from inside.
+//! path filter): no other address can be used from inside.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -65,11 +65,11 @@ impl Pool {
     }
 }
 
-/// Prepares the node's namespace (the calling thread's): forwarding, source checks, the probe address.
+/// Prepares the node's namespace (the calling thread's): forwarding and source checks.
 ///
 /// # Errors
 /// The kernel refuses a setting; the message names it.
-pub fn prepare_node(probe_source: Ipv4Addr) -> io::Result<()> {
+pub fn prepare_node() -> io::Result<()> {
     for (name, value) in [
         ("ipv4/ip_forward", "1"),
         ("ipv4/conf/default/rp_filter", "1"),

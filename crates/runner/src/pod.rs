@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::context::{Context, PodEntry};
 use crate::sandbox::Sandbox;
-use crate::state::State;
+use crate::state::{Capture, State};
 use crate::{enrol, net, unheld, volumes};
 
 mod backoff;
@@ -127,7 +127,7 @@ async fn deadline(entry: &Arc<PodEntry>) {
 async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     let mut pause = Duration::from_millis(200);
     let sandbox = loop {
-        match sandbox(ctx, entry).await {
+        match set_up(ctx, entry).await {
             Ok(sandbox) => break sandbox,
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
@@ -137,13 +137,11 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
             }
         }
     };
-    entry.set_sandbox(Some(sandbox.clone()));
     let unheld = unheld::fields(&entry.pod());
     if !unheld.is_empty() {
         let message = format!("not in force on this machine: {}", unheld.join(", "));
         ctx.events.normal(&entry.pod(), None, "NotEnforced", message);
     }
-    enrol::before_start(ctx, entry, &sandbox).await;
     let dir = ctx.config.pods_dir.join(&entry.uid);
     let mut pause = Duration::from_millis(100);
     let mut configs = ctx.configs.changes();
@@ -179,10 +177,26 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     }
 }
 
+/// Makes the sandbox and captures its traffic: a Pod that should be captured is, or it has no sandbox and nothing starts.
+async fn set_up(ctx: &Arc<Context>, entry: &Arc<PodEntry>) -> std::io::Result<Arc<Sandbox>> {
+    let sandbox = sandbox(ctx, entry).await?;
+    entry.set_sandbox(Some(sandbox.clone()));
+    let Err(error) = enrol::before_start(ctx, entry, &sandbox).await else { return Ok(sandbox) };
+    drop(sandbox);
+    release(ctx, entry).await;
+    let message = error.to_string();
+    entry.update(|s| {
+        s.address = None;
+        s.capture = Capture::Not { reason: "CaptureFailed", message: message.clone() };
+    });
+    Err(std::io::Error::other(message))
+}
+
 /// Makes the Pod's namespaces and connects them.
 async fn sandbox(ctx: &Arc<Context>, entry: &Arc<PodEntry>) -> std::io::Result<Arc<Sandbox>> {
     let host = entry.host_network();
     if host {
+        enrol::check_host_network(ctx, entry).await.map_err(std::io::Error::other)?;
         let sandbox = tokio::task::spawn_blocking(|| Sandbox::start(true)).await??;
         entry.update(|s| s.address = Some(IpAddr::V4(ctx.config.address)));
         return Ok(Arc::new(sandbox));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Probes and lifecycle hooks. Probes are dialled from an address that only the node holds.
+//! Probes and lifecycle hooks. They are dialled inside the Pod's own network namespace, to the Pod's own address: they reach
+//! nobody else, the capture need not let them pass, and no source address of the network stands for them.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -20,8 +21,6 @@ use crate::sandbox::{Sandbox, Stdio};
 
 mod tls;
 
-/// What probes come from.
-const SOURCE: IpAddr = IpAddr::V4(meltemi_capture::PROBE_SOURCE_V4);
 const MAX_BODY: usize = 10 << 10;
 
 /// Who a probe is for, and what it needs.
@@ -164,10 +163,10 @@ async fn run(subject: &Subject<'_>, probe: &Probe) -> Result<(), String> {
     let limit = seconds(probe.timeout_seconds.filter(|t| *t > 0), 1);
     let work = async {
         if let Some(get) = &probe.http_get {
-            http_get(subject.entry, Some(subject.container), get).await
+            http_get(subject.entry, subject.sandbox, Some(subject.container), get).await
         } else if let Some(tcp) = &probe.tcp_socket {
             let port = port_of(&tcp.port, Some(subject.container))?;
-            dial(target(subject.entry, tcp.host.as_deref(), port)?).await.map(drop)
+            dial(subject.sandbox, target(subject.entry, tcp.host.as_deref(), port)?).await.map(drop)
         } else if let Some(action) = &probe.exec {
             exec(subject.sandbox, subject.running, action).await
         } else if probe.grpc.is_some() {
@@ -192,7 +191,7 @@ pub(crate) async fn run_hook(
         return exec(sandbox, running, action).await;
     }
     if let Some(get) = &handler.http_get {
-        return http_get(entry, None, get).await;
+        return http_get(entry, sandbox, None, get).await;
     }
     if let Some(sleep) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
@@ -233,12 +232,25 @@ impl Drop for KillOnDrop {
     }
 }
 
+/// Where a probe or hook goes: to the Pod itself.
 fn target(entry: &PodEntry, host: Option<&str>, port: u16) -> Result<SocketAddr, String> {
-    let ip = match host.filter(|h| !h.is_empty()) {
-        Some(host) => host.parse().map_err(|_| format!("host {host:?} is not an address"))?,
-        None => entry.state().address.ok_or("the Pod has no address")?,
-    };
+    let own = entry.state().address.ok_or("the Pod has no address")?;
+    let ip = own_address(own, entry.host_network(), host)?;
     Ok(SocketAddr::new(ip, port))
+}
+
+/// The address that `host` stands for. Another address than the Pod's is refused: whoever may write a probe could otherwise
+/// have the node dial anything in his place. A Pod on the node's network has the node's loopback, too.
+fn own_address(own: IpAddr, host_network: bool, host: Option<&str>) -> Result<IpAddr, String> {
+    let Some(host) = host.filter(|host| !host.is_empty()) else { return Ok(own) };
+    let ip: IpAddr = host.parse().map_err(|_| format!("host {host:?} is not an address"))?;
+    let ip = ip.to_canonical();
+    if ip == own || (host_network && ip.is_loopback()) {
+        return Ok(ip);
+    }
+    Err(format!(
+        "host {host:?} is not the Pod's own address {own}: probes and hooks reach their own Pod only"
+    ))
 }
 
 fn port_of(port: &IntOrString, container: Option<&Container>) -> Result<u16, String> {
@@ -257,24 +269,23 @@ fn port_of(port: &IntOrString, container: Option<&Container>) -> Result<u16, Str
     }
 }
 
-async fn dial(address: SocketAddr) -> Result<TcpStream, String> {
+async fn dial(sandbox: &Arc<Sandbox>, address: SocketAddr) -> Result<TcpStream, String> {
+    let sandbox = sandbox.clone();
     let connect = async {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if address.is_ipv4() {
-            socket.bind(SocketAddr::new(SOURCE, 0))?;
-        }
-        socket.connect(address).await
+        let socket = tokio::task::spawn_blocking(move || sandbox.netns().tcp_socket(address)).await??;
+        TcpSocket::from_std_stream(socket).connect(address).await
     };
-    connect.await.map_err(|e| format!("dial tcp {address}: {e}"))
+    connect.await.map_err(|e: std::io::Error| format!("dial tcp {address}: {e}"))
 }
 
 async fn http_get(
     entry: &PodEntry,
+    sandbox: &Arc<Sandbox>,
     container: Option<&Container>,
     get: &HTTPGetAction,
 ) -> Result<(), String> {
     let address = target(entry, get.host.as_deref(), port_of(&get.port, container)?)?;
-    let stream = dial(address).await?;
+    let stream = dial(sandbox, address).await?;
     let path = get.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".to_owned());
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
     let mut request = http::Request::get(&path).header(http::header::USER_AGENT, "kube-probe/1.35");
@@ -323,5 +334,33 @@ where
     tokio::select! {
         status = answer => status,
         never = driving => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_reaches_its_own_pod_only() {
+        let own: IpAddr = "10.244.1.5".parse().unwrap();
+        for (host_network, host, allowed) in [
+            (false, None, true),
+            (false, Some(""), true),
+            (false, Some("10.244.1.5"), true),
+            (false, Some("::ffff:10.244.1.5"), true),
+            (false, Some("10.244.1.6"), false),
+            (false, Some("10.96.0.1"), false),
+            (false, Some("172.30.0.11"), false),
+            (false, Some("127.0.0.1"), false),
+            (false, Some("::1"), false),
+            (false, Some("0.0.0.0"), false),
+            (false, Some("localhost"), false),
+            (true, Some("127.0.0.1"), true),
+            (true, Some("10.244.1.6"), false),
+        ] {
+            let target = own_address(own, host_network, host);
+            assert_eq!(target.is_ok(), allowed, "{host_network} {host:?}: {target:?}");
+        }
     }
 }

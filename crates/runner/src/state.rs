@@ -66,6 +66,21 @@ impl Container {
     }
 }
 
+/// Type of the condition that says whether the Pod's traffic passes the node proxy. The control plane reads it: what it says
+/// cannot be written by whoever may change the Pod's labels and annotations.
+const CAPTURED: &str = "meltemi.dev/Captured";
+
+/// Whether the Pod's traffic passes the node proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Capture {
+    /// It does not belong into the mesh; no condition.
+    Outside,
+    /// Captured, and a node proxy serves it.
+    Captured,
+    /// It should be, and is not: why.
+    Not { reason: &'static str, message: String },
+}
+
 /// A Pod as the runner knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
@@ -77,6 +92,7 @@ pub(crate) struct State {
     pub main: BTreeMap<String, Container>,
     /// Set when the Pod failed as a whole: reason and message.
     pub failed: Option<(String, String)>,
+    pub capture: Capture,
 }
 
 impl State {
@@ -115,6 +131,7 @@ impl State {
                 })
                 .collect(),
             failed: None,
+            capture: Capture::Outside,
         }
     }
 
@@ -217,6 +234,13 @@ impl State {
             ("ContainersNotInitialized".to_owned(), Some(names))
         });
         let begun = (self.address.is_none()).then(|| ("PodSandboxNotReady".to_owned(), None));
+        let captured = match &self.capture {
+            Capture::Outside => None,
+            Capture::Captured => Some((CAPTURED, None)),
+            Capture::Not { reason, message } => {
+                Some((CAPTURED, Some(((*reason).to_owned(), Some(message.clone())))))
+            }
+        };
         let wanted = [
             ("PodReadyToStartContainers", begun),
             ("Initialized", not_initialized),
@@ -227,6 +251,7 @@ impl State {
         let before = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
         let mut all: Vec<PodCondition> = wanted
             .into_iter()
+            .chain(captured)
             .map(|(kind, why_not)| {
                 let status = if why_not.is_none() { "True" } else { "False" };
                 let old = before.into_iter().flatten().find(|c| c.type_ == kind && c.status == status);
@@ -244,7 +269,8 @@ impl State {
             .collect();
         // Conditions of others (readiness gates) are theirs.
         let ours: Vec<String> = all.iter().map(|c| c.type_.clone()).collect();
-        all.extend(before.into_iter().flatten().filter(|c| !ours.contains(&c.type_)).cloned());
+        let others = before.into_iter().flatten().filter(|c| !ours.contains(&c.type_) && c.type_ != CAPTURED);
+        all.extend(others.cloned());
         all
     }
 }

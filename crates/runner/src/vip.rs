@@ -12,6 +12,10 @@ const NAME: &str = "meltemi-services";
 const DNAT: i32 = -100;
 const SNAT: i32 = 100;
 const FILTER: i32 = 0;
+/// The port of a proxy's admin endpoint.
+const ADMIN_PORT: u16 = meltemi_model::net::ports::ADMIN;
+/// The mark of the runner's own connections to it, under itself.
+pub(crate) const ADMIN_MARK: u32 = 0x2000;
 
 /// The rules for a view of the Services. Pure.
 ///
@@ -55,15 +59,10 @@ pub(crate) fn rules(table: &Table, pods: Ipv4Net, service_range: Ipv4Net, held: 
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
         chains.push(Chain { name: name.into(), base: base(Kind::Nat, hook, DNAT), rules: jump("services") });
     }
-    for (name, hook) in [("forward", Hook::Forward), ("local", Hook::Output)] {
-        chains.push(Chain {
-            name: name.into(),
-            base: base(Kind::Filter, hook, FILTER),
-            rules: jump("refused"),
-        });
+    let local = [vec![admin_only()], jump("refused")].concat();
+    for (name, hook, rules) in [("forward", Hook::Forward, jump("refused")), ("local", Hook::Output, local)] {
+        chains.push(Chain { name: name.into(), base: base(Kind::Filter, hook, FILTER), rules });
     }
-    let input = base(Kind::Filter, Hook::Input, FILTER);
-    chains.push(Chain { name: "input".into(), base: input, rules: vec![probe_only()] });
     chains.push(Chain {
         name: "postrouting".into(),
         base: base(Kind::Nat, Hook::Postrouting, SNAT),
@@ -79,15 +78,20 @@ fn no_service(range: Ipv4Net, held: &[Ipv4Addr]) -> [Rule; 2] {
     [to_range.clone().when(Match::Protocol(L4::Tcp)).then(Action::Refuse), to_range.then(Action::Refuse)]
 }
 
-/// From the probe address connections only go out: a captured Pod's traffic to it is not captured, so it must not
-/// be a way to the node's own ports.
-fn probe_only() -> Rule {
+/// The admin endpoint of the node proxy is for the runner, which forwards ports and marks what it dials; other processes on
+/// the node's network cannot set a mark. `/config_dump` shows the whole mesh, and `/logging` changes the proxy.
+fn admin_only() -> Rule {
     Rule::new()
-        .when(Match::InInterface("lo".into(), Is::Not))
-        .when(Match::Destination(host(meltemi_capture::PROBE_SOURCE_V4), Is::Equal))
+        .when(Match::Destination(loopback(), Is::Equal))
         .when(Match::Protocol(L4::Tcp))
-        .when(Match::TcpSyn)
+        .when(Match::DestinationPort(ADMIN_PORT, Is::Equal))
+        .when(Match::Mark { mask: ADMIN_MARK, value: ADMIN_MARK, is: Is::Not })
         .then(Action::Refuse)
+}
+
+/// 127.0.0.0/8
+fn loopback() -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8))
 }
 
 /// Every Service's ports at every address that stands for it.

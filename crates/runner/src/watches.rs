@@ -134,7 +134,7 @@ async fn addresses(
     slices: Store<EndpointSlice>,
     changed: Arc<Notify>,
 ) {
-    let range = "10.96.0.0/16".parse().expect("a network");
+    let range = services::CLUSTER_ADDRESSES;
     let held = [ctx.config.api_address, ctx.config.dns_address];
     let mut applied = None;
     let mut pause = Duration::from_millis(100);

@@ -2,11 +2,12 @@
 //! Hands enrolled Pods to the node proxies: the listening side of ZDS.
 //!
 //! Several proxies may be connected while one takes over from another: a new Pod goes to the newest connection,
-//! a Pod that leaves is told to all. A proxy that connects gets a snapshot first. Whoever waits for a Pod to be
-//! taken gets the answer of the first proxy that takes it.
+//! a Pod that leaves is told to all. A proxy that connects gets a snapshot first. A Pod that a proxy refuses (its listeners
+//! could not be opened) is handed over again by time.
 
 pub(crate) mod proxies;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -16,12 +17,16 @@ use std::time::Duration;
 use meltemi_linux::seqpacket::{Listener, SeqPacket};
 use meltemi_wire::zds::{Hello, MAX_MESSAGE, Request, Workload as Named, read_ack, read_hello};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 pub(crate) use self::proxies::Workload;
 use self::proxies::{Command, Proxies};
 use crate::context::Context;
 
 const ANSWER: Duration = Duration::from_secs(10);
+/// First and longest pause before Pods that a proxy refused are handed to it again.
+const MIN_RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(5);
 /// How long connections wait for the next proxy after the last one has ended; then they are refused.
 const HOLD: Duration = Duration::from_secs(10);
 
@@ -48,7 +53,7 @@ pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {
         ctx.job("zds", async move {
             let (id, snapshot, commands) = proxies.connect();
             tracing::info!(proxy = id, pods = snapshot.len(), "node proxy connected");
-            let result = talk(&proxies, id, &socket, snapshot, commands).await;
+            let result = Talk { id, proxies: &proxies, socket: &socket }.run(snapshot, commands).await;
             proxies.disconnect(id);
             tracing::info!(proxy = id, result = ?result, "node proxy disconnected");
             if !proxies.any() {
@@ -73,66 +78,122 @@ fn is_proxy(ctx: &Context, pid: i32, uid: u32) -> bool {
         })
 }
 
-async fn talk(
-    proxies: &Proxies,
+/// The conversation with one proxy.
+struct Talk<'a> {
     id: u64,
-    socket: &SeqPacket,
-    snapshot: Vec<Workload>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-) -> io::Result<()> {
-    let hello = tokio::time::timeout(ANSWER, socket.recv(MAX_MESSAGE)).await??;
-    let Hello { keeps_listeners } = read_hello(&hello.bytes).map_err(io::Error::other)?;
-    proxies.greeted(id, keeps_listeners);
-    for workload in snapshot {
-        add(proxies, socket, &workload, keeps_listeners).await?;
-    }
-    request(socket, &Request::SnapshotSent, &[]).await?.0.map_err(io::Error::other)?;
-    proxies.took_over(id);
-    loop {
-        let command = tokio::select! {
-            command = commands.recv() => command,
-            // Between requests a proxy says nothing; what comes is its end.
-            said = socket.recv(MAX_MESSAGE) => {
-                return if said?.bytes.is_empty() { Ok(()) } else { Err(io::Error::other("unasked message")) };
-            }
-        };
-        match command {
-            Some(Command::Add(workload)) => add(proxies, socket, &workload, keeps_listeners).await?,
-            Some(Command::Del(uid)) => {
-                if let (Err(reason), _) = request(socket, &Request::Delete(uid), &[]).await? {
-                    tracing::warn!(reason, "the node proxy did not let a Pod go");
-                }
-            }
-            Some(Command::Successor) => drop(request(socket, &Request::Successor, &[]).await?),
-            None => return Ok(()),
+    proxies: &'a Proxies,
+    socket: &'a SeqPacket,
+}
+
+impl Talk<'_> {
+    async fn run(
+        &self,
+        snapshot: Vec<Workload>,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+    ) -> io::Result<()> {
+        let hello = tokio::time::timeout(ANSWER, self.socket.recv(MAX_MESSAGE)).await??;
+        let Hello { keeps_listeners } = read_hello(&hello.bytes).map_err(io::Error::other)?;
+        self.proxies.greeted(self.id, keeps_listeners);
+        let mut refused = Refused::default();
+        for workload in snapshot {
+            refused.note(&workload.uid, self.add(&workload, keeps_listeners).await?);
         }
+        request(self.socket, &Request::SnapshotSent, &[]).await?.0.map_err(io::Error::other)?;
+        self.proxies.took_over(self.id);
+        loop {
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                () = refused.due() => {
+                    for uid in refused.take() {
+                        if let Some(workload) = self.proxies.get(&uid) {
+                            refused.note(&uid, self.add(&workload, keeps_listeners).await?);
+                        }
+                    }
+                    continue;
+                }
+                // Between requests a proxy says nothing; what comes is its end.
+                said = self.socket.recv(MAX_MESSAGE) => {
+                    return if said?.bytes.is_empty() { Ok(()) } else { Err(io::Error::other("unasked message")) };
+                }
+            };
+            match command {
+                Some(Command::Add(workload)) => {
+                    refused.note(&workload.uid, self.add(&workload, keeps_listeners).await?);
+                }
+                Some(Command::Del(uid)) => {
+                    refused.note(&uid, true);
+                    if let (Err(reason), _) = request(self.socket, &Request::Delete(uid), &[]).await? {
+                        tracing::warn!(reason, "the node proxy did not let a Pod go");
+                    }
+                }
+                Some(Command::Successor) => drop(request(self.socket, &Request::Successor, &[]).await?),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Hands a Pod over; whether the proxy serves it.
+    async fn add(&self, workload: &Workload, keep_listeners: bool) -> io::Result<bool> {
+        let named = Named {
+            uid: workload.uid.clone(),
+            name: workload.name.clone(),
+            namespace: workload.namespace.clone(),
+            service_account: workload.service_account.clone(),
+            keep_listeners,
+        };
+        let kept = if keep_listeners { self.proxies.listeners(&workload.uid) } else { Vec::new() };
+        let fds: Vec<_> =
+            [workload.netns.as_fd()].into_iter().chain(kept.iter().map(|fd| fd.as_fd())).collect();
+        let (answer, opened) = request(self.socket, &Request::Add(named), &fds).await?;
+        if keep_listeners && answer.is_ok() {
+            self.proxies.keep_listeners(&workload.uid, opened);
+        }
+        if let Err(reason) = &answer {
+            tracing::warn!(pod = %workload.name, reason, "the node proxy did not take a Pod; it is handed over again");
+        }
+        let taken = answer.is_ok();
+        self.proxies.answered(self.id, &workload.uid, answer);
+        Ok(taken)
     }
 }
 
-async fn add(
-    proxies: &Proxies,
-    socket: &SeqPacket,
-    workload: &Workload,
-    keep_listeners: bool,
-) -> io::Result<()> {
-    let named = Named {
-        uid: workload.uid.clone(),
-        name: workload.name.clone(),
-        namespace: workload.namespace.clone(),
-        service_account: workload.service_account.clone(),
-        keep_listeners,
-    };
-    let kept = if keep_listeners { proxies.listeners(&workload.uid) } else { Vec::new() };
-    let fds: Vec<_> = [workload.netns.as_fd()].into_iter().chain(kept.iter().map(|fd| fd.as_fd())).collect();
-    let (answer, opened) = request(socket, &Request::Add(named), &fds).await?;
-    if keep_listeners && answer.is_ok() {
-        proxies.keep_listeners(&workload.uid, opened);
+/// Pods that a proxy refused, and when they are handed to it again.
+#[derive(Debug, Default)]
+struct Refused {
+    pods: BTreeSet<String>,
+    next: Option<Instant>,
+    pause: Duration,
+}
+
+impl Refused {
+    /// Takes the answer for a Pod.
+    fn note(&mut self, uid: &str, taken: bool) {
+        if taken {
+            self.pods.remove(uid);
+            return;
+        }
+        self.pods.insert(uid.to_owned());
+        if self.next.is_none() {
+            self.pause = (self.pause * 2).clamp(MIN_RETRY, MAX_RETRY);
+            self.next = Some(Instant::now() + self.pause);
+        }
     }
-    if let Err(reason) = &answer {
-        tracing::warn!(pod = %workload.name, reason, "the node proxy did not take a Pod");
+
+    /// Resolves when there is something to hand over again.
+    async fn due(&self) {
+        match self.next {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
     }
-    proxies.answered(&workload.uid, &answer);
-    Ok(())
+
+    fn take(&mut self) -> BTreeSet<String> {
+        self.next = None;
+        if self.pods.is_empty() {
+            self.pause = Duration::ZERO;
+        }
+        std::mem::take(&mut self.pods)
+    }
 }
 
 /// Sends one request and waits for its answer, and the descriptors that come with it.
@@ -165,6 +226,7 @@ mod tests {
             namespace: text("ns"),
             service_account: text("sa"),
             netns,
+            answer: Arc::new(tokio::sync::watch::channel(None).0),
         }
     }
 
@@ -191,7 +253,7 @@ mod tests {
         let (id, snapshot, commands) = proxies.connect();
         let proxies = proxies.clone();
         let serving = async move {
-            let _ = talk(&proxies, id, &ours, snapshot, commands).await;
+            let _ = Talk { id, proxies: &proxies, socket: &ours }.run(snapshot, commands).await;
             proxies.disconnect(id);
         };
         (theirs, serving)
@@ -200,20 +262,22 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_gets_a_snapshot_then_changes_and_the_newest_takes_over() {
         let proxies = Proxies::default();
-        let early = proxies.add(workload("early"));
+        let early = workload("early");
+        proxies.add(early.clone());
         let (first, serving_first) = connected(&proxies).await;
         let script = async {
             assert!(is_add(&asked(&first).await, "early"));
             assert_eq!(asked(&first).await, Request::SnapshotSent);
-            early.await.unwrap();
+            answered(&early).await.unwrap();
             let (second, serving_second) = connected(&proxies).await;
             let rest = async {
                 assert!(is_add(&asked(&second).await, "early"));
                 assert_eq!(asked(&second).await, Request::SnapshotSent);
                 assert_eq!(asked(&first).await, Request::Successor);
-                let late = proxies.add(workload("late"));
+                let late = workload("late");
+                proxies.add(late.clone());
                 assert!(is_add(&asked(&second).await, "late"));
-                late.await.unwrap();
+                answered(&late).await.unwrap();
                 proxies.remove("early");
                 assert_eq!(asked(&second).await, Request::Delete("early".into()));
                 assert_eq!(asked(&first).await, Request::Delete("early".into()));
@@ -242,13 +306,14 @@ mod tests {
     #[tokio::test]
     async fn listeners_outlive_a_proxy_and_come_to_the_next_one() {
         let proxies = Proxies::default();
-        let adding = proxies.add(workload("a"));
+        let adding = workload("a");
+        proxies.add(adding.clone());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (first, serving) = connected(&proxies).await;
         let script = async {
             assert!(taken(&first, &[&listener]).await.is_empty(), "nobody listened before");
-            adding.await.unwrap();
+            answered(&adding).await.unwrap();
             assert_eq!(asked(&first).await, Request::SnapshotSent);
             drop((first, listener));
         };
@@ -268,18 +333,33 @@ mod tests {
         drop(client);
     }
 
+    async fn answered(workload: &Workload) -> Result<(), String> {
+        let mut answers = workload.answer.subscribe();
+        let answer = answers.wait_for(Option::is_some).await.unwrap().clone();
+        answer.unwrap()
+    }
+
     #[tokio::test]
-    async fn a_refusal_reaches_who_waits() {
+    async fn a_refused_pod_is_handed_over_again_until_it_is_taken() {
         let proxies = Proxies::default();
         let (proxy, serving) = connected(&proxies).await;
         let script = async {
             assert_eq!(asked(&proxy).await, Request::SnapshotSent);
-            let adding = proxies.add(workload("a"));
-            proxy.recv(MAX_MESSAGE).await.unwrap();
-            proxy.send(&ack(Some("no such namespace")), &[]).await.unwrap();
-            assert_eq!(adding.await.unwrap_err(), "no such namespace");
+            let refused = workload("a");
+            proxies.add(refused.clone());
+            for _ in 0..2 {
+                proxy.recv(MAX_MESSAGE).await.unwrap();
+                proxy.send(&ack(Some("address in use")), &[]).await.unwrap();
+                assert_eq!(answered(&refused).await.unwrap_err(), "address in use");
+            }
+            assert!(is_add(&asked(&proxy).await, "a"));
+            while answered(&refused).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+            proxies.remove("a");
+            assert_eq!(asked(&proxy).await, Request::Delete("a".into()));
             drop(proxy);
         };
-        tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(serving, script) }).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(serving, script) }).await.unwrap();
     }
 }

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         meltemi_linux::mount::tmpfs(Path::new("/run"), 64 << 20, 0o755).unwrap();
         let mut rtnl = Rtnl::open().unwrap();
         rtnl.add_address(1, format!("{NODE}/32").parse().unwrap()).unwrap();
-        net::prepare_node(PROBE_SOURCE_V4).unwrap();
+        net::prepare_node().unwrap();
     });
     ExitCode::SUCCESS
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use meltemi_linux::sockopt;
 use tokio::net::TcpSocket;
 
 use super::query::Query;
 use super::{Body, Refusal, switching};
 use crate::context::{Context, PodEntry};
+use crate::vip::ADMIN_MARK;
 
 const PROTOCOL: &str = "meltemi-raw/1";
 const CONNECT: Duration = Duration::from_secs(5);
@@ -31,8 +33,12 @@ pub(super) async fn open(
     let sandbox =
         entry.sandbox().ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "the pod is not running"))?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let on_node = entry.host_network();
     let connect = async {
         let socket = tokio::task::spawn_blocking(move || sandbox.netns().tcp_socket(address)).await??;
+        if on_node {
+            sockopt::set_mark(&socket, ADMIN_MARK)?;
+        }
         TcpSocket::from_std_stream(socket).connect(address).await
     };
     let refused = |e: io::Error| {

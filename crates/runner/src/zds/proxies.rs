@@ -6,9 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use meltemi_linux::netns::NetNs;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 
 use crate::lock::lock;
+
+/// What a node proxy said of a Pod: that it serves it, or why it does not. `None` until one has said something.
+pub(crate) type Answer = Option<Result<(), String>>;
 
 /// An enrolled Pod.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub(crate) struct Workload {
     pub namespace: String,
     pub service_account: String,
     pub netns: Arc<NetNs>,
+    /// Where answers are kept.
+    pub answer: Arc<watch::Sender<Answer>>,
 }
 
 #[derive(Debug)]
@@ -36,7 +41,6 @@ struct Inner {
     next: u64,
     workloads: BTreeMap<String, Workload>,
     connections: BTreeMap<u64, Connection>,
-    waiting: BTreeMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
     /// The proxies' listening sockets in each Pod, so that they outlive a proxy: what arrives between two proxies waits.
     listeners: BTreeMap<String, Vec<Arc<OwnedFd>>>,
 }
@@ -53,25 +57,23 @@ struct Connection {
 pub(crate) struct Proxies(Arc<Mutex<Inner>>);
 
 impl Proxies {
-    /// Adds a Pod; resolves when a proxy has taken it.
-    pub(crate) fn add(&self, workload: Workload) -> impl Future<Output = Result<(), String>> + use<> {
-        let (tx, rx) = oneshot::channel();
+    /// Adds a Pod, or hands it over once more.
+    pub(crate) fn add(&self, workload: Workload) {
         let mut inner = lock(&self.0);
-        inner.waiting.entry(workload.uid.clone()).or_default().push(tx);
         inner.workloads.insert(workload.uid.clone(), workload.clone());
         if let Some(mut newest) = inner.connections.last_entry() {
             newest.get_mut().told.insert(workload.uid.clone());
             let _ = newest.get().commands.send(Command::Add(workload));
         }
-        async move { rx.await.unwrap_or_else(|_| Err("the Pod left the mesh".to_owned())) }
     }
 
     /// Removes a Pod.
     pub(crate) fn remove(&self, uid: &str) {
         let mut inner = lock(&self.0);
-        inner.workloads.remove(uid);
-        inner.waiting.remove(uid);
         inner.listeners.remove(uid);
+        if inner.workloads.remove(uid).is_none() {
+            return;
+        }
         for connection in inner.connections.values_mut() {
             connection.told.remove(uid);
             let _ = connection.commands.send(Command::Del(uid.to_owned()));
@@ -83,12 +85,20 @@ impl Proxies {
         !lock(&self.0).connections.is_empty()
     }
 
-    pub(super) fn answered(&self, uid: &str, result: &Result<(), String>) {
-        let mut inner = lock(&self.0);
-        // A refusal is not the end: the proxy tries again, and so may the next one.
-        for waiter in inner.waiting.remove(uid).unwrap_or_default() {
-            let _ = waiter.send(result.clone());
+    /// Keeps the answer of a proxy: whoever serves a Pod, but a refusal only of the newest one, which the Pod is for.
+    pub(super) fn answered(&self, id: u64, uid: &str, result: Result<(), String>) {
+        let inner = lock(&self.0);
+        let newest = inner.connections.last_key_value().is_some_and(|(newest, _)| *newest == id);
+        if (newest || result.is_ok())
+            && let Some(workload) = inner.workloads.get(uid)
+        {
+            workload.answer.send_replace(Some(result));
         }
+    }
+
+    /// A Pod that is still to be served.
+    pub(crate) fn get(&self, uid: &str) -> Option<Workload> {
+        lock(&self.0).workloads.get(uid).cloned()
     }
 
     pub(super) fn connect(&self) -> (u64, Vec<Workload>, mpsc::UnboundedReceiver<Command>) {
