@@ -50,10 +50,17 @@ fn address(service: &Service) -> Option<Ipv4Addr> {
     ingress.first()?.ip.as_ref()?.parse().ok()
 }
 
+/// Addresses of the pool that a Service has by `spec.externalIPs`.
+fn external(service: &Service) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    let all = service.spec.iter().flat_map(|s| s.external_ips.iter().flatten());
+    all.filter_map(|ip| ip.parse().ok())
+}
+
 /// The address a Service should have: the one it has, the one it asks for, or the lowest that is free.
 fn choose(service: &Service, all: &[Arc<Service>], pool: [u8; 3]) -> Result<Ipv4Addr, String> {
     let other = |s: &&Arc<Service>| s.metadata.uid != service.metadata.uid;
-    let used: Vec<Ipv4Addr> = all.iter().filter(other).filter_map(|s| address(s)).collect();
+    let used: Vec<Ipv4Addr> =
+        all.iter().filter(other).flat_map(|s| address(s).into_iter().chain(external(s))).collect();
     let in_pool = |a: &Ipv4Addr| a.octets()[..3] == pool && !matches!(a.octets()[3], 0 | 255);
     let wanted =
         service.spec.as_ref().and_then(|s| s.load_balancer_ip.as_deref()).filter(|ip| !ip.is_empty());
@@ -129,5 +136,9 @@ mod tests {
             let got = choose(&service("x", has, wants), &others, [172, 30, 1]).map_err(|_| ());
             assert_eq!(got, expected.map(|ip: &str| ip.parse().unwrap()), "{has:?} {wants:?}");
         }
+        let mut external = Service::clone(&service("c", None, None));
+        external.spec.get_or_insert_default().external_ips = Some(vec!["172.30.1.1".into()]);
+        let next = choose(&service("x", None, None), &[Arc::new(external)], [172, 30, 1]);
+        assert_eq!(next, Ok(Ipv4Addr::new(172, 30, 1, 2)), "an external address of another Service");
     }
 }

@@ -3,6 +3,7 @@
 
 mod identity;
 mod rules;
+mod service;
 
 use std::sync::Arc;
 
@@ -171,6 +172,10 @@ async fn change(
     operation: &'static str,
     work: impl Fn(&Value) -> Result<Value, Refusal>,
 ) -> Result<Arc<Value>, Refusal> {
+    let addresses =
+        call.info.group.is_empty() && call.info.kind == "Service" && call.subresource().is_empty();
+    // The check of an address and its storing must not interleave with another's.
+    let _allocation = if addresses { Some(call.api.allocation.lock().await) } else { None };
     for _ in 0..ATTEMPTS {
         let live = call
             .api

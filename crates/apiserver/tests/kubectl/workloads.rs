@@ -256,6 +256,57 @@ spec: {clusterIP: 10.96.0.1, ports: [{port: 1}]}
 }
 
 #[test]
+fn a_service_cannot_take_an_address_of_another() {
+    let server = Server::start();
+    let service = |name: &str, spec: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: 80}}], {spec}}}}}"
+        )
+    };
+    server.kubectl_with(&["apply", "-f", "-"], &service("shop", "externalIPs: [172.30.1.7]"));
+    let shop = server.kubectl(&["get", "service", "shop", "-o", "jsonpath={.spec.clusterIP}"]);
+    server.kubectl_with(&["apply", "-f", "-"], &service("alias", "type: ExternalName, externalName: x.y"));
+    let pool = "must be an address of the private pool 172.30.1.0/24";
+    let alias = format!("type: ExternalName, externalName: x.y, clusterIP: {shop}");
+    for (spec, expected) in [
+        (alias.as_str(), "may not be set for ExternalName services"),
+        (&format!("clusterIP: {shop}"), "provided IP is already allocated"),
+        ("externalIPs: [172.30.1.7]", "is an address of Service default/shop"),
+        ("externalIPs: [10.244.1.5]", pool),
+        ("externalIPs: [172.30.0.11]", pool),
+        ("externalIPs: [169.254.7.127]", pool),
+        ("externalIPs: [10.96.0.1]", pool),
+        ("externalIPs: [127.0.0.1]", pool),
+        ("externalIPs: ['::1']", pool),
+        ("externalIPs: [172.30.1.255]", pool),
+    ] {
+        let said = server.refused(&["create", "-f", "-"], &service("thief", spec));
+        assert!(said.contains(expected), "{spec}: {said}");
+    }
+    for patch in [
+        format!(r#"{{"spec":{{"clusterIP":"{shop}"}}}}"#),
+        format!(r#"{{"spec":{{"type":"ClusterIP","externalName":null,"clusterIP":"{shop}"}}}}"#),
+        r#"{"spec":{"externalIPs":["172.30.1.7"]}}"#.to_owned(),
+    ] {
+        server.refused(&["patch", "service", "alias", "--type=merge", "-p", &patch], "");
+    }
+    // The way there and back: another address, never one that was only written down.
+    server.kubectl(&[
+        "patch",
+        "service",
+        "alias",
+        "-p",
+        r#"{"spec":{"type":"ClusterIP","externalName":null}}"#,
+    ]);
+    let own = server.kubectl(&["get", "service", "alias", "-o", "jsonpath={.spec.clusterIP}"]);
+    assert!(own.starts_with("10.96.") && own != shop, "{own}");
+    let back = r#"{"spec":{"type":"ExternalName","externalName":"x.y"}}"#;
+    server.kubectl(&["patch", "service", "alias", "-p", back]);
+    let none = server.kubectl(&["get", "service", "alias", "-o", "jsonpath={.spec.clusterIP}"]);
+    assert_eq!(none, "");
+}
+
+#[test]
 fn server_side_apply_knows_who_owns_what() {
     let server = Server::start();
     let config =

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rules of single kinds: namespaces that end, addresses of Services, tokens of Pods, immutable fields, generations.
-
-use std::net::Ipv4Addr;
+//! Rules of single kinds: namespaces that end, tokens of Pods, immutable fields, generations.
 
 use serde_json::{Value, json};
 
+use super::service;
 use crate::call::Call;
 use crate::registry::ResourceInfo;
 use crate::status::{Cause, Refusal};
@@ -34,7 +33,7 @@ pub(super) fn has_generation(info: &ResourceInfo) -> bool {
 pub(super) fn on_create(call: &Call, object: &mut Value) -> Result<(), Refusal> {
     namespace_is_open(call, object)?;
     match (call.info.group.as_str(), call.info.kind.as_str()) {
-        ("", "Service") => service_address(call, object, None),
+        ("", "Service") => service::addresses(call, object, None),
         ("", "Pod") => pod_account(call, object),
         ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => selector_fits(call, object),
         ("batch", "Job") => {
@@ -53,7 +52,7 @@ pub(super) fn on_update(call: &Call, live: &Value, object: &mut Value) -> Result
     let main = call.subresource().is_empty();
     if main {
         match (call.info.group.as_str(), call.info.kind.as_str()) {
-            ("", "Service") => service_address(call, object, Some(live))?,
+            ("", "Service") => service::addresses(call, object, Some(live))?,
             ("", "Pod") => pod_is_immutable(call, live, object)?,
             ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => {
                 immutable(call, live, object, &["spec", "selector"])?;
@@ -176,49 +175,6 @@ fn job_selector(object: &mut Value) {
             labels[key] = value.clone();
         }
     }
-}
-
-fn service_address(call: &Call, object: &mut Value, live: Option<&Value>) -> Result<(), Refusal> {
-    if object["spec"]["type"] == "ExternalName" {
-        return Ok(());
-    }
-    let old = live.and_then(|l| l["spec"]["clusterIP"].as_str()).map(str::to_owned);
-    let wanted = object["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty()).map(str::to_owned);
-    let address = match (old, wanted) {
-        (Some(old), Some(wanted)) if old != wanted => {
-            return Err(fault(
-                call,
-                object,
-                Cause::invalid("spec.clusterIPs[0]", &wanted.into(), "may not change once set"),
-            ));
-        }
-        (Some(old), _) => old,
-        (None, Some(wanted)) if wanted == "None" => wanted,
-        (None, Some(wanted)) => free_or_refused(call, object, &wanted)?,
-        (None, None) => call
-            .api
-            .free_cluster_ip()
-            .ok_or_else(|| Refusal::internal("failed to allocate a serviceIP: range is full"))?
-            .to_string(),
-    };
-    object["spec"]["clusterIPs"] = json!([address]);
-    object["spec"]["clusterIP"] = address.into();
-    Ok(())
-}
-
-fn free_or_refused(call: &Call, object: &Value, wanted: &str) -> Result<String, Refusal> {
-    let inside = wanted.parse::<Ipv4Addr>().is_ok_and(|ip| ip.octets()[..2] == [10, 96]);
-    if !inside {
-        let why = "failed to allocate IP: the provided network does not match the current range 10.96.0.0/16";
-        return Err(fault(call, object, Cause::invalid("spec.clusterIPs", &json!([wanted]), why)));
-    }
-    let taken =
-        call.api.store.list("/services", None, None).0.iter().any(|s| s.value["spec"]["clusterIP"] == wanted);
-    if taken {
-        let why = "failed to allocate IP: provided IP is already allocated";
-        return Err(fault(call, object, Cause::invalid("spec.clusterIPs", &json!([wanted]), why)));
-    }
-    Ok(wanted.to_owned())
 }
 
 /// A Pod runs as a ServiceAccount that exists, and gets its token unless it or the account declines.
