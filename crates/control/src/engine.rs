@@ -169,6 +169,9 @@ impl Engine {
                     let gateway = NamespacedName::new(name.namespace.clone(), gateway.as_str());
                     self.security.see_gateway(&gateway);
                 }
+                if self.index.pod(&name).is_none_or(|before| before.passage_facts() != pod.passage_facts()) {
+                    self.security.see_capture(&name.namespace);
+                }
                 self.index.apply(Change::Pod(name, Some(pod)));
             }
             Object::Service(service) => {
@@ -180,7 +183,7 @@ impl Engine {
             Object::Namespace(facts) => {
                 self.outlets.namespaces.add(&name.name);
                 self.table.see_namespace(&name.name);
-                self.security.see_namespace(&name.name);
+                self.security.see_capture(&name.name);
                 self.index.apply(Change::Namespace(name.name, Some(facts)));
             }
             Object::Node(locality) => self.index.apply(Change::Node(name.name, Some(locality))),
@@ -205,6 +208,7 @@ impl Engine {
         match kind {
             Kind::Pod => {
                 self.outlets.pods.set(&name, None);
+                self.security.see_capture(&name.namespace);
                 self.index.apply(Change::Pod(name, None));
             }
             Kind::Service => {

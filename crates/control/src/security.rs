@@ -7,6 +7,7 @@
 
 mod attach;
 pub mod enforced;
+mod exposure;
 mod peers;
 mod report;
 mod reviewed;
@@ -90,6 +91,8 @@ pub struct Security {
     sent: Sent<l7::HttpPolicy>,
     /// Policies whose workloads may be others since the last step.
     moved: BTreeSet<NamespacedName>,
+    /// Namespaces whose Pods are captured otherwise than at the last step.
+    recaptured: BTreeSet<Arc<str>>,
     /// Policies whose status is to be written.
     unreported: BTreeSet<NamespacedName>,
     /// Policies that not every proxy has acknowledged.
@@ -116,6 +119,7 @@ impl Security {
             unattached: BTreeSet::new(),
             sent: Sent::default(),
             moved: BTreeSet::new(),
+            recaptured: BTreeSet::new(),
             unreported: BTreeSet::new(),
             pending: BTreeSet::new(),
             unreviewed: false,
@@ -237,6 +241,13 @@ impl Security {
         self.tokens.see_service(name);
     }
 
+    /// Pods of a namespace came or went, or are captured otherwise.
+    pub fn see_capture(&mut self, namespace: &Arc<str>) {
+        self.recaptured.insert(namespace.clone());
+        // Whether the way around a waypoint is closed depends on it.
+        self.see_namespace(namespace);
+    }
+
     /// Labels of a namespace changed: they count for its Services.
     pub fn see_namespace(&mut self, namespace: &str) {
         let near: Vec<NamespacedName> =
@@ -329,6 +340,8 @@ impl Security {
         namespaces.extend(removed);
         // So are those whose Services have another waypoint now: their clients come with its identity.
         namespaces.extend(step.delta.bindings.iter().map(|service| &*service.namespace));
+        let recaptured = std::mem::take(&mut self.recaptured);
+        namespaces.extend(recaptured.iter().map(|namespace| &**namespace));
         if !namespaces.is_empty() {
             let root = &self.mesh.root_namespace;
             let of = |n: &&NamespacedName| namespaces.contains(&*n.namespace) || n.namespace == *root;

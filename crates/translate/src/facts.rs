@@ -32,6 +32,32 @@ pub fn selects(selector: &Labels, labels: &Labels) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// What the agent of a Pod's node says of its capture, by the condition `meltemi.dev/Captured`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Capture {
+    /// Nothing: the Pod has not started or is not in the mesh, or the agent is Istio's, which knows no such condition.
+    #[default]
+    Unknown,
+    /// Its traffic passes a node proxy.
+    Captured,
+    /// It does not: the message of the condition.
+    NotCaptured(String),
+}
+
+impl Capture {
+    fn read(pod: &Pod) -> Self {
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        match conditions.into_iter().flatten().find(|c| c.type_ == labels::CAPTURED) {
+            None => Self::Unknown,
+            Some(condition) if condition.status == "True" => Self::Captured,
+            Some(condition) => {
+                let why = condition.message.clone().or_else(|| condition.reason.clone());
+                Self::NotCaptured(why.unwrap_or_default())
+            }
+        }
+    }
+}
+
 /// A Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
@@ -55,6 +81,12 @@ pub struct PodFacts {
     pub ready: bool,
     /// Its traffic is captured (`ambient.istio.io/redirection: enabled`).
     pub enrolled: bool,
+    /// Its phase is Running.
+    pub running: bool,
+    /// What the agent of its node says of its capture.
+    pub capture: Capture,
+    /// It asks for what comes in not to be captured.
+    pub bypasses_inbound: bool,
     /// Container ports that have a name.
     pub named_ports: BTreeMap<String, u16>,
     /// Name of the Deployment (or other owner) behind it.
@@ -88,9 +120,32 @@ impl PodFacts {
             alive: matches!(phase, "Pending" | "Running"),
             ready: ready && pod.metadata.deletion_timestamp.is_none(),
             enrolled: annotations.and_then(|a| a.get(labels::REDIRECTION)).is_some_and(|v| v == "enabled"),
+            running: phase == "Running",
+            capture: Capture::read(pod),
+            bypasses_inbound: annotations
+                .and_then(|a| a.get(labels::BYPASS_INBOUND))
+                .is_some_and(|v| v == "true"),
             named_ports: named_ports(pod),
             workload_name: workload_name(pod).into(),
         }
+    }
+}
+
+/// What [`crate::security::captured::passage`] looks at.
+type PassageFacts<'a> = (&'a Labels, &'a Capture, [bool; 6]);
+
+impl PodFacts {
+    /// What decides whether the Pod's traffic passes a node proxy: equal facts, equal passage.
+    pub fn passage_facts(&self) -> PassageFacts<'_> {
+        let flags = [
+            self.alive,
+            self.running,
+            self.enrolled,
+            self.host_network,
+            self.bypasses_inbound,
+            self.ips.is_empty(),
+        ];
+        (&self.labels, &self.capture, flags)
     }
 }
 
@@ -154,6 +209,8 @@ pub struct ServiceFacts {
     pub annotations: Labels,
     /// Cluster addresses; none when headless.
     pub addresses: Vec<IpAddr>,
+    /// Further addresses at which nodes serve it: those of its load balancer, and `externalIPs`.
+    pub further_addresses: Vec<IpAddr>,
     /// TCP ports.
     pub ports: Vec<ServicePort>,
     /// Labels of its Pods; none when its endpoints are given by hand.
@@ -180,8 +237,10 @@ impl ServiceFacts {
             .filter(|ips| !ips.is_empty())
             .or_else(|| spec.cluster_ip.map(|ip| vec![ip]))
             .unwrap_or_default();
+        let further_addresses = further_addresses(service);
         let ports = spec.ports.unwrap_or_default();
         Self {
+            further_addresses,
             name: name_of(&service.metadata),
             labels: service.metadata.labels.clone().unwrap_or_default(),
             addresses: addresses.iter().filter_map(|ip| ip.parse().ok()).collect(),
@@ -197,6 +256,26 @@ impl ServiceFacts {
             annotations,
         }
     }
+}
+
+/// Addresses beside the cluster's own that the nodes lead to a Service. A load balancer in mode `Proxy` is not among them:
+/// what is sent there leaves the cluster first.
+fn further_addresses(service: &KubeService) -> Vec<IpAddr> {
+    let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+    let balancer = status
+        .and_then(|l| l.ingress.as_ref())
+        .into_iter()
+        .flatten()
+        .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|i| i.ip.as_deref());
+    let external = service.spec.iter().flat_map(|s| s.external_ips.iter().flatten()).map(String::as_str);
+    let mut out: Vec<IpAddr> = Vec::new();
+    for ip in balancer.chain(external).filter_map(|ip| ip.parse().ok()).filter(|ip| is_routable(*ip)) {
+        if !out.contains(&ip) {
+            out.push(ip);
+        }
+    }
+    out
 }
 
 fn read_port(port: &k8s_openapi::api::core::v1::ServicePort) -> Option<ServicePort> {
@@ -327,6 +406,21 @@ mod tests {
         ] {
             assert_eq!(app_protocol(declared, name, number), expected, "{declared:?} {name:?} {number}");
         }
+    }
+
+    #[test]
+    fn a_service_is_known_by_every_address_at_which_nodes_serve_it() {
+        let service = serde_json::json!({
+            "metadata": { "name": "a", "namespace": "b" },
+            "spec": { "clusterIP": "10.96.0.7", "externalIPs": ["172.30.1.9", "172.30.1.1", "127.0.0.1", "x"] },
+            "status": { "loadBalancer": { "ingress": [
+                { "ip": "172.30.1.1", "ipMode": "VIP" }, { "ip": "203.0.113.1", "ipMode": "Proxy" }, { "hostname": "h" },
+            ] } },
+        });
+        let facts = ServiceFacts::read(&serde_json::from_value(service).unwrap());
+        let text = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(text(&facts.addresses), ["10.96.0.7"]);
+        assert_eq!(text(&facts.further_addresses), ["172.30.1.1", "172.30.1.9"]);
     }
 
     #[test]

@@ -5,6 +5,10 @@
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// What enrols a Pod; written by whoever captured its traffic.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Type of a Pod's condition: whether its traffic passes a node proxy, as the agent of its node says.
+pub const CAPTURED: &str = "meltemi.dev/Captured";
+/// `true`: what comes in to the Pod is not captured; for gateways.
+pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 /// Which traffic a waypoint takes: `service` (default), `workload`, `all`, `none`.
 pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// The waypoint of an object, or `none`.

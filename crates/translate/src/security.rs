@@ -6,6 +6,7 @@ pub mod aliases;
 pub mod attachment;
 pub mod authorization;
 pub mod bypass;
+pub mod captured;
 pub mod layer4;
 pub mod notes;
 pub mod peer;

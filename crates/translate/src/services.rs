@@ -49,8 +49,10 @@ fn declared(facts: &ServiceFacts, waypoint: &NamespacedName) -> Option<Condition
 ///
 /// `guarded` says that an AuthorizationPolicy targets it: while the waypoint that it asks for is not ready, or does not take
 /// it, its traffic is then refused (it is sent to a waypoint that is not there) instead of going around the policy.
+/// `further` are addresses beside its cluster addresses, which come first.
 pub fn translate(
     facts: &ServiceFacts,
+    further: &[std::net::IpAddr],
     namespace: &NamespaceFacts,
     binding: &Binding,
     guarded: bool,
@@ -61,8 +63,10 @@ pub fn translate(
     }
     let key = mesh.service_key(&facts.name.namespace, &facts.name.name);
     let mut service = Service::empty(key, facts.name.name.clone());
-    service.addresses =
-        facts.addresses.iter().map(|ip| NetworkAddress::new(mesh.network.clone(), *ip)).collect();
+    // One without a cluster address is looked up by its endpoints; nodes serve it at no address.
+    let further = further.iter().filter(|_| !facts.addresses.is_empty());
+    let addresses = facts.addresses.iter().chain(further);
+    service.addresses = addresses.map(|ip| NetworkAddress::new(mesh.network.clone(), *ip)).collect();
     service.ports = facts
         .ports
         .iter()
@@ -193,7 +197,7 @@ mod tests {
             ("none asked for", Binding::NotWanted, true, None),
         ] {
             let nothing = NamespaceFacts::default();
-            let service = translate(&facts, &nothing, &binding, guarded, &mesh).unwrap().service;
+            let service = translate(&facts, &[], &nothing, &binding, guarded, &mesh).unwrap().service;
             let hostname = service.waypoint.map(|w| match w.destination {
                 GatewayDestination::Hostname(key) => key.hostname.to_string(),
                 GatewayDestination::Address(address) => address.to_string(),

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meltemi_model::NamespacedName;
-use meltemi_translate::facts::Labels;
+use meltemi_translate::facts::{Labels, PodFacts};
 use meltemi_translate::security::attachment::{self, TargetService};
+use meltemi_translate::security::captured::{Passage, passage};
 use meltemi_translate::{Index, MeshConfig, labels};
 
 use crate::access::GatewayAccounts;
@@ -37,7 +38,11 @@ impl attachment::World for WithIngress<'_> {
         let facts = index.service(name)?;
         let nothing = Labels::new();
         let of_namespace = index.namespace(&name.namespace).map_or(&nothing, |n| &n.labels);
-        let closed = attachment::is_closed(&facts.labels, of_namespace, facts.selector.as_ref());
+        // Only a node proxy keeps others away from a Pod.
+        let kept = |pod: &PodFacts| matches!(passage(pod, of_namespace), Passage::Proxy | Passage::Nothing);
+        let pods = index.pods_selected(&name.namespace, facts.selector.as_ref());
+        let closed = attachment::is_closed(&facts.labels, of_namespace, facts.selector.as_ref())
+            && pods.iter().filter(|pod| pod.name.namespace == name.namespace).all(|pod| kept(pod));
         Some(TargetService { waypoint: index.waypoint_of(name).cloned(), closed })
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
 use meltemi_translate::condition::Condition;
+use meltemi_translate::security::captured;
 use meltemi_wire::xds::types;
 
 use crate::access::Scope;
@@ -40,13 +41,27 @@ pub struct Generations {
     pub addresses: u64,
 }
 
-/// The condition of a policy. `names` are those under which it is sent: its own, or those made of it.
-pub fn condition(names: &[String], at: &Where, since: Generations, proxies: &[Proxy]) -> Condition {
+/// Reason of a policy that selects Pods whose traffic passes no node proxy.
+pub const NOT_CAPTURED: &str = "NotCaptured";
+
+/// The condition of a policy. `names` are those under which it is sent: its own, or those made of it. `open` are Pods that
+/// it selects and that no node proxy stands before.
+pub fn condition(
+    names: &[String],
+    at: &Where,
+    since: Generations,
+    proxies: &[Proxy],
+    open: &[String],
+) -> Condition {
     let (wanted, reached) = count(names, at, since, proxies);
-    if wanted == 0 {
+    if wanted == 0 && open.is_empty() {
         return Condition::no(ENFORCED, "NoTarget", NOBODY);
     }
     let message = format!("{reached}/{wanted} proxies");
+    if !open.is_empty() {
+        let message = format!("{message}; it is not enforced for Pods {}", captured::listed(open));
+        return Condition::no(ENFORCED, NOT_CAPTURED, message);
+    }
     if reached == wanted {
         Condition::yes(ENFORCED, "Enforced", message)
     } else {
@@ -146,9 +161,24 @@ mod tests {
             ),
         ];
         for (what, at, proxies, message, holds) in cases {
-            let got = condition(&names, &at, since, &proxies);
+            let got = condition(&names, &at, since, &proxies, &[]);
             assert_eq!((got.message.as_str(), got.status), (message, holds), "{what}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_not_captured_is_named() {
+        let names = ["default/p".to_owned()];
+        let at = Where { nodes: ["a".into()].into(), ..Where::default() };
+        let proxies = [proxy(Scope::NodeProxy, "a", 1, None)];
+        let open = ["default/x (label istio.io/dataplane-mode=none)".to_owned()];
+        let got = condition(&names, &at, Generations::default(), &proxies, &open);
+        assert_eq!((got.status, got.reason.as_str()), (false, NOT_CAPTURED));
+        let expected =
+            "1/1 proxies; it is not enforced for Pods default/x (label istio.io/dataplane-mode=none)";
+        assert_eq!(got.message, expected);
+        let nowhere = condition(&names, &Where::default(), Generations::default(), &[], &open);
+        assert_eq!(nowhere.reason, NOT_CAPTURED);
     }
 
     #[test]
@@ -157,10 +187,10 @@ mod tests {
         let gateway = NamespacedName::new("default", "waypoint");
         let at = Where { gateways: [(gateway.clone(), 2)].into(), ..Where::default() };
         let since = Generations::default();
-        assert_eq!(condition(&names, &at, since, &[]).message, "0/1 proxies");
+        assert_eq!(condition(&names, &at, since, &[], &[]).message, "0/1 proxies");
         let of = |acked| proxy(Scope::Gateway(gateway.clone()), "a", acked, None);
-        assert_eq!(condition(&names, &at, since, &[of(2), of(1)]).message, "1/2 proxies");
-        assert!(condition(&names, &at, since, &[of(2), of(3)]).status);
+        assert_eq!(condition(&names, &at, since, &[of(2), of(1)], &[]).message, "1/2 proxies");
+        assert!(condition(&names, &at, since, &[of(2), of(3)], &[]).status);
     }
 
     #[test]
@@ -178,11 +208,11 @@ mod tests {
             one
         };
         let said = |old_acked| {
-            condition(&names, &at, Generations::default(), &[of(&new, 3), of(&old, old_acked)]).message
+            condition(&names, &at, Generations::default(), &[of(&new, 3), of(&old, old_acked)], &[]).message
         };
         assert_eq!((said(2), said(3)), ("1/2 proxies".into(), "2/2 proxies".into()));
         // One that is not there holds no connections.
-        assert!(condition(&names, &at, Generations::default(), &[of(&new, 3)]).status);
+        assert!(condition(&names, &at, Generations::default(), &[of(&new, 3)], &[]).status);
     }
 
     #[test]
@@ -193,6 +223,6 @@ mod tests {
             Where { nodes: ["a".into()].into(), gateways: [(gateway.clone(), 2)].into(), ..Where::default() };
         let since = Generations { layer4: 1, addresses: 0 };
         let all = [proxy(Scope::NodeProxy, "a", 1, None), proxy(Scope::Gateway(gateway), "a", 1, None)];
-        assert_eq!(condition(&names, &at, since, &all).message, "1/2 proxies");
+        assert_eq!(condition(&names, &at, since, &all, &[]).message, "1/2 proxies");
     }
 }

@@ -13,7 +13,8 @@ use meltemi_translate::security::peer::{Peer, Peers};
 use meltemi_translate::{Change, Index};
 
 use super::enforced::{self, Generations, Where};
-use super::report::{is_pending, key, nodes};
+use super::exposure::{self, Exposure};
+use super::report::{is_pending, key};
 use crate::publish::Step;
 use crate::status::{StatusQueue, Wish};
 use crate::xds::Proxy;
@@ -144,9 +145,11 @@ fn conditions(name: &NamespacedName, entry: &Entry, index: &Index, proxies: &[Pr
     };
     let mut out: Vec<Condition> = accepted.into_iter().collect();
     if out.iter().any(|c| c.status) || (entry.fault.is_some() && entry.peer.is_some()) {
-        let at = Where { nodes: nodes(index, &name.namespace, peers.selector_of(name)), ..Where::default() };
+        let exposure = Exposure::of(index, &name.namespace, peers.selector_of(name), proxies);
+        let at = Where { nodes: exposure.nodes(), ..Where::default() };
         let names = Peers::made_of(name, mesh).map(|n| n.to_string());
-        out.push(enforced::condition(&names, &at, entry.since, proxies));
+        exposure::add_outside(&mut out, &exposure);
+        out.push(enforced::condition(&names, &at, entry.since, proxies, &exposure.open));
     }
     out
 }

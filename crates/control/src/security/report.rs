@@ -8,12 +8,13 @@ use meltemi_model::NamespacedName;
 use meltemi_model::l7::HttpPolicy;
 use meltemi_translate::Index;
 use meltemi_translate::condition::Condition;
-use meltemi_translate::facts::{Labels, PodFacts};
+use meltemi_translate::facts::PodFacts;
 use meltemi_translate::security::layer4;
 use meltemi_translate::security::notes::{self, Passages};
 use meltemi_wire::xds::types;
 
 use super::enforced::{self, Where};
+use super::exposure::{self, Exposure};
 use super::sent::{Leaving, Sent};
 use super::{Entry, Security};
 use crate::review;
@@ -26,19 +27,6 @@ const MANAGER: &str = "istio-ambient-policy";
 /// The status of an object of the group.
 pub(super) fn key(kind: &'static str, plural: &'static str, name: &NamespacedName) -> Key {
     Key { api_version: "security.istio.io/v1", kind, plural, name: name.clone(), manager: MANAGER }
-}
-
-/// Nodes on which a policy of that namespace and selector has workloads.
-pub(super) fn nodes(index: &Index, namespace: &str, selector: Option<&Labels>) -> BTreeSet<Arc<str>> {
-    enrolled(index, namespace, selector).map(|pod| pod.node.clone()).collect()
-}
-
-fn enrolled<'a>(
-    index: &'a Index,
-    namespace: &str,
-    selector: Option<&Labels>,
-) -> impl Iterator<Item = &'a PodFacts> {
-    index.pods_selected(namespace, selector).into_iter().filter(|p| p.alive && p.enrolled)
 }
 
 impl Security {
@@ -83,9 +71,11 @@ pub(super) fn acknowledging(leaving: Option<&Leaving>) -> BTreeMap<NamespacedNam
     leaving.into_iter().flatten().filter_map(|(gateway, since)| Some((gateway.clone(), (*since)?))).collect()
 }
 
-/// Whether some proxy has to acknowledge it yet.
+/// Whether the next word of a proxy may change it: one has to acknowledge it yet, or a Pod that no node proxy stands before may
+/// turn out to be a proxy itself.
 pub(super) fn is_pending(conditions: &[Condition]) -> bool {
-    conditions.iter().any(|c| c.kind == enforced::ENFORCED && c.reason == "Pending")
+    let pending = ["Pending", enforced::NOT_CAPTURED];
+    conditions.iter().any(|c| c.kind == enforced::ENFORCED && pending.contains(&c.reason.as_str()))
 }
 
 /// Everything that is said of a policy.
@@ -99,17 +89,21 @@ fn conditions(
     let authorization = &entry.authorization;
     let selector = authorization.selector.as_ref();
     let at_node = entry.projected.policy.is_some();
-    let pods = || enrolled(index, &name.namespace, selector);
+    let exposure = match at_node {
+        true => Exposure::of(index, &name.namespace, selector, proxies),
+        false => Exposure::default(),
+    };
     let at = Where {
-        nodes: if at_node { pods().map(|pod| pod.node.clone()).collect() } else { BTreeSet::new() },
+        nodes: exposure.nodes(),
         gateways: sent.since(name, &entry.attached.gateways),
         told: Some(types::HTTP_POLICY),
         leaving: acknowledging(sent.leaving(name)),
     };
     let (mesh, peers) = (index.mesh(), index.peers());
-    let plaintext = at_node && pods().any(|pod| peers.take_plaintext(&pod.name.namespace, &pod.labels, mesh));
+    let takes = |pod: &&PodFacts| peers.take_plaintext(&pod.name.namespace, &pod.labels, mesh);
+    let plaintext = exposure.captured.iter().any(takes);
     let through: BTreeSet<NamespacedName> =
-        pods().filter(|_| at_node).flat_map(|pod| index.waypoints_of_pod(pod)).collect();
+        exposure.captured.iter().flat_map(|pod| index.waypoints_of_pod(pod)).collect();
     let through: Vec<String> = through.iter().map(ToString::to_string).collect();
     let mut out = Vec::new();
     match &entry.fault {
@@ -127,13 +121,14 @@ fn conditions(
         authorization,
         Passages { plaintext, through: &through, around: &entry.attached.around },
     ));
+    exposure::add_outside(&mut out, &exposure);
     out.extend(review::condition(&entry.remarks));
     // One that no proxy of the mesh can enforce has nothing to count.
     if authorization.policy.dry_run && !at.gateways.is_empty() {
         let message = "it is reported on, never enforced";
         out.push(Condition::no(enforced::ENFORCED, "DryRun", message));
     } else if at_node || !at.gateways.is_empty() || !authorization.targets.is_empty() {
-        out.push(enforced::condition(&[name.to_string()], &at, entry.since, proxies));
+        out.push(enforced::condition(&[name.to_string()], &at, entry.since, proxies, &exposure.open));
     }
     out
 }

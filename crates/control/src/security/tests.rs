@@ -50,11 +50,15 @@ fn shop(name: &str) -> NamespacedName {
     NamespacedName::new("shop", name)
 }
 
+fn ambient() -> Labels {
+    Labels::from([("istio.io/dataplane-mode".to_owned(), "ambient".to_owned())])
+}
+
 impl Mesh {
     fn new() -> Self {
         let config = MeshConfig::default();
         let mut index = Index::new(config.clone());
-        let namespace = NamespaceFacts { labels: Labels::new(), ..NamespaceFacts::default() };
+        let namespace = NamespaceFacts { labels: ambient(), ..NamespaceFacts::default() };
         index.apply(Change::Namespace("shop".into(), Some(namespace)));
         let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(json!({
             "metadata": {"name": "web", "namespace": "shop", "labels": {"istio.io/use-waypoint": "wp"}},
@@ -106,6 +110,23 @@ impl Mesh {
             _ => Kind::AuthorizationPolicy,
         };
         self.security.set(kind, &name, Some(&Arc::new(object)));
+    }
+
+    /// A Pod of the Service `web`, captured as its labels say; the engine's part of taking it.
+    fn set_pod(&mut self, namespace: &str, name: &str, labels: &serde_json::Value) {
+        let mut labels = labels.clone();
+        labels["app"] = "web".into();
+        let captured = labels["istio.io/dataplane-mode"] == "ambient";
+        let condition = json!([{"type": "meltemi.dev/Captured", "status": "True"}]);
+        let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": namespace, "uid": name, "labels": labels},
+            "spec": {"nodeName": "node-1", "containers": []},
+            "status": {"phase": "Running", "podIP": "10.244.1.6",
+                       "conditions": if captured { condition } else { json!([]) }},
+        }))
+        .unwrap();
+        self.security.see_capture(&namespace.into());
+        self.index.apply(Change::Pod(name_of(&pod.metadata), Some(Box::new(PodFacts::read(&pod)))));
     }
 
     fn flush(&mut self) -> Step {
@@ -484,12 +505,75 @@ fn a_way_around_that_a_namespace_closes_is_no_longer_named() {
     mesh.set("AuthorizationPolicy", "shop", 7, json!({"spec": {"targetRefs": [target]}}));
     mesh.flush();
     assert!(mesh.said("AuthorizationPolicy", &shop("p")).1.contains(&AROUND.to_owned()));
-    let labels = Labels::from([("meltemi.dev/waypoint-bypass".to_owned(), "deny".to_owned())]);
+    let mut labels = ambient();
+    labels.insert("meltemi.dev/waypoint-bypass".to_owned(), "deny".to_owned());
     let closed = NamespaceFacts { labels, ..NamespaceFacts::default() };
     mesh.index.apply(Change::Namespace("shop".into(), Some(closed)));
     mesh.security.see_namespace("shop");
     mesh.flush();
     assert!(!mesh.said("AuthorizationPolicy", &shop("p")).1.contains(&AROUND.to_owned()));
+    // A Pod of the Service that no node proxy stands before is not closed by anything.
+    mesh.set_pod("shop", "web-2", &json!({"istio.io/dataplane-mode": "none"}));
+    mesh.flush();
+    assert!(mesh.said("AuthorizationPolicy", &shop("p")).1.contains(&AROUND.to_owned()));
+}
+
+#[test]
+fn a_selected_pod_that_no_proxy_stands_before_is_named() {
+    let enforced = |mesh: &Mesh, kind: &str, namespace: &str| {
+        let (_, said) = mesh.said(kind, &NamespacedName::new(namespace, "p"));
+        said.into_iter().find(|c| c.starts_with("meltemi.dev/Enforced")).unwrap()
+    };
+    let open = "meltemi.dev/Enforced=False NotCaptured: 1/1 proxies; it is not enforced for Pods shop/web-2 (label \
+                istio.io/dataplane-mode=none)";
+    for (kind, spec) in [
+        ("AuthorizationPolicy", json!({"selector": {"matchLabels": {"app": "web"}}})),
+        (
+            "PeerAuthentication",
+            json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "STRICT"}}),
+        ),
+    ] {
+        let mut mesh = Mesh::new();
+        mesh.set(kind, "shop", 7, json!({ "spec": spec }));
+        mesh.flush();
+        assert_eq!(enforced(&mesh, kind, "shop"), ON_NODE);
+        mesh.set_pod("shop", "web-2", &json!({"istio.io/dataplane-mode": "none"}));
+        mesh.flush();
+        assert_eq!(enforced(&mesh, kind, "shop"), open);
+        mesh.set_pod("shop", "web-2", &json!({"istio.io/dataplane-mode": "ambient"}));
+        mesh.flush();
+        assert_eq!(enforced(&mesh, kind, "shop"), ON_NODE);
+    }
+}
+
+#[test]
+fn a_proxy_of_a_gateway_is_known_by_its_stream_and_not_by_its_label() {
+    let mut mesh = Mesh::new();
+    let spec = json!({"mtls": {"mode": "STRICT"}});
+    mesh.set("PeerAuthentication", "shop", 7, json!({ "spec": spec }));
+    let labels = json!({"istio.io/dataplane-mode": "none", "gateway.networking.k8s.io/gateway-name": "wp"});
+    mesh.set_pod("shop", "wp-1", &labels);
+    mesh.flush();
+    let said = mesh.said("PeerAuthentication", &shop("p")).1;
+    assert!(said.iter().any(|c| c.contains("NotCaptured") && c.contains("shop/wp-1")), "{said:?}");
+    let mut stream = proxy("wp-1.shop", Scope::Gateway(shop("wp")), None);
+    stream.name = "wp-1.shop".into();
+    mesh.proxies.put(stream);
+    mesh.security.acknowledged(&mesh.index, &mesh.status);
+    let said = mesh.said("PeerAuthentication", &shop("p")).1;
+    assert!(said.contains(&ON_NODE.to_owned()), "{said:?}");
+}
+
+#[test]
+fn a_policy_of_the_whole_mesh_names_the_namespaces_outside_of_it() {
+    let mut mesh = Mesh::new();
+    mesh.set_pod("elsewhere", "x", &json!({}));
+    mesh.set("AuthorizationPolicy", "istio-system", 7, json!({"spec": {}}));
+    mesh.flush();
+    let (_, said) = mesh.said("AuthorizationPolicy", &NamespacedName::new("istio-system", "p"));
+    let outside = "meltemi.dev/Escapes=True OutsideMesh: Pods of namespaces that are not in the mesh are selected, and nothing \
+                   is enforced for them: elsewhere.";
+    assert!(said.contains(&outside.to_owned()), "{said:?}");
 }
 
 #[test]

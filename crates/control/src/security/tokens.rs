@@ -194,7 +194,7 @@ fn conditions(
             leaving: acknowledging(sent.leaving(name)),
             ..Where::default()
         };
-        out.push(enforced::condition(&[name.to_string()], &at, Generations::default(), proxies));
+        out.push(enforced::condition(&[name.to_string()], &at, Generations::default(), proxies, &[]));
     }
     out
 }

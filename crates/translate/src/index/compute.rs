@@ -8,7 +8,7 @@ use meltemi_model::workload::GatewayAddress;
 use meltemi_model::{NamespacedName, Workload};
 
 use super::{Delta, Index, PolicyFacts, User};
-use crate::facts::{Labels, NamespaceFacts, PodFacts, ServicePort, TargetPort};
+use crate::facts::{Labels, NamespaceFacts, PodFacts, ServiceFacts, ServicePort, TargetPort};
 use crate::labels;
 use crate::security::bypass;
 use crate::waypoints::{self, Binding, Traffic, Wish};
@@ -72,9 +72,10 @@ impl Index {
         let guarded = self.guards.get(name).is_some_and(|g| !g.is_empty());
         let nothing = NamespaceFacts::default();
         let namespace = self.namespace(&name.namespace).unwrap_or(&nothing);
-        let translated = self
-            .service(name)
-            .and_then(|facts| services::translate(facts, namespace, &binding, guarded, &self.mesh));
+        let translated = self.service(name).and_then(|facts| {
+            let further = self.own_addresses(facts);
+            services::translate(facts, &further, namespace, &binding, guarded, &self.mesh)
+        });
         let key = self.mesh.service_key(&name.namespace, &name.name);
         let conditions = translated.as_ref().map(|t| t.conditions.clone()).unwrap_or_default();
         match translated {
@@ -98,6 +99,16 @@ impl Index {
             };
             delta.service_conditions.push((name.clone(), conditions));
         }
+    }
+
+    /// The further addresses of a Service, without those that are cluster addresses of another one: whoever may write
+    /// `externalIPs` must not lead the clients of that one to himself.
+    fn own_addresses(&self, facts: &ServiceFacts) -> Vec<std::net::IpAddr> {
+        let of_another = |ip: &std::net::IpAddr| {
+            let mut others = self.namespaces.values().flat_map(|scope| scope.services.values());
+            others.any(|other| other.name != facts.name && other.addresses.contains(ip))
+        };
+        facts.further_addresses.iter().copied().filter(|ip| !of_another(ip)).collect()
     }
 
     /// Where a Service asks for it, its Pods are for its waypoint only, ready or not.
