@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod browser;
+mod capture;
 mod cluster;
 mod control;
 mod faults;
