@@ -81,7 +81,6 @@ pub fn prepare_node() -> io::Result<()> {
     ] {
         write_sysctl(name, value)?;
     }
-    hold_address(probe_source.into())?;
     let mut rtnl = Rtnl::open()?;
     // Pods of an earlier life of this process are gone, their interfaces with them; what is left is in the way.
     for (index, name) in rtnl.links()? {

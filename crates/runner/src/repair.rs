@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meltemi_capture::PROBE_SOURCE_V4;
 use meltemi_linux::nft;
 
 use crate::context::Context;
@@ -36,7 +35,7 @@ pub(crate) async fn run(ctx: Arc<Context>) -> Result<(), Infallible> {
 
 async fn restore(ctx: &Arc<Context>) -> std::io::Result<()> {
     let pods = connected(ctx);
-    let held = [PROBE_SOURCE_V4.into(), IpAddr::V4(ctx.config.dns_address)];
+    let held = [IpAddr::V4(ctx.config.dns_address)];
     let (node, range) = (ctx.config.address, ctx.config.pod_cidr);
     let restored = tokio::task::spawn_blocking(move || {
         let restored = net::restore(node, &held, range, &pods);
