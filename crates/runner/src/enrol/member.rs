@@ -79,7 +79,9 @@ impl Member {
                 }
                 Err(error) => {
                     let message = error.to_string();
-                    if reported.as_ref() != Some(&message) {
+                    // The capture is as it should be; only the API server is away.
+                    let of_capture = !matches!(error, Error::Annotation(_));
+                    if of_capture && reported.as_ref() != Some(&message) {
                         self.report_failure(&message);
                         reported = Some(message);
                     }
@@ -115,8 +117,10 @@ impl Member {
             (true, _) => {
                 let options = options(&pod);
                 self.enrol(netns, &pod, options, starting).await?;
-                *membership = Membership::Enrolled { options, shown: false };
-                None
+                // The capture is in force; an API server that is away holds nothing up. The next time writes it.
+                let written = self.annotate(Some("enabled")).await;
+                *membership = Membership::Enrolled { options, shown: written.is_err() };
+                written.err().map(|_| MIN_RETRY)
             }
             (false, Membership::Enrolled { options, .. }) => {
                 apply(netns, Plan::leaving(&options)).await?;
@@ -213,7 +217,7 @@ impl Member {
         if !starting {
             apply(netns, Plan::for_pod(&options)).await?;
         }
-        self.annotate(Some("enabled")).await
+        Ok(())
     }
 
     /// Keeps the proxy's ports from the application. One that has such a port already keeps the proxy from it, which then says
@@ -260,7 +264,10 @@ impl Member {
             Ok(_) => Ok(()),
             // Gone, or another Pod of this name.
             Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => Ok(()),
-            Err(error) => Err(Error::Annotation(error.to_string())),
+            Err(error) => {
+                tracing::warn!(pod = %self.entry.full_name(), %error, "annotation not written; it is tried again");
+                Err(Error::Annotation(error.to_string()))
+            }
         }
     }
 }
