@@ -198,8 +198,7 @@ fn proxy_listener(pod: &NetNs, port: u16) -> TcpListener {
 fn impostor() {
     let pod = pod();
     for port in [15001_u16, 15006, 15008] {
-        let shared =
-            pod.listen_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), |s| sockopt::set_reuseport(s));
+        let shared = pod.listen_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), sockopt::set_reuseport);
         let _shared = shared.unwrap();
         apply(&pod, &Plan::for_pod(&Options { ipv6: false, ..Options::default() })).unwrap();
         // Port 80 is led to 15006, 15008 is dialled as it is; 15001 takes what the Pod itself dials.

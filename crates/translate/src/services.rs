@@ -163,7 +163,7 @@ mod tests {
         });
         let facts = ServiceFacts::read(&serde_json::from_value(object).unwrap());
         let said = |binding: &Binding| {
-            translate(&facts, &NamespaceFacts::default(), binding, false, &mesh).unwrap().conditions
+            translate(&facts, &[], &NamespaceFacts::default(), binding, false, &mesh).unwrap().conditions
         };
         let address = WaypointFacts::expected_address(&waypoint, &mesh);
         let conditions = said(&Binding::Bound { waypoint, address });

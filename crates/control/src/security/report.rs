@@ -2,7 +2,6 @@
 //! What the status of a policy says: one list of conditions, by one manager.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
 use meltemi_model::l7::HttpPolicy;

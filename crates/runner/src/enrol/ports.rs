@@ -27,7 +27,7 @@ pub(super) fn reserve(netns: &NetNs) -> io::Result<Reserved> {
     let addresses = any.into_iter().chain([SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT))]);
     let bind = |address: SocketAddr| {
         // Not SO_REUSEADDR: with it, others that have it could bind beside a socket that does not listen.
-        let bound = netns.bind_tcp(address, |socket| sockopt::set_reuseport(socket));
+        let bound = netns.bind_tcp(address, sockopt::set_reuseport);
         bound.map_err(|error| io::Error::new(error.kind(), format!("port {}: {error}", address.port())))
     };
     Ok(Reserved { _sockets: addresses.map(bind).collect::<io::Result<_>>()? })

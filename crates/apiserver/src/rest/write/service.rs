@@ -73,7 +73,7 @@ fn external_ips(call: &Call, object: &Value) -> Result<(), Refusal> {
     for (index, value) in wanted.iter().enumerate() {
         let field = format!("spec.externalIPs[{index}]");
         let address = value.as_str().and_then(|text| text.parse::<Ipv4Addr>().ok());
-        if !address.is_some_and(|ip| in_pool(ip)) {
+        if !address.is_some_and(in_pool) {
             let [a, b, c] = POOL;
             let why = format!(
                 "must be an address of the private pool {a}.{b}.{c}.0/24: other addresses belong to nodes, Pods and Services"
