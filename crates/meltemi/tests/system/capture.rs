@@ -62,7 +62,7 @@ fn make(index: usize, random: &mut Random) -> Made {
     let mut labels = json!({"app": name});
     let mut annotations = json!({});
     let mut plain = true;
-    let mut set = |object: &mut Value, key: &str, value: &str| object[key] = value.into();
+    let set = |object: &mut Value, key: &str, value: &str| object[key] = value.into();
     if second || (!first && random.one_in(5)) {
         set(&mut labels, "istio.io/dataplane-mode", "none");
         plain = false;
