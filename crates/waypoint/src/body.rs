@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::expect::{EndOnDrop, Wait};
 use crate::headers;
+use crate::pool::Lease;
 use crate::pulse::{Handed, Pulse};
 
 /// Why a body ended before its end.
@@ -39,17 +40,25 @@ const ANSWERED: u8 = 3;
 
 /// What became of the client's side of a request.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Upload(Arc<AtomicU8>);
+pub(crate) struct Upload {
+    state: Arc<AtomicU8>,
+    ended: Arc<AtomicBool>,
+}
 
 impl Upload {
     /// The backend has begun to answer: from now on the client may be silent.
     pub(crate) fn answered(&self) {
-        let _ = self.0.compare_exchange(FINE, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.state.compare_exchange(FINE, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether the body was passed on to its end: only then may the connection carry another request.
+    fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// What to tell a client whose body was the reason that the backend was not reached.
     pub(crate) fn fault(&self) -> Option<(StatusCode, &'static str)> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.state.load(Ordering::Relaxed) {
             BROKEN => Some((StatusCode::BAD_REQUEST, "malformed body")),
             SLOW => Some((StatusCode::REQUEST_TIMEOUT, "body is too slow")),
             _ => None,
@@ -71,11 +80,12 @@ pub(crate) struct Received {
 impl Received {
     /// `limit`: longest time between two parts; `None` disables the check. `wait`: until then nothing is read.
     pub(crate) fn new(inner: Incoming, upload: Upload, limit: Option<Duration>, wait: Option<Wait>) -> Self {
+        upload.ended.store(inner.is_end_stream(), Ordering::Relaxed);
         Self { inner, upload, limit, sleep: None, armed: false, wait }
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(limit) = self.limit.filter(|_| self.upload.0.load(Ordering::Relaxed) == FINE) else {
+        let Some(limit) = self.limit.filter(|_| self.upload.state.load(Ordering::Relaxed) == FINE) else {
             return false;
         };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -83,7 +93,7 @@ impl Received {
             sleep.as_mut().reset(Instant::now() + limit);
         }
         // The answer may begin while this waits.
-        sleep.as_mut().poll(cx).is_ready() && self.upload.0.load(Ordering::Relaxed) == FINE
+        sleep.as_mut().poll(cx).is_ready() && self.upload.state.load(Ordering::Relaxed) == FINE
     }
 }
 
@@ -101,7 +111,7 @@ impl HttpBody for Received {
         }
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
             if this.is_late(cx) {
-                this.upload.0.store(SLOW, Ordering::Relaxed);
+                this.upload.state.store(SLOW, Ordering::Relaxed);
                 return Poll::Ready(Some(Err("the request's body is too slow".into())));
             }
             return Poll::Pending;
@@ -109,16 +119,21 @@ impl HttpBody for Received {
         this.armed = false;
         Poll::Ready(match frame {
             Some(Ok(mut frame)) => {
+                let last = frame.is_trailers() || this.inner.is_end_stream();
+                this.upload.ended.store(last, Ordering::Relaxed);
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip(trailers);
                 }
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                this.upload.0.store(BROKEN, Ordering::Relaxed);
+                this.upload.state.store(BROKEN, Ordering::Relaxed);
                 Some(Err(error.into()))
             }
-            None => None,
+            None => {
+                this.upload.ended.store(true, Ordering::Relaxed);
+                None
+            }
         })
     }
 
@@ -145,6 +160,9 @@ pub(crate) struct Answer {
     pulse: Arc<Pulse>,
     handed: Arc<Handed>,
     _expectation: Option<EndOnDrop>,
+    /// The connection that the body comes from, and the request's body on it.
+    connection: Option<(Lease, Upload)>,
+    ended: bool,
 }
 
 /// What an answer is bound to.
@@ -153,18 +171,30 @@ pub(crate) struct Bounds {
     pub(crate) guard: Guard,
     pub(crate) deadline: Option<Deadline>,
     pub(crate) expectation: Option<EndOnDrop>,
+    /// The connection to the backend, and the request's body on it.
+    pub(crate) connection: (Lease, Upload),
 }
 
 impl Answer {
-    /// Holds the request's entry in the registry until its end.
+    /// Holds the request's entry in the registry until its end. A body that was read to its end leaves its connection to
+    /// the next request.
     pub(crate) fn new(inner: Incoming, bounds: Bounds, pulse: Arc<Pulse>) -> Self {
-        let Bounds { permit, guard, deadline, expectation } = bounds;
+        let Bounds { permit, guard, deadline, expectation, connection } = bounds;
         let handed = pulse.answer();
         let revoked = Box::pin(async move {
             let _guard = guard;
             permit.revoked().await
         });
-        Self { inner, revoked, deadline, pulse, handed, _expectation: expectation }
+        Self {
+            inner,
+            revoked,
+            deadline,
+            pulse,
+            handed,
+            _expectation: expectation,
+            connection: Some(connection),
+            ended: false,
+        }
     }
 }
 
@@ -193,6 +223,7 @@ impl HttpBody for Answer {
                 headers::strip(trailers);
             }
         }
+        this.ended = frame.as_ref().is_none_or(|f| f.as_ref().is_ok_and(Frame::is_trailers));
         Poll::Ready(frame.map(|f| f.map_err(Into::into)))
     }
 
@@ -202,5 +233,14 @@ impl HttpBody for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let ended = self.ended || self.inner.is_end_stream();
+        if let Some((lease, _)) = self.connection.take().filter(|(_, upload)| ended && upload.is_ended()) {
+            lease.keep();
+        }
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::limits::{DRAIN_GRACE, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
+use crate::pool::Upstreams;
 use crate::{Config, Parts};
 
 /// How long a request waits for the proxy's own certificate.
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) view: View,
     pub(crate) certs: CertManager,
     pub(crate) pool: Pool,
+    /// Connections to backends.
+    pub(crate) upstreams: Upstreams,
     pub(crate) log: AccessLog,
     pub(crate) metrics: HttpMetrics,
     pub(crate) limits: Limits,
@@ -63,6 +66,7 @@ impl Context {
             view: parts.view,
             certs: parts.certs,
             pool,
+            upstreams: Upstreams::new(parts.limits, tasks.clone()),
             log: parts.log,
             metrics,
             limits: parts.limits,

@@ -3,38 +3,45 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::{HOST, TE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use meltemi_model::service::AppProtocol;
 use meltemi_model::{NamespacedHostname, Workload};
 use meltemi_state::{Hop, Route};
 use meltemi_tunnel::{Dial, TunnelIo};
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
-use crate::body::Body;
+use crate::body::{Body, full};
 use crate::context::Context;
-use crate::limits::{
-    CONNECTION_WINDOW, MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_SEND_BUFFER, STREAM_WINDOW,
-};
-use crate::upstream::Upstream;
+use crate::pool::{Endpoint, HttpVersion, Lease};
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// Attempts for one request, the first included. Only what cannot have reached the application is tried again, or what
+/// it may get twice (RFC 9110 §9.2.2).
+const ATTEMPTS: u32 = 3;
+/// Pause before another attempt to connect; doubled for each.
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
 
 /// Why a request did not reach its backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Unreached {
-    /// Envoy's flag: `UH` (no healthy host) or `UF` (connection failure).
+    /// Envoy's flag: `UH` (no healthy host), `UF` (connection failure), `UC` (connection ended before the response) or `UO`
+    /// (overflow).
     pub(crate) flag: &'static str,
     /// For the log.
     pub(crate) reason: String,
 }
 
-fn failed(reason: impl ToString) -> Unreached {
-    Unreached { flag: "UF", reason: reason.to_string() }
+impl Unreached {
+    /// A connection that failed (`UF`).
+    pub(crate) fn failed(reason: impl ToString) -> Self {
+        Self { flag: "UF", reason: reason.to_string() }
+    }
 }
 
 /// A way to a backend: bytes.
@@ -70,64 +77,163 @@ pub(crate) fn endpoint(route: &Route) -> Option<(Arc<Workload>, u16)> {
     Some((workload, to.port()))
 }
 
-/// Opens a way to the endpoint of a route; also tells which.
+/// Opens a way to the endpoint of a route, for what is not HTTP. Returns the endpoint's address too.
 pub(crate) async fn reach(context: &Context, route: Route) -> Result<(Way, SocketAddr), Unreached> {
+    let (Route::Hbone(Hop { authority: address, .. }, _) | Route::Plain(address, _)) = route;
+    Ok((connect(context, route).await?, address))
+}
+
+fn pool_key(route: &Route, version: HttpVersion) -> Endpoint {
+    match route {
+        Route::Hbone(hop, _) => {
+            Endpoint { address: hop.authority, tunnel: Some((hop.dial, hop.expected.clone())), version }
+        }
+        Route::Plain(to, _) => Endpoint { address: *to, tunnel: None, version },
+    }
+}
+
+async fn connect(context: &Context, route: Route) -> Result<Way, Unreached> {
     match route {
         Route::Hbone(hop, _) => {
             let dial = Dial {
-                svid: context.certificate().await.map_err(failed)?,
+                svid: context.certificate().await.map_err(Unreached::failed)?,
                 address: hop.dial,
                 expected: hop.expected,
                 authority: hop.authority.to_string(),
                 headers: HeaderMap::new(),
             };
-            let dialled = context.pool.dial(&dial).await.map_err(failed)?;
-            Ok((Either::Left(TunnelIo::holding(dialled.stream, dialled.lease)), hop.authority))
+            let dialled = context.pool.dial(&dial).await.map_err(Unreached::failed)?;
+            Ok(Either::Left(TunnelIo::holding(dialled.stream, dialled.lease)))
         }
         Route::Plain(to, _) => {
             let tcp = tokio::time::timeout(CONNECT, TcpStream::connect(to)).await;
             let tcp = tcp
-                .map_err(|_| failed(format!("{to} does not answer")))?
-                .map_err(|e| failed(format!("{to}: {e}")))?;
-            tcp.set_nodelay(true).map_err(failed)?;
-            Ok((Either::Right(tcp), to))
+                .map_err(|_| Unreached::failed(format!("{to} does not answer")))?
+                .map_err(|e| Unreached::failed(format!("{to}: {e}")))?;
+            tcp.set_nodelay(true).map_err(Unreached::failed)?;
+            Ok(Either::Right(tcp))
         }
     }
 }
 
-/// Sends the request on; also tells whom it was sent to.
+/// The HTTP version for a backend: what its port declares, else the client's. A change to WebSocket is asked for in
+/// HTTP/1.1 only.
+pub(crate) fn backend_version(
+    context: &Context,
+    backend: Option<&(NamespacedHostname, u16)>,
+    client: Version,
+    websocket: bool,
+) -> HttpVersion {
+    let mesh = context.view.mesh();
+    let declared = backend.and_then(|(service, port)| {
+        let service = mesh.snapshot.service(service)?;
+        service.ports.iter().find(|p| p.service_port == *port).map(|p| p.app_protocol)
+    });
+    match declared {
+        _ if websocket => HttpVersion::Http1,
+        Some(AppProtocol::Http11) => HttpVersion::Http1,
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) => HttpVersion::Http2,
+        _ if client == Version::HTTP_2 => HttpVersion::Http2,
+        _ => HttpVersion::Http1,
+    }
+}
+
+/// Writes a request that is ready to be sent in the form of `version`; nothing that was judged changes by it.
+fn convert(request: &mut Request<Body>, version: HttpVersion) -> Result<(), Unreached> {
+    match (request.version(), version) {
+        (Version::HTTP_2, HttpVersion::Http1) => {
+            let authority = request.uri().authority().map(|a| HeaderValue::from_str(a.as_str())).transpose();
+            if let Some(host) = authority.map_err(Unreached::failed)? {
+                request.headers_mut().insert(HOST, host);
+            }
+            // HTTP/1.1 wants it to be named in `Connection` (RFC 9110 §10.1.4); trailers come without being asked for.
+            request.headers_mut().remove(TE);
+            let target = request.uri().path_and_query().cloned();
+            *request.uri_mut() = target.map_or_else(|| Uri::from_static("/"), Uri::from);
+            *request.version_mut() = Version::HTTP_11;
+        }
+        (version, HttpVersion::Http2) if version != Version::HTTP_2 => {
+            let host = request.headers_mut().remove(HOST).unwrap_or(HeaderValue::from_static(""));
+            let target = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
+            let uri = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(target);
+            *request.uri_mut() = uri.build().map_err(Unreached::failed)?;
+            *request.version_mut() = Version::HTTP_2;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What a backend answered.
+pub(crate) struct Exchanged {
+    /// Its response.
+    pub(crate) response: Response<Incoming>,
+    /// The connection, to be kept after the response's end.
+    pub(crate) lease: Lease,
+    /// The endpoint's address.
+    pub(crate) upstream: SocketAddr,
+}
+
+/// Sends a request to the endpoint of a route, and once more where that cannot make it happen twice.
+///
+/// # Errors
+/// See [`Unreached::flag`].
 pub(crate) async fn forward(
     context: &Arc<Context>,
     route: Route,
-    request: Request<Body>,
-) -> Result<(Response<Incoming>, SocketAddr), Unreached> {
-    let (way, upstream) = reach(context, route).await?;
-    let changed = Arc::new(AtomicBool::new(false));
-    let io = TokioIo::new(Upstream::new(way, changed.clone()));
-    let response = send(context, io, request).await.map_err(failed)?;
-    changed.store(response.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
-    Ok((response, upstream))
+    mut request: Request<Body>,
+    version: HttpVersion,
+) -> Result<Exchanged, Unreached> {
+    convert(&mut request, version)?;
+    let endpoint = pool_key(&route, version);
+    let (mut only_new, mut attempt, mut pause) = (false, 1, RETRY_PAUSE);
+    loop {
+        // The route stays the same: policies have judged the request for this Pod.
+        let lease = context.upstreams.lease(&endpoint, only_new, connect(context, route.clone())).await;
+        let mut lease = match lease {
+            Ok(lease) => lease,
+            // Nothing was sent.
+            Err(unreached) if unreached.flag == "UF" && attempt < ATTEMPTS => {
+                attempt += 1;
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+                continue;
+            }
+            Err(unreached) => return Err(unreached),
+        };
+        let copy = if lease.is_reused { copy_if_repeatable(&request) } else { None };
+        let mut failed = match lease.send(request).await {
+            Ok(response) => return Ok(Exchanged { response, lease, upstream: endpoint.address }),
+            Err(failed) => failed,
+        };
+        // The backend may have closed a kept connection at the moment it was used: that is not the client's fault.
+        let again = failed.take_message().or(copy.filter(|_| is_ended(failed.error())));
+        match again.filter(|_| attempt < ATTEMPTS) {
+            Some(whole) => request = whole,
+            None => return Err(Unreached { flag: "UC", reason: failed.into_error().to_string() }),
+        }
+        (only_new, attempt) = (true, attempt + 1);
+    }
 }
 
-async fn send(
-    context: &Context,
-    io: TokioIo<Upstream<Way>>,
-    request: Request<Body>,
-) -> hyper::Result<Response<Incoming>> {
-    if request.version() == Version::HTTP_2 {
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder
-            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-            .max_send_buf_size(MAX_SEND_BUFFER)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        let (mut sender, connection) = builder.handshake(io).await?;
-        context.tasks.spawn_job("upstream", connection);
-        return sender.send_request(request).await;
+/// Whether the connection ended before it brought a response.
+fn is_ended(error: &hyper::Error) -> bool {
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || !error.is_parse() && !error.is_user()
+}
+
+/// A copy of a request without a body whose method permits to send it twice (RFC 9110 §9.2.2).
+fn copy_if_repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
+    if !request.body().is_end_stream() || !idempotent.contains(request.method()) {
+        return None;
     }
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_BUFFER);
-    let (mut sender, connection) = builder.handshake(io).await?;
-    context.tasks.spawn_job("upstream", connection.with_upgrades());
-    sender.send_request(request).await
+    let mut copy = Request::new(full(""));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }

@@ -27,6 +27,7 @@ mod headers;
 mod limits;
 mod log;
 mod metrics;
+mod pool;
 mod pulse;
 mod reports;
 mod request;
@@ -178,6 +179,7 @@ pub fn serve(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) {
 
 fn serving(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) -> Arc<Context> {
     let context = Arc::new(Context::new(config, parts, tasks.clone()));
+    tasks.spawn("upstreams", context.upstreams.clone().sweep(tasks.drain()));
     tasks.spawn("hbone", accept::serve(context.clone(), hbone));
     tasks.spawn("gateway", gateway::serve(context.clone()));
     context

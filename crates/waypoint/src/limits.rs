@@ -33,6 +33,10 @@ pub(crate) const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 pub(crate) const MAX_CONNECTIONS: usize = 16_384;
 /// Handshakes of tunnels that one source address may have under way.
 pub(crate) const MAX_HANDSHAKES: usize = 64;
+/// A connection to a backend without a request is closed after this time.
+pub(crate) const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
+/// A connection to a backend takes no further request after this time.
+pub(crate) const UPSTREAM_LIFETIME: Duration = Duration::from_secs(3600);
 /// How often HTTP/2 clients are asked whether they are there.
 pub(crate) const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long they may take to answer.
@@ -65,6 +69,12 @@ pub struct Limits {
     pub stall: Duration,
     /// KiB of heads that all open requests hold together, each at least one; further requests are answered with 503.
     pub heads: usize,
+    /// Requests under way to one endpoint of a backend, over all connections to it.
+    pub upstream_requests: usize,
+    /// Requests that wait for one of them to end; a further one is answered with 503 and the flag `UO`.
+    pub upstream_waiting: usize,
+    /// Longest time that a request waits so; then it is answered in the same way.
+    pub upstream_wait: Duration,
 }
 
 impl Default for Limits {
@@ -75,6 +85,9 @@ impl Default for Limits {
             body: Duration::from_secs(60),
             stall: Duration::from_secs(300),
             heads: 128 * 1024,
+            upstream_requests: 4096,
+            upstream_waiting: 1024,
+            upstream_wait: Duration::from_secs(10),
         }
     }
 }

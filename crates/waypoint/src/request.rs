@@ -25,7 +25,7 @@ use crate::context::{Context, jiff_text};
 use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
 use crate::facts::{RequestFacts, aliases};
 use crate::filters::{self, Going, Impossible};
-use crate::forward::{Unreached, endpoint, forward, resolve};
+use crate::forward::{Unreached, backend_version, endpoint, forward, resolve};
 use crate::headers;
 use crate::log::{self, Line};
 use crate::metrics::Labels;
@@ -358,6 +358,8 @@ impl Life<'_> {
         route: Route,
         (permit, guard): (Permit, Guard),
     ) -> Response<Body> {
+        let version =
+            backend_version(self.context, chosen.backend.as_ref(), request.version(), self.websocket);
         let upload = Upload::default();
         let limit = (!self.grpc).then_some(self.context.limits.body);
         let expectation = expects_continue(request.headers()).then(Expectation::default);
@@ -369,7 +371,7 @@ impl Life<'_> {
         let expectation = expectation.map(EndOnDrop);
         let until = timeout(chosen).map(|limit| self.begun + limit);
         let forwarded = async {
-            let forwarded = forward(self.context, route, request);
+            let forwarded = forward(self.context, route, request, version);
             match until {
                 Some(until) => tokio::time::timeout_at(until, forwarded).await.ok(),
                 None => Some(forwarded.await),
@@ -388,14 +390,16 @@ impl Life<'_> {
                 plain(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
             }
             Some(Err(unreached)) => self.unreached(unreached, &upload),
-            Some(Ok((response, upstream))) => {
+            Some(Ok(exchanged)) => {
                 upload.answered();
-                self.line.upstream = upstream.to_string();
+                self.line.upstream = exchanged.upstream.to_string();
                 self.line.details = "via_upstream".into();
                 // Whether the client will send a body that nobody waits for is not known.
                 self.last |= expectation.as_ref().is_some_and(|EndOnDrop(e)| e.is_waiting());
-                let deadline = until.map(|until| self.deadline(until, response.status()));
-                self.answer(response, chosen, Bounds { permit, guard, deadline, expectation })
+                let deadline = until.map(|until| self.deadline(until, exchanged.response.status()));
+                let connection = (exchanged.lease, upload);
+                let bounds = Bounds { permit, guard, deadline, expectation, connection };
+                self.answer(exchanged.response, chosen, bounds)
             }
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Upstream: the bytes of a connection to a backend. One that answers before it has read a request's body may close its
+//! The bytes of a connection to a backend. One that answers before it has read a request's body may close its
 //! reading side: what it has answered is read all the same.
 
 use std::io;
@@ -10,27 +10,43 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// What is known of writing to a backend; shared by the connection and the exchange on it.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    failed: AtomicBool,
+    strict: AtomicBool,
+}
+
+impl Writing {
+    /// Reports failures to write from now on: after a change of protocol both directions are independent.
+    pub(crate) fn report_failures(&self) {
+        self.strict.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a failure was kept back: the connection is of no use for another request.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
 /// A connection to a backend whose failure to take a request does not hide its answer.
 pub(crate) struct Upstream<IO> {
     io: IO,
-    /// Writing has failed: what else is written is discarded, and reading tells how it ended.
-    deaf: bool,
-    /// Failures to write are reported: it is no exchange of HTTP any more.
-    strict: Arc<AtomicBool>,
+    /// After a failure what else is written is discarded, and reading tells how the connection ended.
+    writing: Arc<Writing>,
 }
 
 impl<IO> Upstream<IO> {
-    /// `strict` may be set later: when the protocol changes, after which both directions are independent.
-    pub(crate) fn new(io: IO, strict: Arc<AtomicBool>) -> Self {
-        Self { io, deaf: false, strict }
+    pub(crate) fn new(io: IO, writing: Arc<Writing>) -> Self {
+        Self { io, writing }
     }
 
     /// The outcome of writing `length` bytes.
-    fn written(&mut self, polled: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+    fn written(&self, polled: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
         match polled {
-            Poll::Ready(Err(error)) if !self.strict.load(Ordering::Relaxed) => {
+            Poll::Ready(Err(error)) if !self.writing.strict.load(Ordering::Relaxed) => {
                 tracing::debug!(%error, "a backend takes no more of a request");
-                self.deaf = true;
+                self.writing.failed.store(true, Ordering::Relaxed);
                 Poll::Ready(Ok(length))
             }
             other => other,
@@ -39,9 +55,9 @@ impl<IO> Upstream<IO> {
 
     /// Whether bytes are discarded.
     fn is_deaf(&self) -> Result<bool, io::Error> {
-        match (self.deaf, self.strict.load(Ordering::Relaxed)) {
+        match (self.writing.has_failed(), self.writing.strict.load(Ordering::Relaxed)) {
             (true, true) => Err(io::ErrorKind::BrokenPipe.into()),
-            (deaf, _) => Ok(deaf),
+            (failed, _) => Ok(failed),
         }
     }
 }
@@ -105,15 +121,16 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(64);
         far.write_all(b"answer").await.unwrap();
         drop(far);
-        let strict = Arc::new(AtomicBool::new(false));
-        let mut upstream = Upstream::new(near, strict.clone());
+        let writing = Arc::new(Writing::default());
+        let mut upstream = Upstream::new(near, writing.clone());
         upstream.write_all(&[b'x'; 1000]).await.unwrap();
         upstream.flush().await.unwrap();
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer, b"answer");
         // After a change of protocol a failure is one.
-        strict.store(true, Ordering::Relaxed);
+        assert!(writing.has_failed());
+        writing.report_failures();
         assert!(upstream.write_all(b"x").await.is_err());
     }
 }

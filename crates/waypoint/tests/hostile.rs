@@ -11,6 +11,8 @@ mod backend;
 mod fixtures;
 #[path = "hostile/frames.rs"]
 mod frames;
+#[path = "hostile/kept.rs"]
+mod kept;
 #[path = "hostile/rows.rs"]
 mod rows;
 #[path = "hostile/world.rs"]
@@ -135,7 +137,7 @@ async fn who_a_client_is_and_where_it_may_go_is_said_by_its_tunnel() {
     for (to, expected) in [
         ("127.0.0.1:15000", StatusCode::NOT_FOUND),
         ("169.254.169.254:80", StatusCode::NOT_FOUND),
-        ("10.96.0.0:81", StatusCode::NOT_FOUND),
+        ("10.96.0.0:99", StatusCode::NOT_FOUND),
         ("10.96.0.200:80", StatusCode::NOT_FOUND),
         ("p0.default.svc.cluster.local:80", StatusCode::BAD_REQUEST),
         ("[::ffff:169.254.169.254]:80", StatusCode::NOT_FOUND),

@@ -2,6 +2,7 @@
 //! The backend: writes down every request as it came over the wire, byte for byte, and answers by its path.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -18,11 +19,13 @@ fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }
 
-pub(crate) async fn start(seen: Seen) -> SocketAddr {
+/// Starts it; `opened` counts its connections.
+pub(crate) async fn start(seen: Seen, opened: Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            opened.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(connection(stream, seen.clone()));
         }
     });
@@ -40,6 +43,7 @@ async fn connection(mut stream: TcpStream, seen: Seen) {
 
 async fn http1(stream: &mut TcpStream, seen: Seen) {
     let mut bytes = Vec::new();
+    let mut answered_before = false;
     loop {
         let (mut more, mut heard) = ([0; 4096], false);
         let end = loop {
@@ -77,6 +81,8 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
         let path = request.split(' ').nth(1).unwrap_or_default();
         let upgrade = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ";
         let answered = match path {
+            // It ends a connection that was kept instead of answering on it.
+            "/only-first" if answered_before => return,
             "/hang" => return std::future::pending().await,
             "/ws" => return echo(stream, &format!("{upgrade}websocket\r\n\r\n"), bytes).await,
             "/other" => return echo(stream, &format!("{upgrade}h2c\r\n\r\n"), bytes).await,
@@ -86,9 +92,11 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
                 "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x-hop\r\nx-hop: 1\r\nx-envoy-own: 1\r\n\r\nok"
             }
         };
-        if stream.write_all(answered.as_bytes()).await.is_err() {
+        // It ends the connection after its answer, and does not announce it.
+        if stream.write_all(answered.as_bytes()).await.is_err() || path == "/last" {
             return;
         }
+        answered_before = true;
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -89,6 +90,8 @@ pub(crate) struct World {
     lines: Lines,
     /// Every request that the backend got.
     pub(crate) seen: Seen,
+    /// How many connections the backend has accepted.
+    pub(crate) opened: Arc<AtomicUsize>,
     mesh: Mesh,
     /// Of every Service.
     ports: Vec<PortMapping>,
@@ -104,7 +107,8 @@ impl World {
         let (trigger, watch) = drain::channel();
         let (tasks, supervisor) = Tasks::new("test", watch);
         let (seen, lines) = (Seen::default(), Lines::default());
-        let backend = super::backend::start(seen.clone()).await;
+        let opened = Arc::new(AtomicUsize::new(0));
+        let backend = super::backend::start(seen.clone(), opened.clone()).await;
         let hbone = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = hbone.local_addr().unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -127,6 +131,7 @@ impl World {
             pool: Pool::new(connector, tasks),
             lines,
             seen,
+            opened,
             mesh: Mesh::default(),
             ports: Vec::new(),
             trigger: Some(trigger),
@@ -144,7 +149,12 @@ impl World {
             target_port: backend.port(),
             app_protocol,
         };
-        self.ports = vec![port(80, AppProtocol::Unknown), port(3306, AppProtocol::Tcp)];
+        self.ports = vec![
+            port(80, AppProtocol::Unknown),
+            port(3306, AppProtocol::Tcp),
+            port(81, AppProtocol::Http11),
+            port(82, AppProtocol::Http2),
+        ];
         let uid = WorkloadUid::pod("Kubernetes", "default", "backend");
         let mut workload = Workload::empty(uid, "default", "backend");
         workload.addresses = vec![backend.ip()];
