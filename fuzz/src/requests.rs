@@ -3,7 +3,8 @@
 
 use meltemi_model::{NamespacedHostname, NamespacedName, SpiffeId, TrustDomain};
 use meltemi_policy::http::{
-    Normalization, host_forms, method_is_clean, normalize, path_of, readings, template_matches,
+    Normalization, canonical_escapes, host_forms, method_is_clean, normalize, path_of, readings,
+    template_matches,
 };
 use meltemi_resources::policies::validate;
 
@@ -20,7 +21,7 @@ pub fn path(data: &[u8]) {
         let Ok(normal) = normalize(text, mode) else { continue };
         assert!(normal.starts_with('/') && !normal.contains(['?', '#', '\0']), "{normal:?}");
         let judged = readings(&normal);
-        assert_eq!(judged.first(), Some(&normal), "what is forwarded is judged first");
+        assert_eq!(judged[0], canonical_escapes(&normal), "what is forwarded is judged first");
         if mode != Normalization::None {
             let dots = |path: &str| path.split('/').any(|segment| segment == "." || segment == "..");
             assert!(!dots(&normal) && !normal.contains('\\'), "{normal:?}");

@@ -51,7 +51,9 @@ pub(crate) fn given(request: &Witness, layer: Layer, open: &[Attribute]) -> Vec<
             all.extend(text.as_ref().map(|text| exactly(attribute, text)));
         }
         all.extend(request.remote_ip.map(|ip| address(Attribute::RemoteIp, ip)));
-        let headers = request.headers.iter();
+        // The host is given as such.
+        let headers =
+            request.headers.iter().filter(|(name, _)| !matches!(name.as_str(), "host" | ":authority"));
         all.extend(headers.map(|(name, value)| exactly(Attribute::Header(name.as_str().into()), value)));
         for (name, texts) in &request.claims {
             let claim = Attribute::RequestAuthClaim(claim_path(name).into());

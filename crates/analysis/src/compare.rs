@@ -248,9 +248,10 @@ impl Work<'_> {
             self.unknown.push(place.unknown(named.map(|(p, _)| p.name.to_string()), reason));
             return None;
         }
-        let within = named.map(|(policy, rule)| self.narrowed(&policy.rules[rule], &question));
+        let within = named.map(|(policy, rule)| self.narrowed(&policy.rules[rule], by_deny, &question));
         let condition = within.as_ref().map_or_else(|| "any request".to_owned(), words::rule);
-        let except = self.exceptions(&question, within.as_ref(), before, after);
+        let within_of = within.as_ref().map(|rule| (rule, by_deny));
+        let except = self.exceptions(&question, within_of, before, after);
         let plaintext = match self.space.absent(Subject::Attribute(&Attribute::SourcePrincipal)) {
             Some(nobody) => {
                 question.with(&[nobody]).answer_within(&self.space, &mut self.effort) != Answer::No

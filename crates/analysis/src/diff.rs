@@ -160,14 +160,16 @@ fn ambiguous(pair: &Pair) -> Vec<Unknown> {
             });
             let predicates =
                 changed.flat_map(|r| &r.clauses).flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
-            let paths = predicates.filter(|p| p.attribute == Attribute::Path);
-            for value in paths.flat_map(|p| p.values.iter().chain(&p.not_values)).filter(|v| unreadable(v)) {
+            let values =
+                predicates.flat_map(|p| p.values.iter().chain(&p.not_values).map(move |v| (&p.attribute, v)));
+            for (attribute, value) in values.filter(|(attribute, value)| unreadable(attribute, value)) {
                 let unknown = Unknown {
                     target: pair.place.target.clone(),
                     enforced_at: pair.place.enforced_at.clone(),
                     policy: Some(attached.policy.name.to_string()),
                     reason: format!(
-                        "path {} is one that programs read in several ways; proofs are over paths with one reading",
+                        "{} {} is one that programs read in several ways; proofs are over {0}s with one reading",
+                        if *attribute == Attribute::Path { "path" } else { "header" },
                         words::value(value)
                     ),
                 };

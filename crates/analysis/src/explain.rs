@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::{NamespacedName, SpiffeId};
-use meltemi_policy::http::{normalize, readings};
+use meltemi_policy::http::{is_seen, normalize, readings};
 use meltemi_policy::{Claims, Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::Labels;
 
@@ -207,8 +207,11 @@ impl Asked<'_> {
         let path = request.path.as_deref().unwrap_or("/");
         let paths =
             readings(&normalize(path, self.world.normalization()).map_err(|e| format!("--path: {e}"))?);
-        let host = request.host.as_deref().or(service.map(|s| &*s.name)).unwrap_or_default();
+        let named = request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let host = request.host.as_deref().or(named.map(|(_, host)| host.as_str()));
+        let host = host.or(service.map(|s| &*s.name)).unwrap_or_default();
         let headers = Fields(&request.headers);
+        self.warnings.extend(unforwarded(&request.headers));
         let ip = request.from_ip.unwrap_or(NOWHERE);
         let http = HttpFacts {
             method,
@@ -258,7 +261,10 @@ impl Asked<'_> {
             destination_ip: request.to_ip,
             remote_ip: request.remote_ip.or(request.from_ip),
             port: port.number,
-            headers: headers.map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
+            headers: headers
+                .map(|(n, v)| (n.to_ascii_lowercase(), v.clone()))
+                .filter(|(n, v)| is_seen(n, v))
+                .collect(),
             request_principal: request.token.as_ref().and_then(|t| t.principal()).map(str::to_owned),
             claims: request.token.as_ref().map(|t| t.claims().clone()).unwrap_or_default(),
             sni: request.sni.clone(),
@@ -381,8 +387,17 @@ struct Fields<'a>(&'a [(String, String)]);
 
 impl Headers for Fields<'_> {
     fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
-        self.0.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).for_each(|(_, v)| with(v));
+        let same = self.0.iter().filter(|(n, v)| n.eq_ignore_ascii_case(name) && is_seen(name, v));
+        same.for_each(|(_, v)| with(v));
     }
+}
+
+/// Headers of one hop that proxies do not act on: policies do not see them.
+fn unforwarded(headers: &[(String, String)]) -> Vec<String> {
+    let unseen = headers.iter().filter(|(name, value)| !is_seen(&name.to_ascii_lowercase(), value));
+    unseen
+        .map(|(name, value)| format!("header {name}={value} is for the proxy itself: policies do not see it"))
+        .collect()
 }
 
 #[cfg(test)]

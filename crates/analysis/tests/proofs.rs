@@ -80,7 +80,10 @@ fn values(layer: Layer) -> BoxedStrategy<(Attribute, BoxedStrategy<ValueMatch>)>
             (Attribute::Path, path()),
             (Attribute::Path, path()),
             (Attribute::Host, text(&["a.com", "A.com", "*.com", "a.com:80", "a*", "*", "*:80"])),
+            (Attribute::Host, text(&["b.com.", "b.com:80", "*.com.:80", "a.com.*"])),
+            (Attribute::Header("host".into()), text(&["a.com", "*.com", "b.com:80", "a*", "*"])),
             (Attribute::Header("h".into()), text(&["1", "2", "1*", "*1", "*"])),
+            (claim(&["scope"]), text(&["a", "b", "*"])),
             (Attribute::RemoteIp, cidr.clone()),
             (Attribute::DestinationIp, cidr),
             (Attribute::ConnectionSni, text(&["a.com", "*.com", "*"])),
@@ -220,8 +223,14 @@ fn request(layer: Layer) -> BoxedStrategy<Witness> {
                 out.headers = header.map(|h| ("h".to_owned(), h.to_owned())).into_iter().collect();
                 out.request_principal = token.map(Into::into);
                 let texts = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>();
-                let claims =
-                    [("g", texts(claims)), ("aud", texts(aud)), ("azp", texts(azp)), ("g.h", texts(nested))];
+                let scope = claims.join(" ");
+                let claims = [
+                    ("g", texts(claims)),
+                    ("scope", Some(scope).filter(|s| !s.is_empty()).into_iter().collect()),
+                    ("aud", texts(aud)),
+                    ("azp", texts(azp)),
+                    ("g.h", texts(nested)),
+                ];
                 out.claims = claims
                     .into_iter()
                     .filter(|(_, v)| !v.is_empty())

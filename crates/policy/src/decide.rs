@@ -40,7 +40,8 @@ impl Decision {
     }
 }
 
-/// Judges. Allocates nothing. Of several rules that could decide, the first of the first policy does.
+/// Judges. Allocates nothing, but where a path or host of a policy has to be compared in other forms than its own. Of several
+/// rules that could decide, the first of the first policy does.
 pub fn decide(set: &PolicySet, facts: &Facts<'_>) -> Decision {
     ask(set, facts, 0)
 }

@@ -8,13 +8,21 @@ use meltemi_model::SpiffeId;
 
 /// Values of headers, by lower-case name.
 pub trait Headers {
-    /// Calls `with` for every value of the header, in order.
+    /// Calls `with` for every value of the header, in order: the values that the client sent, and those that are forwarded.
     fn each(&self, name: &str, with: &mut dyn FnMut(&str));
+
+    /// Whether the header is also seen to be absent although [`Headers::each`] has values of it: it was sent and is not
+    /// forwarded, is forwarded and was not sent, or is there under a name that only some servers take for this one. A
+    /// DENY then matches what holds with or without the header, and an ALLOW needs both.
+    fn may_lack(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 /// Claims of a verified token.
 pub trait Claims {
-    /// Calls `with` for every text at the path: the claim itself, or the elements of its list.
+    /// Calls `with` for every text at the path: the claim itself, or the elements of its list. A claim that is a list in
+    /// one string by default (`scope`) is cut by the engine, one that a JwtRule declares to be so by the implementation.
     fn each(&self, path: &[Arc<str>], with: &mut dyn FnMut(&str));
     /// `<iss>/<sub>`, both present.
     fn principal(&self) -> Option<&str>;
@@ -29,7 +37,7 @@ pub trait Claims {
 pub struct HttpFacts<'a> {
     /// Method, as received.
     pub method: &'a str,
-    /// Host of the request, as received.
+    /// Host of the request, as the client sent it (`:authority`, or the Host header).
     pub host: &'a str,
     /// The path as forwarded first, then what else a backend could read in it ([`crate::http::readings`]); never empty.
     pub paths: &'a [String],
@@ -66,6 +74,23 @@ pub struct Facts<'a> {
     pub sni: Option<&'a str>,
     /// The HTTP part; none at layer 4.
     pub http: Option<HttpFacts<'a>>,
+}
+
+/// Claims that are lists in one string, between spaces (RFC 8693 §4.2), wherever tokens come from.
+const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
+
+/// Whether a claim holds a list in one string.
+pub fn is_space_delimited(path: &[Arc<str>]) -> bool {
+    matches!(path, [name] if SPACE_DELIMITED.contains(&&**name))
+}
+
+/// Calls `with` for every text of a claim, one by one.
+pub(crate) fn each_claim(claims: &dyn Claims, path: &[Arc<str>], with: &mut dyn FnMut(&str)) {
+    if is_space_delimited(path) {
+        claims.each(path, &mut |text| text.split(' ').filter(|one| !one.is_empty()).for_each(&mut *with));
+    } else {
+        claims.each(path, with);
+    }
 }
 
 /// Path of the claim `aud`.

@@ -112,7 +112,7 @@ impl Index {
         }
         let hash = DefaultHashBuilder::default();
         let mut sets = SetsBuilder::new(all.len() as u32);
-        let fields = fields(&all, &mut origins, &mut sets, &hash);
+        let fields = fields(&all, sense, &mut origins, &mut sets, &hash);
         drop(all);
         origins.shrink_to_fit();
         Self { sense, policies: policies[..taken].to_vec(), rows: origins, fields, sets: sets.build(), hash }
@@ -248,6 +248,7 @@ fn slots<'r>(row: &'r Row<'_>) -> impl Iterator<Item = (Slot, &'r Predicate)> {
 /// The fields of all rows. A second predicate of a row on the same attribute is a second field.
 fn fields(
     rows: &[Row<'_>],
+    sense: Sense,
     origins: &mut [Origin],
     sets: &mut SetsBuilder,
     hash: &DefaultHashBuilder,
@@ -269,7 +270,7 @@ fn fields(
     for ((at, row), origin) in (0..).zip(rows).zip(origins) {
         for (slot, predicate) in slots(row) {
             match places.get(&slot) {
-                Some(place) => builders[*place].add(at, predicate),
+                Some(place) => origin.exact &= builders[*place].add(at, predicate, sense),
                 None => origin.exact = false,
             }
         }

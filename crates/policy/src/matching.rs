@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Does a rule match, read clause by clause: for what the index cannot hold and for explanations.
 //!
-//! Ambiguity goes against whoever would profit from it: where a value can be read in several ways, a DENY matches on any
-//! reading and an ALLOW needs all of them.
+//! Texts that can be read in several ways go through [`crate::reading`].
 
 use std::net::IpAddr;
 
@@ -10,8 +9,8 @@ use ipnet::IpNet;
 use meltemi_model::authz::{Attribute, Clause, Match, Predicate, Rule, StringMatch, ValueMatch};
 use meltemi_model::net::canonical_range;
 
-use crate::facts::{Facts, Headers, audiences, presenter};
-use crate::http::{header_value, host_forms, is_literal, list_elements, template_matches};
+use crate::facts::{Facts, audiences, each_claim, presenter};
+use crate::reading::{fulfil, has_readings, text_matches};
 
 /// On which side a match is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,68 +35,15 @@ fn match_matches(wanted: &Match, facts: &Facts<'_>, sense: Sense) -> bool {
     wanted.predicates.iter().all(|p| predicate_matches(p, facts, sense))
 }
 
-/// Whether one reading fulfils the predicate.
+/// Whether one value fulfils the predicate.
 fn fulfils(predicate: &Predicate, reads: impl Fn(&ValueMatch) -> bool) -> bool {
     let positive = predicate.values.is_empty() || predicate.values.iter().any(&reads);
     positive && !predicate.not_values.iter().any(&reads)
 }
 
-/// Over several readings of the same thing: a DENY matches on any, an ALLOW needs all.
-#[derive(Default)]
-struct Readings {
-    some: bool,
-    any: bool,
-    not_all: bool,
-}
-
-impl Readings {
-    fn add(&mut self, holds: bool) {
-        self.some = true;
-        self.any |= holds;
-        self.not_all |= !holds;
-    }
-
-    fn hold(&self, predicate: &Predicate, sense: Sense) -> bool {
-        match (self.some, sense) {
-            // Absent: no value matches.
-            (false, _) => predicate.values.is_empty(),
-            (true, Sense::Deny) => self.any,
-            (true, Sense::Allow) => !self.not_all,
-        }
-    }
-}
-
-fn path_matches(predicate: &Predicate, paths: &[String], sense: Sense) -> bool {
-    let mut readings = Readings::default();
-    let forwarded = paths.first().map_or("", String::as_str);
-    for path in paths {
-        let reads = |wanted: &ValueMatch| {
-            let literal = wanted.text().is_some_and(is_literal);
-            text_matches(wanted, if literal { forwarded } else { path }, true)
-        };
-        readings.add(fulfils(predicate, reads));
-    }
-    readings.hold(predicate, sense)
-}
-
-fn header_matches(predicate: &Predicate, headers: &dyn Headers, name: &str, sense: Sense) -> bool {
-    let mut readings = Readings::default();
-    headers.each(name, &mut |value| {
-        let value = header_value(value);
-        readings.add(fulfils(predicate, |wanted| text_matches(wanted, value, true)));
-        // What a DENY looks for may be an element of a list; it does not look for what is no element.
-        if sense == Sense::Deny && !predicate.values.is_empty() {
-            for element in list_elements(value) {
-                readings.add(fulfils(predicate, |wanted| text_matches(wanted, element, true)));
-            }
-        }
-    });
-    readings.hold(predicate, sense)
-}
-
 fn predicate_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool {
     let text = |value: Option<&str>| match value {
-        Some(value) => fulfils(predicate, |wanted| text_matches(wanted, value, true)),
+        Some(value) => fulfils(predicate, |wanted| text_matches(&predicate.attribute, wanted, value)),
         None => predicate.values.is_empty(),
     };
     match &predicate.attribute {
@@ -133,23 +79,16 @@ fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool 
         let reads = |wanted: &ValueMatch| {
             let mut any = false;
             if let Some(claims) = http.claims {
-                claims.each(path, &mut |text| any |= text_matches(wanted, text, true));
+                each_claim(claims, path, &mut |text| any |= text_matches(&predicate.attribute, wanted, text));
             }
             any
         };
         fulfils(predicate, reads)
     };
     match &predicate.attribute {
-        Attribute::Method => fulfils(predicate, |wanted| text_matches(wanted, http.method, true)),
-        Attribute::Path => path_matches(predicate, http.paths, sense),
-        Attribute::Host => {
-            // The forms of a host are the same host: one that matches is enough, and one that is excluded too.
-            let forms = host_forms(http.host);
-            let reads =
-                |wanted: &ValueMatch| forms.iter().flatten().any(|form| text_matches(wanted, form, false));
-            fulfils(predicate, reads)
+        attribute if has_readings(attribute) => {
+            fulfil(attribute, (&predicate.values, &predicate.not_values), http, sense)
         }
-        Attribute::Header(name) => header_matches(predicate, http.headers, name, sense),
         Attribute::RemoteIp => match http.remote_ip {
             Some(ip) => fulfils(predicate, |wanted| ip_matches(wanted, ip)),
             None => predicate.values.is_empty(),
@@ -164,27 +103,6 @@ fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool 
         Attribute::RequestAuthPresenter => claims(presenter()),
         Attribute::RequestAuthClaim(path) => claims(path),
         _ => sense == Sense::Deny,
-    }
-}
-
-fn text_matches(wanted: &ValueMatch, value: &str, case: bool) -> bool {
-    match wanted {
-        ValueMatch::String(text) if case => text.matches(value),
-        ValueMatch::String(text) => without_case(text, value),
-        ValueMatch::PathTemplate(template) => template_matches(&template.0, value),
-        _ => false,
-    }
-}
-
-fn without_case(wanted: &StringMatch, value: &str) -> bool {
-    let (bytes, fold) = (value.as_bytes(), |a: &[u8], b: &[u8]| a.eq_ignore_ascii_case(b));
-    match wanted {
-        StringMatch::Exact(text) => fold(bytes, text.as_bytes()),
-        StringMatch::Prefix(text) => bytes.len() >= text.len() && fold(&bytes[..text.len()], text.as_bytes()),
-        StringMatch::Suffix(text) => {
-            bytes.len() >= text.len() && fold(&bytes[bytes.len() - text.len()..], text.as_bytes())
-        }
-        StringMatch::Presence => !value.is_empty(),
     }
 }
 

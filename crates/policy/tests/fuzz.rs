@@ -2,7 +2,10 @@
 //! Whatever comes in, reading it ends, and ends with an answer: parsers fed with random text.
 
 use meltemi_model::SpiffeId;
-use meltemi_policy::http::{Normalization, host_forms, normalize, readings, template_matches};
+use meltemi_policy::http::{
+    Normalization, canonical_escapes, canonical_host, has_overlong, host_forms, normalize, readings,
+    template_matches,
+};
 use proptest::prelude::*;
 
 proptest! {
@@ -11,7 +14,10 @@ proptest! {
         if let Ok(once) = normalize(&path, Normalization::Base) {
             prop_assert!(once.starts_with('/'));
             prop_assert!(!once.contains("/../") && !once.ends_with("/.."), "{once}");
-            prop_assert_eq!(&readings(&once)[0], &once);
+            let forwarded = canonical_escapes(&once);
+            prop_assert_eq!(&readings(&once)[0], &forwarded);
+            prop_assert_eq!(canonical_escapes(&forwarded), &*forwarded);
+            prop_assert!(readings(&once).contains(&once));
         }
     }
 
@@ -27,7 +33,7 @@ proptest! {
                 }
             }
             let merged = normalize(&normal, Normalization::DecodeAndMergeSlashes).unwrap();
-            prop_assert!(all.contains(&merged), "{merged} {all:?}");
+            prop_assert!(all.iter().any(|one| *one == canonical_escapes(&merged)), "{merged} {all:?}");
         }
     }
 
@@ -36,7 +42,9 @@ proptest! {
         for mode in [Normalization::None, Normalization::Base, Normalization::MergeSlashes, Normalization::DecodeAndMergeSlashes] {
             let _ = normalize(&text, mode);
         }
-        let _ = host_forms(&text);
+        let _ = (host_forms(&text), has_overlong(&text), readings(&text));
+        let host = canonical_host(&text);
+        prop_assert!(text.contains("..") || canonical_host(&host) == host);
         let _ = template_matches(&template, &text);
         let _ = SpiffeId::parse(&text);
     }

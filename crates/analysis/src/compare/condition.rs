@@ -4,25 +4,25 @@
 use meltemi_model::authz::{Clause, Match, Rule, ValueMatch};
 
 use super::{EXCEPTIONS, Work};
-use crate::proof::{Answer, Cell, Need, Question, Subject};
+use crate::proof::{Answer, Cell, Need, Question};
 use crate::side::Side;
 use crate::words;
 
 impl Work<'_> {
     /// The rule without the alternatives and values that make no difference.
-    pub(super) fn narrowed(&mut self, rule: &Rule, question: &Question<'_>) -> Rule {
+    pub(super) fn narrowed(&mut self, rule: &Rule, denies: bool, question: &Question<'_>) -> Rule {
         let mut out = rule.clone();
         for clause in &mut out.clauses {
-            self.narrow_clause(clause, question);
+            self.narrow_clause(clause, denies, question);
         }
         out
     }
 
-    fn narrow_clause(&mut self, clause: &mut Clause, question: &Question<'_>) {
+    fn narrow_clause(&mut self, clause: &mut Clause, denies: bool, question: &Question<'_>) {
         let several = clause.matches.len() > 1;
         let mut kept: Vec<Match> = Vec::new();
         for one in &clause.matches {
-            if several && !self.matters(one, None, question) {
+            if several && !self.matters(one, None, denies, question) {
                 continue;
             }
             let mut one = one.clone();
@@ -32,8 +32,10 @@ impl Work<'_> {
                 }
                 let whole = one.clone();
                 let values = whole.predicates[index].values.iter();
-                let left: Vec<_> =
-                    values.filter(|v| self.matters(&whole, Some((index, v)), question)).cloned().collect();
+                let left: Vec<_> = values
+                    .filter(|v| self.matters(&whole, Some((index, v)), denies, question))
+                    .cloned()
+                    .collect();
                 if !left.is_empty() {
                     one.predicates[index].values = left;
                 }
@@ -46,7 +48,13 @@ impl Work<'_> {
     }
 
     /// Whether the question can still be answered with yes by this alternative (and this value of it).
-    fn matters(&mut self, one: &Match, value: Option<(usize, &ValueMatch)>, question: &Question<'_>) -> bool {
+    fn matters(
+        &mut self,
+        one: &Match,
+        value: Option<(usize, &ValueMatch)>,
+        denies: bool,
+        question: &Question<'_>,
+    ) -> bool {
         if self.budget == 0 {
             return true;
         }
@@ -54,10 +62,9 @@ impl Work<'_> {
         let mut all: Vec<Cell> = vec![Cell::new()];
         for (index, p) in one.predicates.iter().enumerate() {
             let single = value.filter(|(wanted, _)| *wanted == index).map(|(_, v)| std::slice::from_ref(v));
-            let subject = Subject::Attribute(&p.attribute);
+            let values = single.unwrap_or(&p.values);
             // What was not registered is not seen at this place.
-            let Some(some) = self.space.alternatives_of(subject, single.unwrap_or(&p.values), &p.not_values)
-            else {
+            let Some(some) = self.space.alternatives_of(&p.attribute, values, &p.not_values, denies) else {
                 continue;
             };
             all = all.iter().flat_map(|a| some.iter().map(|b| [&**a, b].concat())).collect();
@@ -70,15 +77,16 @@ impl Work<'_> {
     pub(super) fn exceptions(
         &mut self,
         question: &Question<'_>,
-        within: Option<&Rule>,
+        within: Option<(&Rule, bool)>,
         before: &Side<'_>,
         after: &Side<'_>,
     ) -> Vec<String> {
-        let single = within.into_iter().flat_map(|r| &r.clauses).filter(|c| c.matches.len() == 1);
+        let denies = within.is_some_and(|(_, denies)| denies);
+        let single = within.into_iter().flat_map(|(r, _)| &r.clauses).filter(|c| c.matches.len() == 1);
         let predicates: Vec<_> = single.flat_map(|c| &c.matches[0].predicates).collect();
         let mut cell = Vec::new();
         for p in predicates {
-            let some = self.space.alternatives_of(Subject::Attribute(&p.attribute), &p.values, &p.not_values);
+            let some = self.space.alternatives_of(&p.attribute, &p.values, &p.not_values, denies);
             if let Some([only]) = some.as_deref() {
                 cell.extend(only);
             }

@@ -149,7 +149,13 @@ fn hosts_are_not_guessed() {
     let mut request = Request { at: Some(At::Waypoint), ..Request::new(from("a/x"), web()) };
     let silent = asked(&objects, request.clone());
     assert!(silent.verdict == Verdict::Unknown && silent.reason.ends_with("say --host"), "{silent:?}");
-    for (host, verdict) in [("WEB.example:80", Verdict::Allow), ("web", Verdict::Deny)] {
+    // As it was sent: with a port or a dot at the end it is another text.
+    for (host, verdict) in [
+        ("WEB.example", Verdict::Allow),
+        ("web.example:80", Verdict::Deny),
+        ("web.example.", Verdict::Deny),
+        ("web", Verdict::Deny),
+    ] {
         request.host = Some(host.into());
         assert_eq!(asked(&objects, request.clone()).verdict, verdict);
     }

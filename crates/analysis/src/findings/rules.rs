@@ -196,11 +196,10 @@ fn unseen(rule: &Rule, layer: Layer) -> bool {
     })
 }
 
-/// It names a path that programs read in several ways: no proof is about it.
+/// It names a path or a header that programs read in several ways: no proof is about it.
 fn ambiguous(rule: &Rule) -> bool {
-    let predicates = rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
-    let mut paths = predicates.filter(|p| p.attribute == Attribute::Path).flat_map(|p| &p.values);
-    paths.any(unreadable)
+    let mut predicates = rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
+    predicates.any(|p| p.values.iter().any(|value| unreadable(&p.attribute, value)))
 }
 
 /// The first clause that nothing fulfils on its own, else that they exclude each other.
@@ -226,6 +225,11 @@ fn nothing_is(predicate: &Predicate) -> String {
     let text = words::predicate(predicate);
     match predicate.attribute {
         Attribute::Method => format!("methods are upper case, and nothing is {text}"),
+        Attribute::Header(ref name) if meltemi_policy::http::is_never_seen(name) => {
+            format!(
+                "{name} is a header for the proxy itself, which policies do not see, and nothing is {text}"
+            )
+        }
         _ => format!("nothing is {text}"),
     }
 }

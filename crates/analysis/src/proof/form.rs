@@ -3,6 +3,8 @@
 
 use meltemi_model::authz::{Attribute, Predicate, Rule, StringMatch, ValueMatch};
 
+use meltemi_policy::http::is_never_seen;
+
 use super::bits::Bits;
 use super::space::{Builder, Cell, PredicateId, Space, Subject};
 
@@ -30,6 +32,8 @@ enum Here {
     Yes,
     No,
     Ask,
+    /// Requests do not have the attribute: no value matches, and nothing is excluded.
+    Absent,
 }
 
 /// What `policy::decide` does with what it cannot see: an ALLOW does not match by it, a DENY does.
@@ -37,6 +41,7 @@ fn here(attribute: &Attribute, layer: Layer, denies: bool) -> Here {
     let unseen = if denies { Here::Yes } else { Here::No };
     match (attribute, layer) {
         (Attribute::Unsupported(_), _) => unseen,
+        (Attribute::Header(name), Layer::Request) if is_never_seen(name) => Here::Absent,
         (_, Layer::Request) => Here::Ask,
         (other, Layer::Connection) => {
             if other.needs_l7() {
@@ -81,11 +86,9 @@ fn predicates(
     for predicate in all {
         match here(&predicate.attribute, layer, denies) {
             Here::Yes => {}
-            Here::No => return None,
-            Here::Ask => {
-                let subject = Subject::Attribute(&predicate.attribute);
-                out.push(builder.predicate(subject, &predicate.values, &predicate.not_values));
-            }
+            Here::Absent if predicate.values.is_empty() => {}
+            Here::No | Here::Absent => return None,
+            Here::Ask => out.push(builder.predicate_of(predicate, denies)),
         }
     }
     Some(out)

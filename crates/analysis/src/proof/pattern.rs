@@ -3,9 +3,35 @@
 //! property tests hold the two against each other.
 
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
+use meltemi_policy::http::host_name;
 
 use super::domain::Domain;
 use super::text::{Automaton, Free, Pattern, Piece};
+
+/// How a value is compared with a request that has several readings (`policy::reading`): of a host, with or without a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Manner {
+    /// With the text as it is: values of an ALLOW, not-values of a DENY, and what is given of a request.
+    Narrow,
+    /// With every form of it: values of a DENY, not-values of an ALLOW.
+    Wide,
+}
+
+impl Manner {
+    /// The manner for an attribute: where both are the same, the narrow one.
+    pub(crate) fn of(self, attribute: &Attribute) -> Self {
+        if is_host(attribute) { self } else { Self::Narrow }
+    }
+}
+
+/// Whether an attribute is the host of the request.
+pub(crate) fn is_host(attribute: &Attribute) -> bool {
+    match attribute {
+        Attribute::Host => true,
+        Attribute::Header(name) => matches!(&**name, "host" | ":authority"),
+        _ => false,
+    }
+}
 
 /// The domain of an attribute's text; none for addresses and ports.
 pub(crate) fn domain(attribute: &Attribute) -> Option<Domain> {
@@ -16,13 +42,13 @@ pub(crate) fn domain(attribute: &Attribute) -> Option<Domain> {
         | Attribute::SourceTrustDomain => Domain::Identity,
         Attribute::Method => Domain::Method,
         Attribute::Path => Domain::Path,
-        Attribute::Host => Domain::Host,
-        Attribute::Header(_) => Domain::Header,
+        _ if is_host(attribute) => Domain::Host,
+        Attribute::Host | Attribute::Header(_) => Domain::Header,
         Attribute::RequestPrincipal => Domain::RequestPrincipal,
-        Attribute::ConnectionSni
-        | Attribute::RequestAuthAudiences
-        | Attribute::RequestAuthPresenter
-        | Attribute::RequestAuthClaim(_) => Domain::Text,
+        Attribute::RequestAuthClaim(path) => claim(path),
+        Attribute::ConnectionSni | Attribute::RequestAuthAudiences | Attribute::RequestAuthPresenter => {
+            Domain::Text
+        }
         Attribute::SourceIp
         | Attribute::RemoteIp
         | Attribute::DestinationIp
@@ -31,12 +57,17 @@ pub(crate) fn domain(attribute: &Attribute) -> Option<Domain> {
     })
 }
 
+/// The domain of a claim's texts.
+pub(crate) fn claim(path: &[std::sync::Arc<str>]) -> Domain {
+    if meltemi_policy::facts::is_space_delimited(path) { Domain::Word } else { Domain::Text }
+}
+
 fn is(text: &str) -> Piece {
     Piece::Is(text.to_owned())
 }
 
 /// The patterns of a value, any of which is a match; none when it never matches.
-pub(crate) fn patterns(attribute: &Attribute, value: &ValueMatch) -> Vec<Pattern> {
+pub(crate) fn patterns(attribute: &Attribute, value: &ValueMatch, manner: Manner) -> Vec<Pattern> {
     match (attribute, value) {
         (Attribute::SourceServiceAccount, ValueMatch::ServiceAccount { namespace, name }) => {
             if namespace.contains('/') || name.contains('/') {
@@ -61,7 +92,13 @@ pub(crate) fn patterns(attribute: &Attribute, value: &ValueMatch) -> Vec<Pattern
             pattern.extend([is("/ns/"), Piece::Many(Free::Any)]);
             vec![pattern]
         }
-        (Attribute::Host, ValueMatch::String(text)) => host(text),
+        (_, ValueMatch::String(text)) if is_host(attribute) => match manner {
+            Manner::Wide => host(text),
+            Manner::Narrow => host_as_written(attribute, text),
+        },
+        (Attribute::Method | Attribute::Header(_), ValueMatch::String(StringMatch::Presence)) => {
+            vec![vec![Piece::Many(Free::Any)]]
+        }
         (Attribute::RequestPrincipal, ValueMatch::String(text)) => request_principal(text),
         (_, ValueMatch::String(text)) => vec![plain(text, Free::Any)],
         (_, ValueMatch::PathTemplate(template)) => vec![path_template(&template.0)],
@@ -96,41 +133,63 @@ fn request_principal(text: &StringMatch) -> Vec<Pattern> {
     }
 }
 
-/// A host matches as it is, without its port, and without a dot at its end; in lower case.
+/// The host as it is, in lower case. A header with the host in it is compared with case: only what the domain has matches.
+fn host_as_written(attribute: &Attribute, text: &StringMatch) -> Vec<Pattern> {
+    let folds = *attribute == Attribute::Host;
+    let fold = |t: &str| if folds { t.to_ascii_lowercase().into() } else { t.into() };
+    match text {
+        StringMatch::Exact(t) => vec![plain(&StringMatch::Exact(fold(t)), Free::Any)],
+        StringMatch::Prefix(t) => vec![plain(&StringMatch::Prefix(fold(t)), Free::Any)],
+        StringMatch::Suffix(t) => vec![plain(&StringMatch::Suffix(fold(t)), Free::Any)],
+        StringMatch::Presence => vec![vec![Piece::Many(Free::Any)]],
+    }
+}
+
+/// Every form of a host: as it is, without its port, without a dot at the end of its name, without both; in lower case. The
+/// value is compared without such a dot as well.
 fn host(text: &StringMatch) -> Vec<Pattern> {
     let lower = |t: &str| t.to_ascii_lowercase();
     let rest = [Piece::Many(Free::Any)];
-    match text {
-        StringMatch::Exact(t) => {
-            let t = lower(t);
-            let mut all = vec![vec![is(&t)]];
-            if !t.contains(':') || t.starts_with('[') {
-                all.push([vec![is(&format!("{t}:"))], rest.to_vec()].concat());
-            }
-            if !t.contains(':') {
-                all.push(vec![is(&format!("{t}."))]);
-                all.push([vec![is(&format!("{t}.:"))], rest.to_vec()].concat());
-            }
-            all
+    let written = |t: String, before: Option<Free>| {
+        let lead = |free: Free| before.map(|_| Piece::Many(free)).into_iter().collect::<Vec<Piece>>();
+        let mut all = vec![[lead(Free::Any), vec![is(&t)]].concat()];
+        let (name, port) = (host_name(&t), &t[host_name(&t).len()..]);
+        if port.is_empty() && (before.is_none() || t.ends_with(']')) {
+            all.push([lead(Free::Any), vec![is(&format!("{t}:"))], rest.to_vec()].concat());
         }
+        if t.starts_with('[') || t.ends_with(']') {
+            return all;
+        }
+        if port.is_empty() {
+            all.push([lead(Free::NotColon), vec![is(&format!("{t}:"))], rest.to_vec()].concat());
+            all.push([lead(Free::NotColon), vec![is(&format!("{t}."))]].concat());
+            all.push([lead(Free::NotColon), vec![is(&format!("{t}.:"))], rest.to_vec()].concat());
+        } else {
+            // The name ends before the port, and may have a dot there.
+            all.push([lead(Free::NotColon), vec![is(&format!("{name}.{port}"))]].concat());
+        }
+        all
+    };
+    match text {
+        StringMatch::Exact(t) => dotless(&lower(t)).into_iter().flat_map(|t| written(t, None)).collect(),
         StringMatch::Suffix(t) => {
-            let t = lower(t);
-            let mut all = vec![vec![Piece::Many(Free::Any), is(&t)]];
-            if t.ends_with(']') {
-                all.push(vec![Piece::Many(Free::Any), is(&format!("{t}:")), Piece::Many(Free::Any)]);
-            }
-            if !t.contains(':') {
-                let before = |t: String| vec![Piece::Many(Free::NotColon), is(&t)];
-                all.push([before(format!("{t}:")), rest.to_vec()].concat());
-                all.push(before(format!("{t}.")));
-                all.push([before(format!("{t}.:")), rest.to_vec()].concat());
-            }
-            all
+            dotless(&lower(t)).into_iter().flat_map(|t| written(t, Some(Free::Any))).collect()
         }
         // What the other forms leave out is at the end.
-        StringMatch::Prefix(t) => vec![plain(&StringMatch::Prefix(lower(t).into()), Free::Any)],
-        StringMatch::Presence => vec![plain(text, Free::Any)],
+        StringMatch::Prefix(t) => {
+            let texts = dotless(&lower(t)).into_iter();
+            texts.map(|t| plain(&StringMatch::Prefix(t.into()), Free::Any)).collect()
+        }
+        StringMatch::Presence => vec![vec![Piece::Many(Free::Any)]],
     }
+}
+
+/// The text of a host, and the same without a dot at the end of its name.
+fn dotless(text: &str) -> Vec<String> {
+    let name = host_name(text);
+    let left = name.strip_suffix('.').filter(|left| !left.is_empty());
+    let other = left.map(|left| format!("{left}{}", &text[name.len()..]));
+    std::iter::once(text.to_owned()).chain(other).collect()
 }
 
 /// `{*}` is one segment; `{**}` any number of characters, at least one where no segment border follows it.
@@ -161,10 +220,20 @@ fn path_template(template: &str) -> Pattern {
     out
 }
 
-/// Whether no path with one reading matches a value.
-pub(crate) fn unreadable(value: &ValueMatch) -> bool {
-    let automaton = Automaton::new(Domain::Path, &[patterns(&Attribute::Path, value)]);
-    automaton.classes(1 << 16).is_ok_and(|classes| classes.iter().all(|c| c.atoms.is_empty()))
+/// Whether proofs say nothing of a value: no request with one reading matches it, and one with several may.
+pub(crate) fn unreadable(attribute: &Attribute, value: &ValueMatch) -> bool {
+    let text = value.text().unwrap_or_default();
+    match attribute {
+        Attribute::Path => {
+            let automaton =
+                Automaton::new(Domain::Path, &[patterns(&Attribute::Path, value, Manner::Narrow)]);
+            automaton.classes(1 << 16).is_ok_and(|classes| classes.iter().all(|c| c.atoms.is_empty()))
+        }
+        // Proofs are over hosts in lower case.
+        Attribute::Header(_) if is_host(attribute) => text.bytes().any(|b| b.is_ascii_uppercase()),
+        Attribute::Header(_) => text.contains(','),
+        _ => false,
+    }
 }
 
 /// Texts worth showing for a value before others: readable ones that may match it.
@@ -202,7 +271,7 @@ pub(crate) fn usual(domain: Domain) -> &'static [&'static str] {
         Domain::Path => &["/", "/other", "/other/path"],
         Domain::Host => &["other.example"],
         Domain::RequestPrincipal => &["https://issuer.example/somebody"],
-        Domain::Header | Domain::Text => &["other"],
+        Domain::Header | Domain::Text | Domain::Word => &["other"],
     }
 }
 

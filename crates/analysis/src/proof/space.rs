@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
+use meltemi_model::authz::{Attribute, Predicate, StringMatch, ValueMatch};
 
-use self::draft::Draft;
+use self::draft::{Atom, Draft};
 use super::bits::Bits;
+use super::pattern::{Manner, is_host};
 
 /// What varies between requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +79,11 @@ pub(crate) struct Builder {
     places: HashMap<Dimension, u16>,
 }
 
+/// How values and not-values of a rule are compared.
+fn manners(denies: bool) -> (Manner, Manner) {
+    if denies { (Manner::Wide, Manner::Narrow) } else { (Manner::Narrow, Manner::Wide) }
+}
+
 fn dimension(subject: Subject<'_>) -> Dimension {
     let claim = |name: &str| Dimension::Claim([Arc::from(name)].into());
     match subject {
@@ -90,18 +96,35 @@ fn dimension(subject: Subject<'_>) -> Dimension {
             Attribute::RequestAuthAudiences => claim("aud"),
             Attribute::RequestAuthPresenter => claim("azp"),
             Attribute::RequestAuthClaim(path) => Dimension::Claim(path.clone()),
+            _ if is_host(attribute) => Dimension::Attribute(Attribute::Host),
             other => Dimension::Attribute(other.clone()),
         },
     }
 }
 
 impl Builder {
-    /// Registers a predicate.
+    /// Registers a predicate that is compared with the request as it is.
     pub(crate) fn predicate(
         &mut self,
         subject: Subject<'_>,
         values: &[ValueMatch],
         not_values: &[ValueMatch],
+    ) -> PredicateId {
+        self.register(subject, (values, Manner::Narrow), (not_values, Manner::Narrow))
+    }
+
+    /// Registers a predicate of a rule.
+    pub(crate) fn predicate_of(&mut self, predicate: &Predicate, denies: bool) -> PredicateId {
+        let (values, not_values) = manners(denies);
+        let subject = Subject::Attribute(&predicate.attribute);
+        self.register(subject, (&predicate.values, values), (&predicate.not_values, not_values))
+    }
+
+    fn register(
+        &mut self,
+        subject: Subject<'_>,
+        values: (&[ValueMatch], Manner),
+        not_values: (&[ValueMatch], Manner),
     ) -> PredicateId {
         let key = dimension(subject);
         let place = match self.places.get(&key) {
@@ -157,7 +180,7 @@ pub(crate) struct Dim {
 /// What became of the predicates of an attribute.
 #[derive(Debug)]
 struct Made {
-    ids: HashMap<(Attribute, ValueMatch), u32>,
+    ids: HashMap<Atom, u32>,
     predicates: Vec<(Vec<u32>, Vec<u32>)>,
     /// Classes of each value.
     atoms: Vec<Bits>,
@@ -244,22 +267,22 @@ impl Space {
         yes.members().map(with).collect()
     }
 
-    /// A predicate of values that were all registered, as alternatives; none when one was not.
+    /// A predicate of a rule whose values were all registered, as alternatives; none when one was not.
     pub(crate) fn alternatives_of(
         &mut self,
-        subject: Subject<'_>,
+        attribute: &Attribute,
         values: &[ValueMatch],
         not_values: &[ValueMatch],
+        denies: bool,
     ) -> Option<Vec<Cell>> {
-        let draft = *self.places.get(&dimension(subject))?;
-        let Subject::Attribute(attribute) = subject else { return None };
+        let draft = *self.places.get(&dimension(Subject::Attribute(attribute)))?;
         let ids = &self.drafts[usize::from(draft)].ids;
-        let atoms = |list: &[ValueMatch]| {
-            list.iter()
-                .map(|v| ids.get(&(attribute.clone(), v.clone())).copied())
-                .collect::<Option<Vec<u32>>>()
+        let atoms = |list: &[ValueMatch], manner: Manner| {
+            let key = |v: &ValueMatch| (attribute.clone(), v.clone(), manner.of(attribute));
+            list.iter().map(|v| ids.get(&key(v)).copied()).collect::<Option<Vec<u32>>>()
         };
-        let (yes, no) = (atoms(values)?, atoms(not_values)?);
+        let (wanted, unwanted) = manners(denies);
+        let (yes, no) = (atoms(values, wanted)?, atoms(not_values, unwanted)?);
         Some(self.alternatives(draft, &yes, &no))
     }
 
@@ -286,7 +309,7 @@ impl Space {
     /// All principals but one, and who has none; none when the one was not registered.
     pub(crate) fn without(&mut self, principal: &ValueMatch) -> Option<(u16, u32)> {
         let one = std::slice::from_ref(principal);
-        let cells = self.alternatives_of(Subject::Attribute(&Attribute::SourcePrincipal), &[], one)?;
+        let cells = self.alternatives_of(&Attribute::SourcePrincipal, &[], one, false)?;
         cells.into_iter().flatten().next()
     }
 
@@ -297,9 +320,11 @@ impl Space {
             .into_iter()
             .flat_map(|made| made.ids.iter().map(|(key, id)| (key, &made.atoms[*id as usize])));
         let presence = ValueMatch::String(StringMatch::Presence);
-        let inside = all.filter(|((_, value), bits)| bits.has(class) && *value != presence);
-        let mut out: Vec<(Attribute, ValueMatch)> = inside.map(|(key, _)| key.clone()).collect();
+        let inside = all.filter(|((_, value, _), bits)| bits.has(class) && *value != presence);
+        let pair = |(attribute, value, _): &Atom| (attribute.clone(), value.clone());
+        let mut out: Vec<(Attribute, ValueMatch)> = inside.map(|(key, _)| pair(key)).collect();
         out.sort_by_key(|(attribute, value)| format!("{attribute:?} {value:?}"));
+        out.dedup();
         out
     }
 

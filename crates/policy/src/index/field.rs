@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One attribute of all rows: which rows want something of it, and which of them a request fulfils.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
-use meltemi_model::authz::{Attribute, Predicate};
+use meltemi_model::authz::{Attribute, Predicate, ValueMatch};
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
 
@@ -14,15 +15,17 @@ use super::query::Query;
 use super::ranges::Ranges;
 use super::sets::{SetRef, SetsBuilder};
 use super::text::{Patterns, Texts};
-use crate::facts::{Facts, Headers, HttpFacts, audiences, presenter};
-use crate::http::{header_value, host_forms, is_literal, list_elements};
+use crate::facts::{Facts, HttpFacts, audiences, each_claim, presenter};
 use crate::matching::Sense;
+use crate::path::canonical_escapes;
+use crate::reading::{self, Reading, has_readings, needs_request, presence_of_empty, wide_forms};
 
 #[derive(Clone, Debug)]
 enum Lookup {
     Texts(Texts),
-    /// Of paths: patterns for every reading, and those that mean what they hold literally.
-    Paths(Texts, Option<Box<Texts>>),
+    /// Of what has readings: patterns for every reading; and patterns for the first one, each of which counts for all
+    /// readings, until the rule itself is looked at.
+    Readings(Texts, Option<Box<Texts>>),
     Ranges(Ranges),
     Ports(HashTable<(u16, Post)>),
 }
@@ -36,29 +39,51 @@ pub(super) struct Field {
     wild: SetRef,
     /// Rows that say nothing of it at all.
     free: SetRef,
+    /// All rows.
+    all: SetRef,
 }
 
 /// Collects a [`Field`].
 #[derive(Debug, Default)]
 pub(super) struct FieldBuilder {
     values: HashMap<Key, Rows>,
+    /// Values that say too little without the request: what they match is looked at again.
+    loose: HashMap<Key, Rows>,
     positive: Vec<u32>,
     named: Vec<u32>,
 }
 
 impl FieldBuilder {
-    /// Adds what a row wants; rows come in order.
-    pub(super) fn add(&mut self, row: u32, predicate: &Predicate) {
+    /// Adds what a row wants; rows come in order. Whether the look-up alone decides.
+    pub(super) fn add(&mut self, row: u32, predicate: &Predicate, sense: Sense) -> bool {
+        let attribute = &predicate.attribute;
         self.named.push(row);
         if !predicate.values.is_empty() {
             self.positive.push(row);
         }
+        let wide_values = sense == Sense::Deny;
+        let mut exact = true;
         for value in &predicate.values {
-            self.values.entry(key(&predicate.attribute, value)).or_default().plus.push(row);
+            if !wide_values && needs_request(attribute, value) {
+                exact = false;
+                self.loose.entry(loose_key(attribute, value)).or_default().plus.push(row);
+                continue;
+            }
+            for key in keys(attribute, value, wide_values) {
+                self.values.entry(key).or_default().plus.push(row);
+            }
         }
         for value in &predicate.not_values {
-            self.values.entry(key(&predicate.attribute, value)).or_default().minus.push(row);
+            if wide_values && needs_request(attribute, value) {
+                // It may rule the row out: that is seen when the rule is looked at.
+                exact = false;
+                continue;
+            }
+            for key in keys(attribute, value, !wide_values) {
+                self.values.entry(key).or_default().minus.push(row);
+            }
         }
+        exact
     }
 
     /// The field.
@@ -68,14 +93,14 @@ impl FieldBuilder {
         sets: &mut SetsBuilder,
         hash: &DefaultHashBuilder,
     ) -> Field {
-        let Self { values, positive, named } = self;
+        let Self { values, loose, positive, named } = self;
         // Made here, so that no decision has to.
         let _ = (audiences(), presenter());
-        let (mut patterns, mut literal) = (Patterns::default(), Patterns::default());
+        let (mut patterns, mut first) = (Patterns::default(), Patterns::default());
         let (mut ranges, mut ports) = (Vec::new(), Vec::new());
-        for (key, rows) in values {
-            let literally = attribute == Attribute::Path && key.text().is_some_and(is_literal);
-            let patterns = if literally { &mut literal } else { &mut patterns };
+        let values = values.into_iter().map(|value| (value, false));
+        for ((key, rows), loose) in values.chain(loose.into_iter().map(|value| (value, true))) {
+            let patterns = if loose { &mut first } else { &mut patterns };
             match key {
                 Key::Prefix(text) => patterns.prefixes.push(Nested { text, rows }),
                 Key::Suffix(text) => patterns.suffixes.push(Nested { text, rows }),
@@ -86,6 +111,7 @@ impl FieldBuilder {
                 Key::Port(port) => ports.push((port, sets.post(rows))),
             }
         }
+        let of_empty = presence_of_empty(&attribute);
         let lookup = match attribute {
             Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
                 Lookup::Ranges(Ranges::new(ranges, sets))
@@ -97,15 +123,16 @@ impl FieldBuilder {
                 }
                 Lookup::Ports(table)
             }
-            Attribute::Path => {
-                let literal = (!literal.is_empty()).then(|| Box::new(Texts::new(literal, sets, hash)));
-                Lookup::Paths(Texts::new(patterns, sets, hash), literal)
+            _ if has_readings(&attribute) => {
+                let first = (!first.is_empty()).then(|| Box::new(Texts::new(first, of_empty, sets, hash)));
+                Lookup::Readings(Texts::new(patterns, of_empty, sets, hash), first)
             }
-            _ => Lookup::Texts(Texts::new(patterns, sets, hash)),
+            _ => Lookup::Texts(Texts::new(patterns, of_empty, sets, hash)),
         };
         let wild = sets.all_but(&positive);
         let free = if named.len() == positive.len() { wild } else { sets.all_but(&named) };
-        Field { attribute, lookup, wild, free }
+        let all = if positive.is_empty() { wild } else { sets.all_but(&[]) };
+        Field { attribute, lookup, wild, free, all }
     }
 }
 
@@ -158,10 +185,8 @@ impl Field {
                 query.end_term()
             }
             Lookup::Texts(texts) => self.narrow_by_text(texts, facts, sense, hash, query),
-            Lookup::Paths(texts, literal) => match &facts.http {
-                Some(http) => {
-                    self.narrow_by_path((texts, literal.as_deref()), http.paths, sense, hash, query)
-                }
+            Lookup::Readings(texts, first) => match &facts.http {
+                Some(http) => self.narrow_by_readings((texts, first.as_deref()), http, sense, hash, query),
                 None => self.unknown(sense, query),
             },
         }
@@ -194,12 +219,9 @@ impl Field {
                 facts.source.map(|id| &id.principal()[id.trust_domain().len()..])
             }
             Attribute::ConnectionSni if facts.sni.is_some() || facts.http.is_some() => facts.sni,
-            attribute => {
+            _ => {
                 let Some(http) = &facts.http else { return self.unknown(sense, query) };
-                match attribute {
-                    Attribute::Method => Some(http.method),
-                    _ => return self.narrow_by_http(texts, http, sense, hash, query),
-                }
+                return self.narrow_by_token(texts, http, hash, query);
             }
         };
         query.plus(self.wild);
@@ -210,32 +232,21 @@ impl Field {
         query.end_term()
     }
 
-    fn narrow_by_http(
+    fn narrow_by_token(
         &self,
         texts: &Texts,
         http: &HttpFacts<'_>,
-        sense: Sense,
         hash: &DefaultHashBuilder,
         query: &mut Query<'_>,
     ) -> bool {
         let claim = |path: &[Arc<str>], query: &mut Query<'_>| {
             if let Some(claims) = http.claims {
-                claims.each(path, &mut |text| texts.visit(hash, text.as_bytes(), |post| post.put(query)));
+                let mut visit = |text: &str| texts.visit(hash, text.as_bytes(), |post| post.put(query));
+                each_claim(claims, path, &mut visit);
             }
         };
-        if let Attribute::Header(name) = &self.attribute {
-            return self.narrow_by_header((texts, name), http.headers, sense, hash, query);
-        }
         query.plus(self.wild);
         match &self.attribute {
-            Attribute::Host => {
-                let lower = lower_case(http.host);
-                // What folding changes is ASCII: the text stays one.
-                let lower = std::str::from_utf8(&lower).unwrap_or(http.host);
-                for form in host_forms(lower).into_iter().flatten() {
-                    texts.visit(hash, form.as_bytes(), |post| post.put(query));
-                }
-            }
             Attribute::RequestPrincipal => {
                 if let Some((iss, sub)) = http.claims.and_then(|claims| claims.issuer_and_subject())
                     && !iss.is_empty()
@@ -256,81 +267,97 @@ impl Field {
         query.end_term()
     }
 
-    /// An ALLOW needs every reading, a DENY any. What is literal is compared with the first, as it is forwarded.
-    fn narrow_by_path(
+    /// An ALLOW needs every reading, so each is a term; a DENY needs any, so each is a group of one term. See
+    /// [`reading::fulfil`], which says the same of one rule.
+    fn narrow_by_readings(
         &self,
-        (texts, literal): (&Texts, Option<&Texts>),
-        paths: &[String],
+        (texts, first): (&Texts, Option<&Texts>),
+        http: &HttpFacts<'_>,
         sense: Sense,
         hash: &DefaultHashBuilder,
         query: &mut Query<'_>,
     ) -> bool {
+        let start = match &self.attribute {
+            Attribute::Path if first.is_some() => {
+                http.paths.first().map_or(Cow::Borrowed(""), |path| canonical_escapes(path))
+            }
+            _ => Cow::Borrowed(http.host),
+        };
         let mut left = true;
-        for path in paths {
-            query.plus(self.wild);
-            texts.visit(hash, path.as_bytes(), |post| post.put(query));
-            if let (Some(literal), Some(forwarded)) = (literal, paths.first()) {
-                literal.visit(hash, forwarded.as_bytes(), |post| post.put(query));
+        reading::each(&self.attribute, http, &mut |reading| match (reading, sense) {
+            (Reading::Whole(text), _) => {
+                query.plus(self.wild);
+                self.visit(texts, hash, text, |post| post.put(query));
+                if let Some(first) = first {
+                    self.visit(first, hash, &start, |post| post.put(query));
+                }
+                query.end_group();
+                left &= sense == Sense::Deny || query.end_term();
             }
-            query.end_group();
-            if sense == Sense::Allow {
-                left &= query.end_term();
-            }
-        }
-        self.end_readings(!paths.is_empty(), left, sense, query)
-    }
-
-    fn narrow_by_header(
-        &self,
-        (texts, name): (&Texts, &str),
-        headers: &dyn Headers,
-        sense: Sense,
-        hash: &DefaultHashBuilder,
-        query: &mut Query<'_>,
-    ) -> bool {
-        let (mut left, mut some) = (true, false);
-        headers.each(name, &mut |value| {
-            let value = header_value(value);
-            query.plus(self.wild);
-            texts.visit(hash, value.as_bytes(), |post| post.put(query));
-            query.end_group();
-            some = true;
-            if sense == Sense::Allow {
-                left &= query.end_term();
-                return;
-            }
-            // What a DENY looks for may be an element of a list: rows without values are not among them.
-            for element in list_elements(value) {
-                texts.visit(hash, element.as_bytes(), |post| post.put(query));
+            (Reading::Part(text), Sense::Deny) => {
+                self.visit(texts, hash, text, |post| post.put(query));
                 query.end_group();
             }
+            (Reading::Part(text), Sense::Allow) => {
+                let mut some = false;
+                self.visit(texts, hash, text, |post| {
+                    some |= post.minus != SetRef::EMPTY;
+                    query.minus(post.minus);
+                });
+                if some {
+                    query.plus(self.all);
+                    query.end_group();
+                    left &= query.end_term();
+                }
+            }
+            (Reading::Absent, _) => {
+                query.plus(self.wild);
+                query.end_group();
+                left &= sense == Sense::Deny || query.end_term();
+            }
         });
-        self.end_readings(some, left, sense, query)
+        if sense == Sense::Deny { query.end_term() } else { left }
     }
 
-    fn end_readings(&self, some: bool, left: bool, sense: Sense, query: &mut Query<'_>) -> bool {
-        if !some {
-            query.plus(self.wild);
-            query.end_group();
-            return query.end_term();
+    /// Calls for every pattern that a text matches: of a host, in lower case, as its patterns are.
+    fn visit(&self, texts: &Texts, hash: &DefaultHashBuilder, text: &str, with: impl FnMut(Post)) {
+        if !reading::is_host(&self.attribute) {
+            return texts.visit(hash, text.as_bytes(), with);
         }
-        if sense == Sense::Deny { query.end_term() } else { left }
+        let mut lower: SmallVec<[u8; 256]> = SmallVec::from_slice(text.as_bytes());
+        lower.make_ascii_lowercase();
+        texts.visit(hash, &lower, with);
     }
 
     pub(super) fn heap(&self) -> usize {
         match &self.lookup {
             Lookup::Texts(texts) => texts.heap(),
-            Lookup::Paths(texts, literal) => {
-                texts.heap() + literal.as_ref().map_or(0, |literal| literal.heap())
-            }
+            Lookup::Readings(texts, first) => texts.heap() + first.as_ref().map_or(0, |first| first.heap()),
             Lookup::Ranges(ranges) => ranges.heap(),
             Lookup::Ports(table) => table.allocation_size(),
         }
     }
 }
 
-fn lower_case(text: &str) -> SmallVec<[u8; 256]> {
-    let mut lower = SmallVec::from_slice(text.as_bytes());
-    lower.make_ascii_lowercase();
-    lower
+/// The keys of a value: of all its forms where a match is wide.
+fn keys(attribute: &Attribute, value: &ValueMatch, wide: bool) -> SmallVec<[Key; 2]> {
+    if wide {
+        wide_forms(attribute, value).iter().map(|form| key(attribute, form)).collect()
+    } else {
+        SmallVec::from_iter([key(attribute, value)])
+    }
+}
+
+/// The key of a value that the request itself has to be compared with: it finds all that the value matches, or more.
+fn loose_key(attribute: &Attribute, value: &ValueMatch) -> Key {
+    let canonical = |text: &[u8]| -> Arc<[u8]> {
+        canonical_escapes(&String::from_utf8_lossy(text)).into_owned().into_bytes().into()
+    };
+    match key(attribute, value) {
+        Key::Exact(text) if *attribute == Attribute::Path => Key::Exact(canonical(&text)),
+        Key::Prefix(text) if *attribute == Attribute::Path => Key::Prefix(canonical(&text)),
+        Key::Suffix(text) if *attribute == Attribute::Path => Key::Suffix(canonical(&text)),
+        Key::Template(text) => Key::Template(canonical_escapes(&text).into()),
+        key => key,
+    }
 }

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 use meltemi_model::net::canonical_range;
 
+use crate::reading::is_host;
+
 /// Stands between issuer and subject: a byte that no text has.
 pub(super) const BETWEEN: u8 = 0xff;
 
@@ -20,17 +22,6 @@ pub(super) enum Key {
     Template(Arc<str>),
     Range(IpNet),
     Port(u16),
-}
-
-impl Key {
-    /// The text, where it is one.
-    pub(super) fn text(&self) -> Option<&str> {
-        match self {
-            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => std::str::from_utf8(text).ok(),
-            Self::Template(text) => Some(text),
-            Self::Presence | Self::Range(_) | Self::Port(_) => None,
-        }
-    }
 }
 
 /// The key of a value.
@@ -56,7 +47,7 @@ pub(super) fn key(attribute: &Attribute, value: &ValueMatch) -> Key {
 
 fn folded(attribute: &Attribute, text: &Arc<str>) -> Arc<[u8]> {
     match attribute {
-        Attribute::Host if text.bytes().any(|b| b.is_ascii_uppercase()) => {
+        _ if is_host(attribute) && text.bytes().any(|b| b.is_ascii_uppercase()) => {
             text.to_ascii_lowercase().into_bytes().into()
         }
         Attribute::RequestPrincipal => {

@@ -19,6 +19,8 @@ pub(super) struct Texts {
     prefixes: Option<Ends>,
     suffixes: Option<Ends>,
     presence: Option<Post>,
+    /// Presence matches an empty text as well.
+    presence_of_empty: bool,
     templates: Option<Templates>,
 }
 
@@ -44,7 +46,12 @@ impl Patterns {
 }
 
 impl Texts {
-    pub(super) fn new(patterns: Patterns, sets: &mut SetsBuilder, hash: &DefaultHashBuilder) -> Self {
+    pub(super) fn new(
+        patterns: Patterns,
+        presence_of_empty: bool,
+        sets: &mut SetsBuilder,
+        hash: &DefaultHashBuilder,
+    ) -> Self {
         let Patterns { exact, prefixes, suffixes, presence, templates } = patterns;
         let mut table = HashTable::with_capacity(exact.len());
         for (text, post) in exact {
@@ -56,6 +63,7 @@ impl Texts {
             suffixes: Ends::new(suffixes, false, sets, hash),
             prefixes: Ends::new(prefixes, true, sets, hash),
             presence,
+            presence_of_empty,
             templates: (!templates.is_empty()).then(|| Templates::new(&templates, hash)),
         }
     }
@@ -69,7 +77,7 @@ impl Texts {
             with(*post);
         }
         if let Some(post) = self.presence
-            && !text.is_empty()
+            && (self.presence_of_empty || !text.is_empty())
         {
             with(post);
         }

@@ -83,7 +83,7 @@ pub(crate) fn request(lengths: &[usize]) -> Request {
         method: "GET".into(),
         host: "a".into(),
         paths: vec!["/".into()],
-        headers: Fields(lengths.iter().map(|length| ("x".to_owned(), piece(length))).collect()),
+        headers: Fields(lengths.iter().map(|length| ("x".to_owned(), piece(length))).collect(), Vec::new()),
         remote_ip: None,
         claims: None,
     };

@@ -37,11 +37,15 @@ pub(crate) struct Http {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fields(pub(crate) Vec<(String, String)>);
+pub(crate) struct Fields(pub(crate) Vec<(String, String)>, /** Seen and not seen. */ pub(crate) Vec<String>);
 
 impl Headers for Fields {
     fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
         self.0.iter().filter(|(n, _)| n == name).for_each(|(_, v)| with(v));
+    }
+
+    fn may_lack(&self, name: &str) -> bool {
+        self.1.iter().any(|lacking| lacking == name)
     }
 }
 
@@ -91,9 +95,29 @@ impl Request {
 }
 
 const WORDS: &[&str] = &["a", "b", "ab", "ba", "aab"];
-const PATHS: &[&str] = &["/", "/a", "/a/", "/a/b", "/b/a", "/a//b", "/a/b/a", "/ab", "/b", "/a;b", "/a%2Fb"];
+const PATHS: &[&str] = &[
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/b/a",
+    "/a//b",
+    "/a/b/a",
+    "/ab",
+    "/b",
+    "/a;b",
+    "/a%2Fb",
+    "/a%2fb",
+    "/a;b/..%2fb",
+    "/a%3Ab",
+    "/a:b",
+    "/%c3%A9",
+    "//b/a",
+    "/b/..%5ca;b",
+    "/a%",
+];
 const METHODS: &[&str] = &["GET", "PUT", "GETS", "get"];
-const HOSTS: &[&str] = &["a", "A", "a.b", "a.B.", "b:80", "B.:80", "[::1]:80", "[::1]", ""];
+const HOSTS: &[&str] = &["a", "A", "a.b", "a.B.", "b:80", "B.:80", "b.:81", "[::1]:80", "[::1]", ""];
 const ADDRESSES: &[&str] =
     &["10.0.0.1", "10.0.0.2", "10.1.0.1", "::ffff:10.0.0.1", "::1", "fd00::1", "fd00::2"];
 const RANGES: &[&str] = &[
@@ -109,8 +133,19 @@ const RANGES: &[&str] = &[
     "10.1.0.1/16",
     "::ffff:10.0.0.1/128",
 ];
-const TEMPLATES: &[&str] =
-    &["/{*}", "/a/{*}", "/{*}/b", "/{**}", "/a/{**}", "/{**}/a", "/a/{**}/b", "/{*}/{**}", "/{*}/b/{**}/a"];
+const TEMPLATES: &[&str] = &[
+    "/{*}",
+    "/a;b/{*}",
+    "/a%2fb/{**}",
+    "/a/{*}",
+    "/{*}/b",
+    "/{**}",
+    "/a/{**}",
+    "/{**}/a",
+    "/a/{**}/b",
+    "/{*}/{**}",
+    "/{*}/b/{**}/a",
+];
 const ISSUERS: &[&str] = &["a", "b", "a/b", "ab"];
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -128,10 +163,13 @@ pub(crate) fn identity() -> impl Strategy<Value = SpiffeId> {
 }
 
 fn token() -> impl Strategy<Value = Token> {
-    const NAMES: &[&[&str]] = &[&["aud"], &["azp"], &["x"], &["x", "y"]];
+    const NAMES: &[&[&str]] = &[&["aud"], &["azp"], &["x"], &["x", "y"], &["scope"]];
     let path = select(NAMES);
     let claims = prop::collection::vec(
-        (path.prop_map(|p| p.iter().map(|s| (*s).to_owned()).collect()), words()),
+        (
+            path.prop_map(|p| p.iter().map(|s| (*s).to_owned()).collect()),
+            prop_oneof![words(), Just("a b".to_owned())],
+        ),
         0..4,
     );
     (select(ISSUERS), select(&["a", "b", "a/b", ""][..]), claims).prop_map(|(issuer, subject, claims)| {
@@ -146,13 +184,14 @@ fn http() -> impl Strategy<Value = Http> {
     );
     let paths = prop_oneof![
         3 => select(PATHS).prop_map(|p| vec![p.to_owned()]),
+        3 => select(PATHS).prop_map(meltemi_policy::http::readings),
         1 => subsequence(PATHS, 1..4).prop_map(|p| p.into_iter().map(str::to_owned).collect()),
     ];
     (
         select(METHODS),
         select(HOSTS),
         paths,
-        prop::collection::vec(header, 0..5),
+        (prop::collection::vec(header, 0..5), subsequence(&["x", "y"][..], 0..2)),
         prop::option::of(address()),
         prop::option::of(token()),
     )
@@ -160,7 +199,7 @@ fn http() -> impl Strategy<Value = Http> {
             method: method.into(),
             host: host.into(),
             paths,
-            headers: Fields(headers),
+            headers: Fields(headers.0, headers.1.into_iter().map(str::to_owned).collect()),
             remote_ip,
             claims,
         })
@@ -239,7 +278,9 @@ fn field() -> impl Strategy<Value = (Attribute, BoxedStrategy<ValueMatch>)> {
         (Attribute::DestinationIp, range()),
         (Attribute::DestinationPort, select(&[80u16, 81, 443][..]).prop_map(ValueMatch::Port).boxed()),
         (Attribute::ConnectionSni, of(WORDS)),
-        (Attribute::Host, of(&["a", "A", "a.B", "[::1]", "b", "b:80", ".b"])),
+        (Attribute::Host, of(&["a", "A", "a.B", "[::1]", "b", "b:80", ".b", "b.", "b.:81"])),
+        (Attribute::Header("host".into()), of(&["a", "A", "a.B", "b", "b:80", "b."])),
+        (claim(&["scope"]), of(&["a", "b", "a b"])),
         (Attribute::Method, of(METHODS)),
         (Attribute::Path, paths.clone()),
         (Attribute::Path, paths),

@@ -9,6 +9,7 @@ use meltemi_model::authz::{Attribute, ValueMatch};
 use super::{Dim, Dimension, Hints, Made, TooComplex, Value};
 use crate::proof::bits::Bits;
 use crate::proof::domain::Domain;
+use crate::proof::pattern::Manner;
 use crate::proof::text::Automaton;
 use crate::proof::{address, pattern};
 
@@ -17,13 +18,16 @@ const STATES: usize = 600_000;
 /// Classes times patterns of one attribute, before giving up.
 const CELLS: usize = 800_000_000;
 
-type Atoms = BTreeMap<u32, (Attribute, ValueMatch)>;
+/// A value of a policy, and how it is compared.
+pub(super) type Atom = (Attribute, ValueMatch, Manner);
+
+type Atoms = BTreeMap<u32, Atom>;
 
 /// The predicates of one attribute.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) key: Dimension,
-    pub(super) ids: HashMap<(Attribute, ValueMatch), u32>,
+    pub(super) ids: HashMap<Atom, u32>,
     pub(super) atoms: Atoms,
     pub(super) predicates: Vec<(Vec<u32>, Vec<u32>)>,
     pub(super) known: HashMap<(Vec<u32>, Vec<u32>), u32>,
@@ -33,11 +37,11 @@ impl Draft {
     pub(super) fn register(
         &mut self,
         attribute: &Attribute,
-        values: &[ValueMatch],
-        not_values: &[ValueMatch],
+        values: (&[ValueMatch], Manner),
+        not_values: (&[ValueMatch], Manner),
     ) -> u32 {
-        let mut atoms = |list: &[ValueMatch]| {
-            let mut all: Vec<u32> = list.iter().map(|v| self.atom(attribute, v)).collect();
+        let mut atoms = |(list, manner): (&[ValueMatch], Manner)| {
+            let mut all: Vec<u32> = list.iter().map(|v| self.atom(attribute, v, manner)).collect();
             all.sort_unstable();
             all.dedup();
             all
@@ -50,8 +54,8 @@ impl Draft {
         })
     }
 
-    fn atom(&mut self, attribute: &Attribute, value: &ValueMatch) -> u32 {
-        let key = (attribute.clone(), value.clone());
+    fn atom(&mut self, attribute: &Attribute, value: &ValueMatch, manner: Manner) -> u32 {
+        let key = (attribute.clone(), value.clone(), manner.of(attribute));
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
@@ -98,7 +102,8 @@ impl Draft {
     fn classes(&self, hints: &Hints) -> Result<(Vec<Value>, Vec<Vec<u32>>), TooComplex> {
         let domain = match &self.key {
             Dimension::Identity => Some(Domain::Identity),
-            Dimension::Claim(_) | Dimension::Label(_) => Some(Domain::Text),
+            Dimension::Claim(path) => Some(pattern::claim(path)),
+            Dimension::Label(_) => Some(Domain::Text),
             Dimension::Attribute(attribute) => pattern::domain(attribute),
         };
         if let Some(domain) = domain {
@@ -107,7 +112,7 @@ impl Draft {
         if self.key == Dimension::Attribute(Attribute::DestinationPort) {
             let port = |v: &ValueMatch| if let ValueMatch::Port(p) = v { Some(*p) } else { None };
             let named: Vec<(u32, u16)> =
-                self.atoms.iter().filter_map(|(id, (_, v))| Some((*id, port(v)?))).collect();
+                self.atoms.iter().filter_map(|(id, (_, v, _))| Some((*id, port(v)?))).collect();
             let ports: Vec<u16> = named.iter().map(|(_, p)| *p).collect();
             let all = address::ports(&ports, &hints.ports);
             let ids = |inside: Vec<u32>| inside.into_iter().map(|i| named[i as usize].0).collect();
@@ -115,7 +120,7 @@ impl Draft {
         }
         let range = |v: &ValueMatch| if let ValueMatch::Cidr(r) = v { Some(*r) } else { None };
         let named: Vec<(u32, IpNet)> =
-            self.atoms.iter().filter_map(|(id, (_, v))| Some((*id, range(v)?))).collect();
+            self.atoms.iter().filter_map(|(id, (_, v, _))| Some((*id, range(v)?))).collect();
         let ranges: Vec<IpNet> = named.iter().map(|(_, r)| *r).collect();
         let ids = |inside: Vec<u32>| inside.into_iter().map(|i| named[i as usize].0).collect();
         let all = address::addresses(&ranges);
@@ -123,7 +128,7 @@ impl Draft {
     }
 
     fn texts(&self, domain: Domain, hints: &Hints) -> Result<(Vec<Value>, Vec<Vec<u32>>), TooComplex> {
-        let patterns: Vec<_> = self.atoms.values().map(|(a, v)| pattern::patterns(a, v)).collect();
+        let patterns: Vec<_> = self.atoms.values().map(|(a, v, m)| pattern::patterns(a, v, *m)).collect();
         let automaton = Automaton::new(domain, &patterns);
         let classes = automaton.classes(STATES).map_err(|_| TooComplex(self.key.name()))?;
         let places: HashMap<&[u32], usize> =
@@ -133,7 +138,7 @@ impl Draft {
             Domain::Host => &*hints.hosts,
             _ => &[],
         };
-        let examples = self.atoms.values().flat_map(|(a, v)| pattern::examples(a, v));
+        let examples = self.atoms.values().flat_map(|(a, v, _)| pattern::examples(a, v));
         let usual = pattern::usual(domain).iter().map(ToString::to_string);
         // What exists, then what is usual, then what at least can be read.
         let mut best: BTreeMap<usize, (usize, String)> = BTreeMap::new();

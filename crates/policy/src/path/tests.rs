@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Istio's vectors for normalisation and templates.
 
-use super::{Normalization, normalize, readings, template_matches};
+use super::{Normalization, canonical_escapes, has_overlong, normalize, readings};
+use crate::http::{canonical_host, template_matches};
 
 #[test]
 fn the_four_modes() {
@@ -90,10 +91,49 @@ fn other_readings_of_a_path() {
         ("/x%2f..%2fadmin", "/admin"),
         ("/admin;jsessionid=1", "/admin"),
         ("/public/..;/admin", "/admin"),
+        ("/v1/users%3Adelete", "/v1/users:delete"),
+        ("/caf%c3%a9", "/caf\u{e9}"),
+        ("/caf%c3%a9", "/caf%C3%A9"),
+        ("/caf%c3%a9", "/caf%c3%a9"),
+        ("//x/admin", "/admin"),
+        ("/\\x/admin", "/admin"),
+        ("///x//admin/y", "/admin/y"),
+        ("//x", "/"),
+        ("/a%3Bx/b", "/a/b"),
+        ("/a/%25/b", "/a/%/b"),
     ];
     for (path, reading) in cases {
         let normalised = normalize(path, Normalization::Base).unwrap();
         assert!(readings(&normalised).iter().any(|r| r == reading), "{path}: {:?}", readings(&normalised));
     }
     assert_eq!(readings("/plain/path"), ["/plain/path"]);
+}
+
+#[test]
+fn one_notation_of_escapes_and_hosts() {
+    for (path, expected) in [
+        ("/a%2fb%c3", "/a%2Fb%C3"),
+        ("/a%2Fb", "/a%2Fb"),
+        ("/a%zf%f", "/a%zf%f"),
+        ("/a%%2f", "/a%%2F"),
+        ("/abc", "/abc"),
+    ] {
+        assert_eq!(canonical_escapes(path), expected);
+        assert_eq!(readings(path)[0], expected);
+    }
+    for (host, expected) in
+        [("a.:80", "a"), ("a:81", "a:81"), ("[::1]:80", "[::1]"), ("a.b", "a.b"), ("a:8080", "a:8080")]
+    {
+        assert_eq!(canonical_host(host), expected);
+    }
+}
+
+#[test]
+fn overlong_characters() {
+    for path in ["/%c0%ae", "/%C1%81", "/%e0%9f%bf", "/%f0%8f%bf%bf", "/a/%c0%af../x"] {
+        assert!(has_overlong(path), "{path}");
+    }
+    for path in ["/", "/%c0%2e", "/%c0x", "/%c3%a9", "/%e0%a0%80", "/%f0%90%80%80", "/%ff%fe", "/%25c0%ae"] {
+        assert!(!has_overlong(path), "{path}");
+    }
 }
