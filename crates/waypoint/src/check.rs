@@ -4,7 +4,9 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use meltemi_model::l7::PathNormalization;
-use meltemi_policy::http::{Normalization, method_is_clean, normalize, readings};
+use meltemi_policy::http::{
+    Normalization, canonical_host, has_overlong, method_is_clean, normalize, readings,
+};
 
 use crate::limits::{MAX_HEADERS, MAX_HOST};
 
@@ -15,6 +17,10 @@ pub(crate) struct Checked {
     pub(crate) paths: Vec<String>,
     /// Host, as received.
     pub(crate) host: String,
+    /// Host, as it is forwarded.
+    pub(crate) forwarded_host: String,
+    /// Its body comes in chunks.
+    pub(crate) chunked: bool,
     /// It asks to change to WebSocket.
     pub(crate) websocket: bool,
 }
@@ -52,7 +58,14 @@ pub(crate) fn check<B>(request: &Request<B>, mode: PathNormalization) -> Result<
     }
     let body = framing(headers)?;
     let host = host(request.uri().authority().map(http::uri::Authority::as_str), headers)?;
+    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+    if !target.is_ascii() {
+        return Err(bad("raw bytes in the target that have to be escaped"));
+    }
     let path = request.uri().path();
+    if has_overlong(path) {
+        return Err(bad("overlong UTF-8 in the path"));
+    }
     let mode = match mode {
         PathNormalization::None => Normalization::None,
         PathNormalization::Base => Normalization::Base,
@@ -64,7 +77,9 @@ pub(crate) fn check<B>(request: &Request<B>, mode: PathNormalization) -> Result<
     if websocket && body {
         return Err(bad("an upgrade with a body"));
     }
-    Ok(Checked { paths: readings(&path), host, websocket })
+    let forwarded_host = canonical_host(&host).into_owned();
+    let chunked = headers.contains_key(TRANSFER_ENCODING);
+    Ok(Checked { paths: readings(&path), host, forwarded_host, chunked, websocket })
 }
 
 /// Whether there is a body; its end is told once and clearly.
@@ -111,13 +126,16 @@ fn is_host(host: &str) -> bool {
         name[1..name.len() - 1].parse::<std::net::Ipv6Addr>().is_ok()
     } else {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-        !name.is_empty() && name != "." && name.bytes().all(allowed)
+        !name.is_empty() && !name.starts_with('.') && !name.contains("..") && name.bytes().all(allowed)
     };
     let port_fits = port.is_empty()
-        || port
-            .strip_prefix(':')
-            .is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u16>().is_ok());
+        || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()) && is_port(p));
     host.len() <= MAX_HOST && name_fits && port_fits
+}
+
+/// A number in its one notation: with a zero before it, policies would not compare equal with it.
+fn is_port(port: &str) -> bool {
+    (port == "0" || !port.starts_with('0')) && port.parse::<u16>().is_ok()
 }
 
 /// Whether the request changes to WebSocket (RFC 6455 §4.2.1). No other protocol is changed to: `Upgrade` is dropped then,
@@ -167,6 +185,12 @@ mod tests {
             (request("POST", "/a", &[a, ("content-length", "5"), ("content-length", "5")]), 400),
             (request("POST", "/a", &[a, ("content-length", "5, 5")]), 400),
             (request("GET", "/a%00", &[a]), 400),
+            (request("GET", "/caf\u{e9}", &[a]), 400),
+            (request("GET", "/a?caf\u{e9}", &[a]), 400),
+            (request("GET", "/a/%c0%ae%C0%AE/admin", &[a]), 400),
+            (request("GET", "/a/%e0%80%af", &[a]), 400),
+            (request("GET", "/a/%f0%80%80%af", &[a]), 400),
+            (request("GET", "/a/%c3%a9%e2%82%ac%ff%c0%2e", &[a]), 0),
             (request("OPTIONS", "*", &[a]), 400),
             (request("GET", "a", &[a]), 400),
             (request("CONNECT", "127.0.0.1:15000", &[]), 405),
@@ -181,9 +205,9 @@ mod tests {
     fn the_path_is_forwarded_as_the_mesh_normalises_it() {
         let request = Request::get("/a/../b//%2fc%5Cd").header("host", "a").body(()).unwrap();
         let cases = [
-            (PathNormalization::None, "/a/../b//%2fc%5Cd"),
-            (PathNormalization::Base, "/b//%2fc%5Cd"),
-            (PathNormalization::MergeSlashes, "/b/%2fc%5Cd"),
+            (PathNormalization::None, "/a/../b//%2Fc%5Cd"),
+            (PathNormalization::Base, "/b//%2Fc%5Cd"),
+            (PathNormalization::MergeSlashes, "/b/%2Fc%5Cd"),
             (PathNormalization::DecodeAndMergeSlashes, "/b/c/d"),
         ];
         for (mode, expected) in cases {
@@ -199,10 +223,27 @@ mod tests {
         }
         let long = "a".repeat(MAX_HOST + 1);
         for host in [
-            "", ".", ":80", "a:", "a:b", "a:99999", "a:80:81", "a/b", "a b", "a,b", "a;b", "a@b", "a\\b",
-            "a%2eb", "[a]", "[::1", "[::1]a", "::1", "a?b", "é", &long,
+            "", ".", ":80", "a:", "a:080", "a:00", "a..", "a..b", ".a", "a:b", "a:99999", "a:80:81", "a/b",
+            "a b", "a,b", "a;b", "a@b", "a\\b", "a%2eb", "[a]", "[::1", "[::1]a", "::1", "a?b", "é", &long,
         ] {
             assert!(!is_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_forwarded_in_one_form() {
+        let cases = [
+            ("a.example.", "a.example"),
+            ("a.example.:8080", "a.example:8080"),
+            ("a.example:80", "a.example"),
+            ("a.example.:80", "a.example"),
+            ("[::1]:80", "[::1]"),
+            ("A.example:8080", "A.example:8080"),
+        ];
+        for (host, expected) in cases {
+            let request = Request::get("/").header("host", host).body(()).unwrap();
+            let checked = check(&request, PathNormalization::Base).unwrap();
+            assert_eq!((&*checked.host, &*checked.forwarded_host), (host, expected));
         }
     }
 

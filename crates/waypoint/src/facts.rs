@@ -4,11 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::{Facts, Headers, HttpFacts};
 use tokio::sync::OwnedSemaphorePermit;
+
+use crate::headers::{Changes, is_same, size};
 
 /// A request's facts, owned.
 #[derive(Clone, Debug)]
@@ -23,8 +25,11 @@ pub(crate) struct RequestFacts {
     pub(crate) method: String,
     pub(crate) host: String,
     pub(crate) paths: Vec<String>,
+    /// As they are forwarded, with those of the hop that this proxy acts on.
     pub(crate) headers: HeaderMap,
-    /// Of the headers, those that [`aliases`] gives.
+    /// How the client sent them.
+    pub(crate) changes: Changes,
+    /// Of all headers, those that [`aliases`] gives.
     pub(crate) aliases: Vec<HeaderName>,
     /// The Service that it is addressed to ([`Target::Service`]) or whose Pod it is forwarded to ([`Target::Backend`]);
     /// `None` at a listener.
@@ -37,36 +42,47 @@ pub(crate) struct RequestFacts {
 
 struct Fields<'a>(&'a RequestFacts);
 
+impl Fields<'_> {
+    /// Values that were sent or are forwarded.
+    fn values(&self, name: &str) -> impl Iterator<Item = &HeaderValue> {
+        self.0.headers.get_all(name).iter().chain(self.0.changes.withheld.get_all(name))
+    }
+
+    /// Headers that some servers take for this one, others do not: servers that put headers into variables take `x_a` for
+    /// `x-a`.
+    fn aliases<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n HeaderName> {
+        let aliases = self.0.aliases.iter();
+        aliases.filter(move |alias| alias.as_str() != name && is_same(alias.as_str(), name))
+    }
+}
+
 impl Headers for Fields<'_> {
     fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
-        let headers = &self.0.headers;
-        for value in headers.get_all(name) {
+        let aliases = self.aliases(name).flat_map(|alias| self.values(alias.as_str()));
+        for value in self.values(name).chain(aliases) {
             with(&String::from_utf8_lossy(value.as_bytes()));
         }
-        // Servers that put headers into variables take `x_a` for `x-a`, others do not: both are read.
-        let mut absent = !headers.contains_key(name);
-        for alias in self.0.aliases.iter().filter(|alias| is_alias(alias.as_str(), name)) {
-            if std::mem::take(&mut absent) {
-                with("");
-            }
-            for value in headers.get_all(alias) {
-                with(&String::from_utf8_lossy(value.as_bytes()));
-            }
-        }
+    }
+
+    fn may_lack(&self, name: &str) -> bool {
+        let RequestFacts { headers, changes, .. } = self.0;
+        !headers.contains_key(name) || changes.added.iter().any(|added| added.as_str() == name)
     }
 }
 
 /// Headers whose names some servers take for another one's.
-pub(crate) fn aliases(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect()
-}
-
-fn is_alias(alias: &str, name: &str) -> bool {
-    let fold = |b: u8| if b == b'_' { b'-' } else { b };
-    alias != name && alias.bytes().map(fold).eq(name.bytes().map(fold))
+pub(crate) fn aliases(headers: &HeaderMap, changes: &Changes) -> Vec<HeaderName> {
+    let names = headers.keys().chain(changes.withheld.keys());
+    names.filter(|name| name.as_str().contains('_')).cloned().collect()
 }
 
 impl RequestFacts {
+    /// Bytes that the head takes as long as the request is open: an estimate.
+    pub(crate) fn size(&self, target: &Uri) -> usize {
+        let target = target.path_and_query().map_or(0, |target| target.as_str().len());
+        size(&self.headers) + size(&self.changes.withheld) + target
+    }
+
     /// Lends the facts as the engine takes them.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&Facts<'_>) -> T) -> T {
         let headers = Fields(self);

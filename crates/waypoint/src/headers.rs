@@ -3,24 +3,19 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, COOKIE, TE};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+use http::header::{CONNECTION, COOKIE, TE, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use meltemi_policy::http::HOP_HEADERS;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Headers of one hop (RFC 9110 §7.6.1), and those that proxies tell each other: never passed on from outside.
-const DROPPED: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-connection",
+/// Further headers of one hop, and those that only a proxy may write: never passed on from outside.
+const WITHHELD: &[&str] = &[
+    "http2-settings",
+    "trailer",
     "proxy-authenticate",
     "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
     "x-forwarded-client-cert",
     "x-forwarded-network",
     "baggage",
@@ -33,54 +28,90 @@ const EDGE: &str = "x-forwarded-";
 /// Bytes of a header name that is compared: no listed one is longer, and families are known by their beginning.
 const LONGEST: usize = 32;
 
-/// Whether a name is dropped. Servers that put headers into variables take `_` for `-`: here they are the same too.
-fn dropped(name: &str, edge: bool) -> bool {
+/// Whether a name is one of those listed. Servers that put headers into variables take `_` for `-`: here they are the
+/// same too.
+fn is_listed(name: &str, list: &[&str], families: &[&str]) -> bool {
     let mut folded = [0u8; LONGEST];
     let folded = &mut folded[..name.len().min(LONGEST)];
     for (to, from) in folded.iter_mut().zip(name.bytes()) {
-        *to = if from == b'_' { b'-' } else { from };
+        *to = fold(from);
     }
-    let begins = |prefix: &str| folded.starts_with(prefix.as_bytes());
-    let whole = name.len() <= LONGEST && DROPPED.iter().any(|d| d.as_bytes() == folded);
-    whole || FAMILIES.iter().any(|f| begins(f)) || (edge && begins(EDGE))
+    let whole = name.len() <= LONGEST && list.iter().any(|listed| listed.as_bytes() == folded);
+    whole || families.iter().any(|prefix| folded.starts_with(prefix.as_bytes()))
 }
 
-fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+fn fold(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte }
+}
+
+/// Whether some servers take two names for one and the same.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    one.bytes().map(fold).eq(other.bytes().map(fold))
+}
+
+/// The elements of a header that is a list.
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Takes headers out of a map.
+fn take(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) -> HeaderMap {
+    let mut taken = HeaderMap::new();
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
     for name in names {
+        for value in headers.get_all(&name) {
+            taken.append(name.clone(), value.clone());
+        }
         headers.remove(name);
     }
+    taken
 }
 
-/// Removes what must not be passed on: the known names, and what `Connection` lists.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
+/// Removes what must not be passed on: the known names, and what `Connection` lists. Returns those of the known names that
+/// this proxy itself does nothing about.
+pub(crate) fn strip(headers: &mut HeaderMap) -> HeaderMap {
+    let listed: Vec<HeaderName> = tokens(headers, CONNECTION).filter_map(|name| name.parse().ok()).collect();
     for name in listed {
         headers.remove(name);
     }
-    remove(headers, |name| dropped(name, false));
+    take(headers, |name| is_listed(name, &HOP_HEADERS, &[]));
+    take(headers, |name| is_listed(name, WITHHELD, FAMILIES))
 }
 
-/// Makes of a client's headers those that are judged and forwarded. `peer` is its address. At the edge nothing is known of
-/// who is before it, so that it says all of `x-forwarded-*` itself; a waypoint's clients are of the mesh, and it adds.
-pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge: bool) {
-    // Of HTTP/2's only one, that goes from end to end: servers of gRPC refuse calls without it.
-    let trailers = version == Version::HTTP_2 && headers.get(TE).is_some_and(|te| te == "trailers");
-    strip(headers);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+/// How the headers that are forwarded differ from those that the client sent. Policies judge both: a server behind sees the
+/// one, and the policy's author may mean the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    /// What the client sent and is not forwarded, or not so.
+    pub(crate) withheld: HeaderMap,
+    /// What is forwarded and the client did not send.
+    pub(crate) added: Vec<HeaderName>,
+}
+
+/// Makes of a client's headers those that are forwarded. `peer` is its address. At the edge nothing is known of who is
+/// before it, so that it says all of `x-forwarded-*` itself; a waypoint's clients are of the mesh, and it adds.
+pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge: bool) -> Changes {
+    let trailers = tokens(headers, TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
+    let changing = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let protocols: Vec<HeaderValue> = headers.get_all(UPGRADE).iter().filter(|_| changing).cloned().collect();
+    let mut changes = Changes { withheld: strip(headers), added: Vec::new() };
+    if !protocols.is_empty() {
+        changes.withheld.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
+    for protocol in protocols {
+        changes.withheld.append(UPGRADE, protocol);
+    }
+    if trailers {
+        // Of HTTP/2's only one, that goes from end to end: servers of gRPC refuse calls without it.
+        let to = if version == Version::HTTP_2 { &mut *headers } else { &mut changes.withheld };
+        to.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let of_edge = |name: &str| is_listed(name, &[], &[EDGE]);
+    let forged = take(headers, |name| of_edge(name) && (edge || name.contains('_')));
+    changes.withheld.extend(forged);
     if edge {
-        remove(headers, |name| dropped(name, true));
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    } else {
-        remove(headers, |name| name.contains('_') && dropped(name, true));
+        changes.put(headers, FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     let mut path: Vec<u8> = joined(headers, &FORWARDED_FOR, b", ");
     if !path.is_empty() {
@@ -88,7 +119,7 @@ pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge:
     }
     path.extend_from_slice(peer.to_canonical().to_string().as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&path) {
-        headers.insert(FORWARDED_FOR, value);
+        changes.put(headers, FORWARDED_FOR, value);
     }
     // HTTP/2 may cut a cookie header into crumbs; it is one header (RFC 9113 §8.2.3).
     if headers.get_all(COOKIE).iter().nth(1).is_some()
@@ -96,13 +127,26 @@ pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge:
     {
         headers.insert(COOKIE, value);
     }
+    changes
 }
 
-/// Bytes that a head takes: an estimate, with what a map needs beside names and values.
-pub(crate) fn size(headers: &HeaderMap, target: &Uri) -> usize {
+impl Changes {
+    /// Forwards a header with a value of this proxy's.
+    fn put(&mut self, headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+        for sent in headers.get_all(&name) {
+            self.withheld.append(name.clone(), sent.clone());
+        }
+        if !self.withheld.contains_key(&name) {
+            self.added.push(name.clone());
+        }
+        headers.insert(name, value);
+    }
+}
+
+/// Bytes that headers take: an estimate, with what a map needs beside names and values.
+pub(crate) fn size(headers: &HeaderMap) -> usize {
     const ENTRY: usize = 64;
-    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY).sum();
-    fields + target.path_and_query().map_or(0, |p| p.as_str().len())
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY).sum()
 }
 
 fn joined(headers: &HeaderMap, name: &HeaderName, with: &[u8]) -> Vec<u8> {
@@ -151,6 +195,45 @@ mod tests {
         let mut inside = map(&client);
         own(&mut inside, Version::HTTP_11, peer, false);
         assert_eq!(inside, map(&[("x-forwarded-for", "1.1.1.1, 10.0.0.1"), ("x-forwarded-proto", "https")]));
+    }
+
+    #[test]
+    fn what_the_client_sent_and_what_is_forwarded_are_both_known() {
+        let peer = IpAddr::from([10, 0, 0, 1]);
+        let sent = [
+            ("baggage", "k=v"),
+            ("connection", "close"),
+            ("te", "gzip, Trailers"),
+            ("x-forwarded-for", "1.1.1.1"),
+        ];
+        // Version, edge; withheld, added.
+        let cases = [
+            (
+                Version::HTTP_11,
+                false,
+                &["baggage: k=v", "te: trailers", "x-forwarded-for: 1.1.1.1"][..],
+                &[][..],
+            ),
+            (Version::HTTP_2, false, &["baggage: k=v", "x-forwarded-for: 1.1.1.1"], &[]),
+            (
+                Version::HTTP_11,
+                true,
+                &["baggage: k=v", "te: trailers", "x-forwarded-for: 1.1.1.1"],
+                &["x-forwarded-proto"],
+            ),
+        ];
+        for (version, edge, withheld, added) in cases {
+            let changes = own(&mut map(&sent), version, peer, edge);
+            let pairs = changes.withheld.iter();
+            let mut seen: Vec<String> =
+                pairs.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+            seen.sort();
+            let names: Vec<&str> = changes.added.iter().map(HeaderName::as_str).collect();
+            let expected: Vec<String> = withheld.iter().map(ToString::to_string).collect();
+            assert_eq!((seen, names), (expected, added.to_vec()));
+        }
+        let nothing = own(&mut map(&[]), Version::HTTP_11, peer, false);
+        assert_eq!(nothing.added, ["x-forwarded-for"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -26,7 +26,7 @@ use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
 use crate::facts::{RequestFacts, aliases};
 use crate::filters::{self, Going, Impossible};
 use crate::forward::{Unreached, backend_version, endpoint, forward, resolve};
-use crate::headers;
+use crate::headers::{self, Changes};
 use crate::log::{self, Line};
 use crate::metrics::Labels;
 use crate::pulse::Pulse;
@@ -144,11 +144,12 @@ impl Life<'_> {
             }
         };
         self.websocket = checked.websocket;
-        // From here on: what is judged is what is forwarded.
+        // From here on: what is judged is what was sent and what is forwarded.
         let edge = self.served.listener.is_some();
         let version = request.version();
-        headers::own(request.headers_mut(), version, self.served.peer.address.ip(), edge);
-        let kib = headers::size(request.headers(), request.uri()) / 1024 + 1;
+        let changes = headers::own(request.headers_mut(), version, self.served.peer.address.ip(), edge);
+        let mut facts = self.facts(&request, &checked, changes);
+        let kib = facts.size(request.uri()) / 1024 + 1;
         match self.context.heads.clone().try_acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX)) {
             Ok(room) => self.room = Some(Arc::new(room)),
             Err(_) => {
@@ -157,7 +158,6 @@ impl Life<'_> {
                 return plain(StatusCode::SERVICE_UNAVAILABLE, "too many open requests");
             }
         }
-        let mut facts = self.facts(&request, checked.host.clone(), checked.paths.clone());
         let mesh = self.context.view.mesh();
         tokens::sanitize(&mesh, &mut facts, request.headers_mut());
         if let Some(denied) = tokens::unverified(&mesh, &facts) {
@@ -235,10 +235,17 @@ impl Life<'_> {
             let text = format!("the request as it is forwarded: {}", refused.reason);
             Denied { text, policy: None, rule: None, clause: None, missing: false }
         })?;
-        Ok(self.facts(request, checked.host, checked.paths))
+        Ok(self.facts(request, &checked, Changes::default()))
     }
 
-    fn facts(&self, request: &Request<Incoming>, host: String, paths: Vec<String>) -> RequestFacts {
+    fn facts(&self, request: &Request<Incoming>, checked: &Checked, changes: Changes) -> RequestFacts {
+        let mut headers = request.headers().clone();
+        if checked.websocket {
+            upgrade::mark(&mut headers);
+        }
+        if checked.chunked {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         RequestFacts {
             source: self.served.peer.identity.clone(),
             source_ip: self.served.peer.address.ip().to_canonical(),
@@ -246,10 +253,11 @@ impl Life<'_> {
             http: true,
             query: request.uri().query().unwrap_or_default().to_owned(),
             method: request.method().to_string(),
-            host,
-            paths,
-            aliases: aliases(request.headers()),
-            headers: request.headers().clone(),
+            host: checked.host.clone(),
+            paths: checked.paths.clone(),
+            aliases: aliases(&headers, &changes),
+            headers,
+            changes,
             target: self.served.service.clone().map(Target::Service),
             gateway: self.context.config.gateway.clone(),
             room: self.room.clone(),
@@ -325,7 +333,7 @@ impl Life<'_> {
             Some(Err(Impossible(why))) => return Err(self.impossible(why)),
             None => (None, None),
         };
-        let host = host.unwrap_or_else(|| checked.host.clone());
+        let host = host.unwrap_or_else(|| checked.forwarded_host.clone());
         let path = path.unwrap_or_else(|| checked.paths[0].clone());
         let target = request.uri().query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
         let malformed = |_| Instead::Status(StatusCode::BAD_REQUEST, "malformed target");
@@ -450,6 +458,8 @@ impl Life<'_> {
             };
         }
         headers::strip(response.headers_mut());
+        // The version is one of this hop: a backend of HTTP/1.0 does not make the client's connection one.
+        *response.version_mut() = Version::HTTP_11;
         for filter in chosen.rule.iter().flat_map(|r| &r.filters) {
             if let Filter::ResponseHeaders { changes } = filter {
                 filters::apply(response.headers_mut(), changes);

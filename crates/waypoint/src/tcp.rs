@@ -15,6 +15,7 @@ use crate::authorize::{Forwarded, Subject, authorize};
 use crate::context::{Context, jiff_text};
 use crate::facts::RequestFacts;
 use crate::forward::{endpoint, reach, resolve};
+use crate::headers::Changes;
 use crate::served::Peer;
 
 /// A connection to `service`, asked for by a tunnel.
@@ -45,6 +46,7 @@ pub(crate) async fn serve(
         host: String::new(),
         paths: Vec::new(),
         headers: HeaderMap::new(),
+        changes: Changes::default(),
         aliases: Vec::new(),
         target: Some(Target::Service(service.clone())),
         gateway: context.config.gateway.clone(),

@@ -10,6 +10,7 @@ use meltemi_view::Denied;
 use meltemi_view::Mesh;
 
 use crate::facts::RequestFacts;
+use crate::headers::is_same;
 
 /// Where a token is looked for by default (RFC 6750 §2).
 const SCHEME: &str = "bearer";
@@ -28,16 +29,22 @@ pub(crate) fn unverified(mesh: &Mesh, facts: &RequestFacts) -> Option<Denied> {
     Some(Denied { text, policy: Some(jwt.name.clone()), rule: None, clause: None, missing: false })
 }
 
-/// Removes the headers that only a proxy that has verified a token may write.
+/// Removes the headers that only a proxy that has verified a token may write, under every name that some server takes for
+/// theirs.
 pub(crate) fn sanitize(mesh: &Mesh, facts: &mut RequestFacts, forwarded: &mut HeaderMap) {
     let written = |rule: &JwtRule| {
-        let claims = rule.claim_headers.iter().map(|(header, _)| header.clone());
-        rule.payload_header.iter().cloned().chain(claims).collect::<Vec<_>>()
+        let claims = rule.claim_headers.iter().map(|(header, _)| header.to_ascii_lowercase());
+        let payload = rule.payload_header.iter().map(|header| header.to_ascii_lowercase());
+        payload.chain(claims).collect::<Vec<String>>()
     };
-    let names: Vec<_> = applying(mesh, facts).flat_map(|jwt| &jwt.rules).flat_map(written).collect();
-    for name in names.iter().filter_map(|name| name.parse::<HeaderName>().ok()) {
-        facts.headers.remove(&name);
-        forwarded.remove(name);
+    let owned: Vec<String> = applying(mesh, facts).flat_map(|jwt| &jwt.rules).flat_map(written).collect();
+    if owned.is_empty() {
+        return;
+    }
+    for headers in [&mut facts.headers, &mut facts.changes.withheld, forwarded] {
+        let forged = |name: &&HeaderName| owned.iter().any(|owned| is_same(owned, name.as_str()));
+        let names: Vec<HeaderName> = headers.keys().filter(forged).cloned().collect();
+        names.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
 
@@ -45,7 +52,9 @@ pub(crate) fn sanitize(mesh: &Mesh, facts: &mut RequestFacts, forwarded: &mut He
 fn carries(rule: &JwtRule, headers: &HeaderMap, query: &str) -> bool {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let in_header = |name: &str, prefix: &str| {
-        headers.get_all(name).iter().map(text).any(|value| {
+        let name = name.to_ascii_lowercase();
+        let same = headers.iter().filter(|(other, _)| is_same(other.as_str(), &name));
+        same.map(|(_, value)| text(value)).any(|value| {
             let value = value.trim_start();
             let begins = value.get(..prefix.len()).is_some_and(|b| b.eq_ignore_ascii_case(prefix));
             begins && !value.is_empty()
@@ -82,7 +91,7 @@ mod tests {
             from_cookies: vec!["session".into()],
             ..JwtRule::default()
         };
-        let cases: [(&JwtRule, &str, &str, &str, bool); 16] = [
+        let cases: [(&JwtRule, &str, &str, &str, bool); 18] = [
             (&default, "x", "y", "", false),
             (&default, "authorization", "Bearer x", "", true),
             (&default, "authorization", "bEARER\tx", "", true),
@@ -93,6 +102,8 @@ mod tests {
             (&default, "x-jwt", "x", "t=x", false),
             (&custom, "x-jwt", "x", "", true),
             (&custom, "x-jwt", "", "", false),
+            (&custom, "x_jwt", "x", "", true),
+            (&custom, "x_token", "JWT x", "", true),
             (&custom, "x-token", "jwt x", "", true),
             (&custom, "x-token", "x", "", false),
             (&custom, "cookie", "a=b; session=x", "", true),

@@ -98,6 +98,20 @@ async fn http1_means_to_the_backend_what_it_meant_to_the_policy() {
     assert!(smuggled.is_empty(), "{smuggled:?}");
 }
 
+/// A socket that is closed with bytes unread is reset, and takes the answers with it that the client has not read yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_behind_a_request_does_not_cost_its_answer() {
+    let world = World::start(Limits::default()).await;
+    let mut io = world.to_gateway().await;
+    let noise = b"noise\0 of a client\n".repeat(5_000);
+    write(&mut io, &[b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(), noise].concat()).await;
+    let mut got = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, io.read_to_end(&mut got)).await.unwrap();
+    let text = String::from_utf8_lossy(&got);
+    assert!(read.is_ok(), "{read:?}: {text}");
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("HTTP/1.1 400 "), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_means_to_the_backend_what_it_meant_to_the_policy() {
     let world = World::start(Limits::default()).await;

@@ -88,6 +88,7 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
             "/other" => return echo(stream, &format!("{upgrade}h2c\r\n\r\n"), bytes).await,
             "/endless" => return endless(stream).await,
             "/trickle" => return trickle(stream).await,
+            "/old" => "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
             _ => {
                 "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x-hop\r\nx-hop: 1\r\nx-envoy-own: 1\r\n\r\nok"
             }

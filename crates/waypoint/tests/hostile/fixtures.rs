@@ -4,7 +4,7 @@
 use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::l7::{Filter, NamedMatch, PathChange, PathMatch, RouteMatch, Target, ValueMatch};
 
-use crate::world::{World, policy, service};
+use crate::world::{World, policy, policy_but, service};
 
 /// Without a policy.
 pub(crate) const FREE: u8 = 0;
@@ -32,8 +32,34 @@ pub(crate) const NO_DELETE: u8 = 10;
 pub(crate) const CLAIMS: u8 = 11;
 /// ALLOW header x-envoy-internal = true: a header that only proxies set.
 pub(crate) const INTERNAL: u8 = 12;
+/// DENY header host = secret.com.
+pub(crate) const NO_HOST_HEADER: u8 = 13;
+/// DENY hosts secret.com:8080.
+pub(crate) const NO_HOST_PORT: u8 = 14;
+/// ALLOW hosts ok.com, `*.example:39954`.
+pub(crate) const HOSTS: u8 = 15;
+/// DENY paths with characters that are read in several ways.
+pub(crate) const LITERAL: u8 = 16;
+/// ALLOW such paths.
+pub(crate) const ONLY_LITERAL: u8 = 17;
+/// DENY header x-debug = `*`.
+pub(crate) const NO_DEBUG: u8 = 18;
+/// ALLOW header x-role not evil.
+pub(crate) const NO_ROLE: u8 = 19;
+/// DENY header upgrade = websocket.
+pub(crate) const NO_UPGRADE: u8 = 20;
+/// DENY header transfer-encoding = chunked.
+pub(crate) const NO_CHUNKS: u8 = 21;
+/// DENY header baggage = `*`.
+pub(crate) const NO_BAGGAGE: u8 = 22;
+/// DENY header x-forwarded-for not `*`.
+pub(crate) const FORWARDED_FOR: u8 = 23;
+/// DENY header upgrade = `*`.
+pub(crate) const ANY_UPGRADE: u8 = 24;
+/// DENY header te = `*`.
+pub(crate) const NO_TRAILERS: u8 = 25;
 /// How many there are.
-pub(crate) const SERVICES: u8 = 13;
+pub(crate) const SERVICES: u8 = 26;
 
 type Fields<'a> = Vec<(Attribute, &'a [&'a str])>;
 
@@ -43,7 +69,7 @@ pub(crate) fn policies(world: &mut World) {
     let principal = |account: &str| format!("cluster.local/ns/default/sa/{account}");
     let (client, other) = (principal("client"), principal("other"));
     let (client, other) = ([&*client], [&*other]);
-    let all: [(u8, &str, Action, Fields<'_>); 11] = [
+    let all: [(u8, &str, Action, Fields<'_>); 22] = [
         (NO_ADMIN, "no-admin", Deny, vec![(Attribute::Path, &["/admin", "/admin/*"])]),
         (PUBLIC, "public", Allow, vec![(Attribute::Method, &["GET"]), (Attribute::Path, &["/public/*"])]),
         (NO_BLOCK, "no-block", Deny, vec![(header("x-block"), &["1"])]),
@@ -55,9 +81,31 @@ pub(crate) fn policies(world: &mut World) {
         (NO_DELETE, "no-delete", Deny, vec![(Attribute::Method, &["DELETE"])]),
         (CLAIMS, "claims", Allow, vec![(Attribute::RequestPrincipal, &["*"])]),
         (INTERNAL, "internal", Allow, vec![(header("x-envoy-internal"), &["true"])]),
+        (NO_HOST_HEADER, "no-host-header", Deny, vec![(header("host"), &["secret.com"])]),
+        (NO_HOST_PORT, "no-host-port", Deny, vec![(Attribute::Host, &["secret.com:8080"])]),
+        (HOSTS, "hosts", Allow, vec![(Attribute::Host, &["ok.com", "*.example:39954"])]),
+        (
+            LITERAL,
+            "literal",
+            Deny,
+            vec![(Attribute::Path, &["/v1/users:delete", "/caf%C3%A9", "/projects/acme%2Fsecret/*"])],
+        ),
+        (ONLY_LITERAL, "only-literal", Allow, vec![(Attribute::Path, &["/api;v=1/*", "/p/acme%2Fweb/*"])]),
+        (NO_DEBUG, "no-debug", Deny, vec![(header("x-debug"), &["*"])]),
+        (NO_UPGRADE, "no-upgrade", Deny, vec![(header("upgrade"), &["websocket"])]),
+        (ANY_UPGRADE, "any-upgrade", Deny, vec![(header("upgrade"), &["*"])]),
+        (NO_TRAILERS, "no-trailers", Deny, vec![(header("te"), &["*"])]),
+        (NO_CHUNKS, "no-chunks", Deny, vec![(header("transfer-encoding"), &["chunked"])]),
+        (NO_BAGGAGE, "no-baggage", Deny, vec![(header("baggage"), &["*"])]),
     ];
     for (number, name, action, fields) in all {
         world.policy(Target::Service(service(number)), policy(name, action, &fields));
+    }
+    for (number, name, action, attribute, value) in [
+        (NO_ROLE, "no-role", Allow, header("x-role"), "evil"),
+        (FORWARDED_FOR, "forwarded-for", Deny, header("x-forwarded-for"), "*"),
+    ] {
+        world.policy(Target::Service(service(number)), policy_but(name, action, attribute, value));
     }
     world.jwt(TOKENS);
     world.jwt(CLAIMS);

@@ -2,8 +2,9 @@
 //! The table: what a client writes, what it gets, and what the backend gets.
 
 use crate::fixtures::{
-    CLIENT, FREE, INTERNAL, NO_ADMIN, NO_BLOCK, NO_DELETE, NO_REMOTE, NO_SECRET, OTHER, PUBLIC, TENANT,
-    TOKENS,
+    ANY_UPGRADE, CLIENT, FORWARDED_FOR, FREE, HOSTS, INTERNAL, LITERAL, NO_ADMIN, NO_BAGGAGE, NO_BLOCK,
+    NO_CHUNKS, NO_DEBUG, NO_DELETE, NO_HOST_HEADER, NO_HOST_PORT, NO_REMOTE, NO_ROLE, NO_SECRET, NO_TRAILERS,
+    NO_UPGRADE, ONLY_LITERAL, OTHER, PUBLIC, TENANT, TOKENS,
 };
 
 #[derive(Clone, Copy)]
@@ -119,6 +120,7 @@ pub(crate) fn all() -> Vec<Row> {
         targets(),
         hosts(),
         header_rules(),
+        header_presence(),
         header_forms(),
         methods(),
         lengths(),
@@ -155,7 +157,25 @@ fn paths() -> Vec<Row> {
         target("what is judged is forwarded", FREE, "/a/./b/../%63\\d?q=%2e")
             .passes("GET /a/c/d?q=%2e HTTP/1.1"),
         target("above the root", PUBLIC, "/public/../../../../admin").denied(403),
-        target("not UTF-8, escaped", PUBLIC, "/public/%ff").passes("GET /public/%ff HTTP/1.1"),
+        target("not UTF-8, escaped", PUBLIC, "/public/%ff").passes("GET /public/%FF HTTP/1.1"),
+        target("overlong UTF-8", FREE, "/a/%c0%ae%c0%ae/admin").denied(400).closes(),
+        target("raw UTF-8", FREE, "/caf\u{e9}").denied(400).closes(),
+        target("raw UTF-8 in the query", FREE, "/x?caf\u{e9}").denied(400).closes(),
+        target("one notation of escapes", FREE, "/a%2fb?c%2fd").passes("GET /a%2Fb?c%2fd HTTP/1.1"),
+        target("another host before it", NO_ADMIN, "//x/admin").denied(403),
+        target("another host before it, by a backslash", NO_ADMIN, "/\\x/admin").denied(403),
+        target("escaped reserved character", LITERAL, "/v1/users%3Adelete").denied(403),
+        target("escaped letter of another script", LITERAL, "/caf%c3%a9").denied(403),
+        target("another notation of what is denied", LITERAL, "/projects/acme%2fsecret/x").denied(403),
+        target("two slashes in what is denied", LITERAL, "/projects//acme%2Fsecret/x").denied(403),
+        target("parameters in what is denied", LITERAL, "/projects;a/acme%2Fsecret/x").denied(403),
+        target("beside what is denied", LITERAL, "/v1/users%3Acreate")
+            .passes("GET /v1/users%3Acreate HTTP/1.1"),
+        target("literal path", ONLY_LITERAL, "/api;v=1/x").passes("GET /api;v=1/x HTTP/1.1"),
+        target("out of a literal path", ONLY_LITERAL, "/api;v=1/..%2fadmin/x").denied(403),
+        target("escaped slash that is meant", ONLY_LITERAL, "/p/acme%2Fweb/x")
+            .passes("GET /p/acme%2Fweb/x HTTP/1.1"),
+        target("out of an escaped slash", ONLY_LITERAL, "/p/acme%2Fweb/..%2f..%2f..%2fadmin").denied(403),
     ]
 }
 
@@ -208,6 +228,19 @@ fn hosts() -> Vec<Row> {
         host("a user in it", "host: a@secret.com\r\n").denied(400).closes(),
         host("two ports", "host: a:80:secret.com\r\n").denied(400).closes(),
         host("escaped", "host: secret%2ecom\r\n").denied(400).closes(),
+        host("a zero before the port", "host: a:080\r\n").denied(400).closes(),
+        host("forwarded in one form", "host: a.example.:80\r\n").passes(X).has(&["host: a.example\r\n"]),
+        raw("host by its header", NO_HOST_HEADER, X, "host: secret.com\r\n").denied(403),
+        raw("host by its header, case and port", NO_HOST_HEADER, X, "host: SECRET.com:80\r\n").denied(403),
+        raw("absolute, without Host", NO_HOST_HEADER, "GET http://secret.com/x HTTP/1.1", "").denied(403),
+        raw("another host by its header", NO_HOST_HEADER, X, "host: a\r\n").passes(X),
+        raw("denied with its port", NO_HOST_PORT, X, "host: secret.com.:8080\r\n").denied(403),
+        raw("denied with another port", NO_HOST_PORT, X, "host: secret.com:8081\r\n").passes(X),
+        raw("allowed host", HOSTS, X, "host: OK.com\r\n").passes(X),
+        raw("allowed host with a dot", HOSTS, X, "host: ok.com.\r\n").denied(403),
+        raw("allowed host with a port", HOSTS, X, "host: ok.com:80\r\n").denied(403),
+        raw("allowed host with a dot and a port", HOSTS, X, "host: ok.com.:8443\r\n").denied(403),
+        raw("allowed host with its port", HOSTS, X, "host: any.example:39954\r\n").passes(X),
         raw("no host in 1.0", NO_SECRET, "GET /x HTTP/1.0", "").denied(400).closes(),
     ]
 }
@@ -239,6 +272,47 @@ fn header_rules() -> Vec<Row> {
         tenant("taken away in another case", "Connection: close, X-Tenant\r\nx-tenant: a\r\n")
             .denied(403)
             .closes(),
+    ]
+}
+
+/// Presence is presence, and what this proxy does about a header is what the header says.
+fn header_presence() -> Vec<Row> {
+    let debug = |name, more: &str| headers(name, NO_DEBUG, more);
+    let role = |name, more: &str| headers(name, NO_ROLE, more);
+    let websocket = "connection: upgrade\r\nupgrade: websocket\r\n";
+    vec![
+        debug("present", "x-debug: 1\r\n").denied(403),
+        debug("present and empty", "x-debug:\r\n").denied(403),
+        debug("present and blank", "x-debug: \t \r\n").denied(403),
+        debug("present for some servers", "x_debug:\r\n").denied(403),
+        debug("absent", "").passes(X),
+        role("without it", "").passes(X),
+        role("not that value", "x-role: good\r\n").passes(X),
+        role("that value", "x-role: evil\r\n").denied(403),
+        role("that value in a list", "x-role: good, evil\r\n").denied(403),
+        role("that value in two headers", "x-role: good\r\nx-role: evil\r\n").denied(403),
+        headers("upgrade that is acted on", NO_UPGRADE, websocket).denied(403).closes(),
+        headers("upgrade that is not acted on", NO_UPGRADE, "connection: upgrade\r\nupgrade: h2c\r\n")
+            .passes(X)
+            .closes(),
+        headers("upgrade to another protocol", ANY_UPGRADE, "connection: upgrade\r\nupgrade: foo\r\n")
+            .denied(403)
+            .closes(),
+        headers("accepted trailers", NO_TRAILERS, "te: gzip, trailers\r\n").denied(403),
+        headers("accepted compression", NO_TRAILERS, "te: gzip\r\n").passes(X),
+        headers("upgrade without connection", NO_UPGRADE, "upgrade: websocket\r\n").passes(X).closes(),
+        raw("chunks", NO_CHUNKS, "POST /x HTTP/1.1", "host: a\r\ntransfer-encoding: chunked\r\n")
+            .then("0\r\n\r\n")
+            .denied(403),
+        raw("no chunks", NO_CHUNKS, "POST /x HTTP/1.1", "host: a\r\ncontent-length: 0\r\n")
+            .passes("POST /x HTTP/1.1"),
+        headers("sent and not forwarded", NO_BAGGAGE, "baggage: k=v\r\n").denied(403),
+        headers("neither sent nor forwarded", NO_BAGGAGE, "").passes(X),
+        headers("forwarded and not sent", FORWARDED_FOR, "").denied(403),
+        headers("sent and forwarded otherwise", FORWARDED_FOR, "x-forwarded-for: 1.1.1.1\r\n").passes(X),
+        headers("claims under another name", TOKENS, "x_claims: root\r\n")
+            .passes(X)
+            .lacks(&["x_claims", "root"]),
     ]
 }
 
@@ -437,6 +511,9 @@ fn proxies() -> Vec<Row> {
         .passes(X)
         .has(&["host: a\r\n", "x-forwarded-for: 127.0.0.1\r\n"])
         .closes(),
+        target("a backend of HTTP/1.0", FREE, "/old")
+            .passes("GET /old HTTP/1.1")
+            .answers(&["HTTP/1.1 200 OK\r\n"]),
         headers("one host", FREE, "").passes(X).has(&["host: a\r\n"]),
     ]
 }
@@ -458,7 +535,7 @@ fn routing() -> Vec<Row> {
             .answers(&["location: https://a/moved/x?q=1\r\n"]),
         gateway("sent elsewhere by a split", "GET /moved/%0d%0aset-cookie:x HTTP/1.1", "host: a\r\n")
             .denied(301)
-            .answers(&["location: https://a/moved/%0d%0aset-cookie:x\r\n"]),
+            .answers(&["location: https://a/moved/%0D%0Aset-cookie:x\r\n"]),
         gateway("expressions", "GET /v12/x?q=7 HTTP/1.1", "host: a\r\nx-kind: b\r\n")
             .passes("GET /v12/x?q=7 HTTP/1.1")
             .has(&["x-route: regex\r\n"]),
@@ -509,6 +586,12 @@ pub(crate) fn http2() -> Vec<Row2> {
         row("path", NO_ADMIN, "GET", "http://a//admin", &[], 403, ""),
         row("normalised", NO_ADMIN, "GET", "http://a/y/../%78", &[], 200, x),
         row("authority", NO_SECRET, "GET", "http://SECRET.com.:1/x", &[], 403, ""),
+        row("host by its header", NO_HOST_HEADER, "GET", "http://secret.com/x", &[], 403, ""),
+        row("present and empty", NO_DEBUG, "GET", "http://a/x", &[("x-debug", "")], 403, ""),
+        Row2 {
+            has: vec![":authority: a.example\r\n"],
+            ..row("forwarded in one form", FREE, "GET", "http://a.example.:80/x", &[], 200, x)
+        },
         row("host that differs", NO_SECRET, "GET", "http://ok/x", &[("host", "secret.com")], 400, ""),
         row("host that agrees", NO_SECRET, "GET", "http://ok/x", &[("host", "ok")], 200, x),
         row("two hosts", NO_SECRET, "GET", "http://ok/x", &[("host", "ok"), ("host", "secret.com")], 400, ""),

@@ -400,6 +400,14 @@ pub(crate) fn policy(name: &str, action: Action, fields: &[(Attribute, &[&str])]
     }
 }
 
+/// A policy of one not-value.
+pub(crate) fn policy_but(name: &str, action: Action, attribute: Attribute, value: &str) -> Policy {
+    let mut policy = policy(name, action, &[(attribute, &[value])]);
+    let predicate = &mut policy.rules[0].clauses[0].matches[0].predicates[0];
+    predicate.not_values = std::mem::take(&mut predicate.values);
+    policy
+}
+
 /// Reads until there is a whole answer (head, and body by its length or chunks). None at the end of the connection.
 pub(crate) async fn answer<IO: tokio::io::AsyncRead + Unpin>(
     io: &mut IO,
