@@ -249,6 +249,9 @@ impl Engine {
                 return;
             }
         };
+        for ignored in MeshConfig::ignored(text) {
+            tracing::warn!("the mesh's configuration: {ignored}");
+        }
         let now = self.index.mesh();
         if (&configured.trust_domain, &configured.root_namespace) != (&now.trust_domain, &now.root_namespace)
         {

@@ -124,6 +124,16 @@ impl MeshConfig {
         })
     }
 
+    /// Settings of the key `mesh` that would change what policies decide and that nothing here honours, with the reason.
+    pub fn ignored(yaml: &str) -> Vec<String> {
+        let document: serde_yaml_ng::Value = serde_yaml_ng::from_str(yaml).unwrap_or_default();
+        let trusted = &document["defaultConfig"]["gatewayTopology"]["numTrustedProxies"];
+        let set = trusted.as_u64().is_none_or(|number| number > 0) && !trusted.is_null();
+        let text = "defaultConfig.gatewayTopology.numTrustedProxies is not honoured: remoteIpBlocks and remote.ip see the \
+                    address of the direct peer";
+        set.then(|| text.to_owned()).into_iter().collect()
+    }
+
     /// The trust domain and its aliases.
     pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.trust_domain.as_str()).chain(self.trust_domain_aliases.iter().map(|a| &**a))
@@ -143,6 +153,19 @@ impl MeshConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_are_not_honoured_are_named() {
+        let topology = |value: &str| {
+            MeshConfig::ignored(&format!(
+                "defaultConfig: {{gatewayTopology: {{numTrustedProxies: {value}}}}}"
+            ))
+            .len()
+        };
+        assert_eq!([topology("1"), topology("'1'"), topology("0"), topology("null")], [1, 1, 0, 0]);
+        assert!(MeshConfig::ignored("trustDomain: td").is_empty() && MeshConfig::ignored("").is_empty());
+        assert!(MeshConfig::ignored("[not: {a map").is_empty());
+    }
 
     #[test]
     fn what_the_config_map_says_is_taken_whole_or_not_at_all() {

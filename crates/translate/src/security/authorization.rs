@@ -317,7 +317,10 @@ fn condition(
         Key::RequestPrincipal => (Attribute::RequestPrincipal, text),
         Key::Audiences => (Attribute::RequestAuthAudiences, text),
         Key::Presenter => (Attribute::RequestAuthPresenter, text),
-        Key::Header(":authority") => (Attribute::Host, text),
+        // A header in HTTP/1.1, a pseudo header in HTTP/2: one attribute, which is compared with case.
+        Key::Header(name) if name == ":authority" || name.eq_ignore_ascii_case("host") => {
+            (Attribute::Header("host".into()), text)
+        }
         Key::Header(":method") => (Attribute::Method, text),
         // What is judged is the normalised path without query, which is not this header.
         Key::Header(name) if name.starts_with(':') => {

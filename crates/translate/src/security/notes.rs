@@ -32,7 +32,35 @@ pub fn differs(authorization: &Authorization, at_node: bool, at_gateway: bool) -
     if at_gateway {
         gateway(&authorization.policy, &mut out);
     }
-    say(DIFFERS, "FailsClosed", &out)
+    // What is weaker is said first, and by the reason.
+    let weaker = if at_gateway { weaker(&authorization.policy) } else { Vec::new() };
+    let reason = if weaker.is_empty() { "FailsClosed" } else { WEAKER };
+    say(DIFFERS, reason, &[weaker, out].concat())
+}
+
+/// Reason of [`DIFFERS`] where a policy stops less than in Istio.
+const WEAKER: &str = "Weaker";
+
+/// How a policy stops less than at Istio's waypoint or gateway.
+fn weaker(policy: &Policy) -> Vec<String> {
+    let remote = |p: &Predicate| p.attribute == Attribute::RemoteIp;
+    let has =
+        |rule: &&Rule| rule.clauses.iter().flat_map(|c| &c.matches).any(|m| m.predicates.iter().any(remote));
+    let rules: Vec<String> = policy
+        .rules
+        .iter()
+        .zip(0..)
+        .filter(|(rule, _)| has(rule))
+        .map(|(_, i): (_, usize)| i.to_string())
+        .collect();
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "Rule {}: remoteIpBlocks and remote.ip are weaker than in Istio: they see the address of the direct peer, which may be \
+         a gateway; x-forwarded-for and numTrustedProxies are not taken into account",
+        rules.join(", ")
+    )]
 }
 
 fn node(authorization: &Authorization, out: &mut Vec<String>) {
@@ -91,10 +119,12 @@ fn domains_beside_others(rule: &Rule) -> bool {
 fn gateway(policy: &Policy, out: &mut Vec<String>) {
     let predicates =
         policy.rules.iter().flat_map(|r| &r.clauses).flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
-    let (mut paths, mut headers, mut unknown) = (false, false, Vec::new());
+    let (mut paths, mut headers, mut hosts, mut unknown) = (false, false, false, Vec::new());
     for predicate in predicates {
         match &predicate.attribute {
             Attribute::Path => paths = true,
+            Attribute::Host => hosts = true,
+            Attribute::Header(name) if matches!(&**name, "host" | ":authority") => hosts = true,
             Attribute::Header(_) => headers = true,
             Attribute::Unsupported(key) if !unknown.contains(key) => unknown.push(key.clone()),
             _ => {}
@@ -105,8 +135,19 @@ fn gateway(policy: &Policy, out: &mut Vec<String>) {
             "A path that can be read in several ways is judged in all of them: a DENY matches any, an ALLOW needs all".into(),
         );
     }
+    if hosts {
+        out.push(
+            "A host is compared as it was sent, and with values of a DENY and not-values of an ALLOW also without its port and \
+             without a dot at its end"
+                .into(),
+        );
+    }
     if headers {
-        out.push("Each value of a repeated header is judged: a DENY matches any, an ALLOW needs all".into());
+        out.push(
+            "Each value of a repeated header is judged, as it was sent and as it is forwarded: a DENY matches any, an ALLOW \
+             needs all; values of a DENY and not-values of an ALLOW are looked for in lists as well"
+                .into(),
+        );
     }
     for key in unknown {
         out.push(format!("{key} cannot be evaluated: an ALLOW never matches by it, a DENY always does"));
@@ -269,9 +310,24 @@ mod tests {
                 "experimental.envoy.filters.a[b] cannot be evaluated",
             ),
             ("action: CUSTOM, provider: {name: opa}, rules: [{}]", "Provider opa cannot be asked yet"),
+            ("rules: [{to: [{operation: {hosts: [a]}}]}]", "A host is compared as it was sent"),
+            (
+                "rules: [{when: [{key: 'request.headers[Host]', values: [a]}]}]",
+                "A host is compared as it was sent",
+            ),
+            (
+                "action: DENY, rules: [{}, {from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]}]",
+                "Rule 1: remoteIpBlocks and remote.ip are weaker than in Istio",
+            ),
+            (
+                "rules: [{to: [{operation: {paths: [/a]}}], when: [{key: remote.ip, notValues: [10.0.0.1]}]}]",
+                "Rule 0: remoteIpBlocks and remote.ip are weaker than in Istio",
+            ),
         ];
         for (fields, expected) in cases {
             let told = differs(&read(&format!("{{{target}, {fields}}}")), false, true);
+            let is_weaker = told.as_ref().is_some_and(|c| c.reason == WEAKER);
+            assert_eq!(is_weaker, expected.contains("weaker"), "{fields}");
             let told = told.map(|c| c.message).unwrap_or_default();
             assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{fields}: {told}");
         }
