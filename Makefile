@@ -21,6 +21,7 @@ build:
 test:
 	@scripts/setup.sh test
 	@scripts/kubectls.sh
+	@scripts/envoy.sh
 	PROPTEST_RNG_SEED=1 KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
 
 # Format, lints, dependency table, licences.
