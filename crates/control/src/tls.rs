@@ -12,6 +12,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use meltemi_runtime::Tasks;
 use meltemi_runtime::places::{PerSource, Place};
+use meltemi_runtime::silence::{Limits, TimedStream};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
@@ -128,14 +129,26 @@ pub fn serve_http(
     config: Arc<rustls::ServerConfig>,
     routes: Router,
 ) {
+    serve_http_within(tasks, name, listener, config, routes, SILENCE);
+}
+
+fn serve_http_within(
+    tasks: &Tasks,
+    name: &'static str,
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    routes: Router,
+    silence: Duration,
+) {
     let jobs = tasks.clone();
     accept(tasks, name, listener, config, move |stream, place| {
         let service = TowerToHyperService::new(routes.clone());
         let mut drain = jobs.drain();
         jobs.spawn_job(name, async move {
-            let _place = place;
+            let limits = Limits { first: silence, write: silence };
+            let stream = TimedStream::new(stream, limits, Some(place));
             let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE);
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(silence);
             // Who is gone without a word is found out.
             builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING.0).keep_alive_timeout(PING.1);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -162,12 +175,43 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn who_says_nothing_takes_no_place_from_others() {
+    /// A serving certificate, its CA's certificate, and a client that trusts it.
+    fn credentials() -> (Serving, tokio_rustls::TlsConnector) {
         let now = std::time::SystemTime::now();
         let core = CaCore::new(&CaMaterial::generate("cluster.local", now).unwrap()).unwrap();
         let key = crate::ca::serving(&core, &["istiod.x.svc".to_owned()], Duration::from_secs(3600)).unwrap();
-        let config = Serving::new(key).config(&[b"h2"]).unwrap();
+        let mut client = rustls::ClientConfig::builder()
+            .with_root_certificates(meltemi_identity::tls::roots(core.root_pem()).unwrap())
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        (Serving::new(key), tokio_rustls::TlsConnector::from(Arc::new(client)))
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_after_the_handshake_is_ended() {
+        let (serving, connector) = credentials();
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_trigger, watch) = drain::channel();
+        let (tasks, _supervisor) = Tasks::new("test", watch);
+        let (config, silence) = (serving.config(&[b"h2"]).unwrap(), Duration::from_secs(1));
+        serve_http_within(&tasks, "test", listener, config, Router::new(), silence);
+        // Silence, and silence in the middle of HTTP/2's preface.
+        for said in [&b""[..], b"PRI * HTTP/2.0"] {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut stream = connector.connect("istiod.x.svc".try_into().unwrap(), stream).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, said).await.unwrap();
+            let ended = tokio::time::timeout(Duration::from_secs(60), async {
+                while let Ok(1..) = stream.read(&mut [0; 64]).await {}
+            });
+            assert!(ended.await.is_ok(), "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_takes_no_place_from_others() {
+        let (serving, connector) = credentials();
+        let config = serving.config(&[b"h2"]).unwrap();
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, shaken) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let (_trigger, watch) = drain::channel();
@@ -184,14 +228,9 @@ mod tests {
         let last = silent.last_mut().unwrap();
         let closed = tokio::time::timeout(Duration::from_secs(5), last.read(&mut [0])).await.unwrap();
         assert!(matches!(closed, Ok(0) | Err(_)));
-        let mut client = rustls::ClientConfig::builder()
-            .with_root_certificates(meltemi_identity::tls::roots(core.root_pem()).unwrap())
-            .with_no_client_auth();
-        client.alpn_protocols = vec![b"h2".to_vec()];
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         let stream = socket.connect(address).await.unwrap();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
         let connecting = connector.connect("istiod.x.svc".try_into().unwrap(), stream);
         tokio::time::timeout(Duration::from_secs(5), connecting).await.unwrap().unwrap();
         while shaken.load(Ordering::SeqCst) == 0 {

@@ -26,6 +26,7 @@ pub mod sandbox;
 mod server;
 mod services;
 mod state;
+mod tail;
 mod unheld;
 mod vip;
 mod volumes;

@@ -4,14 +4,18 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use meltemi_linux::sockopt::{self, Keepalive};
+use meltemi_runtime::places::Place;
+use meltemi_runtime::silence;
+use nix::sys::resource::{Resource, getrlimit};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,12 +29,22 @@ mod forward;
 mod logs;
 mod query;
 mod session;
+mod sources;
 
 use query::Query;
+use sources::Sources;
 
 const PORT: u16 = 10250;
 /// The only client: the API server.
 const CLIENT: &str = "kube-apiserver-kubelet-client";
+
+/// Longest time for a TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Longest time for the head of a request.
+const HEADER_LIMIT: Duration = Duration::from_secs(15);
+
+/// Longest time in which a client that is not the API server takes nothing of its answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(15);
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -52,23 +66,29 @@ pub(crate) async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
     let acceptor = tls(&ctx.config.serving)?;
     let address = SocketAddr::from((ctx.config.address, PORT));
     let listener = TcpListener::bind(address).await.map_err(|e| Error::Server(format!("{address}: {e}")))?;
+    let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Error::Server(e.to_string()))?;
+    let sources = Sources::new(descriptors);
     let ctx = ctx.clone();
     ctx.clone().tasks.spawn("kubelet API", async move {
         let mut drain = ctx.tasks.drain();
         loop {
-            let stream = tokio::select! {
+            let (stream, source) = tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "accept");
-                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                        tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;
                     }
                 },
                 () = drain.started() => return Ok::<(), Infallible>(()),
             };
-            let (ctx2, acceptor) = (ctx.clone(), acceptor.clone());
-            ctx.job("kubelet API connection", serve(ctx2, acceptor, stream));
+            // Refused at once, and not logged: it is for a flood.
+            let Some(place) = sources.take(source.ip()) else { continue };
+            let (ctx2, acceptor, sources) = (ctx.clone(), acceptor.clone(), sources.clone());
+            ctx.job("kubelet API connection", async move {
+                serve(ctx2, acceptor, stream, |place| sources.prove(source.ip(), place), place).await
+            });
         }
     });
     Ok(())
@@ -101,17 +121,22 @@ fn tls(files: &ServingFiles) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn serve(ctx: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream) -> Result<(), String> {
-    let keepalive = Keepalive {
-        idle: std::time::Duration::from_secs(30),
-        interval: std::time::Duration::from_secs(10),
-        retries: 3,
-    };
+/// Serves a connection. `prove` changes the place of a client that is the API server for one of its own.
+async fn serve(
+    ctx: Arc<Context>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    prove: impl FnOnce(Place) -> Option<Place>,
+    place: Place,
+) -> Result<(), String> {
+    let keepalive =
+        Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), retries: 3 };
     let _ = sockopt::set_nodelay(&stream);
     let _ = sockopt::set_keepalive(&stream, keepalive);
-    let handshake = tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream));
+    let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream));
     let stream = handshake.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     let allowed = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).is_some_and(is_client);
+    let place = if allowed { prove(place).ok_or("too many connections")? } else { place };
     let service = hyper::service::service_fn(move |request| {
         let ctx = ctx.clone();
         async move {
@@ -123,8 +148,15 @@ async fn serve(ctx: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream) -> R
             Ok::<_, Infallible>(response)
         }
     });
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    let limits = silence::Limits { first: HEADER_LIMIT, write: WRITE_LIMIT };
+    let stream = silence::TimedStream::new(stream, limits, Some(place));
+    if allowed {
+        // The API server waits for its own clients.
+        stream.patience().grant();
+    }
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     connection.with_upgrades().await.map_err(|e| e.to_string())
 }
 

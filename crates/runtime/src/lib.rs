@@ -12,6 +12,7 @@ pub mod drain;
 pub mod metrics;
 pub mod places;
 pub mod readiness;
+pub mod silence;
 pub mod tasks;
 pub mod telemetry;
 

@@ -20,6 +20,7 @@ use crate::pod::backoff;
 use crate::probe;
 use crate::sandbox::Sandbox;
 use crate::state::{Ended, Phase};
+use crate::tail::read_tail;
 
 const STARTED_POLL: Duration = Duration::from_millis(20);
 const IMAGE_PAUSE: Duration = Duration::from_secs(2);
@@ -279,11 +280,14 @@ fn ended(entry: &PodEntry, name: &str, exit: Exit, started: Timestamp, why: Opti
     });
 }
 
+/// Longest termination message in bytes: the end of the file, as in Kubernetes.
+const MESSAGE: u64 = 4096;
+
 /// What the container left as its last words.
 fn termination(ctx: &Context, entry: &PodEntry, spec: &Spec, exit: Exit) -> Option<(&'static str, String)> {
     let path = ctx.config.pods_dir.join(&entry.uid).join("termination").join(&spec.name);
-    let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text[..text.len().min(4096)]).into_owned();
+    let text = read_tail(&path, MESSAGE).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
     let reason = if exit.success() { "Completed" } else { "Error" };
     Some((reason, text))
 }
