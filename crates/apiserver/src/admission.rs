@@ -70,7 +70,7 @@ pub async fn mutate(
         let name = webhook["name"].as_str().unwrap_or_default();
         let wrong = |why: String| Refusal::internal(format!("patch of admission webhook \"{name}\": {why}"));
         let bytes = STANDARD.decode(&patch).map_err(|e| wrong(e.to_string()))?;
-        let patch = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let patch = crate::document::json(&bytes).map_err(|e| wrong(e.to_string()))?;
         patch::json(object, patch).map_err(|refusal| wrong(refusal.message))?;
         changed = true;
     }

@@ -8,6 +8,7 @@ use meltemi_runtime::Tasks;
 use serde_json::Value;
 
 use crate::auth::{Auth, Objects};
+use crate::limits::InFlight;
 use crate::pki::{Pki, PkiError};
 use crate::registry::Registry;
 use crate::store::Store;
@@ -47,6 +48,10 @@ pub struct Api {
     pub streaming: Streaming,
     /// Kinds that nobody acts on.
     pub inert: Arc<[Inert]>,
+    /// Jobs that write bodies.
+    pub tasks: Tasks,
+    /// Requests in flight.
+    pub in_flight: InFlight,
     /// One allocation at a time: the choice of an address and its storing must not interleave.
     pub allocation: Arc<tokio::sync::Mutex<()>>,
 }
@@ -66,7 +71,17 @@ impl Api {
         let streaming = Streaming::new(objects, pki, tasks.clone())?;
         let allocation = Arc::default();
         let inert = Arc::default();
-        Ok(Self { store, registry, auth: Arc::new(auth), advertise, inert, allocation, streaming })
+        Ok(Self {
+            store,
+            registry,
+            auth: Arc::new(auth),
+            advertise,
+            inert,
+            tasks: tasks.clone(),
+            in_flight: InFlight::default(),
+            allocation,
+            streaming,
+        })
     }
 
     /// An object of a built-in resource.

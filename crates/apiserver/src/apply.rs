@@ -7,6 +7,7 @@ mod fields;
 use serde_json::{Value, json};
 
 pub use self::fields::{FieldSet, Step};
+use crate::bounds::{OverBound, Work};
 use crate::schema::Typed;
 use crate::status::Refusal;
 
@@ -28,7 +29,8 @@ pub struct Manager<'a> {
 /// Applies a configuration to an object (or to nothing, creating it).
 ///
 /// # Errors
-/// 409 when a field with another value belongs to another manager and `force` is not set.
+/// 409 when a field with another value belongs to another manager and `force` is not set; 413 when it takes more work
+/// than one request may cause.
 pub fn apply(
     live: Option<&Value>,
     config: &Value,
@@ -36,6 +38,7 @@ pub fn apply(
     manager: &Manager<'_>,
     force: bool,
 ) -> Result<Value, Refusal> {
+    let mut work = Work::default();
     let mut wanted = config.clone();
     if let Some(metadata) = wanted.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
@@ -45,35 +48,61 @@ pub fn apply(
     let mut object = live.cloned().unwrap_or_else(|| json!({}));
     let mut managers = managed(&object);
     if !force {
-        conflicts(&object, &wanted, &mine, &managers, manager)?;
+        conflicts(&object, &wanted, &mine, &managers, manager, &mut work)?;
     }
     let held = Held::take(&mut managers, manager);
+    let mut others = Owners::of(&managers);
     // What was applied before and is not any more goes, unless somebody else owns it too.
-    for path in held.fields.leaves() {
-        let shared = managers.iter().any(|entry| FieldSet::from_v1(&entry["fieldsV1"]).has(&path));
-        if !mine.has(&path) && !shared {
-            fields::remove(&mut object, &path);
+    held.fields.visit(&mut |path| {
+        if !mine.has(path, &mut work)?
+            && !others.have(path, &mut work)?
+            && fields::value(&object, path, &mut work)?.is_some()
+        {
+            fields::remove(&mut object, path);
         }
-    }
-    fields::merge(&mut object, &wanted, typed);
+        Ok(())
+    })?;
+    fields::merge(&mut object, &wanted, typed, &mut work)?;
     // What is forced belongs to the applier alone.
-    for entry in &mut managers {
-        let theirs = FieldSet::from_v1(&entry["fieldsV1"]);
-        let rest = theirs.without(|path| {
-            mine.has(path) && live.is_some_and(|l| fields::value(l, path) != fields::value(&wanted, path))
-        });
-        entry["fieldsV1"] = rest.to_v1();
-    }
-    managers.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
-    let changed = mine
-        .without(|path| live.is_some_and(|live| fields::value(live, path) == fields::value(&object, path)));
+    others.retain(|path| {
+        let forced = mine.has(path, &mut work)?
+            && match live {
+                Some(live) => {
+                    fields::value(live, path, &mut work)? != fields::value(&wanted, path, &mut work)?
+                }
+                None => false,
+            };
+        Ok(!forced)
+    })?;
+    others.put_back(&mut managers);
+    let changed = mine.filter(|path| differs(live, &object, path, &mut work))?;
     held.put_back(&mut managers, manager, &mine, changed.is_empty());
     set_managed(&mut object, managers);
     Ok(object)
 }
 
+/// Whether an object has another value at a path than the one before, or there was none before.
+fn differs(
+    before: Option<&Value>,
+    object: &Value,
+    path: &[Step],
+    work: &mut Work,
+) -> Result<bool, OverBound> {
+    let Some(before) = before else { return Ok(true) };
+    Ok(fields::value(before, path, work)? != fields::value(object, path, work)?)
+}
+
 /// Notes an update (PUT, POST or another patch): fields that changed belong to the updater now.
-pub fn note_update(before: Option<&Value>, object: &mut Value, typed: Typed<'_>, manager: &Manager<'_>) {
+///
+/// # Errors
+/// It takes more work than one request may cause.
+pub fn note_update(
+    before: Option<&Value>,
+    object: &mut Value,
+    typed: Typed<'_>,
+    manager: &Manager<'_>,
+) -> Result<(), OverBound> {
+    let mut work = Work::default();
     let mut plain = object.clone();
     if let Some(metadata) = plain.get_mut("metadata").and_then(Value::as_object_mut) {
         for key in ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"]
@@ -82,21 +111,53 @@ pub fn note_update(before: Option<&Value>, object: &mut Value, typed: Typed<'_>,
         }
     }
     let all = FieldSet::of(&plain, typed);
-    let changed = all.without(|path| {
-        before.is_some_and(|before| fields::value(before, path) == fields::value(&plain, path))
-    });
+    let changed = all.filter(|path| differs(before, &plain, path, &mut work))?;
     let mut managers = before.map(managed).unwrap_or_default();
     let held = Held::take(&mut managers, manager);
-    for entry in &mut managers {
-        let rest = FieldSet::from_v1(&entry["fieldsV1"]).without(|path| changed.has(path) || !all.has(path));
-        entry["fieldsV1"] = rest.to_v1();
-    }
-    managers.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
-    let mine = held.fields.without(|path| !all.has(path)).union(&changed);
+    let mut others = Owners::of(&managers);
+    others.retain(|path| Ok(!changed.has(path, &mut work)? && all.has(path, &mut work)?))?;
+    others.put_back(&mut managers);
+    let mine = held.fields.filter(|path| all.has(path, &mut work))?.union(&changed)?;
     if !mine.is_empty() {
         held.put_back(&mut managers, manager, &mine, changed.is_empty());
     }
     set_managed(object, managers);
+    Ok(())
+}
+
+/// The fields of each manager, in the order of their entries.
+struct Owners(Vec<FieldSet>);
+
+impl Owners {
+    fn of(managers: &[Value]) -> Self {
+        Self(managers.iter().map(|entry| FieldSet::from_v1(&entry["fieldsV1"])).collect())
+    }
+
+    /// Whether one of them has a leaf, or what is above it.
+    fn have(&self, path: &[Step], work: &mut Work) -> Result<bool, OverBound> {
+        for fields in &self.0 {
+            if fields.has(path, work)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Keeps the leaves for which `keep` holds.
+    fn retain(&mut self, mut keep: impl FnMut(&[Step]) -> Result<bool, OverBound>) -> Result<(), OverBound> {
+        for fields in &mut self.0 {
+            *fields = fields.filter(&mut keep)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the fields into their entries; entries without fields go.
+    fn put_back(self, managers: &mut Vec<Value>) {
+        for (entry, fields) in managers.iter_mut().zip(&self.0) {
+            entry["fieldsV1"] = fields.to_v1();
+        }
+        managers.retain(|entry| entry["fieldsV1"].as_object().is_some_and(|fields| !fields.is_empty()));
+    }
 }
 
 /// What a manager held before a request.
@@ -133,19 +194,24 @@ fn conflicts(
     mine: &FieldSet,
     managers: &[Value],
     manager: &Manager<'_>,
+    work: &mut Work,
 ) -> Result<(), Refusal> {
     let mut causes = Vec::new();
     let mut texts = Vec::new();
     for other in managers.iter().filter(|entry| !same(entry, manager)) {
         let theirs = FieldSet::from_v1(&other["fieldsV1"]);
-        for path in mine.leaves() {
-            if theirs.has_leaf(&path) && fields::value(object, &path) != fields::value(wanted, &path) {
+        mine.visit(&mut |path| {
+            if theirs.has_leaf(path, work)?
+                && fields::value(object, path, work)? != fields::value(wanted, path, work)?
+            {
                 let name = other["manager"].as_str().unwrap_or_default();
-                let field = fields::display(&path);
+                let field = fields::display(path);
+                work.spend(field.len())?;
                 texts.push(format!("conflict with \"{name}\": {field}"));
                 causes.push(json!({"reason": "FieldManagerConflict", "message": format!("conflict with \"{name}\""), "field": field}));
             }
-        }
+            Ok(())
+        })?;
     }
     if causes.is_empty() {
         return Ok(());
@@ -221,14 +287,15 @@ mod tests {
         assert_eq!(again, one);
         let mut edited = one.clone();
         edited["data"]["c"] = "1".into();
-        note_update(Some(&one), &mut edited, typed(), &updater("edit"));
+        note_update(Some(&one), &mut edited, typed(), &updater("edit")).unwrap();
         let mut twice = edited.clone();
         note_update(
             Some(&edited),
             &mut twice,
             typed(),
             &Manager { time: "2026-01-03T00:00:00Z", ..updater("edit") },
-        );
+        )
+        .unwrap();
         assert_eq!(twice, edited);
         // A value that changes is a change, though the fields are the same.
         let other = apply(Some(&one), &config(json!({"a": "2"})), typed(), &later("x"), false).unwrap();
@@ -271,9 +338,28 @@ mod tests {
         let mut two = one.clone();
         two["data"]["a"] = "2".into();
         let updater = Manager { name: "edit", operation: "Update", ..manager("edit") };
-        note_update(Some(&one), &mut two, typed(), &updater);
+        note_update(Some(&one), &mut two, typed(), &updater).unwrap();
         let refusal = apply(Some(&two), &config(json!({"a": "1", "b": "1"})), typed(), &manager("x"), false)
             .unwrap_err();
         assert!(refusal.message.contains("conflict with \"edit\": .data.a"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn what_takes_too_long_to_compare_is_refused() {
+        let conditions = |at: usize| {
+            let list: Vec<Value> =
+                (at..at + 9_000).map(|n| json!({"type": n.to_string(), "status": "True"})).collect();
+            json!({"kind": "Gateway", "metadata": {"name": "g"}, "status": {"conditions": list}})
+        };
+        let one = apply(None, &conditions(0), typed(), &manager("x"), false);
+        let refused = match one {
+            Ok(one) => apply(Some(&one), &conditions(9_000), typed(), &manager("y"), false),
+            refused => refused,
+        };
+        assert_eq!(refused.unwrap_err().code, 413);
+        let mut object = conditions(0);
+        let before = conditions(9_000);
+        let updater = Manager { operation: "Update", ..manager("x") };
+        assert_eq!(note_update(Some(&before), &mut object, typed(), &updater), Err(OverBound::Work));
     }
 }

@@ -39,6 +39,11 @@ impl Call {
         if self.info.namespaced { self.target.namespace.as_deref().unwrap_or_default() } else { "" }
     }
 
+    /// The namespace that a list or watch is limited to; `None` for all.
+    pub fn listed_namespace(&self) -> Option<&str> {
+        if self.info.namespaced { self.target.namespace.as_deref() } else { None }
+    }
+
     /// The object's name, when the path names one.
     pub fn name(&self) -> &str {
         self.target.name.as_deref().unwrap_or_default()
@@ -54,8 +59,12 @@ impl Call {
         Attributes { verb, target: auth::Target::Resource(resource_target(&self.target, &self.options)) }
     }
 
-    /// 404 for the object of the path.
+    /// 404 for the object of the path; 500 if it is stored and cannot be read.
     pub fn not_found(&self) -> Refusal {
+        if let Some(reason) = self.api.store.unreadable_reason(&self.info.key, self.namespace(), self.name())
+        {
+            return self.refused(self.name(), StoreError::Unreadable(reason));
+        }
         Refusal::not_found(&self.info.qualified(), self.name())
     }
 
@@ -83,7 +92,13 @@ impl Call {
             StoreError::AlreadyExists => Refusal::already_exists(&self.info.qualified(), name),
             StoreError::NotFound => Refusal::not_found(&self.info.qualified(), name),
             StoreError::Conflict => self.modified(),
-            error @ (StoreError::Disk(_) | StoreError::Corrupt(_)) => Refusal::internal(error),
+            StoreError::OverBound(over) => over.into(),
+            error @ StoreError::Full(_) => Refusal::insufficient_storage(error.to_string()),
+            error @ StoreError::Unreadable(_) => Refusal::internal(format!(
+                "{} {name:?}: {error}; deleting it removes the row",
+                self.info.qualified()
+            )),
+            error @ StoreError::Disk(_) => Refusal::internal(error),
         }
     }
 }

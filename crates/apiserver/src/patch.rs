@@ -2,12 +2,14 @@
 //! The patches that change one object at a time: JSON Patch (RFC 6902), JSON Merge Patch (RFC 7386) and Kubernetes'
 //! strategic merge patch. Pure.
 
+mod json;
 mod strategic;
 
 use serde_json::Value;
 
 use crate::status::Refusal;
 
+pub use self::json::json;
 pub use self::strategic::strategic;
 
 /// Kinds of patches, by content type.
@@ -43,24 +45,7 @@ impl PatchKind {
     }
 }
 
-/// Applies a JSON Patch.
-///
-/// # Errors
-/// 400 when it is not one, 422 when an operation cannot be applied.
-pub fn json(object: &mut Value, patch: Value) -> Result<(), Refusal> {
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch).map_err(|e| Refusal::bad_request(format!("not a JSON patch: {e}")))?;
-    json_patch::patch(object, &patch).map_err(|e| {
-        let mut refusal = Refusal::bad_request(format!(
-            "the server rejected our request due to an error in our request: {e}"
-        ));
-        refusal.code = 422;
-        refusal.reason = "Invalid";
-        refusal
-    })
-}
-
-/// Applies a JSON Merge Patch.
+/// Applies a JSON Merge Patch. Its work is that of reading both documents.
 pub fn merge(object: &mut Value, patch: &Value) {
     json_patch::merge(object, patch);
 }

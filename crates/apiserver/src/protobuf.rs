@@ -6,6 +6,7 @@
 mod special;
 mod wire;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -14,11 +15,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use self::wire::{Payload, Reader};
+use crate::bounds::{Elements, Extent, OverBound};
 
 /// What every body begins with.
 const MAGIC: &[u8] = b"k8s\0";
-/// Deepest nesting that is read.
-const MAX_DEPTH: usize = 64;
 
 /// Why a body cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,9 +35,29 @@ pub enum ProtobufError {
     /// A kind without a table of its fields.
     #[error("no such kind in protobuf form")]
     Kind,
-    /// Nested too deeply.
-    #[error("nested too deeply")]
-    Depth,
+    /// A bound is exceeded.
+    #[error("{0}")]
+    OverBound(#[from] OverBound),
+}
+
+/// Where the reader is, and what it has counted.
+#[derive(Clone, Copy, Debug)]
+struct At<'a> {
+    depth: usize,
+    elements: &'a Cell<Elements>,
+}
+
+impl At<'_> {
+    fn count(self) -> Result<(), ProtobufError> {
+        let mut elements = self.elements.get();
+        let counted = elements.count(self.depth);
+        self.elements.set(elements);
+        Ok(counted?)
+    }
+
+    fn below(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
 }
 
 /// How often a field occurs, and in which shape.
@@ -113,9 +133,11 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
         }
     }
     let name = message_name(api_version, kind).ok_or(ProtobufError::Kind)?;
-    let mut object = message(name, raw, 0)?;
+    let mut object = message(name, raw, At { depth: 0, elements: &Cell::default() })?;
     object["apiVersion"] = api_version.into();
     object["kind"] = kind.into();
+    // JSON inside of it was counted by itself.
+    Extent::of(&object)?;
     Ok(object)
 }
 
@@ -129,11 +151,9 @@ fn message_name(api_version: &str, kind: &str) -> Option<&'static str> {
     found.map(|(name, _)| *name)
 }
 
-fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
-    if depth > MAX_DEPTH {
-        return Err(ProtobufError::Depth);
-    }
-    if let Some(value) = special::decode(name, bytes, depth)? {
+fn message(name: &str, bytes: &[u8], at: At<'_>) -> Result<Value, ProtobufError> {
+    at.count()?;
+    if let Some(value) = special::decode(name, bytes, at)? {
         return Ok(value);
     }
     let mut object = Map::new();
@@ -141,7 +161,7 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, ProtobufErro
     let mut reader = Reader(bytes);
     while let Some((number, payload)) = reader.next()? {
         if let Some(field) = table.get(&number) {
-            put(&mut object, field, payload, depth)?;
+            put(&mut object, field, payload, at)?;
         }
     }
     Ok(Value::Object(object))
@@ -151,25 +171,25 @@ fn put(
     object: &mut Map<String, Value>,
     field: &Field,
     payload: Payload<'_>,
-    depth: usize,
+    at: At<'_>,
 ) -> Result<(), ProtobufError> {
     match field.shape {
         Shape::List => {
             let list = object.entry(field.name).or_insert_with(|| json!([]));
-            let value = scalar(field.kind, payload, depth)?;
+            let value = scalar(field.kind, payload, at)?;
             list.as_array_mut().ok_or(ProtobufError::Malformed)?.push(value);
         }
         Shape::Map => {
-            let (key, value) = entry(field.kind, payload.bytes()?, depth)?;
+            let (key, value) = entry(field.kind, payload.bytes()?, at)?;
             let map = object.entry(field.name).or_insert_with(|| json!({}));
             map.as_object_mut().ok_or(ProtobufError::Malformed)?.insert(key, value);
         }
         Shape::Inline => {
-            let value = scalar(field.kind, payload, depth)?;
+            let value = scalar(field.kind, payload, at)?;
             object.extend(value.as_object().cloned().unwrap_or_default());
         }
         Shape::One => {
-            let value = scalar(field.kind, payload, depth)?;
+            let value = scalar(field.kind, payload, at)?;
             if !value.is_null() && (field.zero || !is_zero(&value)) {
                 object.insert(field.name.to_owned(), value);
             }
@@ -178,31 +198,32 @@ fn put(
     Ok(())
 }
 
-fn entry(kind: &str, bytes: &[u8], depth: usize) -> Result<(String, Value), ProtobufError> {
+fn entry(kind: &str, bytes: &[u8], at: At<'_>) -> Result<(String, Value), ProtobufError> {
     let (mut key, mut value) = (String::new(), None);
     let mut reader = Reader(bytes);
     while let Some((number, payload)) = reader.next()? {
         match number {
             1 => payload.text()?.clone_into(&mut key),
-            2 => value = Some(scalar(kind, payload, depth)?),
+            2 => value = Some(scalar(kind, payload, at)?),
             _ => {}
         }
     }
     let value = match value {
         Some(value) => value,
-        None => scalar(kind, Payload::Bytes(&[]), depth)?,
+        None => scalar(kind, Payload::Bytes(&[]), at)?,
     };
     Ok((key, value))
 }
 
-fn scalar(kind: &str, payload: Payload<'_>, depth: usize) -> Result<Value, ProtobufError> {
+fn scalar(kind: &str, payload: Payload<'_>, at: At<'_>) -> Result<Value, ProtobufError> {
+    at.count()?;
     Ok(match kind {
         "s" => payload.text()?.into(),
         "y" => STANDARD.encode(payload.bytes()?).into(),
         "i" => payload.integer()?.into(),
         "b" => (payload.integer()? != 0).into(),
         "d" => payload.double()?.into(),
-        name => message(name, payload.bytes()?, depth + 1)?,
+        name => message(name, payload.bytes()?, at.below())?,
     })
 }
 

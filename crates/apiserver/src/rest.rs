@@ -4,7 +4,9 @@
 mod body;
 mod collection;
 mod delete;
+mod flow;
 mod read;
+mod revision;
 mod sub;
 mod watch;
 mod write;
@@ -24,14 +26,25 @@ use crate::options::Options;
 use crate::path;
 use crate::status::Refusal;
 use crate::warnings::Warnings;
-use crate::{discovery, openapi};
+use crate::{discovery, limits, openapi};
 
 /// Answers a request.
 pub async fn handle(api: Api, peer: Option<Arc<User>>, request: Request<Body>) -> Response<Body> {
-    match answer(api, peer, request).await {
+    let head = request.method() == Method::HEAD;
+    let response = match answer(api, peer, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
+    };
+    if head { without_body(response) } else { response }
+}
+
+/// The answer to HEAD: over HTTP/2, hyper sends the body that it gets.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    let body = std::mem::replace(response.body_mut(), Body::empty());
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
+    response
 }
 
 async fn answer(
@@ -46,6 +59,7 @@ async fn answer(
     let Some(target) = resource else {
         return other(&api, &user, &path, &request);
     };
+    let slot = api.in_flight.take(&user, kind_of(request.method(), &target, &options))?;
     let verb = path::verb(request.method(), &target, options.watch)?;
     let attributes = Attributes { verb, target: auth::Target::Resource(resource_target(&target, &options)) };
     api.auth.authorize(&user, &attributes)?;
@@ -62,11 +76,25 @@ async fn answer(
         return Err(Refusal::no_such_path());
     }
     let headers = request.headers().clone();
-    let warnings = Warnings::default();
+    let (warnings, tasks) = (Warnings::default(), api.tasks.clone());
     let call = Call { api, user, target, info, options, headers, warnings: warnings.clone() };
-    let mut response = dispatch(call, verb, request).await.unwrap_or_else(IntoResponse::into_response);
+    let response = dispatch(call, verb, request).await.unwrap_or_else(IntoResponse::into_response);
+    let mut response = limits::hold(flow::paced(&tasks, response), slot);
     warnings.write(response.headers_mut());
     Ok(response)
+}
+
+/// What a request takes of the server.
+fn kind_of(method: &Method, target: &path::Target, options: &Options) -> limits::Kind {
+    let session =
+        matches!(target.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward" | "proxy"));
+    if session || options.watch {
+        limits::Kind::Stream
+    } else if matches!(*method, Method::GET | Method::HEAD) {
+        limits::Kind::Read
+    } else {
+        limits::Kind::Write
+    }
 }
 
 async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Result<Response<Body>, Refusal> {
@@ -127,6 +155,9 @@ fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<
     let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
+        ["readyz"] if query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose"))) => {
+            Ok(readiness(api).into_response())
+        }
         ["healthz" | "readyz" | "livez", ..] => Ok("ok".into_response()),
         ["version"] => Ok(json_response(StatusCode::OK, &version())),
         ["api"] if aggregated => Ok(aggregated_response(&discovery::aggregated(&api.registry, true))),
@@ -154,6 +185,17 @@ fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<
         )),
         _ => Err(Refusal::no_such_path()),
     }
+}
+
+/// `/readyz?verbose`: the server is ready although some rows cannot be read; they are named.
+fn readiness(api: &Api) -> String {
+    let mut text = String::from("[+]ping ok\n");
+    for row in api.store.unreadable() {
+        let (resource, (namespace, name)) = (row.resource.trim_start_matches('/'), &row.name);
+        text.push_str(&format!("[-]store: {resource} {namespace}/{name} cannot be read: {}\n", row.reason));
+    }
+    text.push_str("readyz check passed\n");
+    text
 }
 
 fn found(value: Option<Value>) -> Result<Response<Body>, Refusal> {

@@ -4,6 +4,8 @@
 
 mod builtin;
 mod check;
+mod cost;
+mod pattern;
 mod typed;
 
 use std::sync::OnceLock;
@@ -11,6 +13,7 @@ use std::sync::OnceLock;
 use kube_cel::{CompiledSchema, Validator};
 use serde_json::{Value, json};
 
+use crate::bounds::Work;
 use crate::registry::ResourceInfo;
 use crate::status::Cause;
 
@@ -37,8 +40,16 @@ pub fn check(info: &ResourceInfo, object: &Value, old: Option<&Value>) -> Found 
         Some(custom) => {
             custom_object(&custom.checked, object, &mut found);
             if found.causes.is_empty() && found.unknown.is_empty() {
-                let compiled = custom.rules.get_or_init(|| kube_cel::compile_schema(&custom.schema));
-                found.causes.extend(rules(compiled, object, old));
+                match cost::spend(&custom.schema, object, &mut Work::default()) {
+                    Ok(_) => {
+                        let compiled = custom.rules.get_or_init(|| kube_cel::compile_schema(&custom.schema));
+                        found.causes.extend(rules(compiled, object, old));
+                    }
+                    Err(over) => {
+                        let why = format!("its validation rules may take {over}; make its lists shorter");
+                        found.causes.push(Cause::forbidden("spec", why));
+                    }
+                }
             }
         }
         None => {

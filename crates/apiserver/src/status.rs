@@ -6,6 +6,9 @@ use axum::http::{Response, StatusCode, header};
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
+/// The member of `metadata` that says where a list can be taken up again; kept in `details` until then.
+const CONTINUE: &str = "continue";
+
 /// A refused request.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
@@ -93,6 +96,13 @@ impl Refusal {
         Self::new(410, "Expired", message)
     }
 
+    /// 410 for a page of a list, with a token for the rest of it.
+    pub fn expired_page(message: impl Into<String>, token: &str) -> Self {
+        let mut refusal = Self::expired(message);
+        refusal.details = Some(json!({CONTINUE: token}));
+        refusal
+    }
+
     /// 405.
     pub fn method_not_allowed() -> Self {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
@@ -104,8 +114,29 @@ impl Refusal {
     }
 
     /// 413.
-    pub fn too_large(limit: usize) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("the request body is larger than {limit} bytes"))
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
+    /// 429: the client may try again after a second.
+    pub fn too_many_requests(message: impl Into<String>) -> Self {
+        let mut refusal = Self::new(429, "TooManyRequests", message);
+        refusal.details = Some(json!({"retryAfterSeconds": 1}));
+        refusal
+    }
+
+    /// 504: a revision that the server has not reached.
+    pub fn too_large_revision(wanted: u64, current: u64) -> Self {
+        let message = format!("Timeout: Too large resource version: {wanted}, current: {current}");
+        let mut refusal = Self::new(504, "Timeout", message);
+        let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
+        refusal.details = Some(json!({"causes": [cause], "retryAfterSeconds": 1}));
+        refusal
+    }
+
+    /// 507: the disk is full.
+    pub fn insufficient_storage(message: impl Into<String>) -> Self {
+        Self::new(507, "InsufficientStorage", message)
     }
 
     /// 500.
@@ -124,8 +155,12 @@ impl Refusal {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
         });
-        if let Some(details) = &self.details {
-            status["details"] = details.clone();
+        match &self.details {
+            Some(details) if details.get(CONTINUE).is_some() => {
+                status["metadata"][CONTINUE] = details[CONTINUE].clone();
+            }
+            Some(details) => status["details"] = details.clone(),
+            None => {}
         }
         status
     }
@@ -138,6 +173,9 @@ impl IntoResponse for Refusal {
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        if self.code == 429 {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
         response
     }
 }
@@ -166,6 +204,11 @@ impl Cause {
             reason: "FieldValueInvalid",
             message: format!("Invalid value: {value}: {why}"),
         }
+    }
+
+    /// A field that must not be set here.
+    pub fn forbidden(field: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self { field: field.into(), reason: "FieldValueForbidden", message: format!("Forbidden: {why}") }
     }
 
     /// A value outside an enumeration.

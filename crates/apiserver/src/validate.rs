@@ -3,6 +3,9 @@
 
 pub(crate) mod definition;
 mod pod;
+mod sizes;
+
+use std::collections::HashSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,6 +18,7 @@ use crate::status::Cause;
 pub fn faults(info: &ResourceInfo, object: &Value) -> Vec<Cause> {
     let mut faults = Vec::new();
     labels(&object["metadata"]["labels"], "metadata.labels", &mut faults);
+    sizes::faults(info, object, &mut faults);
     let spec = &object["spec"];
     match (info.group.as_str(), info.kind.as_str()) {
         _ if info.custom.is_some() => {}
@@ -100,6 +104,7 @@ fn service(spec: &Value, faults: &mut Vec<Cause>) {
     if ports.is_empty() && spec["clusterIP"] != "None" {
         faults.push(Cause::required("spec.ports"));
     }
+    let mut names = HashSet::new();
     for (index, one) in ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
         port(&one["port"], format!("{path}.port"), faults);
@@ -109,7 +114,7 @@ fn service(spec: &Value, faults: &mut Vec<Cause>) {
         let name = &one["name"];
         if ports.len() > 1 && name.as_str().is_none_or(str::is_empty) {
             faults.push(Cause::required(format!("{path}.name")));
-        } else if ports[..index].iter().any(|other| name.is_string() && other["name"] == *name) {
+        } else if name.as_str().is_some_and(|name| !names.insert(name)) {
             faults.push(duplicate(format!("{path}.name"), name));
         }
     }

@@ -58,7 +58,7 @@ async fn exchange(api: &Api, webhook: &Value, review: &Value) -> Result<Value, S
         if !code.is_success() {
             return Err(format!("status {code}: {}", String::from_utf8_lossy(&body)));
         }
-        serde_json::from_slice(&body).map_err(|e| format!("the answer is not JSON: {e}"))
+        crate::document::json(&body).map_err(|e| format!("the answer is not readable: {e}"))
     };
     tokio::pin!(connection, answer);
     tokio::select! {

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::bounds::{OverBound, Work};
 use crate::schema::{ListKind, Typed};
 
 /// One step of a path.
@@ -77,55 +78,59 @@ impl FieldSet {
         self.0.is_empty()
     }
 
-    /// The paths of its leaves.
-    pub fn leaves(&self) -> Vec<Path> {
-        let mut all = Vec::new();
-        collect(&self.0, &mut Vec::new(), &mut all);
-        all
+    /// Calls `see` with the path of each leaf.
+    pub(super) fn visit(
+        &self,
+        see: &mut dyn FnMut(&[Step]) -> Result<(), OverBound>,
+    ) -> Result<(), OverBound> {
+        visit(&self.0, &mut Vec::new(), see)
     }
 
     /// Whether a leaf (or what is above it) is in the set.
-    pub fn has(&self, path: &[Step]) -> bool {
-        let mut tree = &self.0;
-        for step in path {
-            match tree.get(&name(step)).and_then(Value::as_object) {
-                Some(next) => tree = next,
-                None => return false,
-            }
-        }
-        true
+    pub(super) fn has(&self, path: &[Step], work: &mut Work) -> Result<bool, OverBound> {
+        Ok(self.at(path, work)?.is_some())
     }
 
     /// Whether exactly this is a leaf of the set: owned itself, not only through something below it.
-    pub fn has_leaf(&self, path: &[Step]) -> bool {
-        let mut tree = &self.0;
-        for step in path {
-            match tree.get(&name(step)).and_then(Value::as_object) {
-                Some(next) => tree = next,
-                None => return false,
-            }
-        }
-        tree.keys().all(|key| key == ".")
+    pub(super) fn has_leaf(&self, path: &[Step], work: &mut Work) -> Result<bool, OverBound> {
+        Ok(self.at(path, work)?.is_some_and(|tree| tree.keys().all(|key| key == ".")))
     }
 
-    /// The set without the leaves for which `gone` says so.
-    pub fn without(&self, gone: impl Fn(&[Step]) -> bool) -> Self {
-        let mut rest = Map::new();
-        for path in self.leaves() {
-            if !gone(&path) {
-                insert(&mut rest, &path);
+    fn at(&self, path: &[Step], work: &mut Work) -> Result<Option<&Map<String, Value>>, OverBound> {
+        let mut tree = &self.0;
+        for step in path {
+            work.spend(1)?;
+            match tree.get(&name(step)).and_then(Value::as_object) {
+                Some(next) => tree = next,
+                None => return Ok(None),
             }
         }
-        Self(rest)
+        Ok(Some(tree))
+    }
+
+    /// The leaves for which `keep` holds.
+    pub(super) fn filter(
+        &self,
+        mut keep: impl FnMut(&[Step]) -> Result<bool, OverBound>,
+    ) -> Result<Self, OverBound> {
+        let mut kept = Map::new();
+        self.visit(&mut |path| {
+            if keep(path)? {
+                insert(&mut kept, path);
+            }
+            Ok(())
+        })?;
+        Ok(Self(kept))
     }
 
     /// Both sets together.
-    pub fn union(&self, other: &Self) -> Self {
+    pub(super) fn union(&self, other: &Self) -> Result<Self, OverBound> {
         let mut all = self.0.clone();
-        for path in other.leaves() {
-            insert(&mut all, &path);
-        }
-        Self(all)
+        other.visit(&mut |path| {
+            insert(&mut all, path);
+            Ok(())
+        })?;
+        Ok(Self(all))
     }
 }
 
@@ -171,20 +176,21 @@ fn step(name: &str) -> Option<Step> {
     serde_json::from_str(name.strip_prefix("v:")?).ok().map(Step::Value)
 }
 
-fn collect(tree: &Map<String, Value>, at: &mut Path, all: &mut Vec<Path>) {
-    let steps: Vec<(Step, &Map<String, Value>)> =
-        tree.iter().filter_map(|(key, inner)| Some((step(key)?, inner.as_object()?))).collect();
-    if steps.is_empty() {
-        if !at.is_empty() {
-            all.push(at.clone());
+fn visit(
+    tree: &Map<String, Value>,
+    at: &mut Path,
+    see: &mut dyn FnMut(&[Step]) -> Result<(), OverBound>,
+) -> Result<(), OverBound> {
+    let mut is_leaf = true;
+    for (key, inner) in tree {
+        if let (Some(step), Some(inner)) = (step(key), inner.as_object()) {
+            is_leaf = false;
+            at.push(step);
+            visit(inner, at, see)?;
+            at.pop();
         }
-        return;
     }
-    for (step, inner) in steps {
-        at.push(step);
-        collect(inner, at, all);
-        at.pop();
-    }
+    if is_leaf && !at.is_empty() { see(at) } else { Ok(()) }
 }
 
 fn insert(tree: &mut Map<String, Value>, path: &[Step]) {
@@ -201,12 +207,35 @@ fn insert(tree: &mut Map<String, Value>, path: &[Step]) {
 }
 
 /// The value at a path.
-pub(super) fn value<'a>(object: &'a Value, path: &[Step]) -> Option<&'a Value> {
-    path.iter().try_fold(object, |value, step| match step {
-        Step::Field(field) => value.get(field),
-        Step::Key(keys) => value.as_array()?.iter().find(|item| has_keys(item, keys)),
-        Step::Value(wanted) => value.as_array()?.iter().find(|item| *item == wanted),
-    })
+pub(super) fn value<'a>(
+    object: &'a Value,
+    path: &[Step],
+    work: &mut Work,
+) -> Result<Option<&'a Value>, OverBound> {
+    let mut value = object;
+    for step in path {
+        work.spend(1)?;
+        let next = match step {
+            Step::Field(field) => value.get(field),
+            Step::Key(keys) => {
+                let list = value.as_array().map_or(&[][..], Vec::as_slice);
+                let at = list.iter().position(|item| has_keys(item, keys));
+                work.spend(at.unwrap_or(list.len()))?;
+                at.map(|at| &list[at])
+            }
+            Step::Value(wanted) => {
+                let list = value.as_array().map_or(&[][..], Vec::as_slice);
+                let at = list.iter().position(|item| item == wanted);
+                work.spend(at.unwrap_or(list.len()))?;
+                at.map(|at| &list[at])
+            }
+        };
+        match next {
+            Some(next) => value = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(value))
 }
 
 fn has_keys(item: &Value, keys: &Map<String, Value>) -> bool {
@@ -257,12 +286,17 @@ pub(super) fn remove(object: &mut Value, path: &[Step]) {
 }
 
 /// Merges an applied configuration into an object: maps by field, keyed lists by element, all else replaced.
-pub(super) fn merge(object: &mut Value, wanted: &Value, typed: Typed<'_>) {
+pub(super) fn merge(
+    object: &mut Value,
+    wanted: &Value,
+    typed: Typed<'_>,
+    work: &mut Work,
+) -> Result<(), OverBound> {
     match (&mut *object, wanted) {
         (Value::Object(target), Value::Object(wanted)) if !typed.is_atomic_map() => {
             for (key, value) in wanted {
                 match target.get_mut(key) {
-                    Some(inner) => merge(inner, value, typed.field(key)),
+                    Some(inner) => merge(inner, value, typed.field(key), work)?,
                     None => {
                         target.insert(key.clone(), value.clone());
                     }
@@ -271,14 +305,16 @@ pub(super) fn merge(object: &mut Value, wanted: &Value, typed: Typed<'_>) {
         }
         (Value::Array(list), Value::Array(items)) => match typed.list() {
             ListKind::Set => {
+                work.spend_pairs(list.len(), items.len())?;
                 let new: Vec<Value> = items.iter().filter(|item| !list.contains(item)).cloned().collect();
                 list.extend(new);
             }
             ListKind::Map(keys) if list.iter().chain(items).all(Value::is_object) => {
                 for item in items {
+                    work.spend(list.len())?;
                     let wanted = typed.items().keys_of(item, &keys);
                     match list.iter_mut().find(|item| has_keys(item, &wanted)) {
-                        Some(found) => merge(found, item, typed.items()),
+                        Some(found) => merge(found, item, typed.items(), work)?,
                         None => list.push(item.clone()),
                     }
                 }
@@ -287,6 +323,7 @@ pub(super) fn merge(object: &mut Value, wanted: &Value, typed: Typed<'_>) {
         },
         _ => *object = wanted.clone(),
     }
+    Ok(())
 }
 
 /// A path as Kubernetes writes it in messages.

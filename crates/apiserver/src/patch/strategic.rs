@@ -4,35 +4,57 @@
 
 use serde_json::{Map, Value};
 
+use crate::bounds::{OverBound, Work};
 use crate::schema::{ListKind, Typed};
 
-/// Applies a strategic merge patch.
-pub fn strategic(object: &mut Value, patch: &Value, typed: Typed<'_>) {
-    match (object, patch) {
-        (Value::Object(target), Value::Object(patch)) => merge_maps(target, patch, typed),
-        (target, patch) => *target = without_directives(patch),
-    }
+/// Applies a strategic merge patch. The object is undefined after an error.
+///
+/// # Errors
+/// Comparing lists with lists takes more work than one request may cause.
+pub fn strategic(object: &mut Value, patch: &Value, typed: Typed<'_>) -> Result<(), OverBound> {
+    merge_values(object, patch, typed, &mut Work::default())
 }
 
-fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>, typed: Typed<'_>) {
+fn merge_values(
+    object: &mut Value,
+    patch: &Value,
+    typed: Typed<'_>,
+    work: &mut Work,
+) -> Result<(), OverBound> {
+    match (object, patch) {
+        (Value::Object(target), Value::Object(patch)) => merge_maps(target, patch, typed, work)?,
+        (target, patch) => *target = without_directives(patch),
+    }
+    Ok(())
+}
+
+fn merge_maps(
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    typed: Typed<'_>,
+    work: &mut Work,
+) -> Result<(), OverBound> {
+    work.spend(1 + patch.len())?;
     match patch.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
             *target =
                 patch.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect();
-            return;
+            return Ok(());
         }
         Some("delete") => {
             target.clear();
-            return;
+            return Ok(());
         }
         _ => {}
     }
     if let Some(keep) = patch.get("$retainKeys").and_then(Value::as_array) {
+        work.spend_pairs(target.len(), keep.len())?;
         target.retain(|key, _| keep.iter().any(|k| k == key));
     }
     for (key, change) in patch {
         if let Some(field) = key.strip_prefix("$deleteFromPrimitiveList/") {
             if let (Some(Value::Array(list)), Some(gone)) = (target.get_mut(field), change.as_array()) {
+                work.spend_pairs(list.len(), gone.len())?;
                 list.retain(|item| !gone.contains(item));
             }
         } else if key.starts_with('$') {
@@ -40,51 +62,68 @@ fn merge_maps(target: &mut Map<String, Value>, patch: &Map<String, Value>, typed
         } else if change.is_null() {
             target.remove(key);
         } else {
-            merge_field(target, key, change, typed.field(key));
+            merge_field(target, key, change, typed.field(key), work)?;
         }
     }
     for (key, order) in patch {
         if let (Some(field), Some(order)) = (key.strip_prefix("$setElementOrder/"), order.as_array())
             && let Some(Value::Array(list)) = target.get_mut(field)
         {
+            work.spend_pairs(list.len(), order.len())?;
             reorder(typed.field(field), list, order);
         }
     }
+    Ok(())
 }
 
-fn merge_field(target: &mut Map<String, Value>, key: &str, change: &Value, typed: Typed<'_>) {
+fn merge_field(
+    target: &mut Map<String, Value>,
+    key: &str,
+    change: &Value,
+    typed: Typed<'_>,
+    work: &mut Work,
+) -> Result<(), OverBound> {
     match (target.get_mut(key), change) {
-        (Some(Value::Object(target)), Value::Object(change)) => merge_maps(target, change, typed),
-        (Some(Value::Array(list)), Value::Array(changes)) => merge_lists(list, changes, typed),
+        (Some(Value::Object(target)), Value::Object(change)) => merge_maps(target, change, typed, work)?,
+        (Some(Value::Array(list)), Value::Array(changes)) => merge_lists(list, changes, typed, work)?,
         (_, change) => {
             target.insert(key.to_owned(), without_directives(change));
         }
     }
+    Ok(())
 }
 
-fn merge_lists(list: &mut Vec<Value>, changes: &[Value], typed: Typed<'_>) {
+fn merge_lists(
+    list: &mut Vec<Value>,
+    changes: &[Value],
+    typed: Typed<'_>,
+    work: &mut Work,
+) -> Result<(), OverBound> {
     let replaces = changes.iter().any(|c| c.get("$patch").and_then(Value::as_str) == Some("replace"));
     let keys = match typed.strategic() {
         ListKind::Set => {
+            work.spend_pairs(list.len(), changes.len())?;
             list.extend(changes.iter().filter(|c| !list.contains(c)).cloned().collect::<Vec<_>>());
-            return;
+            return Ok(());
         }
         ListKind::Map(keys) if !replaces && list.iter().chain(changes).all(Value::is_object) => keys,
         ListKind::Map(_) | ListKind::Atomic => {
             *list = changes.iter().filter(|c| c.get("$patch").is_none()).map(without_directives).collect();
-            return;
+            return Ok(());
         }
     };
     for change in changes {
+        work.spend_pairs(list.len(), keys.len())?;
         let same = |item: &Value| keys.iter().all(|key| item.get(key) == change.get(key));
         if change.get("$patch").and_then(Value::as_str) == Some("delete") {
             list.retain(|item| !same(item));
         } else if let Some(item) = list.iter_mut().find(|item| same(item)) {
-            strategic(item, change, typed.items());
+            merge_values(item, change, typed.items(), work)?;
         } else {
             list.push(without_directives(change));
         }
     }
+    Ok(())
 }
 
 fn reorder(typed: Typed<'_>, list: &mut [Value], order: &[Value]) {
@@ -98,7 +137,8 @@ fn reorder(typed: Typed<'_>, list: &mut [Value], order: &[Value]) {
         };
         order.iter().position(same).unwrap_or(order.len())
     };
-    list.sort_by_key(rank);
+    // Once for each element, not for each comparison.
+    list.sort_by_cached_key(rank);
 }
 
 fn without_directives(value: &Value) -> Value {
@@ -172,8 +212,33 @@ mod tests {
         ];
         for (object, patch, expected) in cases {
             let mut result = object.clone();
-            strategic(&mut result, &patch, Typed::new(&schema));
+            strategic(&mut result, &patch, Typed::new(&schema)).unwrap();
             assert_eq!(result, expected, "{object} + {patch}");
+        }
+    }
+
+    #[test]
+    fn lists_that_take_too_long_to_compare_are_refused() {
+        let schema = json!({"properties": {
+            "metadata": {"$ref": "#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
+            "spec": {"$ref": "#/$defs/io.k8s.api.core.v1.PodSpec"}}});
+        let containers =
+            |at: usize| json!((at..at + 9_000).map(|n| json!({"name": n.to_string()})).collect::<Vec<_>>());
+        let texts = |at: usize| json!((at..at + 9_000).map(|n| n.to_string()).collect::<Vec<_>>());
+        for (object, patch) in [
+            (
+                json!({"spec": {"containers": containers(0)}}),
+                json!({"spec": {"containers": containers(9_000)}}),
+            ),
+            (
+                json!({"metadata": {"finalizers": texts(0)}}),
+                json!({"metadata": {"finalizers": texts(9_000)}}),
+            ),
+            (json!({"a": texts(0)}), json!({"$deleteFromPrimitiveList/a": texts(9_000)})),
+            (json!({"a": texts(0)}), json!({"$setElementOrder/a": texts(9_000)})),
+        ] {
+            let mut result = object.clone();
+            assert_eq!(strategic(&mut result, &patch, Typed::new(&schema)), Err(OverBound::Work));
         }
     }
 }

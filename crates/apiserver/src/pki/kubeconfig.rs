@@ -56,7 +56,7 @@ users:
 }
 
 fn embedded(text: &str) -> Option<Pair> {
-    let config: Value = serde_yaml_ng::from_str(text).unwrap_or(json!(null));
+    let config: Value = crate::document::yaml(text.as_bytes()).unwrap_or(json!(null));
     let field = |name: &str| {
         let data = config["users"][0]["user"][name].as_str()?;
         String::from_utf8(STANDARD.decode(data).ok()?).ok()

@@ -4,10 +4,11 @@
 use serde_json::{Value, json};
 
 use super::wire::Reader;
-use super::{ProtobufError, message};
+use super::{At, ProtobufError, message};
+use crate::document::{self, DocumentError};
 
 /// The value of a message that has a form of its own; none for all others.
-pub(super) fn decode(name: &str, bytes: &[u8], depth: usize) -> Result<Option<Value>, ProtobufError> {
+pub(super) fn decode(name: &str, bytes: &[u8], at: At<'_>) -> Result<Option<Value>, ProtobufError> {
     const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
     let value = match name {
         "meta.v1.Time" => time(bytes, "%Y-%m-%dT%H:%M:%SZ")?,
@@ -19,6 +20,7 @@ pub(super) fn decode(name: &str, bytes: &[u8], depth: usize) -> Result<Option<Va
             let mut items = Vec::new();
             let mut reader = Reader(bytes);
             while let Some((_, payload)) = reader.next()? {
+                at.count()?;
                 items.push(Value::from(payload.text()?));
             }
             Value::Array(items)
@@ -29,7 +31,7 @@ pub(super) fn decode(name: &str, bytes: &[u8], depth: usize) -> Result<Option<Va
             while let Some((number, payload)) = reader.next()? {
                 match number {
                     1 if value.is_boolean() => value = (payload.integer()? != 0).into(),
-                    2 => value = message(SCHEMA, payload.bytes()?, depth + 1)?,
+                    2 => value = message(SCHEMA, payload.bytes()?, at.below())?,
                     _ => {}
                 }
             }
@@ -39,7 +41,7 @@ pub(super) fn decode(name: &str, bytes: &[u8], depth: usize) -> Result<Option<Va
             let (mut one, mut all) = (None, Vec::new());
             let mut reader = Reader(bytes);
             while let Some((number, payload)) = reader.next()? {
-                let schema = message(SCHEMA, payload.bytes()?, depth + 1)?;
+                let schema = message(SCHEMA, payload.bytes()?, at.below())?;
                 if number == 1 {
                     one = Some(schema);
                 } else {
@@ -98,7 +100,10 @@ fn raw(bytes: &[u8]) -> Result<Value, ProtobufError> {
     let mut reader = Reader(bytes);
     while let Some((number, payload)) = reader.next()? {
         if number == 1 && !payload.bytes()?.is_empty() {
-            return serde_json::from_slice(payload.bytes()?).map_err(|_| ProtobufError::Text);
+            return document::json(payload.bytes()?).map_err(|error| match error {
+                DocumentError::OverBound(over) => ProtobufError::OverBound(over),
+                DocumentError::Duplicate(_) | DocumentError::Malformed { .. } => ProtobufError::Text,
+            });
         }
     }
     Ok(Value::Null)

@@ -87,6 +87,6 @@ fn malformed_bodies_are_refused() {
     let crd = len(2, &len(7, &len(4, &len(1, &schema))));
     assert_eq!(
         decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &crd)),
-        Err(ProtobufError::Depth)
+        Err(ProtobufError::OverBound(OverBound::Depth))
     );
 }

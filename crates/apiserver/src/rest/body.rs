@@ -1,45 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bodies of requests: JSON, YAML or protobuf, bounded.
 
-mod json;
+use std::time::Duration;
 
 use axum::body::Body;
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
+use crate::bounds::MAX_BODY;
 use crate::patch::PatchKind;
 use crate::status::Refusal;
+use crate::{document, protobuf};
 
-/// Largest body, as in Kubernetes.
-const LIMIT: usize = 3 * 1024 * 1024;
+/// Longest time for a body to arrive.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 fn content_type(headers: &HeaderMap) -> &str {
     headers.get(header::CONTENT_TYPE).and_then(|c| c.to_str().ok()).unwrap_or("application/json")
 }
 
 async fn bytes(request: Request<Body>) -> Result<bytes::Bytes, Refusal> {
-    let collected = Limited::new(request.into_body(), LIMIT).collect().await.map_err(|e| {
-        if e.is::<http_body_util::LengthLimitError>() {
-            Refusal::too_large(LIMIT)
-        } else {
-            Refusal::bad_request(format!("reading the body: {e}"))
+    let collected = Limited::new(request.into_body(), MAX_BODY).collect();
+    match tokio::time::timeout(BODY_LIMIT, collected).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Refusal::too_large(format!("the request body is larger than {MAX_BODY} bytes")))
         }
-    })?;
-    Ok(collected.to_bytes())
+        Ok(Err(error)) => Err(Refusal::bad_request(format!("reading the body: {error}"))),
+        Err(_) => Err(Refusal::bad_request(format!("the body did not arrive within {BODY_LIMIT:?}"))),
+    }
 }
 
 fn decode(content_type: &str, bytes: &[u8]) -> Result<Value, Refusal> {
     let kind = content_type.split(';').next().unwrap_or_default().trim();
     if kind.ends_with("protobuf") {
-        return crate::protobuf::decode(bytes)
-            .map_err(|e| Refusal::bad_request(format!("error decoding protobuf: {e}")));
+        return protobuf::decode(bytes).map_err(|error| match error {
+            protobuf::ProtobufError::OverBound(over) => over.into(),
+            error => Refusal::bad_request(format!("error decoding protobuf: {error}")),
+        });
     }
-    if kind.ends_with("yaml") {
-        return serde_yaml_ng::from_slice(bytes)
-            .map_err(|e| Refusal::bad_request(format!("error decoding YAML: {e}")));
-    }
-    json::decode(bytes)
+    if kind.ends_with("yaml") { Ok(document::yaml(bytes)?) } else { Ok(document::json(bytes)?) }
 }
 
 /// The object in the body.

@@ -89,8 +89,9 @@ pub(super) async fn collection(call: &Call, options: &DeleteOptions) -> Result<R
 /// Deletes or marks an object; says whether it is gone.
 async fn delete_one(call: &Call, name: &str, options: &DeleteOptions) -> Result<(Arc<Value>, bool), Refusal> {
     for _ in 0..ATTEMPTS {
-        let live =
-            call.api.store.get(&call.info.key, call.namespace(), name).ok_or_else(|| call.not_found())?;
+        let Some(live) = call.api.store.get(&call.info.key, call.namespace(), name) else {
+            return delete_unreadable(call, name, options);
+        };
         preconditions(call, name, &live, options)?;
         admission::validate(call, Operation::Delete, None, Some(&live.value)).await?;
         let marked = mark(call, &live.value, options);
@@ -115,6 +116,24 @@ async fn delete_one(call: &Call, name: &str, options: &DeleteOptions) -> Result<
         }
     }
     Err(Refusal::conflict(&call.info.qualified(), name, "the object keeps changing; please try again"))
+}
+
+/// Deletes a row that cannot be read. What it was is not known, so nothing that it may own is looked at.
+fn delete_unreadable(
+    call: &Call,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<(Arc<Value>, bool), Refusal> {
+    let conditions = options.uid.is_some() || options.resource_version.is_some();
+    if conditions || options.dry_run {
+        return Err(call.not_found());
+    }
+    let removed = call.api.store.discard_unreadable(&call.info.key, call.namespace(), name);
+    if removed.map_err(|error| call.refused(name, error))? {
+        Ok((Arc::new(json!({"metadata": {"namespace": call.namespace(), "name": name}})), true))
+    } else {
+        Err(call.not_found())
+    }
 }
 
 fn preconditions(call: &Call, name: &str, live: &Stored, options: &DeleteOptions) -> Result<(), Refusal> {

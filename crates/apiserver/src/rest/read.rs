@@ -85,6 +85,7 @@ pub(super) fn respond(call: &Call, code: StatusCode, value: &Arc<Value>) -> Resp
 }
 
 pub(super) fn get(call: &Call) -> Result<Response<Body>, Refusal> {
+    super::revision::check_get(call)?;
     let stored =
         call.api.store.get(&call.info.key, call.namespace(), call.name()).ok_or_else(|| call.not_found())?;
     Ok(respond(call, StatusCode::OK, &stored.value))

@@ -15,6 +15,7 @@ use super::read::respond;
 use crate::admission::{self, Operation};
 use crate::api::Inert;
 use crate::apply::{self, Manager};
+use crate::bounds::Extent;
 use crate::call::Call;
 use crate::options::FieldValidation;
 use crate::patch::{self, PatchKind};
@@ -52,7 +53,7 @@ async fn create_object(call: &Call, mut object: Value, applied: Option<()>) -> R
     let allocation = call.api.allocation.lock().await;
     rules::on_create(call, &mut object)?;
     if applied.is_none() {
-        note(call, None, &mut object, "");
+        note(call, None, &mut object, "")?;
     }
     call.api.auth.admit_node(&call.user, &call.attributes("create"), &object)?;
     rbac(call, &object)?;
@@ -118,7 +119,7 @@ pub(super) async fn patch(call: &Call, kind: PatchKind, patch: Value) -> Result<
                      application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
                 ));
             }
-            PatchKind::Strategic => patch::strategic(&mut object, &patch, Typed::of(&call.info)),
+            PatchKind::Strategic => patch::strategic(&mut object, &patch, Typed::of(&call.info))?,
             PatchKind::Merge | PatchKind::Apply => patch::merge(&mut object, &patch),
         }
         Ok(object)
@@ -186,6 +187,8 @@ async fn change(
             return Err(call.modified());
         }
         let mut object = work(&live.value)?;
+        // Before anything walks through it.
+        Extent::of(&object)?;
         prepare(call, &live, &mut object, operation).await?;
         admission::validate(call, Operation::Update, Some(&object), Some(&live.value)).await?;
         if call.options.dry_run {
@@ -225,7 +228,7 @@ async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str
     }
     rules::on_update(call, &live.value, object)?;
     if operation == "Update" {
-        note(call, Some(&live.value), object, call.subresource());
+        note(call, Some(&live.value), object, call.subresource())?;
     }
     call.api.auth.admit_node(&call.user, &call.attributes("update"), object)?;
     rbac(call, object)
@@ -314,11 +317,11 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-fn note(call: &Call, before: Option<&Value>, object: &mut Value, subresource: &str) {
+fn note(call: &Call, before: Option<&Value>, object: &mut Value, subresource: &str) -> Result<(), Refusal> {
     let (name, time, api_version) = (call.manager(), call.api.now(), call.info.api_version());
     let manager =
         Manager { name: &name, operation: "Update", api_version: &api_version, subresource, time: &time };
-    apply::note_update(before, object, Typed::of(&call.info), &manager);
+    Ok(apply::note_update(before, object, Typed::of(&call.info), &manager)?)
 }
 
 fn rbac(call: &Call, object: &Value) -> Result<(), Refusal> {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The walk over a schema and a value: structural schemas of CRDs and the schemas of built-in kinds.
 
+use std::collections::{BTreeMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::status::Cause;
@@ -12,6 +14,44 @@ pub struct Found {
     pub unknown: Vec<String>,
     /// Everything else.
     pub causes: Vec<Cause>,
+}
+
+/// Most faults, and most unknown fields, of one object that are named.
+const MAX_FOUND: usize = 100;
+/// Longest key of a map, and longest value, in the text of a fault, in bytes.
+const MAX_SHOWN: usize = 256;
+
+impl Found {
+    fn fault(&mut self, cause: Cause) {
+        if self.causes.len() < MAX_FOUND {
+            self.causes.push(cause);
+        }
+    }
+
+    fn unknown(&mut self, path: String) {
+        if self.unknown.len() < MAX_FOUND {
+            self.unknown.push(path);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.causes.len() >= MAX_FOUND
+    }
+}
+
+/// The beginning of a text, for messages.
+fn shortened(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_SHOWN)).unwrap_or_default()
+}
+
+/// A value for messages: lists and maps by their kind only.
+fn brief(value: &Value) -> Value {
+    match value {
+        Value::Array(_) => "array".into(),
+        Value::Object(_) => "object".into(),
+        Value::String(text) => shortened(text).into(),
+        other => other.clone(),
+    }
 }
 
 /// Deepest nesting that is looked at; what lies deeper is refused.
@@ -51,16 +91,16 @@ fn type_of(schema: &Value) -> Option<&str> {
 
 fn walk(schema: &Value, value: &Value, path: &str, depth: usize, found: &mut Found) {
     if depth > MAX_DEPTH {
-        found.causes.push(Cause::invalid(path, &Value::Null, "nested too deeply"));
+        found.fault(Cause::invalid(path, &Value::Null, "nested too deeply"));
         return;
     }
     let schema = resolve(schema);
-    if value.is_null() {
+    if value.is_null() || found.is_full() {
         return;
     }
     if int_or_string(schema) {
         if !value.is_string() && !value.is_number() {
-            found.causes.push(type_fault(path, value, "integer or string"));
+            found.fault(type_fault(path, value, "integer or string"));
         }
         return bounds(schema, value, path, found);
     }
@@ -74,7 +114,7 @@ fn walk(schema: &Value, value: &Value, path: &str, depth: usize, found: &mut Fou
         (Some("integer"), Value::Number(n))
             if n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0) => {}
         (Some(expected), _) => {
-            found.causes.push(type_fault(path, value, expected));
+            found.fault(type_fault(path, value, expected));
             return;
         }
     }
@@ -95,6 +135,7 @@ fn type_fault(path: &str, value: &Value, expected: &str) -> Cause {
 }
 
 fn child(path: &str, key: &str) -> String {
+    let key = shortened(key);
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
@@ -106,25 +147,25 @@ fn walk_object(schema: &Value, map: &Map<String, Value>, path: &str, depth: usiz
         match properties.and_then(|p| p.get(key)) {
             Some(inner) => walk(inner, value, &at, depth + 1, found),
             None if additional.is_object() => {
-                walk(additional, value, &format!("{path}[{key}]"), depth + 1, found)
+                walk(additional, value, &format!("{path}[{}]", shortened(key)), depth + 1, found)
             }
             None if additional == true || preserves(schema) => {}
             // A schema that says nothing about its fields takes any (RawExtension and the like).
             None if properties.is_none() && !path.is_empty() => {}
-            None => found.unknown.push(at),
+            None => found.unknown(at),
         }
     }
     for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if map.get(required).is_none_or(Value::is_null) {
-            found.causes.push(Cause::required(child(path, required)));
+            found.fault(Cause::required(child(path, required)));
         }
     }
     let count = map.len() as u64;
     if schema["maxProperties"].as_u64().is_some_and(|max| count > max) {
-        found.causes.push(Cause::invalid(path, &count.into(), "has too many properties"));
+        found.fault(Cause::invalid(path, &count.into(), "has too many properties"));
     }
     if schema["minProperties"].as_u64().is_some_and(|min| count < min) {
-        found.causes.push(Cause::invalid(path, &count.into(), "has too few properties"));
+        found.fault(Cause::invalid(path, &count.into(), "has too few properties"));
     }
 }
 
@@ -137,10 +178,10 @@ fn walk_array(schema: &Value, list: &[Value], path: &str, depth: usize, found: &
     let count = list.len() as u64;
     if let Some(max) = schema["maxItems"].as_u64().filter(|max| count > *max) {
         let message = format!("Too many: {count}: must have at most {max} items");
-        found.causes.push(Cause { field: path.to_owned(), reason: "FieldValueTooMany", message });
+        found.fault(Cause { field: path.to_owned(), reason: "FieldValueTooMany", message });
     }
     if let Some(min) = schema["minItems"].as_u64().filter(|min| count < *min) {
-        found.causes.push(Cause::invalid(
+        found.fault(Cause::invalid(
             path,
             &count.into(),
             format!("{path} in body should have at least {min} items"),
@@ -153,19 +194,30 @@ fn walk_array(schema: &Value, list: &[Value], path: &str, depth: usize, found: &
         .filter_map(Value::as_str)
         .collect();
     let set = schema["x-kubernetes-list-type"] == "set";
-    for (index, item) in list.iter().enumerate() {
-        let same = |other: &&Value| {
-            (set && *other == item)
-                || (!keys.is_empty() && keys.iter().all(|k| other.get(*k) == item.get(*k)))
+    let mut seen = HashSet::new();
+    for (index, item) in list.iter().enumerate().filter(|_| set || !keys.is_empty()) {
+        let identity = if set {
+            canonical(item)
+        } else {
+            keys.iter().map(|key| item.get(*key).map_or(String::new(), canonical) + "\0").collect()
         };
-        if list[..index].iter().any(|other| same(&other)) {
-            let message = format!("Duplicate value: {item}");
-            found.causes.push(Cause {
-                field: format!("{path}[{index}]"),
-                reason: "FieldValueDuplicate",
-                message,
-            });
+        if !seen.insert(identity) {
+            let message = format!("Duplicate value: {}", brief(item));
+            found.fault(Cause { field: format!("{path}[{index}]"), reason: "FieldValueDuplicate", message });
         }
+    }
+}
+
+/// A text that equal values have in common, whatever the order of their fields.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<&String, String> = map.iter().map(|(k, v)| (k, canonical(v))).collect();
+            let fields: Vec<String> = sorted.iter().map(|(k, v)| format!("{k:?}:{v}")).collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(list) => format!("[{}]", list.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
     }
 }
 
@@ -175,23 +227,23 @@ fn bounds(schema: &Value, value: &Value, path: &str, found: &mut Found) {
     {
         let texts: Vec<String> =
             allowed.iter().map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned)).collect();
-        found.causes.push(Cause::unsupported(path, value, &texts));
+        found.fault(Cause::unsupported(path, &brief(value), &texts));
     }
     if let Some(text) = value.as_str() {
         text_bounds(schema, text, path, found);
     }
     if let Some(number) = value.as_f64() {
         if let Some(min) = schema["minimum"].as_f64().filter(|min| number < *min) {
-            found.causes.push(Cause::invalid(
+            found.fault(Cause::invalid(
                 path,
-                value,
+                &brief(value),
                 format!("{path} in body should be greater than or equal to {min}"),
             ));
         }
         if let Some(max) = schema["maximum"].as_f64().filter(|max| number > *max) {
-            found.causes.push(Cause::invalid(
+            found.fault(Cause::invalid(
                 path,
-                value,
+                &brief(value),
                 format!("{path} in body should be less than or equal to {max}"),
             ));
         }
@@ -203,19 +255,19 @@ fn text_bounds(schema: &Value, text: &str, path: &str, found: &mut Found) {
     let length = text.chars().count() as u64;
     if let Some(max) = schema["maxLength"].as_u64().filter(|max| length > *max) {
         let message = format!("Too long: may not be more than {max} bytes");
-        found.causes.push(Cause { field: path.to_owned(), reason: "FieldValueTooLong", message });
+        found.fault(Cause { field: path.to_owned(), reason: "FieldValueTooLong", message });
     }
     if let Some(min) = schema["minLength"].as_u64().filter(|min| length < *min) {
         let why = format!("{path} in body should be at least {min} chars long");
-        found.causes.push(Cause::invalid(path, &text.into(), why));
+        found.fault(Cause::invalid(path, &shortened(text).into(), why));
     }
     if let Some(pattern) = schema["pattern"].as_str() {
         // Linear-time; a pattern that cannot be compiled matches nothing rather than everything.
-        let matches = regex_automata::meta::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
+        let matches = super::pattern::compiled(pattern).is_some_and(|regex| regex.is_match(text));
         if !matches {
-            found.causes.push(Cause::invalid(
+            found.fault(Cause::invalid(
                 path,
-                &text.into(),
+                &shortened(text).into(),
                 format!("{path} in body should match '{pattern}'"),
             ));
         }
@@ -230,30 +282,30 @@ fn combinations(schema: &Value, value: &Value, path: &str, found: &mut Found) {
     };
     let list = |key: &str| schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
     if !list("anyOf").is_empty() && !list("anyOf").iter().any(holds) {
-        found.causes.push(Cause::invalid(
+        found.fault(Cause::invalid(
             path,
-            value,
+            &brief(value),
             format!("{path} in body must validate at least one schema (anyOf)"),
         ));
     }
     if !list("oneOf").is_empty() && list("oneOf").iter().filter(|s| holds(s)).count() != 1 {
-        found.causes.push(Cause::invalid(
+        found.fault(Cause::invalid(
             path,
-            value,
+            &brief(value),
             format!("{path} in body must validate one and only one schema (oneOf)"),
         ));
     }
     if list("allOf").iter().any(|inner| inner.get("$ref").is_none() && !holds(inner)) {
-        found.causes.push(Cause::invalid(
+        found.fault(Cause::invalid(
             path,
-            value,
+            &brief(value),
             format!("{path} in body must validate all the schemas (allOf)"),
         ));
     }
     if schema["not"].is_object() && holds(&schema["not"]) {
-        found.causes.push(Cause::invalid(
+        found.fault(Cause::invalid(
             path,
-            value,
+            &brief(value),
             format!("{path} in body must not validate the schema (not)"),
         ));
     }
@@ -269,7 +321,7 @@ fn partial(schema: &Value, value: &Value, path: &str, found: &mut Found) {
         }
         for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if map.get(required).is_none_or(Value::is_null) {
-                found.causes.push(Cause::required(child(path, required)));
+                found.fault(Cause::required(child(path, required)));
             }
         }
     }
@@ -283,7 +335,7 @@ fn partial(schema: &Value, value: &Value, path: &str, found: &mut Found) {
             _ => false,
         };
         if !fits {
-            found.causes.push(type_fault(path, value, kind));
+            found.fault(type_fault(path, value, kind));
         }
     }
     bounds(schema, value, path, found);

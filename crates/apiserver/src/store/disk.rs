@@ -5,6 +5,7 @@ use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 
 use super::ObjectName;
@@ -16,7 +17,8 @@ pub(super) struct Row {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) revision: u64,
-    pub(super) json: String,
+    /// Bytes that should be JSON.
+    pub(super) json: Vec<u8>,
 }
 
 /// Secrets lie in the database: it is its owner's alone, and SQLite gives the files beside it the same mode.
@@ -64,7 +66,10 @@ impl Disk {
                     namespace: row.get(1)?,
                     name: row.get(2)?,
                     revision: row.get::<_, i64>(3)?.unsigned_abs(),
-                    json: row.get(4)?,
+                    json: match row.get_ref(4)? {
+                        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.to_vec(),
+                        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => Vec::new(),
+                    },
                 })
             })?
             .collect::<rusqlite::Result<_>>()?;

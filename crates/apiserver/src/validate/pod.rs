@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A Pod's specification, alone or in a template.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{at_least_zero, duplicate, port};
@@ -16,6 +18,7 @@ pub(super) fn spec(spec: &Value, path: &str, faults: &mut Vec<Cause>) {
     at_least_zero(grace, &format!("{path}.terminationGracePeriodSeconds"), faults);
     let volumes = spec["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
     names(volumes, &format!("{path}.volumes"), faults);
+    let volumes: HashSet<&str> = volumes.iter().filter_map(|volume| volume["name"].as_str()).collect();
     if spec["containers"].as_array().is_none_or(Vec::is_empty) {
         faults.push(Cause::required(format!("{path}.containers")));
     }
@@ -23,13 +26,14 @@ pub(super) fn spec(spec: &Value, path: &str, faults: &mut Vec<Cause>) {
         let containers = spec[list].as_array().map(Vec::as_slice).unwrap_or_default();
         names(containers, &format!("{path}.{list}"), faults);
         for (index, one) in containers.iter().enumerate() {
-            container(one, volumes, &format!("{path}.{list}[{index}]"), faults);
+            container(one, &volumes, &format!("{path}.{list}[{index}]"), faults);
         }
     }
 }
 
 /// Every element has a name of its own that a host could have.
 fn names(list: &[Value], path: &str, faults: &mut Vec<Cause>) {
+    let mut seen = HashSet::new();
     for (index, one) in list.iter().enumerate() {
         let (name, path) = (&one["name"], format!("{path}[{index}].name"));
         let text = name.as_str().unwrap_or_default();
@@ -41,13 +45,13 @@ fn names(list: &[Value], path: &str, faults: &mut Vec<Cause>) {
             let why = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
                        start and end with an alphanumeric character";
             faults.push(Cause::invalid(path, name, why));
-        } else if list[..index].iter().any(|other| other["name"] == *name) {
+        } else if !seen.insert(text) {
             faults.push(duplicate(path, name));
         }
     }
 }
 
-fn container(container: &Value, volumes: &[Value], path: &str, faults: &mut Vec<Cause>) {
+fn container(container: &Value, volumes: &HashSet<&str>, path: &str, faults: &mut Vec<Cause>) {
     if container["image"].as_str().is_none_or(str::is_empty) {
         faults.push(Cause::required(format!("{path}.image")));
     }
@@ -56,7 +60,7 @@ fn container(container: &Value, volumes: &[Value], path: &str, faults: &mut Vec<
     }
     for (index, mount) in container["volumeMounts"].as_array().into_iter().flatten().enumerate() {
         let at = format!("{path}.volumeMounts[{index}]");
-        if volumes.iter().all(|volume| volume["name"] != mount["name"]) {
+        if mount["name"].as_str().is_none_or(|name| !volumes.contains(name)) {
             let message = format!("Not found: {}", mount["name"]);
             faults.push(Cause { field: format!("{at}.name"), reason: "FieldValueNotFound", message });
         }

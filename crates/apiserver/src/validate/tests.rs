@@ -80,3 +80,24 @@ fn services_workloads_and_secrets() {
         assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{object}: {said}");
     }
 }
+
+#[test]
+fn sizes() {
+    let text = |n: usize| Value::from("x".repeat(n));
+    let coded = |n: usize| Value::from(STANDARD.encode(vec![0; n]));
+    let annotated = |n: usize| json!({"metadata": {"annotations": {"a": text(n)}}});
+    let (data, annotations) = (1024 * 1024, 256 * 1024);
+    let cases = [
+        ("configmaps", json!({"data": {"a": text(data)}}), ""),
+        ("configmaps", json!({"data": {"a": text(data), "b": "x"}}), "data: Too long"),
+        ("configmaps", json!({"data": {"a": "x"}, "binaryData": {"b": coded(data)}}), "data: Too long"),
+        ("secrets", json!({"data": {"a": coded(data)}}), ""),
+        ("secrets", json!({"data": {"a": coded(data + 1)}}), "data: Too long"),
+        ("configmaps", annotated(annotations - 1), ""),
+        ("configmaps", annotated(annotations), "metadata.annotations: Too long"),
+    ];
+    for (plural, object, expected) in cases {
+        let said = said("", plural, &object).join("\n");
+        assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{plural}: {said}");
+    }
+}

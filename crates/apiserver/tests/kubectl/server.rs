@@ -31,6 +31,8 @@ pub(crate) struct Server {
     directory: tempfile::TempDir,
     /// The port that it keeps over a restart; any if 0.
     port: u16,
+    /// The root of the file systems that its process sees.
+    root: PathBuf,
 }
 
 /// The body of the server's process: serves until its standard input ends, so that it never outlives the test.
@@ -62,8 +64,19 @@ pub(crate) fn be_the_server() {
     });
 }
 
-fn spawn(directory: &Path, port: u16) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+/// The program of the server's process, over its directory or over a file system of its own at that place.
+fn program(directory: &Path, disk: Option<u32>) -> Command {
+    let this = std::env::current_exe().unwrap();
+    let Some(size) = disk else { return Command::new(this) };
+    let mut command = Command::new("unshare");
+    let script = "mount -t tmpfs -o size=$1 none \"$2\" && shift 2 && exec \"$@\"";
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    command.arg(size.to_string()).args([directory, &this]);
+    command
+}
+
+fn spawn(directory: &Path, port: u16, disk: Option<u32>) -> Child {
+    let mut child = program(directory, disk)
         .args(["--exact", "server_process", "--ignored", "--nocapture"])
         .env(DIRECTORY, directory)
         .env(PORT, port.to_string())
@@ -89,8 +102,20 @@ impl Server {
 
     fn start_at(port: u16) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let child = spawn(directory.path(), port);
-        let server = Self { child, directory, port };
+        let child = spawn(directory.path(), port, None);
+        Self { child, directory, port, root: PathBuf::from("/") }.with_service_account()
+    }
+
+    /// A server whose data directory is a file system of so many bytes.
+    pub(crate) fn start_on_disk(size: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let child = spawn(directory.path(), 0, Some(size));
+        let root = PathBuf::from(format!("/proc/{}/root", child.id()));
+        Self { child, directory, port: 0, root }.with_service_account()
+    }
+
+    fn with_service_account(self) -> Self {
+        let server = self;
         // What the ServiceAccount controller would make, without which no Pod is admitted.
         server.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: default, namespace: default}");
         server
@@ -98,13 +123,31 @@ impl Server {
 
     /// SIGKILL, and a new process over the same directory.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.restart_after(|_| {});
+    }
+
+    /// SIGKILL, a change to the database, and a new process.
+    pub(crate) fn restart_after(&mut self, change: impl FnOnce(&Path)) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(self.directory.path(), self.port);
+        change(&self.data().join("db.sqlite"));
+        self.child = spawn(self.directory.path(), self.port, None);
+    }
+
+    /// The data directory, as the server sees it.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root.join(self.directory.path().strip_prefix("/").unwrap())
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.directory.path().join("kubeconfig")
+        self.data().join("kubeconfig")
+    }
+
+    /// The address in the kubeconfig.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        let text = std::fs::read_to_string(self.kubeconfig()).unwrap();
+        let (_, rest) = text.split_once("https://").unwrap();
+        rest.split(|c: char| c.is_whitespace() || c == '"').next().unwrap().parse().unwrap()
     }
 
     /// kubectl, ready for further arguments.
@@ -121,7 +164,8 @@ impl Server {
         command
     }
 
-    fn say(&self, args: &[&str], input: &str) -> Said {
+    /// Runs kubectl with something to read.
+    pub(crate) fn say(&self, args: &[&str], input: &str) -> Said {
         let mut child = self
             .command(args)
             .spawn()

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reads any serde format into JSON values. No field may stand twice: of two readings of a policy, neither must win
+//! silently. Elements are counted while they are read.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::bounds::{Elements, OverBound};
+
+/// Where the reader is, the first field that came twice, and the bound that was exceeded.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    path: RefCell<Vec<Step>>,
+    elements: Cell<Elements>,
+    duplicate: RefCell<Option<String>>,
+    over: Cell<Option<OverBound>>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Field(String),
+    Index(usize),
+}
+
+impl Reader {
+    /// The element that is read next.
+    pub(super) fn element(&self) -> Element<'_> {
+        Element(self)
+    }
+
+    /// The path of the first field that came twice.
+    pub(super) fn duplicate(&self) -> Option<String> {
+        self.duplicate.borrow().clone()
+    }
+
+    /// The bound that ended the reading.
+    pub(super) fn over(&self) -> Option<OverBound> {
+        self.over.get()
+    }
+
+    fn count<E: Error>(&self) -> Result<(), E> {
+        let mut elements = self.elements.get();
+        let counted = elements.count(self.path.borrow().len());
+        self.elements.set(elements);
+        counted.map_err(|over| {
+            self.over.set(Some(over));
+            E::custom(over)
+        })
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        let mut text = String::new();
+        for step in &*self.path.borrow() {
+            match step {
+                Step::Index(index) => text.push_str(&format!("[{index}]")),
+                Step::Field(field) => push_field(&mut text, field),
+            }
+        }
+        push_field(&mut text, key);
+        text
+    }
+}
+
+fn push_field(path: &mut String, field: &str) {
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(field);
+}
+
+/// One element of a document.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Element<'a>(&'a Reader);
+
+impl Element<'_> {
+    fn below<T>(self, step: Step, read: impl FnOnce(Self) -> T) -> T {
+        self.0.path.borrow_mut().push(step);
+        let value = read(self);
+        self.0.path.borrow_mut().pop();
+        value
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Element<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.0.count()?;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Element<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) =
+            self.below(Step::Index(list.len()), |element| elements.next_element_seed(element))?
+        {
+            list.push(value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = fields.next_key::<String>()? {
+            let value = self.below(Step::Field(key.clone()), |element| fields.next_value_seed(element))?;
+            if map.contains_key(&key) && self.0.duplicate.borrow().is_none() {
+                self.0.duplicate.replace(Some(self.0.path_of(&key)));
+            }
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
