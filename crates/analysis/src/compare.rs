@@ -104,7 +104,7 @@ pub struct Unknown {
     pub reason: String,
 }
 
-/// All differences; nothing in any list is a proof that there are none.
+/// All differences; nothing in any list is a proof that there are none at the places that were compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Differences {
@@ -114,8 +114,18 @@ pub struct Differences {
     pub newly_denied: Vec<Difference>,
     /// What cannot be known.
     pub unknown: Vec<Unknown>,
-    /// Places that were compared.
-    pub places: usize,
+    /// Places that were compared: nothing in the lists is a proof for these.
+    pub places: Vec<Compared>,
+}
+
+/// A place that was compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compared {
+    /// What is reached.
+    pub target: String,
+    /// Where it is decided.
+    pub enforced_at: String,
 }
 
 impl Differences {

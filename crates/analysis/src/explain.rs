@@ -2,6 +2,7 @@
 //! One request: which policies judge it where, what they say, and what had to be assumed.
 
 mod answer;
+mod named;
 mod open;
 mod token;
 
@@ -14,12 +15,13 @@ use meltemi_policy::http::{is_seen, normalize, readings};
 use meltemi_policy::{Claims, Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::Labels;
 
+use self::named::Named;
 use self::open::{absent, depends, not_told, unseen};
 use crate::proof::Layer;
 use crate::side::{Attached, applies};
 use crate::witness::{PLAINTEXT, Witness};
 use crate::words;
-use crate::world::{Binding, World};
+use crate::world::{Binding, Path, World};
 
 pub use answer::{Answer, At, Client, Half, Request, To, Verdict};
 pub(crate) use open::{Told, unrecorded};
@@ -30,6 +32,11 @@ pub use token::Token;
 /// # Errors
 /// The client or the path means nothing, or what is reached has no such enforcement point.
 pub fn explain(world: &World, request: &Request) -> Result<Answer, String> {
+    let named = Named::of(world, request);
+    if !named.missing.is_empty() {
+        let reason = named.missing.join("; ");
+        return Ok(Answer { missing: named.missing, ..unknown(None, reason) });
+    }
     let known = match &request.to {
         To::Service(name) => world.ports(name),
         To::Pod(..) | To::Gateway(_) => Vec::new(),
@@ -49,6 +56,8 @@ pub fn explain(world: &World, request: &Request) -> Result<Answer, String> {
             format!("ports of the Service are treated differently, say --port; {port}: {}", answer.reason);
         answer.verdict = Verdict::Unknown;
     }
+    answer.presumed.clone_from(&named.presumed);
+    answer.assumed.splice(0..0, named.presumed);
     Ok(answer)
 }
 
@@ -91,11 +100,7 @@ impl Asked<'_> {
         let mut answer = match (&self.request.to, self.request.at) {
             (To::Service(name), _) => self.service(name, client.as_ref())?,
             (To::Gateway(name), None | Some(At::Waypoint)) => {
-                if self.world.complete && !self.world.gateways.contains_key(name) {
-                    unknown(None, format!("Gateway {name} does not exist"))
-                } else {
-                    self.at_waypoint(name, None, client.as_ref(), Port::new(self.port))?
-                }
+                self.at_waypoint(name, None, client.as_ref(), Port::new(self.port))?
             }
             (To::Pod(namespace, labels), None | Some(At::NodeProxy)) => {
                 let peer = client.as_ref();
@@ -104,6 +109,9 @@ impl Asked<'_> {
             }
             (to, _) => return Err(format!("{to} is not reached at that enforcement point")),
         };
+        if answer.verdict == Verdict::Allow {
+            allow_by_all(&mut answer, &self.halves);
+        }
         answer.halves = self.halves;
         answer.assumed = self.assumed;
         answer.warnings = self.warnings;
@@ -111,18 +119,6 @@ impl Asked<'_> {
     }
 
     fn service(&mut self, to: &NamespacedName, client: Option<&SpiffeId>) -> Result<Answer, String> {
-        if !self.world.services.contains_key(to) {
-            if self.world.complete {
-                return Ok(unknown(None, format!("Service {to} does not exist")));
-            }
-            self.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
-        }
-        let ports = self.world.ports(to);
-        if let Some(port) =
-            self.request.port.filter(|port| !ports.is_empty() && !ports.iter().any(|(p, _)| p == port))
-        {
-            self.warnings.push(format!("Service {to} has no port {port}"));
-        }
         let binding = self.world.waypoint_of(to);
         if let Binding::Assumed(gateway) = &binding {
             self.assumed.push(format!("Service {to} uses the waypoint {gateway}"));
@@ -140,6 +136,14 @@ impl Asked<'_> {
             }
             (gateway, _) => gateway,
         };
+        if let (Path::Refused(reason), Some(client), None) = (self.world.path_to(to), client, self.request.at)
+        {
+            let reason = format!("connections to Service {to} are refused: {reason}");
+            let mut answer = unknown(Some("node proxy of the client"), reason);
+            answer.verdict = Verdict::Deny;
+            self.half(&answer, Some(client), Port::new(self.port));
+            return Ok(answer);
+        }
         let mut waypoint_identity = None;
         if let Some(gateway) = waypoint {
             let answer = self.at_waypoint(gateway, Some(to), client, Port::new(self.port))?;
@@ -168,7 +172,7 @@ impl Asked<'_> {
         }
     }
 
-    fn client(&mut self) -> Result<Option<SpiffeId>, String> {
+    fn client(&self) -> Result<Option<SpiffeId>, String> {
         let (namespace, name) = match &self.request.from {
             Client::Plaintext => return Ok(None),
             Client::Principal(principal) => {
@@ -178,14 +182,6 @@ impl Asked<'_> {
             }
             Client::Account(namespace, name) => (namespace, name),
         };
-        if !self.world.accounts.contains(&NamespacedName::new(namespace.as_str(), name.as_str())) {
-            let what = format!("ServiceAccount {namespace}/{name}");
-            if self.world.complete {
-                self.warnings.push(format!("{what} does not exist"));
-            } else {
-                self.assumed.push(format!("{what} exists"));
-            }
-        }
         SpiffeId::new(&self.world.mesh.trust_domain, namespace, name).map(Some).map_err(|e| e.to_string())
     }
 
@@ -247,7 +243,7 @@ impl Asked<'_> {
             self.assumed.extend(assumed);
             self.warnings.extend(warnings);
         }
-        self.half(&answer, client);
+        self.half(&answer, client, port);
         Ok(answer)
     }
 
@@ -294,7 +290,7 @@ impl Asked<'_> {
                 answer.reason
             );
         }
-        self.half(&answer, reached.peer);
+        self.half(&answer, reached.peer, reached.port);
         Ok(answer)
     }
 
@@ -337,8 +333,12 @@ impl Asked<'_> {
         Ok(answer)
     }
 
-    fn half(&mut self, answer: &Answer, sees: Option<&SpiffeId>) {
+    fn half(&mut self, answer: &Answer, sees: Option<&SpiffeId>, port: Port) {
         self.halves.push(Half {
+            policy: answer.policy.clone(),
+            rule: answer.rule,
+            clause: answer.clause.clone(),
+            port: (!port.open).then_some(port.number),
             enforced_at: answer.enforced_at.clone().unwrap_or_default(),
             verdict: answer.verdict,
             sees: sees.map_or_else(|| PLAINTEXT.to_owned(), |s| s.principal().to_owned()),
@@ -359,7 +359,25 @@ fn unknown(place: Option<&str>, reason: String) -> Answer {
         reason,
         halves: Vec::new(),
         assumed: Vec::new(),
+        presumed: Vec::new(),
+        missing: Vec::new(),
         warnings: Vec::new(),
+    }
+}
+
+/// What lets a request through is every proxy on the way: the reason names each of them, and the policy is that of the
+/// first one which has a rule for it.
+fn allow_by_all(answer: &mut Answer, halves: &[Half]) {
+    if halves.len() < 2 {
+        return;
+    }
+    let each = halves.iter().map(|half| format!("{}: {}", half.enforced_at, half.reason));
+    answer.reason = each.collect::<Vec<_>>().join("; ");
+    if let Some(half) = halves.iter().find(|half| half.policy.is_some()) {
+        answer.policy.clone_from(&half.policy);
+        answer.rule = half.rule;
+        answer.clause.clone_from(&half.clause);
+        answer.enforced_at = Some(half.enforced_at.clone());
     }
 }
 
@@ -380,6 +398,10 @@ fn answer(why: &Explanation, set: &PolicySet, place: &str) -> Answer {
     out.policy = why.policy.as_ref().map(ToString::to_string);
     out.rule = why.rule;
     out.clause.clone_from(&why.clause);
+    if let Decision::Allow { by: Some(by) } = why.decision {
+        let rule = set.policy(by.policy).and_then(|policy| policy.rules.get(by.rule as usize));
+        out.clause = rule.map(words::rule);
+    }
     out
 }
 

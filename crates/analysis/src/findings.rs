@@ -2,8 +2,12 @@
 //! What is probably not meant: findings over all policies, each with its reason and its fix.
 
 mod attachment;
+mod exempt;
 mod intent;
+mod paths;
+mod ports;
 mod rules;
+mod unseen;
 mod waypoint;
 
 use meltemi_model::NamespacedName;
@@ -61,8 +65,8 @@ pub const AROUND: Code = code("MLT0106", Level::Warning, "a Service that can be 
 pub const FORGETS: Code = code("MLT0107", Level::Error, "a policy of layer 4 that forgets the waypoint");
 /// An ALLOW opens more than its author probably meant.
 pub const OPENS: Code = code("MLT0108", Level::Warning, "an ALLOW that opens more than it seems to");
-/// A DENY leaves open what belongs together.
-pub const LEAVES: Code = code("MLT0109", Level::Info, "a DENY that leaves a near path open");
+/// A rule leaves open what belongs together.
+pub const LEAVES: Code = code("MLT0109", Level::Warning, "a rule that leaves a near path open");
 /// The verdict differs from Istio's.
 pub const DIFFERS: Code = code("MLT0110", Level::Info, "a policy whose verdict differs from Istio's");
 /// Nobody can be asked.
@@ -71,10 +75,18 @@ pub const CUSTOM: Code = code("MLT0111", Level::Warning, "a provider that cannot
 pub const UNDECIDED: Code =
     code("MLT0112", Level::Info, "rules that combine in too many ways to be compared");
 
+/// What one DENY exempts is denied by another.
+pub const EXEMPT: Code =
+    code("MLT0113", Level::Warning, "an exemption of a DENY that another DENY takes back");
+/// Admission warns of it.
+pub const WARNED: Code = code("MLT0114", Level::Warning, "a warning of admission");
+/// It is stored, and nothing acts on it.
+pub const INERT: Code = code("MLT0115", Level::Warning, "a kind or field that nothing acts on");
+
 /// Every kind of finding.
 pub const CODES: &[Code] = &[
     INVALID, NEVER, SHADOWED, PLAINTEXT, LAYER7, NOTHING, AROUND, FORGETS, OPENS, LEAVES, DIFFERS, CUSTOM,
-    UNDECIDED,
+    UNDECIDED, EXEMPT, WARNED, INERT,
 ];
 
 /// A finding.
@@ -134,8 +146,11 @@ pub fn analyze(world: &World, namespace: Option<&str>) -> Vec<Finding> {
             Finding::new(INVALID, &fault.kind, &fault.name, message, fix)
         })
         .collect();
+    said(world, &mut all);
     attachment::find(world, &mut all);
     intent::find(world, &mut all);
+    ports::find(world, &mut all);
+    unseen::find(world, &mut all);
     waypoint::find(world, &mut all);
     rules::find(world, &|| true, &mut all);
     all.retain(|f| namespace.is_none_or(|n| *n == *f.name.namespace));
@@ -148,13 +163,34 @@ pub fn analyze(world: &World, namespace: Option<&str>) -> Vec<Finding> {
     all
 }
 
+/// Warnings of admission, and what is stored and not acted on.
+fn said(world: &World, out: &mut Vec<Finding>) {
+    out.extend(world.warnings.iter().map(|w| {
+        let fix = "correct it, unless it is meant as it is written";
+        Finding::new(WARNED, &w.kind, &w.name, w.message.clone(), fix)
+    }));
+    out.extend(world.inert.iter().map(|i| {
+        let level = if i.kind == "ConfigMap" { Level::Info } else { INERT.level };
+        let fix = "do not rely on it: leave it out, or say it by what the mesh acts on";
+        Finding::new(INERT, &i.kind, &i.name, i.message.clone(), fix).at(level)
+    }));
+    out.extend(world.peer_notices().into_iter().map(|(name, message)| {
+        Finding::new(INERT, "PeerAuthentication", &name, message, "say by another field what is meant")
+    }));
+}
+
+/// Kinds of findings that a policy's status tells.
+const SUSPICIOUS: &[Code] = &[NEVER, SHADOWED, OPENS, LEAVES, EXEMPT];
+
 /// What each policy says and probably does not mean, in itself and beside the others: for its status. The questions that
 /// are left when `go_on` says no stay unanswered, and accuse no rule.
 pub fn suspicious(world: &World, go_on: &dyn Fn() -> bool) -> Vec<Finding> {
     let mut all = Vec::new();
     intent::find(world, &mut all);
+    ports::find(world, &mut all);
+    unseen::find(world, &mut all);
     rules::find(world, go_on, &mut all);
-    all.retain(|f| f.level >= Level::Warning && [NEVER, SHADOWED, OPENS].iter().any(|c| c.code == f.code));
+    all.retain(|f| f.level >= Level::Warning && SUSPICIOUS.iter().any(|c| c.code == f.code));
     all.sort_by(|a, b| (&a.name, a.code, &a.message).cmp(&(&b.name, b.code, &b.message)));
     all
 }

@@ -17,7 +17,7 @@ pub mod witness;
 mod words;
 pub mod world;
 
-pub use compare::{Difference, Differences, Place, Reach, Unknown, compare};
+pub use compare::{Compared, Difference, Differences, Place, Reach, Unknown, compare};
 pub use diff::diff;
 pub use explain::{Answer, At, Client, Half, Request, To, Token, Verdict, explain};
 pub use findings::{Finding, Level, analyze, suspicious};

@@ -160,6 +160,12 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Why it failed, or why it is so.
     pub message: String,
+    /// What the objects lack and was assumed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assumed: Vec<String>,
+    /// What is probably not meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Reads a client as it is written on the command line and in tables.
@@ -236,14 +242,15 @@ pub fn token(
     Token::told(principal, all.chain(claims))
 }
 
-/// Runs every request of a table. `namespace` is that of Services that are written without.
-pub fn run(world: &World, table: &Table, namespace: &str) -> Vec<Outcome> {
+/// Runs every request of a table. `namespace` is that of Services that are written without. `assume`: objects that
+/// nothing says to exist are taken as there; a request that names one fails otherwise.
+pub fn run(world: &World, table: &Table, namespace: &str, assume: bool) -> Vec<Outcome> {
     let mut out = Vec::new();
     for (index, row) in table.tests.iter().enumerate() {
         for request in requests(row, namespace) {
             let name = title(row, &request);
             let result = request.and_then(|(_, request)| explain(world, &request));
-            out.push(outcome(index, row, name, result));
+            out.push(outcome(index, row, name, result, assume));
         }
     }
     out
@@ -328,26 +335,49 @@ fn title(row: &Row, request: &Result<Named, String>) -> String {
     }
 }
 
-fn outcome(row: usize, wanted: &Row, name: String, result: Result<Answer, String>) -> Outcome {
+fn outcome(row: usize, wanted: &Row, name: String, result: Result<Answer, String>, assume: bool) -> Outcome {
     let expected = wanted.expect.verdict();
-    let (verdict, reason, policy) = match result {
-        Ok(answer) => (answer.verdict, answer.reason, answer.policy),
-        Err(fault) => {
-            let message = format!("the request means nothing: {fault}");
-            return Outcome { row, name, passed: false, expected, verdict: Verdict::Unknown, message };
-        }
+    let failed = |verdict, message| Outcome {
+        row,
+        name: name.clone(),
+        passed: false,
+        expected,
+        verdict,
+        message,
+        assumed: Vec::new(),
+        warnings: Vec::new(),
     };
-    let other = wanted.policy.as_ref().filter(|p| policy.as_ref() != Some(*p));
-    let passed = verdict == expected && other.is_none();
-    let message = match (verdict == expected, other) {
-        (true, None) => reason,
-        (false, _) => format!("expected {expected}, got {verdict}: {reason}"),
-        (true, Some(wanted)) => {
-            let policy = policy.unwrap_or_else(|| "no policy".to_owned());
-            format!("expected {wanted} to decide, {policy} did: {reason}")
-        }
+    let answer = match result {
+        Ok(answer) => answer,
+        Err(fault) => return failed(Verdict::Unknown, format!("the request means nothing: {fault}")),
     };
-    Outcome { row, name, passed, expected, verdict, message }
+    let fault = fault(wanted, &answer, assume);
+    let message = fault.clone().unwrap_or_else(|| answer.reason.clone());
+    let (assumed, warnings) = (answer.assumed, answer.warnings);
+    Outcome { passed: fault.is_none(), assumed, warnings, ..failed(answer.verdict, message) }
+}
+
+/// Why an answer is not what a row wants; `None` when it is.
+fn fault(wanted: &Row, answer: &Answer, assume: bool) -> Option<String> {
+    let (expected, verdict) = (wanted.expect.verdict(), answer.verdict);
+    if !answer.missing.is_empty() {
+        return Some(format!("the request names what is not there: {}", answer.missing.join("; ")));
+    }
+    if verdict != expected {
+        return Some(format!("expected {expected}, got {verdict}: {}", answer.reason));
+    }
+    if !assume && !answer.presumed.is_empty() {
+        let presumed = answer.presumed.join("; ");
+        return Some(format!("nothing says that {presumed} (give its object, or --assume it)"));
+    }
+    let policy = wanted.policy.as_ref()?;
+    // Of an ALLOW each proxy on the way decides.
+    let halves = answer.halves.iter().filter(|_| verdict == Verdict::Allow).map(|half| &half.policy);
+    if halves.chain([&answer.policy]).any(|decided| decided.as_ref() == Some(policy)) {
+        return None;
+    }
+    let decided = answer.policy.as_deref().unwrap_or("no policy");
+    Some(format!("expected {policy} to decide, {decided} did: {}", answer.reason))
 }
 
 #[cfg(test)]
@@ -383,7 +413,7 @@ mod tests {
             {"name": "no client", "from": "x", "to": "web", "expect": "DENY"},
         ]}))
         .unwrap();
-        let all = run(&world, &table, "default");
+        let all = run(&world, &table, "default", true);
         let failed: Vec<&str> = all.iter().filter(|o| !o.passed).map(|o| &*o.name).collect();
         assert_eq!(all.len(), 9);
         assert_eq!(

@@ -14,7 +14,7 @@ use crate::proof::{Answer, Hints, Layer, Value};
 use crate::side::{Attached, Item, applies};
 use crate::witness::{PLAINTEXT, Witness};
 use crate::words;
-use crate::world::World;
+use crate::world::{Known, World};
 
 /// Identities that neither exist nor are named.
 const OTHERS: &str = "any other identity";
@@ -93,24 +93,32 @@ pub struct WhoCan {
 /// Finds who may.
 ///
 /// # Errors
-/// The Service does not exist, or its policies are too many to tell.
+/// The Service or its port does not exist, or its policies are too many to tell.
 pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
     let to = &question.to;
-    let service = world.services.get(to);
     let mut out = WhoCan {
         target: format!("Service {to}"),
         doors: Vec::new(),
         waypoint_admitted: None,
         assumed: Vec::new(),
     };
-    if service.is_none() {
-        if world.complete {
-            return Err(format!("Service {to} does not exist"));
+    match world.knows_service(to) {
+        Known::Yes => {}
+        Known::Assumed => {
+            out.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
         }
-        out.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
+        Known::No if world.complete => return Err(format!("Service {to} does not exist")),
+        Known::No => {
+            return Err(format!("Service {to} is not among the objects, which have others of its namespace"));
+        }
     }
+    let all = world.ports(to);
     let known: Vec<(u16, Option<u16>)> =
-        world.ports(to).into_iter().filter(|(port, _)| question.port.is_none_or(|p| p == *port)).collect();
+        all.iter().copied().filter(|(port, _)| question.port.is_none_or(|p| p == *port)).collect();
+    if let Some(port) = question.port.filter(|_| known.is_empty() && !all.is_empty()) {
+        let all: Vec<String> = all.iter().map(|(port, _)| port.to_string()).collect();
+        return Err(format!("Service {to} has no port {port}, it has {}", all.join(", ")));
+    }
     let binding = world.waypoint_of(to);
     let gateway = binding.gateway();
     if let Some(gateway) = gateway {

@@ -3,7 +3,11 @@
 //! leave most of it out; what is left out is assumed where an answer needs it.
 
 mod attach;
+mod binding;
+mod enrolment;
+mod names;
 mod read;
+mod unacted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,20 +15,27 @@ use meltemi_model::NamespacedName;
 use meltemi_model::l7::PathNormalization;
 use meltemi_policy::http::Normalization;
 use meltemi_translate::MeshConfig;
-use meltemi_translate::facts::Labels;
+use meltemi_translate::facts::{Labels, selects};
+use meltemi_translate::gateways::classes::Class;
 use meltemi_translate::security::Authorization;
-use meltemi_translate::security::peer::Peer;
+use meltemi_translate::security::peer::{Peer, Peers};
+use meltemi_translate::waypoints::WaypointFacts;
+use serde_json::Value;
 
-pub use attach::Binding;
+pub use binding::{Binding, Path};
+pub use names::Known;
 
-/// An object that does not mean anything.
+/// Kind of the policies about tokens.
+const REQUEST_AUTHENTICATION: &str = "RequestAuthentication";
+
+/// An object, and what is to be said of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Its kind.
     pub kind: String,
     /// Its name.
     pub name: NamespacedName,
-    /// What is wrong, as admission says it.
+    /// What is wrong with it, as admission says it, or what its author should know.
     pub message: String,
 }
 
@@ -46,10 +57,18 @@ pub struct Service {
 /// A Gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gateway {
-    /// Its class.
-    pub class: String,
-    /// Its labels.
-    pub labels: Labels,
+    /// Its class; none when it is another controller's.
+    pub class: Option<Class>,
+    /// Its listeners, as they are written.
+    pub listeners: Value,
+    /// Ports of its listeners.
+    pub ports: BTreeSet<u16>,
+    /// Labels of its proxies: as they are rendered, and of those that are known to run.
+    pub pod_labels: Vec<Labels>,
+    /// ServiceAccount that its proxies run as; none when it has no proxies.
+    pub account: Option<NamespacedName>,
+    /// The waypoint, where it is one.
+    pub waypoint: Option<WaypointFacts>,
 }
 
 /// Pods that are alike: a Pod, or the template of what makes Pods.
@@ -65,6 +84,36 @@ pub struct Workload {
     pub account: String,
     /// Ports that have a name.
     pub ports: BTreeMap<String, u16>,
+    /// Every port that its containers declare.
+    pub listens: BTreeSet<u16>,
+    /// It uses the node's network.
+    pub host_network: bool,
+    /// It has a sidecar of another implementation of the mesh.
+    pub has_sidecar: bool,
+    /// Its annotation keeps connections to it from being captured.
+    pub bypasses_inbound: bool,
+}
+
+impl Workload {
+    /// A workload without labels and ports.
+    pub fn new(kind: &str, name: NamespacedName) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            name,
+            labels: Labels::new(),
+            account: String::new(),
+            ports: BTreeMap::new(),
+            listens: BTreeSet::new(),
+            host_network: false,
+            has_sidecar: false,
+            bypasses_inbound: false,
+        }
+    }
+
+    /// Whether another one is the same object, perhaps at another time.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.kind, &self.name) == (&other.kind, &other.name)
+    }
 }
 
 /// Everything that is known.
@@ -88,8 +137,16 @@ pub struct World {
     pub accounts: BTreeSet<NamespacedName>,
     /// What runs.
     pub workloads: Vec<Workload>,
-    /// Objects that do not mean anything.
+    /// Objects that decide with policies and are not modelled, by kind and name: what of them can differ.
+    pub unmodelled: BTreeMap<(String, NamespacedName), Value>,
+    /// Objects that admission would refuse.
     pub faults: Vec<Fault>,
+    /// Objects of which admission would warn.
+    pub warnings: Vec<Fault>,
+    /// Objects, and fields of objects, that are stored and not acted on.
+    pub inert: Vec<Fault>,
+    /// Kind and name of every object that was read.
+    pub objects: BTreeSet<(String, NamespacedName)>,
     /// What is not here does not exist: these are all objects of a cluster.
     pub complete: bool,
 }
@@ -98,6 +155,11 @@ impl World {
     /// Takes from another what this one says nothing about: a file of policies says nothing of Services. Policies are
     /// never taken.
     pub fn borrow(&mut self, other: &Self) {
+        // Routes are given with the Services that they are for.
+        if self.holds_only_policies() {
+            let routes = other.unmodelled.iter().filter(|((kind, _), _)| kind != REQUEST_AUTHENTICATION);
+            self.unmodelled.extend(routes.map(|(key, value)| (key.clone(), value.clone())));
+        }
         if self.services.is_empty() {
             self.services.clone_from(&other.services);
         }
@@ -115,6 +177,15 @@ impl World {
         }
     }
 
+    /// Whether there is nothing but policies.
+    pub fn holds_only_policies(&self) -> bool {
+        self.services.is_empty()
+            && self.namespaces.is_empty()
+            && self.gateways.is_empty()
+            && self.workloads.is_empty()
+            && self.unmodelled.keys().all(|(kind, _)| kind == REQUEST_AUTHENTICATION)
+    }
+
     /// This world with the objects of another laid over it, as `kubectl apply` would.
     #[must_use]
     pub fn overlaid(&self, other: &Self) -> Self {
@@ -122,6 +193,7 @@ impl World {
         out.policies.extend(other.policies.clone());
         out.peers.retain(|p| other.peers.iter().all(|o| o.name != p.name));
         out.peers.extend(other.peers.iter().cloned());
+        out.unmodelled.extend(other.unmodelled.clone());
         out.request_authentications.extend(other.request_authentications.iter().cloned());
         out.services.extend(other.services.clone());
         out.namespaces.extend(other.namespaces.clone());
@@ -129,7 +201,16 @@ impl World {
         out.accounts.extend(other.accounts.iter().cloned());
         out.workloads.retain(|w| other.workloads.iter().all(|o| (&o.kind, &o.name) != (&w.kind, &w.name)));
         out.workloads.extend(other.workloads.iter().cloned());
-        out.faults.extend(other.faults.iter().cloned());
+        let replaced = |f: &Fault| other.objects.contains(&(f.kind.clone(), f.name.clone()));
+        for (own, new) in [
+            (&mut out.faults, &other.faults),
+            (&mut out.warnings, &other.warnings),
+            (&mut out.inert, &other.inert),
+        ] {
+            own.retain(|f| !replaced(f));
+            own.extend(new.iter().cloned());
+        }
+        out.objects.extend(other.objects.iter().cloned());
         out
     }
 
@@ -173,6 +254,26 @@ impl World {
         near.filter(|w| {
             !service.selector.is_empty() && service.selector.iter().all(|(k, v)| w.labels.get(k) == Some(v))
         })
+    }
+
+    /// Services that select a workload.
+    pub fn services_of<'a>(
+        &'a self,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = (&'a NamespacedName, &'a Service)> {
+        self.services.iter().filter(|(name, service)| {
+            name.namespace == workload.name.namespace
+                && !service.selector.is_empty()
+                && selects(&service.selector, &workload.labels)
+        })
+    }
+
+    /// What the status of each PeerAuthentication says beside that it is accepted.
+    pub fn peer_notices(&self) -> Vec<(NamespacedName, String)> {
+        let peers = Peers::new(self.peers.clone());
+        let all = self.peers.iter().filter_map(|peer| Some((peer, peers.condition(&peer.name, &self.mesh)?)));
+        let noted = all.filter(|(_, condition)| condition.reason != "Accepted");
+        noted.map(|(peer, condition)| (peer.name.clone(), condition.message)).collect()
     }
 
     /// Ports of a Service and those of its Pods; none where the Pods' port has a name that they do not all have for one

@@ -4,7 +4,7 @@
 //! The reviewer is handed in by the binary, for what policies mean over all requests is not for a control plane to know.
 //! It works on a thread of its own, never in the way of a change, and rests longer than it works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +30,28 @@ const WORK: Duration = Duration::from_secs(2);
 /// The rest after a review, in multiples of its own time: at most a tenth of one core is spent.
 const REST: u32 = 9;
 
+/// A Service, as far as a review looks at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetedService {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its ports and those of its Pods; none for a port of the Pods that has a name.
+    pub ports: Vec<(u16, Option<u16>)>,
+    /// Ports that are declared to be TCP or TLS.
+    pub streams: BTreeSet<u16>,
+}
+
+/// A Pod, as far as a review looks at it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SelectedPod {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Ports that its containers declare, or that Services reach it at.
+    pub ports: BTreeSet<u16>,
+}
+
 /// All policies, and what of the mesh says where they apply; cheap to make.
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
@@ -37,8 +59,10 @@ pub struct Subject {
     pub mesh: MeshConfig,
     /// The policies that are in force.
     pub policies: BTreeMap<NamespacedName, Arc<Authorization>>,
-    /// Labels of the Services that they target.
-    pub services: BTreeMap<NamespacedName, Labels>,
+    /// The Services that they target.
+    pub services: BTreeMap<NamespacedName, TargetedService>,
+    /// Pods of policies that name ports and have no target; those that are alike once.
+    pub pods: BTreeSet<SelectedPod>,
     /// Labels of those Services' Namespaces.
     pub namespaces: BTreeMap<Arc<str>, Labels>,
     /// Ingress gateways, with the labels of their Pods.

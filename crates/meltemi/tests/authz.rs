@@ -168,7 +168,7 @@ fn a_request_is_told_by_flags_and_by_rows() {
         "tests:\n- {{{row}, to: web, claims: {{groups: [x, admin]}}, expect: ALLOW}}\n- {{{row}, to: web, claims: {{groups: x}}, expect: DENY}}\n- {{{row}, expect: DENY}}\n"
     );
     let files = Files::new(&[("p.yaml", &policy), ("t.yaml", &table)]);
-    let (code, out) = run(&["authz", "test", &files.path("t.yaml"), "-f", &files.path("p.yaml")]);
+    let (code, out) = run(&["authz", "test", "--assume", &files.path("t.yaml"), "-f", &files.path("p.yaml")]);
     assert!(code == 1 && out.contains("2 passed, 1 failed") && out.contains("says what is reached"), "{out}");
     let file = files.path("p.yaml");
     let ask = |more: &[&str]| {
@@ -291,5 +291,176 @@ fn who_can_and_what_would_flip() {
         (code, &found["flips"][0]["is"], &found["flips"][0]["count"]),
         (1, &"DENY".into(), &1.into()),
         "{found}"
+    );
+}
+
+/// A Service behind a waypoint, an account, a Deployment, and policies of both layers.
+const SHOP: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: cli, namespace: shop}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: wp}}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: x, ports: [{containerPort: 8080}]}]}
+"#;
+
+fn shop(policies: &[(&str, &str)]) -> String {
+    let policy = |(name, spec): &(&str, &str)| {
+        format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    SHOP.to_owned() + &policies.iter().map(policy).collect::<String>()
+}
+
+const L7: (&str, &str) = (
+    "l7",
+    "{targetRefs: [{kind: Service, group: '', name: web}], rules: [{to: [{operation: {methods: [GET]}}]}]}",
+);
+const L4: (&str, &str) = (
+    "l4",
+    "{selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/wp]}}]}]}",
+);
+
+#[test]
+fn an_allow_names_the_policy_and_the_rule_at_every_proxy_on_the_way() {
+    // The policies; what is said at the waypoint and at the node proxy: policy, rule; and at the top.
+    let cases: [(&[(&str, &str)], [Option<&str>; 2], Option<&str>); 4] = [
+        (&[L7, L4], [Some("shop/l7"), Some("shop/l4")], Some("shop/l7")),
+        (&[L7], [Some("shop/l7"), None], Some("shop/l7")),
+        (&[L4], [None, Some("shop/l4")], Some("shop/l4")),
+        (&[], [None, None], None),
+    ];
+    for (policies, halves, top) in cases {
+        let files = Files::new(&[("k8s.yaml", &shop(policies))]);
+        let file = files.path("k8s.yaml");
+        let args = "authz explain --from shop/cli --to web.shop --port 80 --method GET --path / -f";
+        let args: Vec<&str> = args.split(' ').chain([file.as_str()]).collect();
+        let (code, answer) = json(&args);
+        assert_eq!((code, &answer["verdict"]), (0, &"ALLOW".into()), "{answer}");
+        assert_eq!(answer["policy"].as_str(), top, "{answer}");
+        assert_eq!(answer["rule"].as_u64(), top.map(|_| 0), "{answer}");
+        for (half, (policy, port)) in halves.iter().zip([80, 8080]).enumerate() {
+            let said = &answer["halves"][half];
+            assert_eq!(
+                (said["policy"].as_str(), said["rule"].as_u64()),
+                (*policy, policy.map(|_| 0)),
+                "{said}"
+            );
+            assert_eq!(said["port"], port, "{said}");
+            let reason = said["reason"].as_str().unwrap();
+            assert!(reason.contains(policy.unwrap_or("no ALLOW policy applies")), "{said}");
+        }
+        let (_, text) = run(&args);
+        let line = top.map_or("policy: none: no ALLOW policy applies".to_owned(), |p| format!("policy: {p}"));
+        assert!(text.contains(&line), "{text}");
+        for policy in halves.iter().flatten() {
+            assert!(text.contains(&format!("allowed by {policy} rule[0]")), "{text}");
+        }
+        assert!(text.contains("at node proxy: ALLOW") && text.contains("port 8080"), "{text}");
+    }
+    let files = Files::new(&[("k8s.yaml", &shop(&[L7]))]);
+    let args = "authz explain --from shop/cli --to web.shop --port 80 --at waypoint --method GET --path / -f";
+    let (_, text) = run(&args.split(' ').chain([files.path("k8s.yaml").as_str()]).collect::<Vec<_>>());
+    assert!(text.contains("port: 80 (the Service's)") && text.contains("clause: methods=[GET]"), "{text}");
+}
+
+#[test]
+fn names_that_the_files_do_not_have_are_no_answer() {
+    let files = Files::new(&[("k8s.yaml", &shop(&[L7]))]);
+    let file = files.path("k8s.yaml");
+    let missing = [
+        ("a Service", "--from shop/cli --to wbe.shop", "Service shop/wbe is not among the objects"),
+        (
+            "a port",
+            "--from shop/cli --to web.shop --port 8080",
+            "Service shop/web has no port 8080, it has 80",
+        ),
+        ("an account", "--from shop/cil --to web.shop", "ServiceAccount shop/cil is not among the objects"),
+        ("a Gateway", "--from shop/cli --to-gateway pw.shop", "Gateway shop/pw is not among the objects"),
+    ];
+    for (what, args, reason) in missing {
+        let args: Vec<&str> =
+            "authz explain --method GET --path /".split(' ').chain(args.split(' ')).collect();
+        let (code, answer) = json(&[&args[..], &["-f", &file]].concat());
+        assert_eq!((code, &answer["verdict"]), (2, &"UNKNOWN".into()), "{what}: {answer}");
+        assert!(answer["missing"][0].as_str().unwrap().contains(reason), "{what}: {answer}");
+    }
+    for args in ["--to wbe.shop", "--to web.shop --port 8080"] {
+        let args: Vec<&str> = ["authz", "who-can", "-f", &file].into_iter().chain(args.split(' ')).collect();
+        assert_eq!(run(&args).0, 2, "{args:?}");
+    }
+    // A table's rows, and whether they hold without and with --assume.
+    let rows = [
+        (
+            "{from: shop/cli, to: web.shop, at: waypoint, port: 80, method: GET, path: /, expect: ALLOW}",
+            true,
+            true,
+        ),
+        ("{from: shop/cli, to: wbe.shop, at: waypoint, method: PUT, path: /, expect: DENY}", false, false),
+        ("{from: shop/cli, to: wbe.shop, at: waypoint, method: PUT, path: /, expect: UNKNOWN}", false, false),
+        (
+            "{from: shop/cli, to: web.shop, port: 8081, at: waypoint, method: PUT, path: /, expect: DENY}",
+            false,
+            false,
+        ),
+        ("{from: shop/cil, to: web.shop, at: waypoint, method: GET, path: /, expect: ALLOW}", false, false),
+        ("{from: shop/cli, to: web.shpo, method: GET, path: /, expect: ALLOW}", false, true),
+        ("{from: shop/cli, toPod: shop/app=wbe, port: 8080, expect: ALLOW}", false, true),
+        ("{from: other/cli, toPod: shop/app=web, port: 8080, expect: ALLOW}", false, true),
+        ("{from: cluster.local/ns/shop/sa/new, toPod: shop/app=web, port: 8080, expect: ALLOW}", false, true),
+        ("{from: other.example/ns/a/sa/b, toPod: shop/app=web, port: 8080, expect: ALLOW}", true, true),
+        ("{from: shop/default, toPod: shop/app=web, port: 8080, expect: ALLOW}", true, true),
+        ("{from: shop/wp, toPod: shop/app=web, port: 8080, expect: ALLOW}", true, true),
+    ];
+    let table = rows.iter().map(|(row, ..)| format!("- {row}\n")).collect::<String>();
+    let tables = Files::new(&[("t.yaml", &format!("tests:\n{table}"))]);
+    for (flags, at) in [(&[][..], 0), (&["--assume"][..], 1)] {
+        let (code, all) = json(&[&["authz", "test", &tables.path("t.yaml"), "-f", &file], flags].concat());
+        assert_eq!(code, 1);
+        for (row, (text, strict, assumed)) in rows.iter().enumerate() {
+            let outcome = &all[row];
+            assert_eq!(outcome["passed"], [*strict, *assumed][at], "{text}: {outcome}");
+        }
+        assert!(all[5]["assumed"][0].as_str().unwrap().contains("Service shpo/web exists"), "{all}");
+    }
+}
+
+#[test]
+fn what_is_not_modelled_is_unknown_and_what_is_proven_is_listed() {
+    let files = Files::new(&[
+        ("old.yaml", &shop(&[L7])),
+        ("new.yaml", &shop(&[L7]).replace("targetPort: 8080", "targetPort: 9090")),
+    ]);
+    let (old, new) = (files.path("old.yaml"), files.path("new.yaml"));
+    let (code, out) = run(&["authz", "diff", &old, &new, "--no-new-access"]);
+    assert!(
+        code == 2 && out.contains("Service shop/web") && out.contains("has another targetPort"),
+        "{code} {out}"
+    );
+    let (code, out) = run(&["authz", "diff", &old, &old, "--no-new-access"]);
+    assert!(
+        code == 0 && out.contains("proven of\n") && out.contains("  Service shop/web at waypoint shop/wp\n"),
+        "{out}"
     );
 }

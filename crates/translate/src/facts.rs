@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the mesh needs to know of an object, read once when it arrives and kept in place of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -89,6 +89,8 @@ pub struct PodFacts {
     pub bypasses_inbound: bool,
     /// Container ports that have a name.
     pub named_ports: BTreeMap<String, u16>,
+    /// Every container port that is declared.
+    pub ports: BTreeSet<u16>,
     /// Name of the Deployment (or other owner) behind it.
     pub workload_name: Arc<str>,
 }
@@ -126,6 +128,7 @@ impl PodFacts {
                 .and_then(|a| a.get(labels::BYPASS_INBOUND))
                 .is_some_and(|v| v == "true"),
             named_ports: named_ports(pod),
+            ports: declared_ports(pod),
             workload_name: workload_name(pod).into(),
         }
     }
@@ -155,6 +158,13 @@ fn named_ports(pod: &Pod) -> BTreeMap<String, u16> {
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|p| Some((p.name.clone()?, u16::try_from(p.container_port).ok()?)))
         .collect()
+}
+
+fn declared_ports(pod: &Pod) -> BTreeSet<u16> {
+    let containers =
+        pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    ports.filter_map(|p| u16::try_from(p.container_port).ok()).collect()
 }
 
 /// The Deployment behind the ReplicaSet behind a Pod, or its direct owner, or itself.

@@ -3,4 +3,5 @@
 
 pub mod classes;
 pub mod deployment;
+pub mod facts;
 pub mod status;

@@ -150,6 +150,30 @@ impl MeshConfig {
     }
 }
 
+/// Keys that a mesh configuration may have and that mean something here.
+const READ: &[&str] =
+    &["trustDomain", "trustDomainAliases", "rootNamespace", "pathNormalization", "extensionProviders"];
+
+/// Keys of a mesh configuration that have no effect, sorted; those of `defaultConfig` by their path. Empty when the text
+/// is not a YAML mapping.
+pub fn unread_keys(yaml: &str) -> Vec<String> {
+    let Ok(serde_yaml_ng::Value::Mapping(document)) = serde_yaml_ng::from_str(yaml) else {
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for (key, value) in &document {
+        let Some(key) = key.as_str().filter(|key| !READ.contains(key)) else { continue };
+        match value.as_mapping().filter(|inner| key == "defaultConfig" && !inner.is_empty()) {
+            Some(inner) => {
+                out.extend(inner.keys().filter_map(|k| k.as_str()).map(|inner| format!("{key}.{inner}")));
+            }
+            None => out.push(key.to_owned()),
+        }
+    }
+    out.sort();
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +189,20 @@ mod tests {
         assert_eq!([topology("1"), topology("'1'"), topology("0"), topology("null")], [1, 1, 0, 0]);
         assert!(MeshConfig::ignored("trustDomain: td").is_empty() && MeshConfig::ignored("").is_empty());
         assert!(MeshConfig::ignored("[not: {a map").is_empty());
+    }
+
+    #[test]
+    fn keys_without_effect_are_listed() {
+        let istio = "
+accessLogFile: /dev/stdout
+defaultConfig: {gatewayTopology: {numTrustedProxies: 1}, discoveryAddress: a}
+trustDomain: td
+";
+        let keys = ["accessLogFile", "defaultConfig.discoveryAddress", "defaultConfig.gatewayTopology"];
+        assert_eq!(unread_keys(istio), keys);
+        for yaml in ["", "[]", "trustDomain: td", ": :"] {
+            assert_eq!(unread_keys(yaml), Vec::<String>::new(), "{yaml}");
+        }
     }
 
     #[test]

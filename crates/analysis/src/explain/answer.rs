@@ -137,6 +137,14 @@ pub struct Half {
     pub verdict: Verdict,
     /// Whom it sees as the client.
     pub sees: String,
+    /// The policy that decided there, or came closest; none when no policy did.
+    pub policy: Option<String>,
+    /// Index of its rule.
+    pub rule: Option<u32>,
+    /// What of the rule decided.
+    pub clause: Option<String>,
+    /// The port that is judged there: the Service's at a waypoint, the Pod's at a node proxy; none when it may be any.
+    pub port: Option<u16>,
     /// A sentence.
     pub reason: String,
 }
@@ -147,11 +155,13 @@ pub struct Half {
 pub struct Answer {
     /// The verdict.
     pub verdict: Verdict,
-    /// The policy that decided, or came closest.
+    /// The policy that decided, or came closest; of an ALLOW that of the first proxy on the way which has a
+    /// rule for it. None when no
+    /// policy decided.
     pub policy: Option<String>,
     /// Index of its rule.
     pub rule: Option<u32>,
-    /// The clause that decided.
+    /// What of the rule decided.
     pub clause: Option<String>,
     /// `node proxy` or `waypoint <ns>/<name>`.
     pub enforced_at: Option<String>,
@@ -161,6 +171,10 @@ pub struct Answer {
     pub halves: Vec<Half>,
     /// What the objects lack and was assumed.
     pub assumed: Vec<String>,
+    /// Objects among what was assumed: nothing says that they exist.
+    pub presumed: Vec<String>,
+    /// Names that nothing has; the verdict is UNKNOWN then.
+    pub missing: Vec<String>,
     /// What is probably not meant.
     pub warnings: Vec<String>,
 }

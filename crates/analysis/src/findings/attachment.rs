@@ -9,15 +9,21 @@ use meltemi_translate::security::{Authorization, Reference};
 use meltemi_translate::security::{layer4, notes};
 
 use super::{CUSTOM, DIFFERS, Finding, LAYER7, Level, NOTHING};
-use crate::world::{Binding, World};
+use crate::world::{Binding, Known, World};
 
 pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
     for policy in world.policies.values() {
         let custom = matches!(policy.policy.action, Action::Custom { .. });
         let (at_node, at_gateway) = (policy.targets.is_empty(), !policy.targets.is_empty());
         if let Some(note) = notes::differs(policy, at_node, at_gateway).filter(|_| !custom) {
-            let fix = "nothing, if the stricter verdict is meant";
-            out.push(Finding::policy(DIFFERS, &policy.policy.name, note.message, fix));
+            let stricter = note.reason == "FailsClosed";
+            let fix = if stricter {
+                "nothing, if the stricter verdict is meant"
+            } else {
+                "say it by something else"
+            };
+            let level = if stricter { DIFFERS.level } else { Level::Warning };
+            out.push(Finding::policy(DIFFERS, &policy.policy.name, note.message, fix).at(level));
         }
         if policy.targets.is_empty() {
             workloads(world, policy, out);
@@ -60,26 +66,20 @@ fn workloads(world: &World, policy: &Authorization, out: &mut Vec<Finding>) {
 
 fn targets(world: &World, policy: &Authorization, out: &mut Vec<Finding>) {
     let name = &policy.policy.name;
-    let services = world.complete || !world.services.is_empty();
-    let gateways = world.complete || !world.gateways.is_empty();
     for target in &policy.targets {
         let found: Option<(String, &str)> = match target {
             Reference::Service(service) => {
                 let service = NamespacedName::new(name.namespace.clone(), service.as_str());
-                if services && !world.services.contains_key(&service) {
-                    Some((format!("Service {service} was not found"), "correct spec.targetRefs"))
-                } else if services && world.waypoint_of(&service) == Binding::Nothing {
-                    Some((
-                        format!("Service {service} is not bound to a waypoint"),
-                        "label the Service or its Namespace with istio.io/use-waypoint, and apply the waypoint",
-                    ))
-                } else {
-                    None
+                match (world.knows_service(&service), world.waypoint_of(&service)) {
+                    (Known::No, _) => {
+                        Some((format!("Service {service} was not found"), "correct spec.targetRefs"))
+                    }
+                    (_, binding) => unbound(&service, binding),
                 }
             }
             Reference::Gateway(gateway) => {
                 let gateway = NamespacedName::new(name.namespace.clone(), gateway.as_str());
-                (gateways && !world.gateways.contains_key(&gateway))
+                (world.knows_gateway(&gateway) == Known::No)
                     .then(|| (format!("Gateway {gateway} was not found"), "correct spec.targetRefs"))
             }
             Reference::GatewayClass(class) => {
@@ -101,13 +101,41 @@ fn targets(world: &World, policy: &Authorization, out: &mut Vec<Finding>) {
             )),
         };
         if let Some((what, fix)) = found {
-            out.push(Finding::policy(
-                NOTHING,
-                name,
-                format!("{what}: the policy is not enforced for it"),
-                fix,
-            ));
+            let message = format!("{what}: the policy is not enforced for it");
+            // What was to be denied is not.
+            let level = if policy.policy.action == Action::Deny { Level::Error } else { NOTHING.level };
+            out.push(Finding::policy(NOTHING, name, message, fix).at(level));
         }
+    }
+}
+
+/// Why the waypoint of a Service does not enforce its policies; `None` when it does.
+fn unbound(service: &NamespacedName, binding: Binding) -> Option<(String, &'static str)> {
+    let what = format!("Service {service} is not bound to a waypoint");
+    match binding {
+        Binding::Waypoint(_) | Binding::Assumed(_) => None,
+        Binding::Nothing => Some((
+            what,
+            "label the Service or its Namespace with istio.io/use-waypoint, and apply the waypoint",
+        )),
+        Binding::Absent(waypoint) => Some((
+            format!(
+                "waypoint {waypoint} of Service {service} was not found, and connections to it are refused"
+            ),
+            "apply the waypoint, or correct istio.io/use-waypoint",
+        )),
+        Binding::Refused(_, Some(reason)) => Some((
+            format!("{what} ({reason}), and connections to it are refused"),
+            if reason.contains("allowedRoutes") {
+                "admit the namespace in allowedRoutes of the waypoint's listener"
+            } else {
+                "correct istio.io/waypoint-for of the waypoint"
+            },
+        )),
+        Binding::Refused(waypoint, None) => Some((
+            format!("{what}: {waypoint}, which its Namespace names, is for other traffic"),
+            "correct istio.io/waypoint-for of the waypoint",
+        )),
     }
 }
 

@@ -3,11 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use meltemi_model::authz::{
-    Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, StringMatch, ValueMatch,
-};
+use meltemi_model::authz::{Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule};
 
-use super::{Finding, LEAVES, Level, OPENS};
+use super::{Finding, Level, OPENS, paths};
 use crate::words;
 use crate::world::World;
 
@@ -20,12 +18,13 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
                     everything(policy, index, rule, out);
                     apart(policy, index, rule, out);
                     only_excluding(policy, index, rule, out);
-                    operation(policy, index, rule, !authorization.targets.is_empty(), out);
+                    without_operation(policy, index, rule, !authorization.targets.is_empty(), out);
+                    without_source(policy, index, rule, out);
                 }
-                Action::Deny => subtree(policy, index, rule, out),
-                _ => {}
+                Action::Deny | Action::Audit | Action::Custom { .. } => {}
             }
         }
+        paths::find(policy, out);
     }
 }
 
@@ -107,7 +106,7 @@ fn only_excluding(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Find
 }
 
 /// A rule without `to` beside rules that have one.
-fn operation(policy: &Policy, index: usize, rule: &Rule, targeted: bool, out: &mut Vec<Finding>) {
+fn without_operation(policy: &Policy, index: usize, rule: &Rule, targeted: bool, out: &mut Vec<Finding>) {
     let has = |rule: &Rule| clause(rule, ClauseOrigin::To).is_some();
     if targeted && !rule.clauses.is_empty() && !has(rule) && policy.rules.iter().any(has) {
         let message = format!(
@@ -118,27 +117,48 @@ fn operation(policy: &Policy, index: usize, rule: &Rule, targeted: bool, out: &m
     }
 }
 
-/// A DENY of one path that does not cover what is below it.
-fn subtree(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Finding>) {
-    let predicates = rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
-    for predicate in predicates.filter(|p| p.attribute == Attribute::Path) {
-        let texts: Vec<&StringMatch> = predicate
-            .values
-            .iter()
-            .filter_map(|v| if let ValueMatch::String(t) = v { Some(t) } else { None })
-            .collect();
-        for text in &texts {
-            let StringMatch::Exact(path) = text else { continue };
-            let below = format!("{path}/");
-            let covered = texts.iter().any(|t| t.matches(&below))
-                || predicate.values.iter().any(|v| {
-                    matches!(v, ValueMatch::PathTemplate(t) if meltemi_policy::http::template_matches(&t.0, &below))
-                });
-            if !covered && !path.ends_with('/') {
-                let message = format!("rule[{index}] denies {path} and not {below} or what is below it");
-                let fix = format!("add {path}/* if it is meant as well");
-                out.push(Finding::policy(LEAVES, &policy.name, message, fix));
-            }
-        }
+/// A rule without `from` beside rules that have one: the slip of a dash makes two rules of one, which are alternatives.
+fn without_source(policy: &Policy, index: usize, rule: &Rule, out: &mut Vec<Finding>) {
+    if rule.clauses.is_empty() || asks_who(rule) {
+        return;
     }
+    if policy.rules.iter().any(|other| clause(other, ClauseOrigin::From).is_some()) {
+        let message = format!(
+            "rule[{index}] has no `from`, other rules of the policy have one: everybody, clients without an identity included, may do this ({})",
+            words::rule(rule)
+        );
+        let fix = "rules are alternatives: write `from` and `to` into one rule (no dash before `to`) if both have to hold";
+        out.push(Finding::policy(OPENS, &policy.name, message, fix));
+    } else if only_headers(rule) {
+        let message = format!(
+            "rule[{index}] asks for no identity and no token, only for what any client can write into a request: {}",
+            words::rule(rule)
+        );
+        let fix = "add `from` with principals if the header is to say who the client is";
+        out.push(Finding::policy(OPENS, &policy.name, message, fix).at(Level::Info));
+    }
+}
+
+/// Whether a rule looks at anything that tells clients apart: a peer's identity or address, or a token.
+fn asks_who(rule: &Rule) -> bool {
+    let predicates = rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
+    let tells = |p: &Predicate| {
+        is_identity(p)
+            || matches!(
+                p.attribute,
+                Attribute::SourceIp
+                    | Attribute::RemoteIp
+                    | Attribute::RequestPrincipal
+                    | Attribute::RequestAuthAudiences
+                    | Attribute::RequestAuthPresenter
+                    | Attribute::RequestAuthClaim(_)
+            )
+    };
+    clause(rule, ClauseOrigin::From).is_some() || predicates.into_iter().any(tells)
+}
+
+/// Whether every clause of a rule is about headers.
+fn only_headers(rule: &Rule) -> bool {
+    let header = |p: &Predicate| matches!(p.attribute, Attribute::Header(_));
+    rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates).all(header)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Attribute, Clause, Policy, Predicate, Rule};
 
-use super::{Finding, Level, NEVER, PLAINTEXT, SHADOWED, UNDECIDED};
+use super::{Finding, Level, NEVER, PLAINTEXT, SHADOWED, UNDECIDED, exempt};
 use crate::proof::{
     Answer, Builder, Form, Guard, Hints, Layer, Need, Question, Space, Subject, rule, unreadable,
 };
@@ -134,6 +134,7 @@ fn place(
             Some((policy, index, raw))
         })
         .collect();
+    let exemptions = exempt::draft(&mut builder, attached, layer);
     let presence = [meltemi_model::authz::ValueMatch::String(meltemi_model::authz::StringMatch::Presence)];
     builder.predicate(Subject::Attribute(&Attribute::SourcePrincipal), &presence, &[]);
     let mut space = match builder.finish(&Hints::default()) {
@@ -160,6 +161,9 @@ fn place(
                 seen.idle.insert((one.policy.name.clone(), index), (true, why_never(rule, layer)));
             }
         }
+    }
+    if go_on() {
+        exempt::find(&mut space, &side, exemptions, out);
     }
     shadows(&space, &side, go_on, seen);
     for (policy, index, raw) in escapes {

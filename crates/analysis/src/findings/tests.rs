@@ -201,7 +201,7 @@ fn every_kind_has_a_reason_and_a_fix() {
     let curl = json!({"from": from("cluster.local/ns/default/sa/curl")});
     // Every beginning may have every end.
     let paths: Vec<String> = (0..800).flat_map(|i| [format!("/a{i}*"), format!("*{i}z")]).collect();
-    let examples: [(Code, Vec<Value>); 13] = [
+    let examples: [(Code, Vec<Value>); 16] = [
         (INVALID, vec![l4(json!({"action": "DENY"}))]),
         (NEVER, vec![l7(json!({"to": [{"operation": {"methods": ["get"]}}]}))]),
         (SHADOWED, vec![policy("p", json!({"targetRefs": target(), "rules": [get, get]}))]),
@@ -236,6 +236,23 @@ fn every_kind_has_a_reason_and_a_fix() {
             )],
         ),
         (UNDECIDED, vec![l7(json!({"to": [{"operation": {"paths": paths}}]}))]),
+        (
+            EXEMPT,
+            vec![policy(
+                "p",
+                json!({"targetRefs": target(), "action": "DENY", "rules": [
+                    {"to": [{"operation": {"notPaths": ["/a"]}}]}, {"to": [{"operation": {"paths": ["/a"], "notMethods": ["GET"]}}],
+                    "from": [{"source": {"notNamespaces": ["b"]}}]}, {"from": [{"source": {"notNamespaces": ["b", "c"]}}],
+                    "to": [{"operation": {"paths": ["/c"]}}]}, {"to": [{"operation": {"notHosts": ["h"], "paths": ["/a"]}}]}]}),
+            )],
+        ),
+        (WARNED, vec![l7(json!({"from": from("spiffe://cluster.local/ns/a/sa/b")}))]),
+        (
+            INERT,
+            vec![
+                json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "v"}}),
+            ],
+        ),
     ];
     assert_eq!(
         examples.iter().map(|(code, _)| code.code).collect::<Vec<_>>(),

@@ -14,11 +14,14 @@ use crate::ask::{Given, Judge, exactly, ports};
 use crate::proof::{Answer, Hints, Layer};
 use crate::side::{Attached, applies};
 use crate::witness::Witness;
-use crate::world::World;
+use crate::world::{Known, World};
 
 pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
     let targeted = world.targeted();
     for service in targeted.iter().chain(world.services.keys().filter(|s| !targeted.contains(s))) {
+        if world.knows_service(service) == Known::No {
+            continue;
+        }
         let binding = world.waypoint_of(service);
         let Some(gateway) = binding.gateway() else { continue };
         let mut pods = world.pod_labels(service);

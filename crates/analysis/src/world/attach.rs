@@ -4,38 +4,88 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use meltemi_model::NamespacedName;
-use meltemi_translate::facts::{Labels, selects};
-use meltemi_translate::gateways::classes::{self, Class};
+use meltemi_model::{NamespacedName, l7};
+use meltemi_translate::MeshConfig;
+use meltemi_translate::facts::Labels;
+use meltemi_translate::gateways::classes::Class;
 use meltemi_translate::labels::GATEWAY_NAME;
+use meltemi_translate::security::attachment::{self, TargetService};
 use meltemi_translate::security::peer::{Peer, Peers};
 use meltemi_translate::security::{Authorization, Reference};
 use meltemi_translate::security::{bypass, layer4};
-use meltemi_translate::waypoints::{Wish, wish};
 
-use super::World;
+use super::{Known, World};
 use crate::proof::Guard;
 use crate::side::Attached;
 
-/// The waypoint that requests to a Service go through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Binding {
-    /// None.
-    Nothing,
-    /// This one.
-    Waypoint(NamespacedName),
-    /// Some waypoint: a policy is attached to the Service, and nothing says that the Service has none.
-    Assumed(NamespacedName),
+/// The objects, for the question what one Gateway enforces.
+struct View<'a> {
+    world: &'a World,
+    gateway: &'a NamespacedName,
 }
 
-impl Binding {
-    /// The waypoint.
-    pub fn gateway(&self) -> Option<&NamespacedName> {
-        match self {
-            Self::Nothing => None,
-            Self::Waypoint(name) | Self::Assumed(name) => Some(name),
+impl attachment::World for View<'_> {
+    fn mesh(&self) -> &MeshConfig {
+        &self.world.mesh
+    }
+
+    fn service(&self, name: &NamespacedName) -> Option<TargetService> {
+        if self.world.knows_service(name) == Known::No {
+            return None;
+        }
+        let nothing = Labels::new();
+        let of_namespace = self.world.namespaces.get(&*name.namespace).unwrap_or(&nothing);
+        let closed = self.world.services.get(name).is_some_and(|service| {
+            attachment::is_closed(&service.labels, of_namespace, Some(&service.selector))
+        });
+        Some(TargetService { waypoint: self.world.waypoint_of(name).gateway().cloned(), closed })
+    }
+
+    fn has_gateway(&self, name: &NamespacedName) -> bool {
+        match self.world.gateways.get(name) {
+            Some(gateway) => gateway.account.is_some(),
+            None => self.world.knows_gateway(name) == Known::Assumed,
         }
     }
+
+    fn waypoints(&self) -> BTreeSet<NamespacedName> {
+        self.world.is_waypoint(self.gateway).then(|| self.gateway.clone()).into_iter().collect()
+    }
+
+    fn ingress_gateways(&self) -> BTreeSet<NamespacedName> {
+        let ingress = self.world.gateways.get(self.gateway).is_some_and(|g| g.class == Some(Class::Ingress));
+        ingress.then(|| self.gateway.clone()).into_iter().collect()
+    }
+
+    fn proxy_labels(&self, gateway: &NamespacedName) -> Vec<Labels> {
+        let made = self.world.gateways.get(gateway).map(|g| g.pod_labels.clone()).unwrap_or_default();
+        let running = self.world.workloads.iter().filter(|w| {
+            w.name.namespace == gateway.namespace
+                && w.labels.get(GATEWAY_NAME).is_some_and(|name| **name == *gateway.name)
+        });
+        made.into_iter().chain(running.map(|w| w.labels.clone())).collect()
+    }
+}
+
+fn as_policy(policy: &Authorization) -> attachment::Policy<'_> {
+    attachment::Policy {
+        kind: "AuthorizationPolicy",
+        name: &policy.policy.name,
+        selector: policy.selector.as_ref(),
+        targets: &policy.targets,
+    }
+}
+
+/// Whether a policy names the Gateway or the Service at all, or neither; most do not and need not be attached.
+fn may_apply(policy: &Authorization, gateway: &NamespacedName, service: Option<&NamespacedName>) -> bool {
+    let own = &policy.policy.name.namespace;
+    policy.targets.is_empty()
+        || policy.targets.iter().any(|target| match target {
+            Reference::Service(name) => service.is_some_and(|s| s.namespace == *own && *s.name == **name),
+            Reference::Gateway(name) => gateway.namespace == *own && *gateway.name == **name,
+            Reference::GatewayClass(_) => true,
+            Reference::ServiceEntry(_) => false,
+        })
 }
 
 fn of_labels(labels: &Labels) -> Guard {
@@ -77,7 +127,8 @@ impl World {
         let attached = near.filter_map(|(name, service)| {
             let waypoint = self.waypoint_of(name).gateway()?.clone();
             let ports: Option<Vec<u16>> = service.ports.iter().map(|(_, target)| *target).collect();
-            let policy = bypass::policy(name, &ports.unwrap_or_default(), &waypoint, &self.mesh);
+            let account = NamespacedName::new(waypoint.namespace.clone(), self.proxy_account(&waypoint));
+            let policy = bypass::policy(name, &ports.unwrap_or_default(), &account, &self.mesh);
             Some(Attached { policy: Arc::new(policy), guard: of_labels(&service.selector) })
         });
         attached.collect()
@@ -110,78 +161,21 @@ impl World {
         out
     }
 
-    /// What a waypoint enforces for requests to a Service; to any other one without.
+    /// What a Gateway enforces for requests that are addressed to a Service; without one, for all others that pass it.
     pub fn at_waypoint(&self, gateway: &NamespacedName, service: Option<&NamespacedName>) -> Vec<Attached> {
-        let applies = |p: &Authorization| {
-            let own = &p.policy.name.namespace;
-            if p.targets.is_empty() {
-                return self.selects_gateway(p, gateway);
-            }
-            p.targets.iter().any(|target| match target {
-                Reference::Service(name) => service.is_some_and(|s| s.namespace == *own && *s.name == **name),
-                Reference::Gateway(name) => gateway.namespace == *own && *gateway.name == **name,
-                Reference::GatewayClass(class) => {
-                    *own == self.mesh.root_namespace
-                        && classes::of(class) == Some(Class::Waypoint)
-                        && self.is_waypoint(gateway)
-                }
-                Reference::ServiceEntry(_) => false,
-            })
+        let view = View { world: self, gateway };
+        let addressed = service.map(|s| l7::Target::Service(self.mesh.service_key(&s.namespace, &s.name)));
+        let applies = |p: &&Authorization| {
+            may_apply(p, gateway, service)
+                && attachment::attach(as_policy(p), &view).enforces(gateway, addressed.as_ref())
         };
-        let all = self.policies.values().filter(|p| applies(p));
+        let all = self.policies.values().filter(applies);
         all.map(|p| Attached { policy: Arc::new(p.policy.clone()), guard: Guard::new() }).collect()
-    }
-
-    /// Whether a policy without targets is for an ingress gateway: of its namespace, or of every one from the root.
-    fn selects_gateway(&self, policy: &Authorization, gateway: &NamespacedName) -> bool {
-        let own = &policy.policy.name.namespace;
-        let ingress =
-            self.gateways.get(gateway).is_some_and(|g| classes::of(&g.class) == Some(Class::Ingress));
-        if !ingress || (*own != gateway.namespace && *own != self.mesh.root_namespace) {
-            return false;
-        }
-        let Some(selector) = &policy.selector else { return true };
-        let made = Labels::from([(GATEWAY_NAME.to_owned(), gateway.name.to_string())]);
-        let pods = self.workloads.iter().filter(|w| {
-            w.name.namespace == gateway.namespace
-                && w.labels.get(GATEWAY_NAME).is_some_and(|n| **n == *gateway.name)
-        });
-        selects(selector, &made) || pods.into_iter().any(|w| selects(selector, &w.labels))
     }
 
     /// A Gateway that is not known is taken for a waypoint.
     pub fn is_waypoint(&self, gateway: &NamespacedName) -> bool {
-        self.gateways.get(gateway).is_none_or(|g| classes::of(&g.class) == Some(Class::Waypoint))
-    }
-
-    /// The waypoint of a Service.
-    pub fn waypoint_of(&self, service: &NamespacedName) -> Binding {
-        let own = self.services.get(service).map(|s| &s.labels);
-        let of_namespace = self.namespaces.get(&*service.namespace);
-        let none = Labels::new();
-        match wish(&service.namespace, own.unwrap_or(&none), of_namespace.unwrap_or(&none)) {
-            Wish::Waypoint { name, .. } => Binding::Waypoint(name),
-            Wish::Nothing => {
-                let silent = |labels: Option<&Labels>| {
-                    labels.is_none_or(|l| !l.contains_key(meltemi_translate::labels::USE_WAYPOINT))
-                };
-                let unknown =
-                    (own.is_none() || of_namespace.is_none()) && silent(own) && silent(of_namespace);
-                if unknown && self.targeted().contains(service) {
-                    return Binding::Assumed(self.likely_waypoint(&service.namespace));
-                }
-                Binding::Nothing
-            }
-        }
-    }
-
-    /// The only waypoint of the namespace, else the one with the usual name.
-    fn likely_waypoint(&self, namespace: &str) -> NamespacedName {
-        let mut near = self.gateways.keys().filter(|g| *g.namespace == *namespace && self.is_waypoint(g));
-        match (near.next(), near.next()) {
-            (Some(only), None) => only.clone(),
-            _ => NamespacedName::new(namespace, "waypoint"),
-        }
+        self.gateways.get(gateway).is_none_or(|g| g.class == Some(Class::Waypoint))
     }
 
     /// Services that a policy names.
@@ -205,12 +199,18 @@ impl World {
             });
             gateways.map(|name| NamespacedName::new(p.policy.name.namespace.clone(), name))
         });
-        let ingress = self.gateways.iter().filter(|(_, g)| classes::of(&g.class) == Some(Class::Ingress));
+        let ingress = self.gateways.iter().filter(|(_, g)| g.class == Some(Class::Ingress));
         named.chain(ingress.map(|(name, _)| name.clone())).collect()
+    }
+
+    /// ServiceAccount that the proxies of a Gateway run as.
+    pub fn proxy_account(&self, gateway: &NamespacedName) -> String {
+        let known = self.gateways.get(gateway).and_then(|g| g.account.as_ref());
+        known.unwrap_or(gateway).name.to_string()
     }
 
     /// Identity of a waypoint.
     pub fn waypoint_identity(&self, gateway: &NamespacedName) -> String {
-        format!("{}/ns/{}/sa/{}", self.mesh.trust_domain, gateway.namespace, gateway.name)
+        format!("{}/ns/{}/sa/{}", self.mesh.trust_domain, gateway.namespace, self.proxy_account(gateway))
     }
 }

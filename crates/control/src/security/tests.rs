@@ -602,7 +602,7 @@ fn what_a_review_says_stands_in_the_status_until_the_policy_changes() {
     assert!(suspicious(&mesh).is_empty());
     let before = mesh.security.subject(&mesh.index);
     assert_eq!(before.policies.keys().collect::<Vec<_>>(), [&shop("p")]);
-    assert_eq!(before.services[&shop("web")]["istio.io/use-waypoint"], "wp");
+    assert_eq!(before.services[&shop("web")].labels["istio.io/use-waypoint"], "wp");
     assert_eq!(before.ingress.keys().collect::<Vec<_>>(), [&shop("gw")]);
     assert!(before.namespaces.contains_key("shop"));
     review(&mut mesh, before.clone(), &["One.", "Two."]);

@@ -110,7 +110,8 @@ async fn world(args: &Args, global: &Global, cluster: bool) -> anyhow::Result<(W
     if cluster {
         let client = global.client().await?;
         namespace = Some(global.namespace(&client));
-        let found = objects::live(client).await?;
+        let mut found = objects::live(client.clone()).await?;
+        found.extend(objects::live_inert(&client).await?);
         if let Some(wanted) = &global.namespace
             && !found.iter().any(|o| o["kind"] == "Namespace" && o["metadata"]["name"] == wanted.as_str())
         {

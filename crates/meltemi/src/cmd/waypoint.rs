@@ -87,7 +87,8 @@ struct GenerateArgs {
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example:\n  meltemi waypoint delete waypoint\n  meltemi waypoint delete --all -n shop"
+    after_help = "Only waypoints are deleted, no other Gateways. A name that is no waypoint is reported as not found, and the exit \
+        code is 0 as istioctl's is.\n\nExample:\n  meltemi waypoint delete waypoint\n  meltemi waypoint delete --all -n shop"
 )]
 struct DeleteArgs {
     /// Names of the waypoints

@@ -1,55 +1,61 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `analyze` finds in policies, for their status: the control plane's question in the words of the proofs.
 
-use std::collections::BTreeMap;
-
-use meltemi_analysis::{World, findings, suspicious, world};
-use meltemi_control::review::{Remark, Remarks, Subject};
-
-/// Class of a Gateway that is an ingress.
-const INGRESS: &str = "istio";
+use meltemi_analysis::{Finding, World, findings, suspicious, world};
+use meltemi_control::review::{Remark, Remarks, Subject, TargetedService};
+use meltemi_model::NamespacedName;
+use meltemi_translate::gateways::classes::Class;
 
 /// Reviews all policies. PeerAuthentications are left out: without them fewer rules are found, never others.
 pub fn review(subject: &Subject, go_on: &dyn Fn() -> bool) -> Remarks {
     let mut world = World { mesh: subject.mesh.clone(), complete: true, ..World::default() };
     let policies = subject.policies.iter();
     world.policies = policies.map(|(name, policy)| (name.clone(), (**policy).clone())).collect();
-    let service =
-        |labels: &BTreeMap<String, String>| world::Service { labels: labels.clone(), ..Default::default() };
+    let service = |known: &TargetedService| {
+        let TargetedService { labels, ports, streams } = known.clone();
+        world::Service { labels, ports, streams, ..Default::default() }
+    };
     world.services = subject.services.iter().map(|(name, labels)| (name.clone(), service(labels))).collect();
+    let pods = subject.pods.iter().enumerate().map(|(at, pod)| world::Workload {
+        labels: pod.labels.clone(),
+        listens: pod.ports.clone(),
+        ..world::Workload::new("Pod", NamespacedName::new(pod.namespace.clone(), at.to_string()))
+    });
+    world.workloads = pods.collect();
     let namespaces = subject.namespaces.iter();
     world.namespaces = namespaces.map(|(name, labels)| (name.to_string(), labels.clone())).collect();
     for (name, pods) in &subject.ingress {
-        let gateway = world::Gateway { class: INGRESS.to_owned(), ..Default::default() };
+        let (class, pod_labels) = (Some(Class::Ingress), pods.clone());
+        let account = Some(name.clone());
+        let gateway = world::Gateway { class, pod_labels, account, ..Default::default() };
         world.gateways.insert(name.clone(), gateway);
-        world.workloads.extend(pods.iter().map(|labels| world::Workload {
-            kind: "Pod".to_owned(),
-            name: name.clone(),
-            labels: labels.clone(),
-            account: String::new(),
-            ports: BTreeMap::new(),
-        }));
     }
     let mut remarks = Remarks::new();
     for finding in suspicious(&world, go_on) {
-        let reason = if finding.code == findings::NEVER.code {
-            "RuleNeverMatches"
-        } else if finding.code == findings::SHADOWED.code {
-            "RuleChangesNothing"
-        } else {
-            "AllowsMoreThanItSeems"
-        };
+        let reason = reason_of(&finding);
         let text = format!("{}. To mend it: {}.", finding.message, finding.fix);
         remarks.entry(finding.name).or_default().push(Remark { reason, text });
     }
     remarks
 }
 
+/// The word that a condition gives for a kind of finding.
+fn reason_of(finding: &Finding) -> &'static str {
+    let words = [
+        (findings::NEVER, "RuleNeverMatches"),
+        (findings::SHADOWED, "RuleChangesNothing"),
+        (findings::LEAVES, "NearPathIsOpen"),
+        (findings::EXEMPT, "ExemptionHasNoEffect"),
+    ];
+    let found = words.iter().find(|(code, _)| code.code == finding.code);
+    found.map_or("AllowsMoreThanItSeems", |(_, word)| word)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use meltemi_model::NamespacedName;
+    use meltemi_control::review::SelectedPod;
     use meltemi_translate::MeshConfig;
     use meltemi_translate::facts::Labels;
     use meltemi_translate::security::authorization;
@@ -71,7 +77,21 @@ mod tests {
         };
         Subject {
             policies: policies.iter().map(read).collect(),
-            services: [(name("web"), labels(&[("istio.io/use-waypoint", "wp")]))].into(),
+            services: [(
+                name("web"),
+                TargetedService {
+                    labels: labels(&[("istio.io/use-waypoint", "wp")]),
+                    ports: vec![(80, Some(8080))],
+                    ..TargetedService::default()
+                },
+            )]
+            .into(),
+            pods: [SelectedPod {
+                namespace: "shop".into(),
+                labels: labels(&[("app", "plain")]),
+                ports: [8080].into(),
+            }]
+            .into(),
             namespaces: [("shop".into(), Labels::new())].into(),
             ingress: [(
                 name("gw"),
@@ -95,7 +115,7 @@ mod tests {
             Vec<(&'static str, String)>,
             &'static [(&'static str, &'static str, &'static str)],
         );
-        let cases: [Case; 6] = [
+        let cases: [Case; 10] = [
             ("nothing", vec![("a", get("GET")), ("b", get("POST"))], &[]),
             (
                 "methods are upper case",
@@ -111,6 +131,43 @@ mod tests {
                 "alternatives that were to be conditions",
                 vec![("or", two.to_owned())],
                 &[("or", "AllowsMoreThanItSeems", "are alternatives")],
+            ),
+            (
+                "two rules of one",
+                vec![(
+                    "dash",
+                    format!(
+                        "{TO_WEB}rules: [{{from: [{{source: {{namespaces: [a]}}}}], to: [{{operation: {{methods: [GET]}}}}]}}, {{to: [{{operation: {{paths: [/x]}}}}]}}]"
+                    ),
+                )],
+                &[("dash", "AllowsMoreThanItSeems", "rule[1] has no `from`")],
+            ),
+            (
+                "a near path",
+                vec![(
+                    "near",
+                    format!(
+                        "{TO_WEB}action: DENY\nrules: [{{to: [{{operation: {{paths: ['/admin/*']}}}}]}}]"
+                    ),
+                )],
+                &[("near", "NearPathIsOpen", "not /admin itself")],
+            ),
+            (
+                "the Pods' port at a waypoint",
+                vec![(
+                    "port",
+                    format!("{TO_WEB}action: DENY\nrules: [{{to: [{{operation: {{ports: ['8080']}}}}]}}]"),
+                )],
+                &[("port", "RuleNeverMatches", "port 8080 is not a port of Service shop/web")],
+            ),
+            (
+                "the Service's port at a node proxy",
+                vec![(
+                    "port",
+                    "selector: {matchLabels: {app: plain}}\nrules: [{to: [{operation: {ports: ['80']}}]}]"
+                        .to_owned(),
+                )],
+                &[("port", "RuleNeverMatches", "port 80 is not declared by a container")],
             ),
             ("an ingress gateway sees HTTP", vec![("edge", edge.to_owned())], &[]),
             (

@@ -17,6 +17,8 @@ says so. No difference is a proof: over connections, and over requests that can 
 headers that occur once). What cannot be decided (an external provider) is named as unknown.
 What one side says nothing about (Services, Namespaces, Gateways, ServiceAccounts, Pods) is taken from the other; policies
 never are, unless --overlay is given.
+Compared is what applies to each Service, Gateway and workload: its labels, whether it is in the mesh, its waypoint. What
+differs and is not modelled (routes, tokens, ports and selectors behind a waypoint, workloads that are new) is unknown, by name.
 
 Examples:
   meltemi authz diff main/policies branch/policies --no-new-access
@@ -61,7 +63,10 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
 
 fn print(found: &Differences) {
     if found.is_same() {
-        println!("SAME: no request is decided differently (proven at {} places)", found.places);
+        println!("SAME: no request is decided differently; proven of");
+        for place in &found.places {
+            println!("  {} at {}", place.target, place.enforced_at);
+        }
         return;
     }
     section("newly allowed", &found.newly_allowed);

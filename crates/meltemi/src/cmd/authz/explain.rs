@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use meltemi_analysis::{Answer, At, Request, To, Token, Verdict, explain, table};
+use meltemi_analysis::{Answer, At, Half, Request, To, Token, Verdict, explain, table};
 
 use super::objects;
 use crate::cmd::Global;
@@ -17,6 +17,8 @@ use crate::cmd::Global;
 #[command(after_help = "\
 What is not told must not matter: where the policies look at it, the answer is UNKNOWN and names the option. A header, a
 token or a server name that is not told is absent; where one would change the answer, that is among what is assumed.
+A Service, port, Gateway or ServiceAccount that does not exist makes UNKNOWN as well. Files may leave objects out: what they
+have nothing of its kind and namespace for is assumed to exist, and listed.
 
 Examples:
   meltemi authz explain --from default/curl --to productpage --method GET --path /productpage
@@ -145,8 +147,9 @@ fn token(args: &Args) -> anyhow::Result<Option<Token>> {
 
 fn print(answer: &Answer) {
     println!("{}", answer.verdict);
+    let none = (answer.verdict == Verdict::Allow).then(|| "none: no ALLOW policy applies".to_owned());
     let lines = [
-        ("policy", answer.policy.clone()),
+        ("policy", answer.policy.clone().or(none)),
         ("rule", answer.rule.map(|r| r.to_string())),
         ("clause", answer.clause.clone()),
         ("enforced at", answer.enforced_at.clone()),
@@ -159,8 +162,12 @@ fn print(answer: &Answer) {
     }
     if answer.halves.len() > 1 {
         for half in &answer.halves {
-            println!("at {}: {} (sees {}): {}", half.enforced_at, half.verdict, half.sees, half.reason);
+            let port = half.port.map(|port| format!(", port {port}")).unwrap_or_default();
+            println!("at {}: {} (sees {}{port}): {}", half.enforced_at, half.verdict, half.sees, half.reason);
         }
+    } else if let [Half { port: Some(port), enforced_at, .. }] = answer.halves.as_slice() {
+        let whose = if enforced_at == "node proxy" { "the Pod's" } else { "the Service's" };
+        println!("port: {port} ({whose})");
     }
     for assumed in &answer.assumed {
         println!("assumed: {assumed}");

@@ -7,6 +7,7 @@ use anyhow::Context;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use meltemi_analysis::World;
+use meltemi_resources::inert::{self, Inert};
 use serde_json::Value;
 
 use crate::cmd::Global;
@@ -21,6 +22,9 @@ const KINDS: &[(&str, &str, &str, &str)] = &[
     ("", "v1", "ServiceAccount", "serviceaccounts"),
     ("", "v1", "Pod", "pods"),
     ("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
+    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+    ("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
+    ("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant", "referencegrants"),
     ("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies"),
     ("security.istio.io", "v1", "PeerAuthentication", "peerauthentications"),
     ("security.istio.io", "v1", "RequestAuthentication", "requestauthentications"),
@@ -30,22 +34,41 @@ const KINDS: &[(&str, &str, &str, &str)] = &[
 pub(crate) async fn live(client: kube::Client) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for (group, version, kind, plural) in KINDS {
-        let resource =
-            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        let list = match api.list(&ListParams::default()).await {
-            Ok(list) => list.items,
-            Err(kube::Error::Api(status)) if status.code == 404 => continue,
-            Err(other) => return Err(other).with_context(|| format!("listing {plural}")),
-        };
-        for item in list {
-            let mut value = serde_json::to_value(item)?;
-            value["kind"] = (*kind).into();
-            objects.push(value);
-        }
+        objects.extend(list(&client, (group, version, kind, plural)).await?);
     }
     objects.extend(mesh_object(client).await?);
     Ok(objects)
+}
+
+/// Kinds that are stored and that nothing of the mesh acts on, from the cluster.
+pub(crate) async fn live_inert(client: &kube::Client) -> anyhow::Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for Inert { group, version, kind, plural, .. } in inert::KINDS {
+        objects.extend(list(client, (group, version, kind, plural)).await?);
+    }
+    Ok(objects)
+}
+
+async fn list(
+    client: &kube::Client,
+    (group, version, kind, plural): (&str, &str, &str, &str),
+) -> anyhow::Result<Vec<Value>> {
+    let gvk = GroupVersionKind::gvk(group, version, kind);
+    let api: Api<DynamicObject> =
+        Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, plural));
+    let list = match api.list(&ListParams::default()).await {
+        Ok(list) => list.items,
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(other) => return Err(other).with_context(|| format!("listing {plural}")),
+    };
+    let api_version = gvk.api_version();
+    let with_kind = |item| {
+        let mut value = serde_json::to_value(item)?;
+        value["apiVersion"] = api_version.as_str().into();
+        value["kind"] = kind.into();
+        Ok(value)
+    };
+    list.into_iter().map(with_kind).collect()
 }
 
 /// The mesh's settings, where they are written down.

@@ -43,7 +43,8 @@ A table is YAML. `from`, `to`, `method` and `path` take one value or a list; eve
       claims: {groups: [admin, staff], '[realm_access][roles]': editor}
       expect: UNKNOWN
 
-Without -f and `policies`, the policies of the cluster are held against the table.
+Without -f and `policies`, the policies of the cluster are held against the table. A row that names a Service, port,
+ServiceAccount or Pod of which nothing says that it exists fails; --assume takes what the files say nothing about as there.
 Exit code 0 when every row holds, 1 when one does not.
 
 Examples:
@@ -55,6 +56,9 @@ pub(crate) struct Args {
     /// Files or folders of policies instead of the cluster's
     #[arg(short, long = "filename", value_name = "POLICIES")]
     files: Vec<PathBuf>,
+    /// Take objects that the files have nothing about as there: a Service, a ServiceAccount, a Pod, a Gateway
+    #[arg(long)]
+    assume: bool,
     /// Write a report in JUnit's form
     #[arg(long, value_name = "OUT")]
     junit: Option<PathBuf>,
@@ -80,7 +84,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
         args.files.iter().cloned().chain(table.policies.iter().map(|p| beside.join(p))).collect();
     let (namespace, found) = objects::from(&files, global).await?;
     let world = objects::world(&found, files.is_empty())?;
-    let outcomes = table::run(&world, &table, &namespace);
+    let outcomes = table::run(&world, &table, &namespace, args.assume);
     let name = args.file.display().to_string();
     if let Some(out) = &args.junit {
         write(out, &table::junit(&name, &outcomes))?;
@@ -117,6 +121,12 @@ fn print(outcomes: &[Outcome]) {
         println!("{word} {}", outcome.name);
         if !outcome.passed {
             println!("     {}", outcome.message);
+        }
+        for assumed in &outcome.assumed {
+            println!("     assumed: {assumed}");
+        }
+        for warning in &outcome.warnings {
+            println!("     warning: {warning}");
         }
     }
     let failed = outcomes.iter().filter(|o| !o.passed).count();
