@@ -7,14 +7,15 @@ set -euo pipefail
 case "${1:-build}" in
   build) want=(gcc libc6-dev make) ;;
   demo) want=(gcc libc6-dev make curl kubernetes-client) ;;
-  test) want=(gcc libc6-dev make chromium curl nftables iproute2 openssl python3 python3-pip) ;;
+  test) want=(gcc libc6-dev make chromium curl nftables iproute2 openssl python3 python3-pip nginx-light postgresql redis-server uidmap) ;;
   fuzz) want=(g++ gcc libc6-dev make) ;;
   *) echo "usage: $0 build|demo|test|fuzz" >&2; exit 2 ;;
 esac
 
 # A program that is there serves as well as its package.
 declare -A program=([chromium]=chromium [g++]=c++ [gcc]=cc [make]=make [curl]=curl [kubernetes-client]=kubectl [nftables]=/usr/sbin/nft [iproute2]=/usr/sbin/ip
-  [openssl]=openssl [python3]=python3 [python3-pip]=pip3)
+  [openssl]=openssl [python3]=python3 [python3-pip]=pip3 [nginx-light]=nginx [postgresql]=pg_ctlcluster [redis-server]=redis-server
+  [uidmap]=newuidmap)
 
 missing=()
 for package in "${want[@]}"; do

@@ -4,6 +4,7 @@
 //! Nothing here knows what a mesh is. Every function wraps one thing the kernel does, takes borrowed file
 //! descriptors and gives owned ones, and reports the kernel's own error.
 
+pub mod beneath;
 pub mod caps;
 pub mod diag;
 pub mod mount;
@@ -16,5 +17,6 @@ pub mod rtnl;
 pub mod seqpacket;
 pub mod sockopt;
 pub mod supervise;
+pub mod users;
 
 mod sys;

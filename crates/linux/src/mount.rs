@@ -3,12 +3,13 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-const AT_RECURSIVE: libc::c_uint = 0x8000;
+const AT_RECURSIVE: libc::c_int = 0x8000;
 
 #[repr(C)]
 struct MountAttr {
@@ -56,24 +57,54 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
 /// # Errors
 /// Nothing is mounted there, or no right to.
 pub fn tighten(target: &Path, forbid: Forbid) -> io::Result<()> {
+    set_attributes(libc::AT_FDCWD, &cstring(target)?, 0, forbid)
+}
+
+fn set_attributes(folder: i32, path: &CStr, flags: libc::c_int, forbid: Forbid) -> io::Result<()> {
     let flag = |on: bool, bit: u64| if on { bit } else { 0 };
     let set = ATTR_NOSUID
         | flag(forbid.write, ATTR_RDONLY)
         | flag(forbid.devices, ATTR_NODEV)
         | flag(forbid.execute, ATTR_NOEXEC);
     let attr = MountAttr { set, clear: 0, propagation: 0, userns: 0 };
-    let path = cstring(target)?;
     // SAFETY: a NUL-terminated path and a struct of the size that is passed.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
+            folder,
             path.as_ptr(),
-            AT_RECURSIVE,
+            flags | AT_RECURSIVE,
             &raw const attr,
             size_of::<MountAttr>(),
         )
     };
+    crate::sys::check(result).map(drop)
+}
+
+/// A mount of its own, at no place yet, of the file or folder that a descriptor is open on; tightened as [`tighten`] does.
+/// What is mounted below it is not taken along.
+///
+/// # Errors
+/// No right to, in the mount namespace that the descriptor was opened in.
+pub fn detached(of: BorrowedFd<'_>, forbid: Forbid) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: libc::c_int = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH;
+    // SAFETY: an open descriptor and an empty NUL-terminated path.
+    let result = unsafe { libc::syscall(libc::SYS_open_tree, of.as_raw_fd(), c"".as_ptr(), flags) };
+    let mount = crate::sys::owned(crate::sys::check(result)?);
+    set_attributes(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH, forbid)?;
+    Ok(mount)
+}
+
+/// Mounts what [`detached`] made on the file or folder that `target` is open on.
+///
+/// # Errors
+/// One is a folder and the other is not, or no right to.
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    const BOTH_BY_DESCRIPTOR: libc::c_int = 0x04 | 0x40;
+    let (from, to, empty) = (mount.as_raw_fd(), target.as_raw_fd(), c"".as_ptr());
+    // SAFETY: two open descriptors and empty NUL-terminated paths.
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, BOTH_BY_DESCRIPTOR) };
     crate::sys::check(result).map(drop)
 }
 
@@ -86,7 +117,7 @@ pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
     tighten(target, Forbid { write: true, devices: true, execute: false })
 }
 
-/// A tmpfs of at most `size` bytes, its root folder with this mode.
+/// A tmpfs of at most `size` bytes, its root folder with this mode and owned by the caller.
 ///
 /// # Errors
 /// The target does not exist, or no right to.
@@ -99,6 +130,15 @@ pub fn tmpfs(target: &Path, size: u64, mode: u32) -> io::Result<()> {
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
         Some(options.as_str()),
     )?)
+}
+
+/// An empty folder that nobody can write, over the one at `target`.
+///
+/// # Errors
+/// The target does not exist, or no right to.
+pub fn empty(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    Ok(mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some("size=4k,mode=555"))?)
 }
 
 /// A `/proc` of the calling process's PID namespace.

@@ -4,43 +4,21 @@
 //! [`Spawn`] prepares everything before the fork; between fork and exec the child only makes system calls, so it
 //! is safe in a process with threads. What goes wrong in the child comes back as the error of [`Spawn::spawn`].
 
+mod child;
 pub(crate) mod exec;
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sched::CloneFlags;
-use tokio::io::Interest;
 
+pub use self::child::{Child, Exit, open_pidfd, reap_all, signal_pidfd};
 use crate::caps::Restrict;
 use crate::netns::NetNs;
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// It returned this code.
-    Code(i32),
-    /// This signal killed it.
-    Signal(i32),
-}
-
-impl Exit {
-    /// The code as shells and Kubernetes show it: 128 + signal for a killed process.
-    pub fn code(self) -> i32 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal(signal) => 128 + signal,
-        }
-    }
-
-    /// Whether it ended with code 0.
-    pub fn success(self) -> bool {
-        self == Self::Code(0)
-    }
-}
+use crate::users::Identity;
 
 /// Lets this process end quietly when whoever reads its output has gone, as programs of the command line do; Rust's
 /// default is an error at the next write.
@@ -63,6 +41,7 @@ pub struct Spawn {
     pub(crate) session: bool,
     pub(crate) terminal: bool,
     pub(crate) die_with_parent: bool,
+    pub(crate) become_user: Option<Identity>,
     pub(crate) restrict: Restrict,
 }
 
@@ -85,6 +64,7 @@ impl Spawn {
             session: false,
             terminal: false,
             die_with_parent: false,
+            become_user: None,
             restrict: Restrict::Nothing,
         })
     }
@@ -140,7 +120,8 @@ impl Spawn {
         Ok(self)
     }
 
-    /// Gives the child a descriptor under this number; everything not given is closed.
+    /// Gives the child a descriptor under this number. From 3 on, everything that is not given is closed, and closed
+    /// before the child enters any namespace: nobody there can see it.
     pub fn fd(mut self, number: i32, fd: impl Into<OwnedFd>) -> Self {
         self.fds.push((fd.into(), number));
         self
@@ -197,6 +178,12 @@ impl Spawn {
         self
     }
 
+    /// Changes to this user and these groups, which are those of the user namespace that it enters last.
+    pub fn become_user(mut self, identity: Identity) -> Self {
+        self.become_user = Some(identity);
+        self
+    }
+
     /// Takes rights away before the program starts.
     pub fn restrict(mut self, restrict: Restrict) -> Self {
         self.restrict = restrict;
@@ -218,138 +205,6 @@ impl Spawn {
     }
 }
 
-/// A started process; dropping it neither kills nor reaps it.
-#[derive(Debug)]
-pub struct Child {
-    pid: i32,
-    pidfd: OwnedFd,
-}
-
-impl Child {
-    pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd }
-    }
-
-    /// Its process id, in this process's PID namespace.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// Sends it a signal; a process that has ended is not an error.
-    ///
-    /// # Errors
-    /// No right to, or no such signal.
-    pub fn signal(&self, signal: i32) -> io::Result<()> {
-        signal_pidfd(self.pidfd.as_fd(), signal)
-    }
-
-    /// Waits for its end, blocking the thread.
-    ///
-    /// # Errors
-    /// Somebody else has reaped it.
-    pub fn wait(&self) -> io::Result<Exit> {
-        loop {
-            if let Some(exit) = wait_pidfd(self.pidfd.as_fd(), false)? {
-                return Ok(exit);
-            }
-        }
-    }
-
-    /// How it ended, if it has.
-    ///
-    /// # Errors
-    /// Somebody else has reaped it.
-    pub fn try_wait(&self) -> io::Result<Option<Exit>> {
-        wait_pidfd(self.pidfd.as_fd(), true)
-    }
-
-    /// Waits for its end on tokio; safe to drop and call again.
-    ///
-    /// # Errors
-    /// Somebody else has reaped it.
-    pub async fn ended(&self) -> io::Result<Exit> {
-        let fd = crate::sys::watched(self.pidfd.try_clone()?, Interest::READABLE)?;
-        loop {
-            let mut guard = fd.readable().await?;
-            if let Some(exit) = self.try_wait()? {
-                return Ok(exit);
-            }
-            guard.clear_ready();
-        }
-    }
-}
-
-impl AsFd for Child {
-    /// Its pidfd.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-}
-
-/// A pidfd of a process that this one did not start.
-///
-/// # Errors
-/// No such process.
-pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: plain integers in, a new descriptor out.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    crate::sys::check(fd).map(crate::sys::owned)
-}
-
-/// Sends a signal through a pidfd; a process that has ended is not an error.
-///
-/// # Errors
-/// No right to, or no such signal.
-pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
-    let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null siginfo asks the kernel to fill in what kill(2) would.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
-    match crate::sys::check(result) {
-        Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e),
-        _ => Ok(()),
-    }
-}
-
-/// Every child that has ended since, reaped: for a PID 1, which also inherits orphans.
-///
-/// Not to be mixed with [`Child::wait`] on the same children.
-pub fn reap_all() -> Vec<(i32, Exit)> {
-    let mut ended = Vec::new();
-    loop {
-        let mut status = 0;
-        // SAFETY: `status` is a valid place for the status.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-        if pid <= 0 {
-            return ended;
-        }
-        if libc::WIFEXITED(status) {
-            ended.push((pid, Exit::Code(libc::WEXITSTATUS(status))));
-        } else if libc::WIFSIGNALED(status) {
-            ended.push((pid, Exit::Signal(libc::WTERMSIG(status))));
-        }
-    }
-}
-
-fn wait_pidfd(pidfd: BorrowedFd<'_>, poll: bool) -> io::Result<Option<Exit>> {
-    let id = libc::id_t::try_from(pidfd.as_raw_fd()).expect("descriptors are not negative");
-    let flags = libc::WEXITED | if poll { libc::WNOHANG } else { 0 };
-    // SAFETY: an all-zero siginfo_t is valid.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` is a valid place for the answer.
-    let result = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, flags) };
-    match crate::sys::check(result.into()) {
-        Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(None),
-        other => other?,
-    };
-    // SAFETY: waitid fills the fields of SIGCHLD, or leaves all zero with WNOHANG and nothing to report.
-    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    Ok(match (pid, info.si_code) {
-        (0, _) => None,
-        (_, libc::CLD_EXITED) => Some(Exit::Code(status)),
-        _ => Some(Exit::Signal(status)),
-    })
-}
-
 /// A pipe: what is written to the second comes out of the first; both close on exec.
 ///
 /// # Errors
@@ -361,6 +216,33 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     crate::sys::check(result.into())?;
     // SAFETY: both are new and nobody else's.
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Forbids other processes without privilege over this one to look at its memory, descriptors and folders in `/proc`, or
+/// to trace it; children inherit that until they execute a program.
+///
+/// # Errors
+/// Never on Linux as it is known today.
+pub fn forbid_inspection() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
+/// Goes on as the first process of a new PID namespace, as a child of this process's parent: a process cannot change its
+/// own. The pidfd of the new one is sent to `parent`, a Unix socket, and the calling process ends.
+///
+/// The caller must have one thread.
+///
+/// # Errors
+/// No right to, or the parent has gone.
+pub fn move_to_new_pid_namespace(parent: OwnedFd) -> io::Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWPID)?;
+    let sibling = u64::try_from(libc::CLONE_PARENT).map_err(io::Error::other)?;
+    if let Some((_, pidfd)) = exec::fork(sibling)? {
+        let sent = crate::seqpacket::send(parent.as_fd(), b"p", &[pidfd.as_fd()]);
+        // SAFETY: the process ends without destructors, which the other one runs.
+        unsafe { libc::_exit(i32::from(sent.is_err())) }
+    }
+    Ok(())
 }
 
 /// Takes over a descriptor that this process inherited under a known number.

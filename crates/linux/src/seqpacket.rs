@@ -40,6 +40,15 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
     Ok(())
 }
 
+/// Two connected, blocking sockets.
+///
+/// # Errors
+/// No descriptors left.
+pub fn blocking_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (a, b) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::SEQPACKET, None)?;
+    Ok((a.into(), b.into()))
+}
+
 /// Receives one message of at most `limit` bytes; a longer one is an error.
 ///
 /// # Errors
@@ -104,6 +113,15 @@ impl SeqPacket {
     /// The peer is gone or the message is too long.
     pub async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.0.async_io(Interest::WRITABLE, |fd| send(fd.as_fd(), bytes, fds)).await
+    }
+
+    /// Two connected, blocking sockets.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn blocking_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+        let (a, b) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::SEQPACKET, None)?;
+        Ok((a.into(), b.into()))
     }
 
     /// Receives one message of at most `limit` bytes; empty when the peer has closed.

@@ -3,12 +3,14 @@
 //!
 //! The caller must be single-threaded (before any runtime starts). What PID 1 starts ends with it.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::sched::CloneFlags;
 
-use crate::process::{Child, exec};
+use crate::process::{Child, exec, pipe};
+use crate::users::{self, Extent};
 use crate::{mount, rtnl};
 
 /// On which side of the border the caller is now.
@@ -26,14 +28,62 @@ pub enum Side {
 pub struct World {
     /// In a user namespace whose only user is the caller, as root. Needed when the caller is not root.
     pub user_namespace: bool,
+    /// Further ids of the user namespace, from 1 on.
+    pub ids: Option<SubIds>,
     /// PID 1 is killed when the process outside ends, however it ends.
     pub die_with_outside: bool,
+}
+
+/// Ids that somebody may give to processes in user namespaces: first and count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubIds {
+    /// Users.
+    pub users: (u32, u32),
+    /// Groups.
+    pub groups: (u32, u32),
+}
+
+impl SubIds {
+    /// What `/etc/subuid` and `/etc/subgid` say of the calling user, if the programs are there that give them.
+    fn of_caller() -> Option<Self> {
+        let uid = nix::unistd::geteuid();
+        let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+        let find = |file: &str| {
+            let text = std::fs::read_to_string(file).ok()?;
+            largest(&text, name.as_deref(), uid.as_raw())
+        };
+        let path = std::env::var_os("PATH")?;
+        let installed = |program| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+        if !installed(NEWUIDMAP) || !installed(NEWGIDMAP) {
+            return None;
+        }
+        Some(Self { users: find("/etc/subuid")?, groups: find("/etc/subgid")? })
+    }
+}
+
+/// Gives ids of `/etc/subuid` to a process's user namespace; part of Debian's `uidmap`.
+const NEWUIDMAP: &str = "newuidmap";
+/// The same for groups.
+const NEWGIDMAP: &str = "newgidmap";
+
+/// The largest range that a file such as `/etc/subuid` has for a user.
+fn largest(text: &str, name: Option<&str>, uid: u32) -> Option<(u32, u32)> {
+    let uid = uid.to_string();
+    let ranges = text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next()?;
+        let range = (fields.next()?.trim().parse().ok()?, fields.next()?.trim().parse().ok()?);
+        (Some(owner) == name || owner == uid).then_some(range)
+    });
+    ranges.max_by_key(|(_, count)| *count)
 }
 
 impl World {
     /// What fits the caller: a user namespace exactly when it is not root.
     pub fn for_caller() -> Self {
-        Self { user_namespace: !nix::unistd::geteuid().is_root(), die_with_outside: true }
+        let user_namespace = !nix::unistd::geteuid().is_root();
+        let ids = if user_namespace { SubIds::of_caller() } else { None };
+        Self { user_namespace, ids, die_with_outside: true }
     }
 }
 
@@ -56,22 +106,51 @@ pub fn enter(world: World) -> io::Result<Side> {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
     let flags = u64::try_from(flags.bits()).expect("namespace flags are positive");
+    let (read, write) = pipe()?;
     if let Some((pid, pidfd)) = exec::fork(flags)? {
+        drop(read);
+        if let Some(ids) = world.ids.filter(|_| world.user_namespace)
+            && give(pid, uid.as_raw(), gid.as_raw(), ids).is_ok()
+        {
+            std::fs::File::from(write).write_all(b"m")?;
+        }
         return Ok(Side::Outside(Child::new(pid, pidfd)));
     }
-    if let Err(error) = settle(world, uid.as_raw(), gid.as_raw()) {
+    drop(write);
+    let mapped = world.ids.is_some() && std::fs::File::from(read).read(&mut [0]).is_ok_and(|n| n == 1);
+    if let Err(error) = settle(world, mapped, uid.as_raw(), gid.as_raw()) {
         eprintln!("error: cannot make private namespaces: {error}");
         std::process::exit(125);
     }
     Ok(Side::Inside)
 }
 
-fn settle(world: World, uid: u32, gid: u32) -> io::Result<()> {
+/// Gives a process's new user namespace the caller's id as 0 and further ones from 1 on.
+fn give(pid: i32, uid: u32, gid: u32, ids: SubIds) -> io::Result<()> {
+    let extents = |own: u32, (first, count): (u32, u32)| {
+        [Extent { inside: 0, outside: own, count: 1 }, Extent { inside: 1, outside: first, count }]
+    };
+    let (users, groups) = (extents(uid, ids.users), extents(gid, ids.groups));
+    if nix::unistd::geteuid().is_root() {
+        return users::map_both(&pid.to_string(), &users, &groups);
+    }
+    for (program, extents) in [(NEWUIDMAP, users), (NEWGIDMAP, groups)] {
+        let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
+        let mut command = Command::new(program);
+        command.arg(pid.to_string()).args(numbers).stdin(Stdio::null());
+        if !command.status()?.success() {
+            return Err(io::Error::other(format!("{program} failed")));
+        }
+    }
+    Ok(())
+}
+
+fn settle(world: World, mapped: bool, uid: u32, gid: u32) -> io::Result<()> {
     let named = |what: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
     if world.die_with_outside {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     }
-    if world.user_namespace {
+    if world.user_namespace && !mapped {
         map_only(uid, gid).map_err(named("user mapping"))?;
     }
     mount::make_private().map_err(named("private mounts"))?;
@@ -104,4 +183,17 @@ pub fn inherited_listener(number: i32) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::from(crate::process::inherited(number)?);
     listener.local_addr()?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_range_of_a_user_counts() {
+        let text = "ann:100000:65536\nbob:165536:65536\n1000:300000:70000\nann:400000:10\nann:x:y\nann\n";
+        assert_eq!(largest(text, Some("ann"), 1000), Some((300_000, 70_000)));
+        assert_eq!(largest(text, Some("ann"), 1001), Some((100_000, 65_536)));
+        assert_eq!(largest(text, None, 1002), None);
+    }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
 
 use self::running::Running;
+use crate::accounts::Accounts;
 use crate::context::{Context, PodEntry};
 use crate::expand::expand;
 use crate::image::Image;
@@ -27,7 +29,7 @@ use crate::lock::lock;
 use crate::logs::{Log, Stream};
 use crate::pod_init::{Bind, ContainerSpec};
 use crate::sandbox::{Sandbox, Stdio};
-use crate::{env, image, volumes};
+use crate::{env, image, rights, volumes};
 
 /// Why an instance could not be started: the reason word and a message.
 #[derive(Debug)]
@@ -42,16 +44,11 @@ pub(crate) fn log_folder(ctx: &Context, entry: &PodEntry, container: &str) -> Pa
     ctx.config.logs_dir.join(pod).join(container)
 }
 
-/// Whether a Pod keeps the network administrator's rights: only the mesh's own, on the node's network.
-fn network_admin(pod: &Pod, container: &Container) -> bool {
-    let system = pod.metadata.namespace.as_deref() == Some("istio-system");
-    let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
-    let adds = container
-        .security_context
-        .as_ref()
-        .and_then(|s| s.capabilities.as_ref())
-        .and_then(|c| c.add.as_ref());
-    system && host && adds.is_some_and(|a| a.iter().any(|c| c == "NET_ADMIN" || c == "SYS_ADMIN"))
+/// Whether the containers of a Pod see each other's processes. Those of the mesh's own that may enter other Pods'
+/// namespaces do: the runner knows them by the PID namespace of their Pod.
+fn shares_processes(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    spec.share_process_namespace == Some(true) || rights::is_system(pod)
 }
 
 /// Looks the image up. Before one is said to be unknown the table is read again: it may have been added a moment ago.
@@ -76,7 +73,12 @@ pub(crate) async fn spec(
     let config_error = |message: String| StartError { reason: "CreateContainerConfigError", message };
     let pod = entry.pod();
     let address = entry.state().address;
-    let variables = env::build(ctx, &pod, container, address).await.map_err(config_error)?;
+    let accounts = Accounts::read(Path::new("/etc"));
+    let rights = rights::of(&pod, container, &accounts).map_err(config_error)?;
+    let mut variables = env::build(ctx, &pod, container, address).await.map_err(config_error)?;
+    if !container.env.iter().flatten().any(|variable| variable.name == "HOME") {
+        variables.insert("HOME".to_owned(), accounts.home(rights.ids().0).to_owned());
+    }
     let words = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|w| expand(w, &variables)).collect()
     };
@@ -88,33 +90,38 @@ pub(crate) async fn spec(
     let dir = ctx.config.pods_dir.join(&entry.uid);
     let root = dir.join("roots").join(&container.name);
     fs::create_dir_all(&root).map_err(|e| config_error(e.to_string()))?;
-    let mut binds =
-        vec![Bind { source: ctx.config.binary.clone(), target: image::BINARY.into(), read_only: true }];
-    binds.extend(own_program(&argv));
+    let mut binds = vec![whole(ctx.config.binary.clone(), image::BINARY.into(), true)];
+    binds.extend(own_program(&image.entrypoint));
     binds.extend(volume_binds(ctx, &pod, container, &dir, &variables).map_err(config_error)?);
     let termination = dir.join("termination").join(&container.name);
     let written = fs::create_dir_all(dir.join("termination")).and_then(|()| fs::write(&termination, ""));
     written.map_err(|e| config_error(e.to_string()))?;
     let target =
         container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".to_owned());
-    binds.push(Bind { source: termination, target: target.into(), read_only: false });
     let security = container.security_context.as_ref();
+    let owner = entry.sandbox().map_or(0, |sandbox| sandbox.id_outside(0));
+    let opened = fs::set_permissions(&termination, fs::Permissions::from_mode(0o666))
+        .and_then(|()| lchown(&termination, Some(owner), Some(owner)));
+    opened.map_err(|e| config_error(e.to_string()))?;
+    binds.push(whole(termination, target.into(), false));
     let host = entry.host_network();
     Ok(ContainerSpec {
         root,
         hostname: (!host).then(|| env::hostname(&pod, &ctx.config.node_name)),
         binds,
-        files: etc(ctx, &pod, address),
+        files: etc(ctx, &pod, address, &accounts),
         env: variables.into_iter().collect(),
         argv,
         cwd: container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| "/".to_owned()).into(),
         read_only_root: security.and_then(|s| s.read_only_root_filesystem) == Some(true),
-        network_admin: network_admin(&pod, container),
+        rights,
+        share_processes: shares_processes(&pod),
         terminal: container.tty == Some(true),
     })
 }
 
-/// A program outside of the folders that every container sees is shown at its own path.
+/// The image table's program, where it is outside of the folders that every container sees, is shown at its own path. No other
+/// program of the machine is: what a manifest says does not open it.
 fn own_program(argv: &[String]) -> Option<Bind> {
     let path = Path::new(argv.first()?);
     let common = [
@@ -132,11 +139,11 @@ fn own_program(argv: &[String]) -> Option<Bind> {
         "/etc",
     ];
     let shown = common.iter().any(|c| path.starts_with(c));
-    (path.is_absolute() && !shown && path.is_file()).then(|| Bind {
-        source: path.to_owned(),
-        target: path.to_owned(),
-        read_only: true,
-    })
+    (path.is_absolute() && !shown && path.is_file()).then(|| whole(path.to_owned(), path.to_owned(), true))
+}
+
+fn whole(source: PathBuf, target: PathBuf, read_only: bool) -> Bind {
+    Bind { source, beneath: PathBuf::new(), target, read_only }
 }
 
 fn volume_binds(
@@ -157,40 +164,37 @@ fn volume_binds(
         };
         let sub =
             mount.sub_path.clone().or_else(|| mount.sub_path_expr.as_ref().map(|e| expand(e, variables)));
-        let source = match sub.filter(|s| !s.is_empty()) {
-            None => folder,
-            Some(sub) => sub_path(&folder, &sub)?,
-        };
+        let beneath = sub_path(&sub.unwrap_or_default())?;
         let contents = volume.config_map.is_some() || volume.secret.is_some();
         let made = contents || volume.projected.is_some() || volume.downward_api.is_some();
         let read_only = mount.read_only == Some(true) || made;
-        binds.push(Bind { source, target: mount.mount_path.clone().into(), read_only });
+        binds.push(Bind { source: folder, beneath, target: mount.mount_path.clone().into(), read_only });
     }
     if volumes::automount(pod) {
         let source = volumes::folder(dir, volumes::TOKEN_VOLUME);
-        binds.push(Bind { source, target: volumes::TOKEN_PATH.into(), read_only: true });
+        binds.push(whole(source, volumes::TOKEN_PATH.into(), true));
     }
     // A mount above another one has to come first.
     binds.sort_by_key(|b| b.target.components().count());
     Ok(binds)
 }
 
-/// A path below a volume that does not lead out of it, whatever links a Pod has made there.
-fn sub_path(folder: &Path, sub: &str) -> Result<PathBuf, String> {
+/// A path below a volume. It is opened below the volume when the container starts: only then is it certain that no link
+/// leads out.
+fn sub_path(sub: &str) -> Result<PathBuf, String> {
     if Path::new(sub).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
         return Err(format!("subPath {sub:?} must be relative and without .."));
     }
-    let path = folder.join(sub);
-    if fs::symlink_metadata(&path).is_err() {
-        fs::create_dir_all(&path).map_err(|e| format!("subPath {sub:?}: {e}"))?;
-    }
-    let real = path.canonicalize().map_err(|e| format!("subPath {sub:?}: {e}"))?;
-    let base = folder.canonicalize().map_err(|e| e.to_string())?;
-    if real.starts_with(base) { Ok(real) } else { Err(format!("subPath {sub:?} leads out of its volume")) }
+    Ok(sub.into())
 }
 
 /// The files of /etc that differ from Pod to Pod.
-fn etc(ctx: &Context, pod: &Pod, address: Option<std::net::IpAddr>) -> Vec<(PathBuf, String)> {
+fn etc(
+    ctx: &Context,
+    pod: &Pod,
+    address: Option<std::net::IpAddr>,
+    accounts: &Accounts,
+) -> Vec<(PathBuf, String)> {
     let spec = pod.spec.clone().unwrap_or_default();
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let domain = &ctx.config.cluster_domain;
@@ -221,14 +225,12 @@ fn etc(ctx: &Context, pod: &Pod, address: Option<std::net::IpAddr>) -> Vec<(Path
             alias.hostnames.clone().unwrap_or_default().join("\t")
         ));
     }
-    let passwd =
-        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
     [
         ("/etc/resolv.conf", resolv),
         ("/etc/hosts", hosts),
         ("/etc/hostname", format!("{name}\n")),
-        ("/etc/passwd", passwd.to_owned()),
-        ("/etc/group", "root:x:0:\nnogroup:x:65534:\n".to_owned()),
+        ("/etc/passwd", accounts.passwd()),
+        ("/etc/group", accounts.group()),
         ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
     ]
     .map(|(path, text)| (PathBuf::from(path), text))
@@ -244,13 +246,18 @@ pub(crate) async fn start(
     container: &Container,
 ) -> Result<Arc<Running>, StartError> {
     let failed = |e: io::Error| StartError { reason: "RunContainerError", message: e.to_string() };
+    let unprepared =
+        |e: io::Error| StartError { reason: "CreateContainerConfigError", message: e.to_string() };
     let (output, _) = broadcast::channel(256);
     let wants_stdin = container.stdin == Some(true);
     let ends = Ends::open(spec.terminal, wants_stdin).map_err(failed)?;
-    let (env, cwd, network_admin) = (spec.env.clone(), spec.cwd.clone(), spec.network_admin);
+    let (env, cwd, rights) = (spec.env.clone(), spec.cwd.clone(), spec.rights.clone());
     let stdio = ends.theirs;
-    let started = tokio::task::spawn_blocking(move || sandbox.start_container(&spec, stdio)).await;
-    let child = started.map_err(|e| failed(io::Error::other(e)))?.map_err(failed)?;
+    let started = tokio::task::spawn_blocking(move || {
+        let mounts = sandbox.open_mounts(&spec).map_err(unprepared)?;
+        sandbox.start_mounted(&spec, mounts, stdio).map_err(failed)
+    });
+    let child = started.await.map_err(|e| failed(io::Error::other(e)))??;
     let mut pumps = Vec::new();
     let mut stdin = None;
     let mut terminal = None;
@@ -269,16 +276,8 @@ pub(crate) async fn start(
         }
     }
     let (exit_tx, exit) = watch::channel(None);
-    let running = Arc::new(Running {
-        child,
-        env,
-        cwd,
-        network_admin,
-        output,
-        stdin: Mutex::new(stdin),
-        terminal,
-        exit,
-    });
+    let running =
+        Arc::new(Running { child, env, cwd, rights, output, stdin: Mutex::new(stdin), terminal, exit });
     let waiting = running.clone();
     ctx.job("container", async move {
         let exit = waiting.child.ended().await.unwrap_or(Exit::Code(255));

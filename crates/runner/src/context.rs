@@ -23,6 +23,7 @@ use crate::net::Pool;
 use crate::repair::AppliedRules;
 use crate::sandbox::Sandbox;
 use crate::state::State;
+use crate::users::Supply;
 
 /// What the runner is told.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Config {
     pub host_root: PathBuf,
     /// Where Pods' volumes and roots are made; short, in memory if possible, emptied at start.
     pub pods_dir: PathBuf,
+    /// Where the nodes of the mesh mark the user ids that they have given to Pods.
+    pub ids_dir: PathBuf,
     /// Where logs are kept.
     pub logs_dir: PathBuf,
     /// The user's image table.
@@ -72,6 +75,7 @@ impl Config {
             kubeconfig: components.join(format!("runner-{node_name}.kubeconfig")),
             host_root: run_dir.join(node_name),
             pods_dir: run_dir.join(format!("{node_name}-pods")),
+            ids_dir: run_dir.join("user-ids"),
             logs_dir: data_dir.join("logs").join("pods").join(node_name),
             images: data_dir.join("images.json"),
             binary: std::env::current_exe()?,
@@ -110,6 +114,8 @@ pub(crate) struct Context {
     pub events: Events,
     pub enrolment: Enrolment,
     pub names: Arc<crate::names::View>,
+    /// User ids of Pods.
+    pub users: Supply,
     pub configs: Configs,
     pub watches: Watches,
     pub rules: AppliedRules,
@@ -140,6 +146,7 @@ impl Context {
         cluster_ca: Vec<u8>,
         tasks: Tasks,
         entries: Entries,
+        users: Supply,
     ) -> Arc<Self> {
         let pool = Mutex::new(Pool::new(config.pod_cidr));
         let events = Events::new(client.clone(), &config.node_name, &tasks);
@@ -154,6 +161,7 @@ impl Context {
             cluster_ca,
             tasks,
             events,
+            users,
             pool,
             images: Mutex::new(Arc::new(entries)),
             tokens: Mutex::default(),

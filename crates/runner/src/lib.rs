@@ -4,6 +4,7 @@
 //! [`run`] registers the node and runs the Pods that are placed on it; [`pod_init::main`] is what the binary
 //! must call, with one thread, when its first argument is [`pod_init::WORD`].
 
+mod accounts;
 mod configs;
 mod container;
 mod context;
@@ -22,12 +23,14 @@ mod pod;
 pub mod pod_init;
 mod probe;
 mod repair;
+mod rights;
 pub mod sandbox;
 mod server;
 mod services;
 mod state;
 mod tail;
-mod unheld;
+mod unenforced;
+pub mod users;
 mod vip;
 mod volumes;
 mod watches;
@@ -55,6 +58,12 @@ pub enum Error {
     /// The API client could not be made.
     #[error("API client: {0}")]
     Client(String),
+    /// The process could not be closed to inspection.
+    #[error("protecting the process's memory: {0}")]
+    Protection(#[source] io::Error),
+    /// It is not known which user ids Pods may have.
+    #[error("user ids of Pods: {0}")]
+    Users(#[source] io::Error),
     /// The node's network namespace could not be prepared.
     #[error("node network: {0}")]
     Network(#[source] io::Error),
@@ -69,6 +78,8 @@ pub enum Error {
 /// # Errors
 /// Something that cannot get better by waiting; an API server that is not there yet can.
 pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result<(), Error> {
+    // What is forked from this process is a copy of it, with every Pod's tokens in its memory, until it executes.
+    meltemi_linux::process::forbid_inspection().map_err(Error::Protection)?;
     let ready = readiness.register("node");
     prepare_folders(&config)?;
     let (client, ca) = client(&config).await?;
@@ -79,7 +90,8 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
         tracing::warn!(%error, "image table not read");
         image::Entries::new()
     });
-    let ctx = context::Context::new(config, client, ca, tasks.clone(), entries);
+    let users = users::Supply::new(&config.ids_dir).map_err(Error::Users)?;
+    let ctx = context::Context::new(config, client, ca, tasks.clone(), entries, users);
     server::start(&ctx).await?;
     let zds_path = ctx.config.host_root.join("var/run/ztunnel/ztunnel.sock");
     let zds_ctx = ctx.clone();

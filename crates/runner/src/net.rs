@@ -181,6 +181,14 @@ fn wire_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io::Resul
     node.set_route(&Route { interface: Some(veth), source, ..Route::to(host(address)) })
 }
 
+/// Lets processes of these groups (first and last, as the caller counts them) send ICMP echo requests.
+///
+/// # Errors
+/// The groups are not of the caller's user namespace.
+pub fn allow_ping(pod: &NetNs, (first, last): (u32, u32)) -> io::Result<()> {
+    pod.run(|| write_sysctl("ipv4/ping_group_range", &format!("{first} {last}")))
+}
+
 /// Removes a Pod's interface from the node's namespace (the calling thread's); none is not an error.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::context::{Context, PodEntry};
 use crate::sandbox::Sandbox;
 use crate::state::{Capture, State};
-use crate::{enrol, net, unheld, volumes};
+use crate::{enrol, net, rights, unenforced, volumes};
 
 mod backoff;
 mod run;
@@ -137,15 +137,12 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
             }
         }
     };
-    let unheld = unheld::fields(&entry.pod());
-    if !unheld.is_empty() {
-        let message = format!("not in force on this machine: {}", unheld.join(", "));
-        ctx.events.normal(&entry.pod(), None, "NotEnforced", message);
-    }
+    report_unenforced(ctx, entry, &sandbox);
     let dir = ctx.config.pods_dir.join(&entry.uid);
+    let owner = volumes::Owner::of(&sandbox, &entry.pod());
     let mut pause = Duration::from_millis(100);
     let mut configs = ctx.configs.changes();
-    while let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir).await {
+    while let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir, owner).await {
         ctx.events.warning(&entry.pod(), None, "FailedMount", error.to_string());
         // What is missing is most often a config map that is about to be written.
         tokio::select! {
@@ -166,7 +163,7 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
                 // Labels and annotations may be shown in a volume.
                 _ = object.changed() => {}
             }
-            if let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir).await {
+            if let Err(error) = volumes::prepare(ctx, &entry.pod(), &dir, owner).await {
                 tracing::debug!(pod = %entry.full_name(), %error, "volumes not refreshed");
             }
         }
@@ -192,24 +189,46 @@ async fn set_up(ctx: &Arc<Context>, entry: &Arc<PodEntry>) -> std::io::Result<Ar
     Err(std::io::Error::other(message))
 }
 
+/// Names what the Pod asks for and this machine does not give.
+fn report_unenforced(ctx: &Context, entry: &PodEntry, sandbox: &Sandbox) {
+    let pod = entry.pod();
+    let fields = unenforced::fields(&pod);
+    if !fields.is_empty() {
+        let message = format!("not in force on this machine: {}", fields.join(", "));
+        ctx.events.normal(&pod, None, "NotEnforced", message);
+    }
+    if sandbox.users().is_some_and(crate::users::Users::is_single) {
+        let message = "all users of this Pod are the user that the mesh runs as: more need newuidmap (package \
+                       uidmap) and ranges of that user in /etc/subuid and /etc/subgid";
+        ctx.events.warning(&pod, None, "OneUser", message.to_owned());
+    }
+}
+
 /// Makes the Pod's namespaces and connects them.
 async fn sandbox(ctx: &Arc<Context>, entry: &Arc<PodEntry>) -> std::io::Result<Arc<Sandbox>> {
     let host = entry.host_network();
+    let pod = entry.pod();
+    let users = match rights::is_system(&pod) {
+        true => None,
+        false => Some(ctx.users.take(&rights::named_ids(&pod))?),
+    };
     if host {
         enrol::check_host_network(ctx, entry).await.map_err(std::io::Error::other)?;
-        let sandbox = tokio::task::spawn_blocking(|| Sandbox::start(true)).await??;
+        let sandbox = tokio::task::spawn_blocking(|| Sandbox::start(true, users)).await??;
         entry.update(|s| s.address = Some(IpAddr::V4(ctx.config.address)));
         return Ok(Arc::new(sandbox));
     }
-    let pod = entry.pod();
     let wish = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse::<Ipv4Addr>().ok());
     let address = ctx.pool().take(&entry.uid, wish);
     let address = address.ok_or_else(|| std::io::Error::other("no address left in the node's range"))?;
     let node = ctx.config.address;
     let made = tokio::task::spawn_blocking(move || {
-        let sandbox = Sandbox::start(false)?;
+        let sandbox = Sandbox::start(false, users)?;
         net::disconnect_pod(address)?;
         net::connect_pod(sandbox.netns(), address, node)?;
+        if let Some(users) = sandbox.users() {
+            net::allow_ping(sandbox.netns(), users.first_run())?;
+        }
         Ok::<_, std::io::Error>(sandbox)
     })
     .await?;

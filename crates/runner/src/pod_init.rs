@@ -4,33 +4,129 @@
 //! Both start with one thread in fresh namespaces and need the whole of Rust between fork and exec, so the runner
 //! executes its own binary again: `meltemi pod-init pause` and `meltemi pod-init container`.
 
-use std::ffi::{CString, OsString};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use meltemi_linux::{caps, mount, process};
+use meltemi_linux::caps::{Capabilities, Restrict};
+use meltemi_linux::process;
+use meltemi_linux::users::Identity;
 use serde::{Deserialize, Serialize};
 
+mod container;
+pub(crate) mod pause;
 mod rootfs;
 
 /// The first argument that means this module.
 pub const WORD: &str = "pod-init";
-/// Descriptor of what the process is to do, or of the pipe whose end ends the Pod.
+/// Descriptor of a container's spec, or of the pipe whose end ends the Pod.
 pub(crate) const SPEC_FD: i32 = 3;
-/// Descriptor on which a failure is told; it closes when the program runs.
+/// Descriptor on which a failure is reported; it closes when the program runs.
 pub(crate) const REPORT_FD: i32 = 4;
+/// Descriptor of the socket over which the container's process is handed to the runner.
+pub(crate) const PARENT_FD: i32 = 5;
+/// Descriptor of the Pod's user namespace.
+pub(crate) const USERS_FD: i32 = 6;
+/// Descriptor of the first of the container's mounts, in the order of [`ContainerSpec::binds`].
+pub(crate) const MOUNTS_FD: i32 = 7;
+/// Most folders of `PATH` that a program is looked for in: each costs time between fork and exec.
+pub(crate) const MAX_PATH_FOLDERS: usize = 256;
 
-/// What a container is made of; read by the new process from [`SPEC_FD`].
+/// Who a program runs as, and what it may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rights {
+    /// The node's root without any capability: of the mesh's own Pods that have no user namespace.
+    Nothing,
+    /// The node's root with the capabilities of a network administrator.
+    NetworkAdmin,
+    /// A user of the Pod's user namespace.
+    User {
+        /// User.
+        uid: u32,
+        /// Primary group.
+        gid: u32,
+        /// Supplementary groups.
+        groups: Vec<u32>,
+        /// What root may do in the Pod's user namespace, as [`Capabilities::bits`]; other users never have any.
+        capabilities: u64,
+    },
+}
+
+impl Default for Rights {
+    /// Root of the Pod with what Kubernetes gives by default.
+    fn default() -> Self {
+        let capabilities = Capabilities::CONTAINER.bits();
+        Self::User { uid: 0, gid: 0, groups: Vec::new(), capabilities }
+    }
+}
+
+impl Rights {
+    /// User and primary group inside of the Pod.
+    pub(crate) fn ids(&self) -> (u32, u32) {
+        match self {
+            Self::User { uid, gid, .. } => (*uid, *gid),
+            Self::Nothing | Self::NetworkAdmin => (0, 0),
+        }
+    }
+
+    /// The identity to assume in the Pod's user namespace.
+    pub(crate) fn identity(&self, namespace: UserNamespace) -> Identity {
+        let (uid, gid) = self.ids();
+        let groups = match (self, namespace) {
+            (Self::User { groups, .. }, UserNamespace::Range) => Some(groups.clone()),
+            _ => None,
+        };
+        Identity { uid, gid, groups }
+    }
+
+    /// What is taken away before the program runs.
+    pub(crate) fn restrict(&self, namespace: UserNamespace) -> Restrict {
+        match self {
+            Self::NetworkAdmin => Restrict::NetworkAdmin,
+            Self::User { uid, capabilities, .. } if namespace != UserNamespace::Nodes => {
+                let bounding = Capabilities::from_bits(*capabilities).and(Capabilities::CONTAINER);
+                let held = if *uid == 0 { bounding } else { Capabilities::NONE };
+                Restrict::Container { held, bounding }
+            }
+            Self::User { .. } | Self::Nothing => Restrict::Everything,
+        }
+    }
+}
+
+/// The user namespace that the containers of a Pod are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum UserNamespace {
+    /// The node's.
+    Nodes,
+    /// One of the Pod's own, with ids of its own.
+    Range,
+    /// One of the Pod's own, in which there is one id; a container that runs as another user has a further one within.
+    Single,
+}
+
+/// What the new process is told; read from [`SPEC_FD`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The container.
+    pub spec: ContainerSpec,
+    /// Owner of what is made in its root, as the runner counts ids: user and group.
+    pub owner: (u32, u32),
+    /// Where its users are.
+    pub users: UserNamespace,
+}
+
+/// What a container is made of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// An empty folder of the host on which the root is mounted.
     pub root: PathBuf,
     /// Set in the Pod's UTS namespace; not for Pods that share the node's name.
     pub hostname: Option<String>,
-    /// What is shown of the host, in order.
+    /// Files and folders of the host shown in the container, in this order.
     pub binds: Vec<Bind>,
-    /// Files made in the root.
+    /// Files made in the root: absolute path, text.
     pub files: Vec<(PathBuf, String)>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
@@ -40,17 +136,21 @@ pub struct ContainerSpec {
     pub cwd: PathBuf,
     /// Nothing in the root can be written; volumes can.
     pub read_only_root: bool,
-    /// Keeps the network administrator's capabilities.
-    pub network_admin: bool,
+    /// User, groups and capabilities.
+    pub rights: Rights,
+    /// Lives in the PID namespace of the Pod instead of one of its own.
+    pub share_processes: bool,
     /// Standard input is a terminal.
     pub terminal: bool,
 }
 
 /// A file or folder of the host in a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
-    /// On the host.
+    /// On the host; a path that no Pod can change.
     pub source: PathBuf,
+    /// Below the source; the Pod may change what is there at any time. Made if missing. Empty for the source itself.
+    pub beneath: PathBuf,
     /// In the container.
     pub target: PathBuf,
     /// It cannot be written there.
@@ -59,10 +159,15 @@ pub struct Bind {
 
 /// Runs a hidden word; `args` are those after [`WORD`]. The process must have one thread.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let word = args.into_iter().next().unwrap_or_default();
+    // Other processes of the Pod may see this one until it has become theirs.
+    if process::forbid_inspection().is_err() {
+        return ExitCode::from(2);
+    }
+    let mut args = args.into_iter();
+    let word = args.next().unwrap_or_default();
     match word.to_str() {
-        Some("pause") => pause(),
-        Some("container") => container(),
+        Some("pause") => pause::main(args.next()),
+        Some("container") => container::main(),
         _ => {
             eprintln!("error: {WORD} is not for use by hand");
             ExitCode::from(2)
@@ -70,73 +175,35 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Holds the Pod's namespaces and inherits its orphans until the runner closes the pipe, or is gone.
-fn pause() -> ExitCode {
-    process::ignore_children();
-    let Ok(lifeline) = process::inherited(SPEC_FD) else { return ExitCode::from(2) };
-    let mut lifeline = std::fs::File::from(lifeline);
-    while lifeline.read(&mut [0; 16]).is_ok_and(|n| n > 0) {}
-    ExitCode::SUCCESS
-}
-
-fn container() -> ExitCode {
-    let Ok(report) = process::inherited(REPORT_FD) else { return ExitCode::from(2) };
-    let error = match read_spec().and_then(|spec| become_container(&spec)) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    let _ = std::fs::File::from(report).write_all(error.to_string().as_bytes());
+/// Tells the runner why there is no container or Pod.
+fn report(to: std::os::fd::OwnedFd, error: &io::Error) -> ExitCode {
+    let _ = File::from(to).write_all(error.to_string().as_bytes());
     ExitCode::from(127)
 }
 
-fn read_spec() -> io::Result<ContainerSpec> {
-    let mut text = Vec::new();
-    std::fs::File::from(process::inherited(SPEC_FD)?).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+/// Puts the name of a step before its error.
+fn named(what: &str) -> impl Fn(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("{what}: {e}"))
 }
 
-fn become_container(spec: &ContainerSpec) -> io::Result<std::convert::Infallible> {
-    let named = |what: &str, e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
-    if let Some(name) = &spec.hostname {
-        nix::unistd::sethostname(name).map_err(|e| named("hostname", e.into()))?;
-    }
-    mount::make_private().map_err(|e| named("private mounts", e))?;
-    rootfs::build(spec)?;
-    mount::pivot_root(&spec.root).map_err(|e| named("pivot_root", e))?;
-    if spec.read_only_root {
-        rootfs::seal().map_err(|e| named("read-only root", e))?;
-    }
-    std::env::set_current_dir(&spec.cwd)
-        .map_err(|e| named(&format!("working directory {}", spec.cwd.display()), e))?;
-    let path = spec.env.iter().find(|(k, _)| k == "PATH").map_or("", |(_, v)| v.as_str());
-    let program = spec.argv.first().map_or("", String::as_str);
-    let candidates = search(program, path);
-    let found = candidates.iter().any(|c| Path::new(c).is_file());
-    let argv = spec.argv.iter().map(|a| Ok(CString::new(a.as_str())?)).collect::<io::Result<Vec<_>>>()?;
-    let env = spec.env.iter().map(|(k, v)| Ok(CString::new(format!("{k}={v}"))?));
-    let env = env.collect::<io::Result<Vec<_>>>()?;
-    let programs =
-        candidates.iter().map(|c| Ok(CString::new(c.as_str())?)).collect::<io::Result<Vec<_>>>()?;
-    if !found {
-        let why = if program.contains('/') {
-            format!("exec: {program:?}: no such file or directory")
-        } else {
-            format!("exec: {program:?}: executable file not found in $PATH")
-        };
-        return Err(io::Error::new(io::ErrorKind::NotFound, why));
-    }
-    caps::restrict(rights(spec.network_admin)).map_err(|e| named("dropping rights", e))?;
-    Err(named(&format!("exec: {program:?}"), process::exec(&programs, &argv, &env)))
-}
-
-pub(crate) fn rights(network_admin: bool) -> caps::Restrict {
-    if network_admin { caps::Restrict::NetworkAdmin } else { caps::Restrict::Everything }
-}
-
-/// Where a program may be, as a shell looks for it.
+/// Where a program may be, as a shell looks for it, in the first [`MAX_PATH_FOLDERS`] folders of `path`.
 pub(crate) fn search(program: &str, path: &str) -> Vec<String> {
     if program.contains('/') {
         return vec![program.to_owned()];
     }
-    path.split(':').filter(|d| !d.is_empty()).map(|dir| format!("{dir}/{program}")).collect()
+    let folders = path.split(':').filter(|d| !d.is_empty()).take(MAX_PATH_FOLDERS);
+    folders.map(|dir| format!("{dir}/{program}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_is_not_searched_to_its_end() {
+        let path = "/a:".repeat(40_000);
+        assert_eq!(search("p", &path).len(), MAX_PATH_FOLDERS);
+        assert_eq!(search("p", "/a::/b"), ["/a/p", "/b/p"]);
+        assert_eq!(search("./p", &path), ["./p"]);
+    }
 }

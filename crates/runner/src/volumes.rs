@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,12 +17,36 @@ use kube::api::{Api, PostParams};
 use crate::configs::{self, Data, Kind};
 use crate::context::Context;
 use crate::downward;
+use crate::rights;
+use crate::sandbox::Sandbox;
 
 /// Why a volume cannot be filled (yet).
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("MountVolume.SetUp failed for volume {name:?} : {reason}")]
     Setup { name: String, reason: String },
+}
+
+/// Who a Pod's volumes belong to, as the runner counts ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    uid: u32,
+    gid: u32,
+    /// The group is the Pod's `fsGroup`, whose members may do what the owner may.
+    is_shared: bool,
+}
+
+impl Owner {
+    /// Root of the Pod, and its `fsGroup` if it has one.
+    pub(crate) fn of(sandbox: &Sandbox, pod: &Pod) -> Self {
+        let group = rights::fs_group(pod).filter(|_| sandbox.users().is_some());
+        let (uid, gid) = (sandbox.id_outside(0), sandbox.id_outside(group.unwrap_or(0)));
+        Self { uid, gid, is_shared: group.is_some() }
+    }
+
+    fn take(self, path: &Path) -> io::Result<()> {
+        lchown(path, Some(self.uid), Some(self.gid))
+    }
 }
 
 /// Files of a volume: path below its root to content and mode.
@@ -34,24 +58,29 @@ pub(crate) fn folder(pod_dir: &Path, volume: &str) -> PathBuf {
 }
 
 /// Fills every volume of a Pod; called again, it brings changed contents.
-pub(crate) async fn prepare(ctx: &Arc<Context>, pod: &Pod, pod_dir: &Path) -> Result<(), VolumeError> {
+pub(crate) async fn prepare(
+    ctx: &Arc<Context>,
+    pod: &Pod,
+    pod_dir: &Path,
+    owner: Owner,
+) -> Result<(), VolumeError> {
     let spec = pod.spec.clone().unwrap_or_default();
     for volume in spec.volumes.iter().flatten() {
         let failed = |reason: String| VolumeError::Setup { name: volume.name.clone(), reason };
         let dir = folder(pod_dir, &volume.name);
         match contents(ctx, pod, volume).await.map_err(failed)? {
-            Some(files) => publish(&dir, &files).map_err(|e| failed(e.to_string()))?,
-            None => plain(ctx, pod, volume, &dir).map_err(failed)?,
+            Some(files) => publish(&dir, &files, owner).map_err(|e| failed(e.to_string()))?,
+            None => plain(ctx, pod, volume, &dir, owner).map_err(failed)?,
         }
     }
     if automount(pod) {
         let failed = |reason: String| VolumeError::Setup { name: TOKEN_VOLUME.to_owned(), reason };
         let mut files = Files::new();
-        token(ctx, pod, None, 3607, "token", &mut files).await.map_err(failed)?;
+        token(ctx, pod, (None, 3607), ("token", 0o644), &mut files).await.map_err(failed)?;
         files.insert("ca.crt".to_owned(), (ctx.cluster_ca.clone(), 0o644));
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         files.insert("namespace".to_owned(), (namespace.into_bytes(), 0o644));
-        publish(&folder(pod_dir, TOKEN_VOLUME), &files).map_err(|e| failed(e.to_string()))?;
+        publish(&folder(pod_dir, TOKEN_VOLUME), &files, owner).map_err(|e| failed(e.to_string()))?;
     }
     Ok(())
 }
@@ -81,10 +110,15 @@ pub(crate) fn changes(pod: &Pod) -> bool {
 }
 
 /// Volumes without contents of their own.
-fn plain(ctx: &Arc<Context>, pod: &Pod, volume: &Volume, dir: &Path) -> Result<(), String> {
+fn plain(ctx: &Arc<Context>, pod: &Pod, volume: &Volume, dir: &Path, owner: Owner) -> Result<(), String> {
     if volume.empty_dir.is_some() {
         fs::create_dir_all(dir).map_err(|e| e.to_string())?;
-        return fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string());
+        // The mode after the owner: a change of the owner clears bits of it.
+        let made = lchown(dir, Some(owner.uid), Some(owner.gid)).and_then(|()| {
+            let set_group = if owner.is_shared { 0o2000 } else { 0 };
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o777 | set_group))
+        });
+        return made.map_err(|e| e.to_string());
     }
     if let Some(host) = &volume.host_path {
         let system = pod.metadata.namespace.as_deref() == Some("istio-system");
@@ -158,7 +192,7 @@ async fn projected(
     }
     if let Some(s) = &source.service_account_token {
         let seconds = s.expiration_seconds.unwrap_or(3600);
-        token(ctx, pod, s.audience.clone(), seconds, &s.path, files).await?;
+        token(ctx, pod, (s.audience.clone(), seconds), (&s.path, mode), files).await?;
     }
     Ok(())
 }
@@ -234,9 +268,8 @@ fn downward_files(
 async fn token(
     ctx: &Arc<Context>,
     pod: &Pod,
-    audience: Option<String>,
-    seconds: i64,
-    path: &str,
+    (audience, seconds): (Option<String>, i64),
+    (path, mode): (&str, u32),
     files: &mut Files,
 ) -> Result<(), String> {
     let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -250,7 +283,7 @@ async fn token(
     if let Some((token, use_during)) = ctx.tokens().get(&key)
         && use_during.contains(&now)
     {
-        files.insert(path.to_owned(), (token.clone(), 0o600));
+        files.insert(path.to_owned(), (token.clone(), mode));
         return Ok(());
     }
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), namespace(pod));
@@ -275,14 +308,14 @@ async fn token(
     let token = status.token.filter(|t| !t.is_empty()).ok_or("failed to fetch token: the API gave none")?;
     let expiry = status.expiration_timestamp.map_or(now, |t| t.0);
     ctx.tokens().insert(key, (token.clone().into_bytes(), use_during(now, expiry)));
-    files.insert(path.to_owned(), (token.into_bytes(), 0o600));
+    files.insert(path.to_owned(), (token.into_bytes(), mode));
     Ok(())
 }
 
 /// Puts files in place as one step: readers see all of the old or all of the new.
 ///
 /// The names are links to `..data/NAME`; `..data` is a link to a folder of this version and is replaced whole.
-fn publish(dir: &Path, files: &Files) -> io::Result<()> {
+fn publish(dir: &Path, files: &Files, owner: Owner) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let current = dir.join("..data");
     if is_same(&current, files) {
@@ -303,8 +336,11 @@ fn publish(dir: &Path, files: &Files) -> io::Result<()> {
             fs::create_dir_all(parent)?;
         }
         fs::write(&file, bytes)?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(*mode))?;
+        let group = if owner.is_shared { 0o440 } else { 0 };
+        fs::set_permissions(&file, fs::Permissions::from_mode(*mode | group))?;
     }
+    give(&root, owner)?;
+    owner.take(dir)?;
     let next = dir.join("..data_tmp");
     let _ = fs::remove_file(&next);
     symlink(&version, &next)?;
@@ -324,6 +360,16 @@ fn publish(dir: &Path, files: &Files) -> io::Result<()> {
     }
     if let Some(old) = old {
         let _ = fs::remove_dir_all(dir.join(old));
+    }
+    Ok(())
+}
+
+/// Gives a version's folder to its owner.
+fn give(folder: &Path, owner: Owner) -> io::Result<()> {
+    owner.take(folder)?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { give(&path, owner)? } else { owner.take(&path)? }
     }
     Ok(())
 }
@@ -352,6 +398,9 @@ mod tests {
         let files = |list: &[(&str, &str)]| -> Files {
             list.iter().map(|(k, v)| ((*k).to_owned(), (v.as_bytes().to_vec(), 0o640))).collect()
         };
+        let me = nix::unistd::getuid().as_raw();
+        let owner = Owner { uid: me, gid: nix::unistd::getgid().as_raw(), is_shared: false };
+        let publish = |dir: &Path, files: &Files| super::publish(dir, files, owner);
         publish(dir.path(), &files(&[("a", "1"), ("sub/b", "2")])).unwrap();
         let before = fs::read_link(dir.path().join("..data")).unwrap();
         publish(dir.path(), &files(&[("a", "1"), ("sub/b", "2")])).unwrap();

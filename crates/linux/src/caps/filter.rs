@@ -23,8 +23,14 @@ const ARCH: u32 = 0xc000_00b7;
 const NAMESPACES: u32 =
     0x1000_0000 | 0x0002_0000 | 0x2000_0000 | 0x4000_0000 | 0x0800_0000 | 0x0400_0000 | 0x0200_0000;
 
+/// `open_tree_attr`, the same number on every architecture.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
+/// Sockets to the hypervisor.
+const AF_VSOCK: u32 = 40;
+
 /// System calls that are refused whatever their arguments.
-const REFUSED: [libc::c_long; 24] = [
+const REFUSED: [libc::c_long; 25] = [
     libc::SYS_setns,
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -36,6 +42,7 @@ const REFUSED: [libc::c_long; 24] = [
     libc::SYS_fsmount,
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
+    OPEN_TREE_ATTR,
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
@@ -55,7 +62,7 @@ const fn op(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-const LENGTH: usize = REFUSED.len() * 2 + 15;
+const LENGTH: usize = REFUSED.len() * 2 + 19;
 
 #[expect(
     clippy::cast_possible_truncation,
@@ -92,13 +99,17 @@ const PROGRAM: [libc::sock_filter; LENGTH] = {
     // clone3 hides its flags behind a pointer: "not there" makes the C library use clone.
     p[n] = op(BPF_JEQ, 0, 1, number(libc::SYS_clone3));
     p[n + 1] = refuse(libc::ENOSYS);
-    p[n + 2] = op(BPF_JEQ, 2, 0, number(libc::SYS_clone));
-    p[n + 3] = op(BPF_JEQ, 1, 0, number(libc::SYS_unshare));
-    p[n + 4] = op(BPF_RET, 0, 0, ALLOW);
-    p[n + 5] = op(BPF_LD_W_ABS, 0, 0, OFFSET_ARG0);
-    p[n + 6] = op(BPF_JSET, 0, 1, NAMESPACES);
-    p[n + 7] = refuse(libc::EPERM);
+    p[n + 2] = op(BPF_JEQ, 0, 3, number(libc::SYS_socket));
+    p[n + 3] = op(BPF_LD_W_ABS, 0, 0, OFFSET_ARG0);
+    p[n + 4] = op(BPF_JEQ, 0, 7, AF_VSOCK);
+    p[n + 5] = refuse(libc::EPERM);
+    p[n + 6] = op(BPF_JEQ, 2, 0, number(libc::SYS_clone));
+    p[n + 7] = op(BPF_JEQ, 1, 0, number(libc::SYS_unshare));
     p[n + 8] = op(BPF_RET, 0, 0, ALLOW);
+    p[n + 9] = op(BPF_LD_W_ABS, 0, 0, OFFSET_ARG0);
+    p[n + 10] = op(BPF_JSET, 0, 1, NAMESPACES);
+    p[n + 11] = refuse(libc::EPERM);
+    p[n + 12] = op(BPF_RET, 0, 0, ALLOW);
     p
 };
 

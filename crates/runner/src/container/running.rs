@@ -11,6 +11,7 @@ use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
 
 use crate::logs::Stream;
+use crate::pod_init::Rights;
 use crate::sandbox::Exec;
 
 /// A running instance.
@@ -18,7 +19,7 @@ pub(crate) struct Running {
     pub child: Child,
     pub env: Vec<(String, String)>,
     pub cwd: PathBuf,
-    pub network_admin: bool,
+    pub rights: Rights,
     pub output: broadcast::Sender<(Stream, Bytes)>,
     pub stdin: Mutex<Option<tokio_pipe::Sender>>,
     pub terminal: Option<Arc<pty::Master>>,
@@ -37,6 +38,6 @@ impl Running {
 
     /// A program to run beside it.
     pub(crate) fn exec(&self, argv: Vec<String>) -> Exec {
-        Exec { argv, env: self.env.clone(), cwd: self.cwd.clone(), network_admin: self.network_admin }
+        Exec { argv, env: self.env.clone(), cwd: self.cwd.clone(), rights: self.rights.clone() }
     }
 }

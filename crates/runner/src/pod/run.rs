@@ -315,7 +315,9 @@ async fn end(
         let hook = hook(ctx, entry, sandbox, running, handler, "PreStopHook");
         let _ = tokio::time::timeout_at(deadline, hook).await;
     }
-    if !grace.is_zero() {
+    // A container's program is the first of its PID namespace, which SIGTERM does not end unless the program asks for it:
+    // waiting for the grace period to pass would be in vain.
+    if !grace.is_zero() && running.child.handles(libc::SIGTERM) {
         let _ = running.child.signal(libc::SIGTERM);
         // After a long hook there is still a moment for an orderly end.
         let deadline = deadline.max(Instant::now() + Duration::from_secs(2));

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The root of a container: a tmpfs with the host's programs bound read-only, own /proc and /dev, and the volumes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, lchown, symlink};
+use std::path::Path;
 
-use meltemi_linux::mount::{self, Forbid};
+use meltemi_linux::beneath::{self, Links, Make};
+use meltemi_linux::mount;
 
-use super::{Bind, ContainerSpec};
+use super::ContainerSpec;
 
 const ROOT_SIZE: u64 = 1 << 30;
 const SHM_SIZE: u64 = 64 << 20;
@@ -31,12 +33,33 @@ const ETC: [&str; 12] = [
 ];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of /proc that would let a process without capabilities but with user 0 change the kernel.
-const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
-/// Parts of /proc that say too much.
-const PROC_HIDDEN: [&str; 6] = ["kcore", "keys", "timer_list", "sched_debug", "kmsg", "latency_stats"];
+const PROC_READ_ONLY: [&str; 6] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "pressure"];
+/// Parts of /proc that say too much of the host.
+const PROC_HIDDEN: [&str; 20] = [
+    "acpi",
+    "asound",
+    "cmdline",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "keys",
+    "key-users",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "modules",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "timer_list",
+    "timer_stats",
+    "vmallocinfo",
+];
 
-/// Builds the root at `spec.root`.
-pub(super) fn build(spec: &ContainerSpec) -> io::Result<()> {
+/// Builds the root at `spec.root`; what is in it belongs to `owner`.
+pub(super) fn build(spec: &ContainerSpec, owner: (u32, u32)) -> io::Result<()> {
     let root = &spec.root;
     mount::tmpfs(root, ROOT_SIZE, 0o755).map_err(|e| at("root", root, e))?;
     for dir in [
@@ -55,22 +78,52 @@ pub(super) fn build(spec: &ContainerSpec) -> io::Result<()> {
     for name in ETC {
         let source = Path::new("/etc").join(name);
         if source.exists() {
-            bind(root, &Bind { target: source.clone(), source, read_only: true })?;
+            let target = root.join("etc").join(name);
+            make_place(&source, &target)?;
+            mount::bind_read_only(&source, &target).map_err(|e| at("bind", &source, e))?;
         }
     }
     for (path, text) in &spec.files {
-        let target = inside(root, path)?;
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
-        }
+        let target = root.join(path.strip_prefix("/").unwrap_or(path));
         fs::write(&target, text).map_err(|e| at("file", path, e))?;
     }
-    devices(root, spec.terminal)?;
+    devices(root)?;
     proc(root)?;
-    for volume in &spec.binds {
-        bind(root, volume)?;
+    give(root, owner, fs::metadata(root)?.dev())
+}
+
+/// Gives a folder of the root to its owner, with all that is in it and is not mounted there.
+fn give(folder: &Path, owner: (u32, u32), device: u64) -> io::Result<()> {
+    let failed = |e| at("owner of", folder, e);
+    lchown(folder, Some(owner.0), Some(owner.1)).map_err(failed)?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let meta = fs::symlink_metadata(&path)?;
+        if meta.dev() != device {
+            continue;
+        }
+        if meta.is_dir() {
+            give(&path, owner, device)?;
+        } else {
+            lchown(&path, Some(owner.0), Some(owner.1)).map_err(failed)?;
+        }
     }
-    fs::create_dir_all(inside(root, &spec.cwd)?)
+    Ok(())
+}
+
+/// Mounts the volumes and makes the folder that the program starts in. The container's root must be the process's: other
+/// containers may change what is in a volume meanwhile, and no link there may lead out.
+pub(super) fn attach(spec: &ContainerSpec, mounts: Vec<OwnedFd>, owner: (u32, u32)) -> io::Result<()> {
+    let root = File::open("/")?;
+    for (bind, mount) in spec.binds.iter().zip(mounts) {
+        let failed = |e| at("mount", &bind.target, e);
+        let mount = File::from(mount);
+        let make = if mount.metadata().map_err(failed)?.is_dir() { Make::Folder } else { Make::File };
+        let target = beneath::open_or_make(root.as_fd(), &bind.target, Links::WithinRoot, make, Some(owner));
+        mount::attach(mount.as_fd(), target.map_err(failed)?.as_fd()).map_err(failed)?;
+    }
+    let cwd = beneath::open_or_make(root.as_fd(), &spec.cwd, Links::WithinRoot, Make::Folder, Some(owner));
+    cwd.map(drop).map_err(|e| at("working directory", &spec.cwd, e))
 }
 
 /// Makes the root itself read-only; what is mounted in it stays as it is.
@@ -95,59 +148,24 @@ fn show(source: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-fn bind(root: &Path, bind: &Bind) -> io::Result<()> {
-    let target = inside(root, &bind.target)?;
-    let meta = fs::metadata(&bind.source).map_err(|e| at("mount source", &bind.source, e))?;
-    if meta.is_dir() {
-        fs::create_dir_all(&target).map_err(|e| at("mount point", &bind.target, e))?;
-    } else {
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        if !target.exists() {
-            fs::write(&target, "").map_err(|e| at("mount point", &bind.target, e))?;
-        }
+/// A place of the same kind as `source` to mount it on.
+fn make_place(source: &Path, target: &Path) -> io::Result<()> {
+    if source.is_dir() {
+        return fs::create_dir_all(target);
     }
-    mount::bind(&bind.source, &target).map_err(|e| at("mount", &bind.target, e))?;
-    let forbid = Forbid { write: bind.read_only, devices: true, execute: false };
-    mount::tighten(&target, forbid).map_err(|e| at("mount", &bind.target, e))
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(target, "")
 }
 
-/// The place of a container's path below its root, with links on the way followed inside of it.
-fn inside(root: &Path, path: &Path) -> io::Result<PathBuf> {
-    let mut place = root.to_owned();
-    for part in path.components() {
-        match part {
-            std::path::Component::Normal(name) => place.push(name),
-            std::path::Component::ParentDir => {
-                return Err(at("path with ..", path, io::ErrorKind::InvalidInput.into()));
-            }
-            _ => continue,
-        }
-        for _ in 0..16 {
-            let Ok(link) = fs::read_link(&place) else { break };
-            place = if link.is_absolute() {
-                root.join(link.strip_prefix("/").unwrap_or(&link))
-            } else {
-                place.parent().unwrap_or(root).join(link)
-            };
-        }
-    }
-    // A link must not lead out of the root.
-    if place.components().any(|c| c == std::path::Component::ParentDir) || !place.starts_with(root) {
-        return Err(at("path", path, io::ErrorKind::InvalidInput.into()));
-    }
-    Ok(place)
-}
-
-fn devices(root: &Path, terminal: bool) -> io::Result<()> {
+fn devices(root: &Path) -> io::Result<()> {
     let dev = root.join("dev");
     for name in DEVICES {
         let target = dev.join(name);
         fs::write(&target, "")?;
         mount::bind(&Path::new("/dev").join(name), &target).map_err(|e| at("device", &target, e))?;
     }
-    let _ = terminal;
     for dir in ["pts", "shm", "mqueue"] {
         fs::create_dir_all(dev.join(dir))?;
     }
@@ -176,7 +194,9 @@ fn proc(root: &Path) -> io::Result<()> {
     }
     for name in PROC_HIDDEN {
         let path = proc.join(name);
-        if path.exists() {
+        if path.is_dir() {
+            mount::empty(&path).map_err(|e| at("proc", &path, e))?;
+        } else if path.exists() {
             mount::bind(Path::new("/dev/null"), &path).map_err(|e| at("proc", &path, e))?;
         }
     }
