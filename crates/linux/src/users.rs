@@ -43,15 +43,17 @@ pub const MAX_EXTENTS: usize = 340;
 /// Assumes an identity: groups first, since without the user's right to it they cannot be changed.
 pub(crate) fn assume(identity: &Identity) -> Result<(), i32> {
     let failed = || io::Error::last_os_error().raw_os_error().unwrap_or(libc::EPERM);
+    // System calls and not libc's functions: those change the user of every thread of the process and wait for all of
+    // them. A child between fork and exec has none of its parent's threads, only copies of their locks.
     // SAFETY: plain integers, and a list with its length.
     unsafe {
         if let Some(groups) = &identity.groups
-            && libc::setgroups(groups.len(), groups.as_ptr()) < 0
+            && libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) < 0
         {
             return Err(failed());
         }
-        if libc::setresgid(identity.gid, identity.gid, identity.gid) < 0
-            || libc::setresuid(identity.uid, identity.uid, identity.uid) < 0
+        if libc::syscall(libc::SYS_setresgid, identity.gid, identity.gid, identity.gid) < 0
+            || libc::syscall(libc::SYS_setresuid, identity.uid, identity.uid, identity.uid) < 0
         {
             return Err(failed());
         }

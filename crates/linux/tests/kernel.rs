@@ -16,12 +16,13 @@ use meltemi_linux::{netns::NetNs, process};
 use meltemi_testkit::namespaces;
 
 fn main() {
-    let cases: [(&str, fn()); 5] = [
+    let cases: [(&str, fn()); 6] = [
         ("every expression is what nft says it is", every_expression),
         ("a table is replaced whole or not at all", replaced_whole),
         ("a redirect brings a connection to a port and tells where it went", redirected),
         ("a veth pair carries packets between namespaces", veth),
         ("a process joins namespaces and loses its rights", spawned),
+        ("a process changes its user while threads of its parent come and go", becomes_user),
     ];
     namespaces::run(&cases, || {});
 }
@@ -287,4 +288,33 @@ fn spawned() {
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     let child = sh("kill -9 $$").spawn().unwrap();
     assert_eq!(child.wait().unwrap(), process::Exit::Signal(9));
+}
+
+/// The child has a copy of every lock that another thread held when it was made: it must not wait for one.
+fn becomes_user() {
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::thread::spawn(|| ()).join().unwrap();
+                }
+            });
+        }
+        scope.spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(120)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                eprintln!("a child hangs between fork and exec");
+                std::process::abort();
+            }
+        });
+        for _ in 0..300 {
+            let user = meltemi_linux::users::Identity { uid: 0, gid: 0, groups: None };
+            let child = process::Spawn::new("/bin/true".as_ref()).unwrap().become_user(user).spawn().unwrap();
+            assert_eq!(child.wait().unwrap(), process::Exit::Code(0));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(done);
+    });
 }

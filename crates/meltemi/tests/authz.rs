@@ -345,7 +345,8 @@ const L4: (&str, &str) = (
 #[test]
 fn an_allow_names_the_policy_and_the_rule_at_every_proxy_on_the_way() {
     // The policies; what is said at the waypoint and at the node proxy: policy, rule; and at the top.
-    let cases: [(&[(&str, &str)], [Option<&str>; 2], Option<&str>); 4] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], [Option<&'a str>; 2], Option<&'a str>);
+    let cases: [Case<'_>; 4] = [
         (&[L7, L4], [Some("shop/l7"), Some("shop/l4")], Some("shop/l7")),
         (&[L7], [Some("shop/l7"), None], Some("shop/l7")),
         (&[L4], [None, Some("shop/l4")], Some("shop/l4")),
