@@ -43,6 +43,11 @@ pub(super) fn find(world: &World, go_on: &dyn Fn() -> bool, out: &mut Vec<Findin
     for (key, (never, why)) in seen.idle {
         let Some(policy) = policies.get(&key.0).filter(|_| !seen.effective.contains(&key)) else { continue };
         let rule = words::rule(&policy.rules[key.1]);
+        let begins = format!("rule[{}] can never match", key.1);
+        // What a proxy does not see is a finding of its own already, with the better reason.
+        if never && out.iter().any(|f| f.name == key.0 && f.message.starts_with(&begins)) {
+            continue;
+        }
         let (code, message, fix) = if never {
             (
                 NEVER,
