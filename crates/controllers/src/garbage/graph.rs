@@ -64,6 +64,17 @@ impl Node {
         }
     }
 
+    /// Whether a reference of `dependent` means this object. One across namespaces counts for nothing: it would let
+    /// anybody hold up a deletion elsewhere.
+    fn is_meant_by(&self, reference: &OwnerReference, dependent: &Self) -> bool {
+        let (group, _) = reference.api_version.split_once('/').unwrap_or(("", &reference.api_version));
+        self.uid == reference.uid
+            && self.kind.kind == reference.kind
+            && self.kind.group == group
+            && self.key.name == reference.name
+            && (!self.kind.namespaced || self.key.namespace == dependent.key.namespace)
+    }
+
     fn waits(&self, finalizer: &str) -> bool {
         self.deleting && self.finalizers.iter().any(|f| f == finalizer)
     }
@@ -118,7 +129,8 @@ impl Graph {
             affected.push(node.uid.clone());
         }
         // An owner that waits may wait for this one no longer.
-        affected.extend(node.owners.iter().map(|o| o.uid.clone()).filter(|uid| self.is_waiting(uid)));
+        let waits = |uid: &String| self.nodes.get(uid).is_some_and(|owner| owner.waits(FOREGROUND));
+        affected.extend(node.owners.iter().map(|o| o.uid.clone()).filter(waits));
         self.nodes.insert(node.uid.clone(), node);
         affected
     }
@@ -172,44 +184,51 @@ impl Graph {
         }
     }
 
-    fn is_waiting(&self, uid: &str) -> bool {
-        self.nodes.get(uid).is_some_and(|n| n.waits(FOREGROUND))
-    }
-
     /// What is to be done about an object.
     pub(super) fn judge(&self, uid: &str) -> Verdict {
         let Some(node) = self.nodes.get(uid) else { return Verdict::Keep };
-        let dependents: Vec<&Node> =
-            self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d)).collect();
+        let dependents: Vec<&Node> = self
+            .dependents
+            .get(uid)
+            .into_iter()
+            .flatten()
+            .filter_map(|dependent| self.nodes.get(dependent))
+            .filter(|dependent| dependent.owners.iter().any(|owner| node.is_meant_by(owner, dependent)))
+            .collect();
         if node.waits(ORPHAN) {
             let dependents = dependents.into_iter().cloned().collect();
             return Verdict::Orphan { node: Box::new(node.clone()), dependents };
         }
         if node.waits(FOREGROUND) {
-            let blocks =
-                |d: &&Node| d.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true));
+            let blocks = |d: &&Node| {
+                d.owners.iter().any(|o| node.is_meant_by(o, d) && o.block_owner_deletion == Some(true))
+            };
             if !dependents.iter().any(blocks) {
                 return Verdict::Release(Box::new(node.clone()));
             }
-            let alone = |d: &&&Node| !d.deleting && d.owners.iter().all(|o| self.is_leaving(&o.uid));
+            let alone = |d: &&&Node| !d.deleting && d.owners.iter().all(|o| self.is_leaving(o, d));
             return Verdict::WaitFor {
                 dependents: dependents.iter().filter(alone).map(|d| (*d).clone()).collect(),
             };
         }
-        if node.deleting || node.owners.is_empty() || !node.owners.iter().all(|o| self.is_leaving(&o.uid)) {
+        if node.deleting || node.owners.is_empty() || !node.owners.iter().all(|o| self.is_leaving(o, node)) {
             return Verdict::Keep;
         }
-        let absent: Vec<_> =
-            node.owners.iter().filter(|o| !self.nodes.contains_key(&o.uid)).cloned().collect();
+        let absent: Vec<_> = node.owners.iter().filter(|o| self.owner(o, node).is_none()).cloned().collect();
         if absent.len() == node.owners.len() {
             return Verdict::Verify { node: Box::new(node.clone()), absent };
         }
         Verdict::DeleteWithOwner(Box::new(node.clone()))
     }
 
+    /// The owner that a reference means, if it is there.
+    fn owner(&self, reference: &OwnerReference, dependent: &Node) -> Option<&Node> {
+        self.nodes.get(&reference.uid).filter(|owner| owner.is_meant_by(reference, dependent))
+    }
+
     /// Whether an owner is gone, or goes and waits for what it owns.
-    fn is_leaving(&self, uid: &str) -> bool {
-        !self.nodes.contains_key(uid) || self.is_waiting(uid)
+    fn is_leaving(&self, reference: &OwnerReference, dependent: &Node) -> bool {
+        self.owner(reference, dependent).is_none_or(|owner| owner.waits(FOREGROUND))
     }
 }
 
@@ -273,6 +292,42 @@ mod tests {
         ];
         for (nodes, uid, expected) in cases {
             assert_eq!(graph(&nodes).judge(uid), expected, "{uid} in {nodes:?}");
+        }
+    }
+
+    #[test]
+    fn a_reference_that_does_not_mean_the_owner_counts_for_nothing() {
+        let kind = |kind: &str, namespaced| Kind { kind: kind.into(), namespaced, ..Kind::default() };
+        let owner = Node {
+            kind: kind("Deployment", true),
+            key: Key::new("mine", "web"),
+            ..node("o", &[], &[FOREGROUND])
+        };
+        let cluster = Node { kind: kind("Node", false), key: Key::new("", "web"), ..owner.clone() };
+        let dependent = |namespace: &str, owner: &str, name: &str| {
+            let mut node = node("c", &[("o", true)], &[]);
+            node.key = Key::new(namespace, "child");
+            node.owners[0].kind = owner.into();
+            node.owners[0].name = name.into();
+            node
+        };
+        // owner, dependent, whether the deletion waits for it
+        let cases = [
+            (&owner, dependent("mine", "Deployment", "web"), true),
+            (&owner, dependent("other", "Deployment", "web"), false),
+            (&owner, dependent("", "Deployment", "web"), false),
+            (&owner, dependent("mine", "ReplicaSet", "web"), false),
+            (&owner, dependent("mine", "Deployment", "api"), false),
+            (&cluster, dependent("other", "Node", "web"), true),
+            (&cluster, dependent("", "Node", "web"), true),
+        ];
+        for (owner, dependent, waits) in cases {
+            let graph = graph(&[owner.clone(), dependent.clone()]);
+            let released = graph.judge("o") == Verdict::Release(Box::new(owner.clone()));
+            assert_eq!(released, !waits, "{owner:?} {dependent:?}");
+            // Its owner is not there: it is deleted on its own account, once the API agrees.
+            let verified = matches!(graph.judge("c"), Verdict::Verify { .. });
+            assert_eq!(verified, !waits, "{owner:?} {dependent:?}");
         }
     }
 
