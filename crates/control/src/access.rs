@@ -161,6 +161,9 @@ impl Access {
     pub async fn scope(&self, caller: &Caller) -> Result<Scope, Refused> {
         let who = || format!("{}/{}", caller.namespace, caller.service_account);
         if self.is_node_proxy(caller) {
+            // It sees the whole mesh: an account's token that no Pod stands behind would outlive every node.
+            let pod = caller.pod.as_ref().ok_or(Refused::NotBound)?;
+            self.node(caller, pod).await?;
             return Ok(Scope::NodeProxy);
         }
         let pod = caller.pod.as_ref().ok_or_else(|| Refused::Stranger(who()))?;
@@ -290,7 +293,14 @@ mod tests {
         let access = access();
         let gateway = Scope::Gateway(NamespacedName::new("default", "waypoint"));
         let cases = [
-            ("node proxy", caller("istio-system", "ztunnel", None), Some(Scope::NodeProxy)),
+            ("node proxy", caller("istio-system", "ztunnel", Some(("zt-1", None))), Some(Scope::NodeProxy)),
+            ("a node proxy's account without its Pod", caller("istio-system", "ztunnel", None), None),
+            ("bound to a Pod that is gone", caller("istio-system", "ztunnel", Some(("zt-0", None))), None),
+            (
+                "bound to another node",
+                caller("istio-system", "ztunnel", Some(("zt-1", Some("node-2")))),
+                None,
+            ),
             ("waypoint", caller("default", "waypoint", Some(("way", None))), Some(gateway)),
             ("an ordinary Pod", caller("default", "curl", Some(("curl", None))), None),
             ("a Pod with a waypoint's label", caller("default", "curl", Some(("fake", None))), None),
