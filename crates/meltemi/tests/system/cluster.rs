@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole cluster on one machine, judged by kubectl: Debian 12's 1.20 and a current 1.35, side by side.
 
+use serde_json::json;
+
 use crate::machine::{KUBECTLS, Machine};
+use crate::pods::{apply, echo, namespace, ready};
 
 /// Commands that change nothing.
 const READS: [&str; 4] = ["kubectl exec", "kubectl get", "kubectl logs", "kubectl describe"];
@@ -56,6 +59,35 @@ fn what_a_user_types_works_with_both_kubectls() {
             "Ratings service is currently unavailable",
         );
         machine.port_forward("svc/productpage", 9080, "/productpage", "Book Reviews");
+    }
+}
+
+/// One connection of a forward that ends badly is the end of that connection only; a drain waits for budgets.
+#[test]
+fn a_forward_outlives_its_connections_and_a_drain_waits_for_budgets() {
+    for kubectl in KUBECTLS {
+        let machine = Machine::start(kubectl);
+        apply(&machine, &[&[namespace("plain", false)][..], &echo("plain", "node-1")].concat());
+        ready(&machine, "plain", 0);
+        let (forward, local) = machine.forward("-n plain pod/echo", 8080);
+        for _ in 0..5 {
+            machine.output(&format!("curl -s -m 20 http://localhost:{local}/reset"));
+            machine.eventually(&format!("curl -s -m 20 http://localhost:{local}/"), "hello");
+        }
+        let said = String::from_utf8_lossy(&forward.output()).into_owned();
+        assert!(!said.contains("lost connection"), "{kubectl}: {said}");
+
+        let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+            "metadata": {"name": "echo", "namespace": "plain"},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "echo"}}}});
+        machine.step(&format!("kubectl create --raw /apis/policy/v1/namespaces/plain/poddisruptionbudgets -f - <<'END'\n{budget}\nEND"), "echo", 0);
+        let drain =
+            "kubectl drain node-1 --ignore-daemonsets --force --delete-emptydir-data --pod-selector=app=echo";
+        machine.step(&format!("{drain} --timeout=8s"), "violate the pod's disruption budget", 1);
+        machine.step("kubectl -n plain get pod echo", "Running", 0);
+        machine.step("kubectl -n plain delete pdb echo", "deleted", 0);
+        machine.step(&format!("{drain} --timeout=60s"), "evicted", 0);
+        machine.step("kubectl uncordon node-1", "uncordoned", 0);
     }
 }
 

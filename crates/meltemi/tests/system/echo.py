@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# A server for tests: /slow sends a line each tenth of a second for a minute, everything else answers at once.
+# A server for tests: /slow sends a line each tenth of a second for a minute, /reset resets the connection, everything
+# else answers at once.
 import http.server
+import os
+import socket
+import struct
 import time
 
 
@@ -17,6 +21,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(0.1)
             self.wfile.write(b"0\r\n\r\n")
+            return
+        if self.path.startswith("/reset"):
+            self.close_connection = True
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
             return
         body = ("hello " + self.headers.get("X-Marker", "")).encode()
         self.send_response(200)
