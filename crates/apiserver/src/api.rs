@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::store::Store;
 use crate::streaming::Streaming;
 
-/// A built-in kind that is stored and that nobody acts on; who makes an object of it is warned.
+/// A kind, built-in or custom, whose objects are stored and not acted on. A client that creates one gets a warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inert {
     /// Its group, empty for the core.
@@ -54,6 +54,10 @@ pub struct Api {
     pub in_flight: InFlight,
     /// One allocation at a time: the choice of an address and its storing must not interleave.
     pub allocation: Arc<tokio::sync::Mutex<()>>,
+    /// One eviction at a time: what a budget allows must not be taken twice.
+    pub eviction: Arc<tokio::sync::Mutex<()>>,
+    /// API groups whose custom resources may not have unknown fields, whatever the client asks for.
+    pub strict_groups: &'static [&'static str],
 }
 
 impl Api {
@@ -69,24 +73,41 @@ impl Api {
         let objects = Arc::new(StoreObjects(store.clone()));
         let auth = Auth::new(objects.clone(), pki)?;
         let streaming = Streaming::new(objects, pki, tasks.clone())?;
-        let allocation = Arc::default();
-        let inert = Arc::default();
+        let (allocation, eviction, inert) = Default::default();
+        let auth = Arc::new(auth);
         Ok(Self {
             store,
             registry,
-            auth: Arc::new(auth),
+            auth,
             advertise,
             inert,
             tasks: tasks.clone(),
             in_flight: InFlight::default(),
             allocation,
+            eviction,
             streaming,
+            strict_groups: &[],
         })
     }
 
     /// An object of a built-in resource.
     pub fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.store.get(&format!("{group}/{resource}"), namespace, name).map(|stored| stored.value)
+    }
+
+    /// Writes into aggregated ClusterRoles what they gather; called when a ClusterRole has changed.
+    pub fn aggregate_roles(&self) {
+        const RESOURCE: &str = "rbac.authorization.k8s.io/clusterroles";
+        for role in self.auth.outdated_aggregates() {
+            let name = role["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let revision = role["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());
+            // A conflict is another write, which calls this again.
+            if let Some(revision) = revision
+                && let Err(error) = self.store.replace(RESOURCE, "", &name, revision, role)
+            {
+                tracing::debug!(%name, %error, "aggregated role not written");
+            }
+        }
     }
 
     /// Now, as Kubernetes writes times.

@@ -188,8 +188,8 @@ impl Auth {
         }
     }
 
-    /// What a node may write can depend on the object itself; call it with the decoded object before storing
-    /// (create and update).
+    /// What a node may write can depend on the object itself; call it with the decoded object before storing, and
+    /// with the stored one (`old`) on an update.
     ///
     /// # Errors
     /// 403 when a node writes what is not its own.
@@ -198,21 +198,35 @@ impl Auth {
         user: &User,
         attributes: &Attributes<'_>,
         object: &Value,
+        old: Option<&Value>,
     ) -> Result<(), Refusal> {
         if user.is_in("system:nodes") && !user.is_in("system:masters") {
-            node::admit(&*self.objects, user, attributes, object)
+            node::admit(&*self.objects, user, attributes, object, old)
                 .map_err(|reason| forbidden(user, attributes, &reason))?;
         }
         Ok(())
     }
 
     /// Nobody may hand out, by writing a role or binding, what they may not do themselves; call it for writes to the
-    /// group `rbac.authorization.k8s.io` with the object as it would be stored.
+    /// group `rbac.authorization.k8s.io` with the object as it would be stored, and as it is stored (`old`). `name` is
+    /// the one that the request names, empty for a POST: rights that are limited to names do not reach further.
     ///
     /// # Errors
     /// 403 naming what the user lacks.
-    pub fn admit_rbac(&self, user: &User, resource: &str, object: &Value) -> Result<(), Refusal> {
-        escalation::admit(self, user, resource, object)
+    pub fn admit_rbac(
+        &self,
+        user: &User,
+        resource: &str,
+        name: &str,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), Refusal> {
+        escalation::admit(self, user, (resource, name), object, old)
+    }
+
+    /// Aggregated ClusterRoles whose `rules` are not those that they gather, with the right ones.
+    pub fn outdated_aggregates(&self) -> Vec<Value> {
+        rbac::outdated_aggregates(&*self.objects)
     }
 
     /// Answers a POST of a review: `tokenreviews`, `selfsubjectreviews` (authentication.k8s.io) and the four of
@@ -235,8 +249,14 @@ impl Auth {
     ///
     /// # Errors
     /// 400, 404, 409 or 422 as Kubernetes gives them.
-    pub fn create_token(&self, namespace: &str, name: &str, body: &Value) -> Result<Value, Refusal> {
-        token_request::create(self, namespace, name, body, now())
+    pub fn create_token(
+        &self,
+        user: &User,
+        namespace: &str,
+        name: &str,
+        body: &Value,
+    ) -> Result<Value, Refusal> {
+        token_request::create(self, user, (namespace, name), body, now())
     }
 
     /// `/.well-known/openid-configuration`.

@@ -29,6 +29,8 @@ pub(crate) fn ensure(api: &Api) -> Result<(), Refusal> {
         };
         put(api, &format!("rbac.authorization.k8s.io/{plural}"), object)?;
     }
+    api.aggregate_roles();
+    sync_api_services(api);
     let address = api.advertise.to_string();
     let port = json!({"name": "https", "port": 443, "protocol": "TCP"});
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
@@ -69,5 +71,36 @@ fn put(api: &Api, resource: &str, mut object: Value) -> Result<(), Refusal> {
     match api.store.create(resource, &namespace, &name, object) {
         Ok(_) | Err(StoreError::AlreadyExists) => Ok(()),
         Err(error) => Err(Refusal::internal(error)),
+    }
+}
+
+/// Keeps an APIService for every group version that is served, and none for those that are not.
+pub(crate) fn sync_api_services(api: &Api) {
+    const RESOURCE: &str = "apiregistration.k8s.io/apiservices";
+    let served = api.registry.groups().into_iter().flat_map(|(group, versions)| {
+        versions.into_iter().map(move |version| (format!("{version}.{group}"), group.clone(), version))
+    });
+    let served: std::collections::BTreeMap<String, (String, String)> =
+        served.map(|(name, group, version)| (name, (group, version))).collect();
+    for stored in api.store.list(RESOURCE, None, None).0 {
+        let name = stored.value["metadata"]["name"].as_str().unwrap_or_default();
+        if !served.contains_key(name) {
+            // Gone already, or changed meanwhile by another write, which comes here again.
+            let _ = api.store.remove(RESOURCE, "", name, stored.revision);
+        }
+    }
+    for (name, (group, version)) in served {
+        if api.store.get(RESOURCE, "", &name).is_some() {
+            continue;
+        }
+        let condition = json!({"type": "Available", "status": "True", "reason": "Local",
+            "message": "Local APIServices are always available", "lastTransitionTime": api.now()});
+        let object = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": name, "labels": {"kube-aggregator.kubernetes.io/automanaged": "true"}},
+            "spec": {"group": group, "version": version, "groupPriorityMinimum": 1000, "versionPriority": 15},
+            "status": {"conditions": [condition]}});
+        if let Err(refusal) = put(api, RESOURCE, object) {
+            tracing::warn!(%name, error = %refusal.message, "APIService not written");
+        }
     }
 }

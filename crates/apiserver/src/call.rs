@@ -34,6 +34,15 @@ pub struct Call {
 }
 
 impl Call {
+    /// Whether path and resource agree: an object of a namespaced resource is named below its namespace, one of a
+    /// cluster-scoped resource never is.
+    pub fn is_served(&self) -> bool {
+        match (self.info.namespaced, self.target.namespace.is_some()) {
+            (true, within) => within || self.target.name.is_none(),
+            (false, within) => !within,
+        }
+    }
+
     /// The namespace, empty for cluster-scoped resources.
     pub fn namespace(&self) -> &str {
         if self.info.namespaced { self.target.namespace.as_deref().unwrap_or_default() } else { "" }
@@ -54,9 +63,21 @@ impl Call {
         self.target.subresource.as_deref().unwrap_or_default()
     }
 
-    /// Authorization attributes with the given verb.
+    /// What is authorized: exactly what the handlers go on to serve, whatever the path looked like.
     pub fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
-        Attributes { verb, target: auth::Target::Resource(resource_target(&self.target, &self.options)) }
+        let selected = || self.options.fields.name().filter(|_| matches!(verb, "list" | "watch"));
+        let is_namespace = self.info.group.is_empty() && self.info.kind == "Namespace";
+        Attributes {
+            verb,
+            target: auth::Target::Resource(ResourceTarget {
+                group: &self.info.group,
+                resource: &self.info.plural,
+                subresource: self.subresource(),
+                namespace: if is_namespace { self.name() } else { self.namespace() },
+                name: self.target.name.as_deref().or_else(selected).unwrap_or_default(),
+                field_selector: self.options.field_selector_text.as_deref().unwrap_or_default(),
+            }),
+        }
     }
 
     /// 404 for the object of the path; 500 if it is stored and cannot be read.
@@ -103,14 +124,15 @@ impl Call {
     }
 }
 
-/// The resource of a path, for authorization.
-pub fn resource_target<'a>(target: &'a Target, options: &'a Options) -> ResourceTarget<'a> {
-    ResourceTarget {
+/// A path that no resource serves, for authorization: whether it exists is for those to know who may ask.
+pub fn unserved<'a>(target: &'a Target, verb: &'a str) -> Attributes<'a> {
+    let target = ResourceTarget {
         group: &target.group,
         resource: &target.resource,
         subresource: target.subresource.as_deref().unwrap_or_default(),
         namespace: target.namespace.as_deref().unwrap_or_default(),
         name: target.name.as_deref().unwrap_or_default(),
-        field_selector: options.field_selector_text.as_deref().unwrap_or_default(),
-    }
+        field_selector: "",
+    };
+    Attributes { verb, target: auth::Target::Resource(target) }
 }

@@ -44,6 +44,7 @@ pub fn fill_in(info: &ResourceInfo, object: &mut Value) {
             if let Some(status) = sub(map, "status") {
                 fill(status, "phase", json!("Active"));
             }
+            name_label(map);
         }
         ("", "Service") => service(map),
         ("", "Secret") => secret(map),
@@ -65,6 +66,15 @@ pub fn fill_in(info: &ResourceInfo, object: &mut Value) {
             sub(map, "status");
         }
         _ => {}
+    }
+}
+
+/// The label by which selectors find a namespace by its name; nobody can take it away.
+fn name_label(map: &mut Map<String, Value>) {
+    let Some(metadata) = sub(map, "metadata") else { return };
+    let Some(name) = metadata.get("name").cloned() else { return };
+    if let Some(labels) = sub(metadata, "labels") {
+        labels.insert("kubernetes.io/metadata.name".to_owned(), name);
     }
 }
 

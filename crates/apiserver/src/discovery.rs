@@ -47,12 +47,12 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
             "name": info.plural, "singularName": info.singular, "namespaced": info.namespaced, "kind": info.kind,
             "verbs": info.verbs(), "shortNames": info.short_names, "categories": info.categories,
         }));
-        for sub in subresources(info) {
+        for sub in info.subresources() {
             let mut value = json!({
-                "name": format!("{}/{}", info.plural, sub.name), "singularName": "", "namespaced": info.namespaced,
-                "kind": sub.kind, "verbs": sub.verbs,
+                "name": format!("{}/{}", info.plural, sub.name()), "singularName": "", "namespaced": info.namespaced,
+                "kind": sub.kind(info), "verbs": sub.verbs(),
             });
-            if let Some((group, version)) = sub.group_version {
+            if let Some((group, version)) = sub.group_version() {
                 value["group"] = group.into();
                 value["version"] = version.into();
             }
@@ -85,12 +85,13 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
 }
 
 fn aggregated_resource(info: &ResourceInfo) -> Value {
-    let subs: Vec<Value> = subresources(info)
+    let subs: Vec<Value> = info
+        .subresources()
         .into_iter()
         .map(|sub| {
-            let (group, version) = sub.group_version.unwrap_or((&info.group, &info.version));
-            json!({"subresource": sub.name, "verbs": sub.verbs,
-                   "responseKind": {"group": group, "version": version, "kind": sub.kind}})
+            let (group, version) = sub.group_version().unwrap_or((&info.group, &info.version));
+            json!({"subresource": sub.name(), "verbs": sub.verbs(),
+                   "responseKind": {"group": group, "version": version, "kind": sub.kind(info)}})
         })
         .collect();
     json!({
@@ -99,40 +100,4 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
         "shortNames": info.short_names, "categories": info.categories, "subresources": subs,
         "responseKind": {"group": info.group, "version": info.version, "kind": info.kind},
     })
-}
-
-struct Subresource<'a> {
-    name: &'static str,
-    kind: &'a str,
-    verbs: &'static [&'static str],
-    group_version: Option<(&'a str, &'a str)>,
-}
-
-fn subresources(info: &ResourceInfo) -> Vec<Subresource<'_>> {
-    let mut all = Vec::new();
-    let mut add =
-        |name, kind, verbs, group_version| all.push(Subresource { name, kind, verbs, group_version });
-    let stream: &[&str] = &["create", "get"];
-    if info.status {
-        add("status", info.kind.as_str(), &["get", "patch", "update"], None);
-    }
-    if info.scale.is_some() {
-        add("scale", "Scale", &["get", "patch", "update"], Some(("autoscaling", "v1")));
-    }
-    match (info.group.as_str(), info.plural.as_str()) {
-        ("", "pods") => {
-            add("attach", "PodAttachOptions", stream, None);
-            add("binding", "Binding", &["create"], None);
-            add("eviction", "Eviction", &["create"], Some(("policy", "v1")));
-            add("exec", "PodExecOptions", stream, None);
-            add("log", "Pod", &["get"], None);
-            add("portforward", "PodPortForwardOptions", stream, None);
-        }
-        ("", "serviceaccounts") => {
-            add("token", "TokenRequest", &["create"], Some(("authentication.k8s.io", "v1")));
-        }
-        ("", "namespaces") => add("finalize", "Namespace", &["update"], None),
-        _ => {}
-    }
-    all
 }

@@ -22,7 +22,8 @@ pub struct Target {
     pub subresource: Option<String>,
 }
 
-/// Reads `/api/v1/...` and `/apis/<group>/<version>/...`; none for other paths.
+/// Reads `/api/v1/...` and `/apis/<group>/<version>/...`. `None` for other paths, and for those with an empty segment:
+/// an empty namespace would be judged as the whole cluster and served as a namespace.
 pub fn target(path: &str) -> Option<Target> {
     let mut parts = path.strip_prefix('/')?.trim_end_matches('/').split('/');
     let (group, version) = match parts.next()? {
@@ -35,6 +36,9 @@ pub fn target(path: &str) -> Option<Target> {
             percent_encoding::percent_decode_str(part).decode_utf8().ok().map(std::borrow::Cow::into_owned)
         })
         .collect::<Option<_>>()?;
+    if rest.iter().any(String::is_empty) {
+        return None;
+    }
     let build =
         |namespace: Option<&String>, resource: &str, name: Option<&String>, sub: Option<&String>| Target {
             group: group.clone(),
@@ -44,12 +48,13 @@ pub fn target(path: &str) -> Option<Target> {
             name: name.cloned(),
             subresource: sub.cloned(),
         };
-    // Namespaces are themselves a resource: /namespaces/x and /namespaces/x/status|finalize name a Namespace.
+    // Namespaces are themselves a resource: /namespaces/x and /namespaces/x/status|finalize name a Namespace, which is
+    // in no namespace itself.
     match rest.as_slice() {
         [resource] => Some(build(None, resource, None, None)),
-        [ns, name] if ns == "namespaces" => Some(build(Some(name), "namespaces", Some(name), None)),
+        [ns, name] if ns == "namespaces" => Some(build(None, "namespaces", Some(name), None)),
         [ns, name, sub] if ns == "namespaces" && (sub == "status" || sub == "finalize") => {
-            Some(build(Some(name), "namespaces", Some(name), Some(sub)))
+            Some(build(None, "namespaces", Some(name), Some(sub)))
         }
         [ns, namespace, resource, tail @ ..] if ns == "namespaces" && tail.len() <= 2 => {
             Some(build(Some(namespace), resource, tail.first(), tail.get(1)))
@@ -65,13 +70,10 @@ pub fn target(path: &str) -> Option<Target> {
 /// # Errors
 /// 405 for a method that no resource has.
 pub fn verb(method: &Method, target: &Target, watch: bool) -> Result<&'static str, Refusal> {
-    // Subresources that open a stream are "create" whatever the method (exec is a GET in a WebSocket handshake).
-    let streams = matches!(target.subresource.as_deref(), Some("exec" | "attach" | "portforward"));
     let named = target.name.is_some();
     match *method {
-        Method::GET | Method::HEAD if streams => Ok("create"),
-        Method::GET | Method::HEAD if watch => Ok("watch"),
         Method::GET | Method::HEAD if named => Ok("get"),
+        Method::GET | Method::HEAD if watch => Ok("watch"),
         Method::GET | Method::HEAD => Ok("list"),
         Method::POST => Ok("create"),
         Method::PUT => Ok("update"),
@@ -101,19 +103,21 @@ mod tests {
         let cases: &[Row] = &[
             ("/api/v1/pods", Some(("", "pods", None, None, None))),
             ("/api/v1/namespaces", Some(("", "namespaces", None, None, None))),
-            ("/api/v1/namespaces/a", Some(("", "namespaces", Some("a"), Some("a"), None))),
+            ("/api/v1/namespaces/a", Some(("", "namespaces", None, Some("a"), None))),
+            // Not a Namespace: cluster-scoped resources have no path below a namespace.
+            ("/api/v1/namespaces/a/namespaces/b", Some(("", "namespaces", Some("a"), Some("b"), None))),
             ("/api/v1/namespaces/a/pods", Some(("", "pods", Some("a"), None, None))),
             ("/api/v1/namespaces/a/pods/b/log", Some(("", "pods", Some("a"), Some("b"), Some("log")))),
-            (
-                "/api/v1/namespaces/a/finalize",
-                Some(("", "namespaces", Some("a"), Some("a"), Some("finalize"))),
-            ),
+            ("/api/v1/namespaces/a/finalize", Some(("", "namespaces", None, Some("a"), Some("finalize")))),
             (
                 "/apis/apps/v1/namespaces/a/deployments/b",
                 Some(("apps", "deployments", Some("a"), Some("b"), None)),
             ),
             ("/api/v1/nodes/n/status", Some(("", "nodes", None, Some("n"), Some("status")))),
             ("/api/v1/namespaces/a/pods/b/c/d", None),
+            ("/api/v1/namespaces//pods", None),
+            ("/api/v1//pods", None),
+            ("/api/v1/pods/%00", Some(("", "pods", None, Some("\0"), None))),
             ("/healthz", None),
         ];
         for (path, expected) in cases {

@@ -3,6 +3,7 @@
 
 mod builtin;
 mod custom;
+mod subresource;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -12,6 +13,8 @@ use kube_cel::CompiledSchema;
 use serde_json::Value;
 
 use crate::store::ResourceKey;
+
+pub use subresource::Subresource;
 
 /// Where a resource is served and what may be done with it.
 #[derive(Clone, Debug)]
@@ -60,6 +63,8 @@ pub struct Scale {
 pub struct Custom {
     /// `schema.openAPIV3Schema`.
     pub schema: Value,
+    /// Whether the schema declares defaults anywhere.
+    pub has_defaults: bool,
     /// The same without what the server sees to: `apiVersion`, `kind` and `metadata` being there.
     pub checked: Value,
     /// Its CEL rules, compiled when first needed.
@@ -70,6 +75,8 @@ pub struct Custom {
     pub columns: Vec<Value>,
     /// Kind of a list.
     pub list_kind: String,
+    /// Paths of `selectableFields`, without leading dot.
+    pub selectable: Vec<String>,
 }
 
 impl ResourceInfo {
@@ -88,7 +95,7 @@ impl ResourceInfo {
         self.custom.as_ref().map_or_else(|| format!("{}List", self.kind), |c| c.list_kind.clone())
     }
 
-    /// The verbs that discovery tells.
+    /// The verbs that are served, as discovery lists them.
     pub fn verbs(&self) -> &'static [&'static str] {
         if self.virtual_only {
             return &["create"];

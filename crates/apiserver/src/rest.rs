@@ -21,12 +21,12 @@ use serde_json::{Value, json};
 use crate::answer::{aggregated_response, json_response, version};
 use crate::api::Api;
 use crate::auth::{self, Attributes, User};
-use crate::call::{Call, resource_target};
+use crate::call::{Call, unserved};
 use crate::options::Options;
-use crate::path;
+use crate::registry::Subresource;
 use crate::status::Refusal;
 use crate::warnings::Warnings;
-use crate::{discovery, limits, openapi};
+use crate::{discovery, limits, openapi, path, schema};
 
 /// Answers a request.
 pub async fn handle(api: Api, peer: Option<Arc<User>>, request: Request<Body>) -> Response<Body> {
@@ -54,30 +54,28 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let user = Arc::new(api.auth.authenticate(request.headers(), peer.as_deref())?);
     let path = request.uri().path().to_owned();
-    let options = Options::parse(request.uri().query().unwrap_or_default())?;
-    let resource = path::target(&path).filter(|_| !path.ends_with('/') || path.len() > 1);
-    let Some(target) = resource else {
+    let Some(target) = path::target(&path) else {
         return other(&api, &user, &path, &request);
     };
-    let slot = api.in_flight.take(&user, kind_of(request.method(), &target, &options))?;
-    let verb = path::verb(request.method(), &target, options.watch)?;
-    let attributes = Attributes { verb, target: auth::Target::Resource(resource_target(&target, &options)) };
-    api.auth.authorize(&user, &attributes)?;
-    let info = api
-        .registry
-        .find(&target.group, &target.version, &target.resource)
-        .ok_or_else(Refusal::no_such_path)?;
-    let served = match (info.namespaced, target.namespace.is_some(), target.name.is_some()) {
-        (true, false, true) => false,
-        (false, true, _) => info.kind == "Namespace",
-        _ => true,
+    let Some(info) = api.registry.find(&target.group, &target.version, &target.resource) else {
+        let verb = path::verb(request.method(), &target, false)?;
+        api.auth.authorize(&user, &unserved(&target, verb))?;
+        return Err(Refusal::no_such_path());
     };
-    if !served {
+    let options = Options::parse(request.uri().query().unwrap_or_default())?;
+    let verb = path::verb(request.method(), &target, options.watch)?;
+    let headers = request.headers().clone();
+    let mut call = Call { api, user, target, info, options, headers, warnings: Warnings::default() };
+    if !call.is_served() {
         return Err(Refusal::no_such_path());
     }
-    let headers = request.headers().clone();
-    let (warnings, tasks) = (Warnings::default(), api.tasks.clone());
-    let call = Call { api, user, target, info, options, headers, warnings: warnings.clone() };
+    // Held from here on, so that what is refused counts as well.
+    let slot = call.api.in_flight.take(&call.user, kind_of(request.method(), &call.target, &call.options))?;
+    call.api.auth.authorize(&call.user, &call.attributes(verb))?;
+    if matches!(verb, "list" | "watch" | "deletecollection") {
+        call.options.fields = std::mem::take(&mut call.options.fields).for_resource(&call.info)?;
+    }
+    let (warnings, tasks) = (call.warnings.clone(), call.api.tasks.clone());
     let response = dispatch(call, verb, request).await.unwrap_or_else(IntoResponse::into_response);
     let mut response = limits::hold(flow::paced(&tasks, response), slot);
     warnings.write(response.headers_mut());
@@ -98,20 +96,19 @@ fn kind_of(method: &Method, target: &path::Target, options: &Options) -> limits:
 }
 
 async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    if !call.subresource().is_empty() {
+        let sub = call.info.subresource(call.subresource()).ok_or_else(Refusal::no_such_path)?;
+        if !sub.verbs().contains(&verb) {
+            return Err(Refusal::method_not_allowed());
+        }
+        if sub != Subresource::Status {
+            return sub::dispatch(call, sub, verb, request).await;
+        }
+    } else if !call.info.verbs().contains(&verb) {
+        return Err(Refusal::method_not_allowed());
+    }
     if call.info.virtual_only {
-        let body = body::read(request).await?;
-        let answer = call
-            .api
-            .auth
-            .review(&call.user, &call.target.group, &call.target.resource, call.namespace(), &body)
-            .ok_or_else(Refusal::no_such_path)??;
-        return Ok(json_response(StatusCode::CREATED, &answer));
-    }
-    if !call.subresource().is_empty() && call.subresource() != "status" {
-        return sub::dispatch(call, verb, request).await;
-    }
-    if call.subresource() == "status" && !call.info.status {
-        return Err(Refusal::no_such_path());
+        return review(&call, request).await;
     }
     match verb {
         "get" => read::get(&call),
@@ -131,7 +128,7 @@ async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Res
         }
         "delete" | "deletecollection" => {
             let body = body::read_optional(request).await?;
-            let options = delete::DeleteOptions::new(&call.options, body.as_ref());
+            let options = delete::DeleteOptions::new(&call.options, body)?;
             if verb == "delete" {
                 delete::delete(&call, &options).await
             } else {
@@ -140,6 +137,22 @@ async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Res
         }
         _ => Err(Refusal::method_not_allowed()),
     }
+}
+
+/// Answers a resource that is computed: the reviews of authentication and authorization.
+async fn review(call: &Call, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    if !read::accepts_object(&call.headers) {
+        return Err(Refusal::not_acceptable());
+    }
+    let (group, resource) = (&call.info.group, &call.info.plural);
+    let kind = (group.as_str(), call.info.version.as_str(), call.info.kind.as_str());
+    let body = schema::review_body(body::read(request).await?, kind, call.options.field_validation)?;
+    let answer = call
+        .api
+        .auth
+        .review(&call.user, group, resource, call.namespace(), &body)
+        .ok_or_else(Refusal::no_such_path)??;
+    Ok(json_response(StatusCode::CREATED, &answer))
 }
 
 /// Paths that are no resource: health, version, discovery, OpenAPI, keys.

@@ -2,6 +2,7 @@
 //! What objects must look like: schemas of the built-in kinds and of CustomResourceDefinitions, and the check of an
 //! object against them (unknown fields, types, required fields, bounds, CEL rules, defaults).
 
+mod body;
 mod builtin;
 mod check;
 mod cost;
@@ -10,13 +11,14 @@ mod typed;
 
 use std::sync::OnceLock;
 
-use kube_cel::{CompiledSchema, Validator};
+use kube_cel::{CompiledSchema, ErrorKind, ValidationError, Validator};
 use serde_json::{Value, json};
 
 use crate::bounds::Work;
 use crate::registry::ResourceInfo;
 use crate::status::Cause;
 
+pub use self::body::{delete_options, review_body, strict_body, unknown_fields};
 pub use self::check::Found;
 pub use self::typed::{ListKind, Typed};
 
@@ -38,6 +40,7 @@ pub fn check(info: &ResourceInfo, object: &Value, old: Option<&Value>) -> Found 
     let mut found = Found::default();
     match &info.custom {
         Some(custom) => {
+            found = Found::structural();
             custom_object(&custom.checked, object, &mut found);
             if found.causes.is_empty() && found.unknown.is_empty() {
                 match cost::spend(&custom.schema, object, &mut Work::default()) {
@@ -63,8 +66,7 @@ pub fn check(info: &ResourceInfo, object: &Value, old: Option<&Value>) -> Found 
 
 /// The top of a custom resource: the schema declares spec and status; identity and metadata are the server's.
 fn custom_object(schema: &Value, object: &Value, found: &mut Found) {
-    let metadata = json!({"$ref": "#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"});
-    check::field(&metadata, &object["metadata"], "metadata", found);
+    check::metadata(&object["metadata"], "metadata", found);
     let mut rest = object.clone();
     if let Some(rest) = rest.as_object_mut() {
         for key in ["apiVersion", "kind", "metadata"] {
@@ -81,9 +83,18 @@ fn rules(schema: &CompiledSchema, object: &Value, old: Option<&Value>) -> Vec<Ca
         .map(|error| Cause {
             field: error.field_path.clone(),
             reason: "FieldValueInvalid",
-            message: format!("Invalid value: {}: {}", shown(object, &error.field_path), error.message),
+            message: format!("Invalid value: {}: {}", shown(object, &error.field_path), rule_message(&error)),
         })
         .collect()
+}
+
+/// What a failed rule says; one that could not be evaluated is named, without the evaluator's own notation.
+fn rule_message(error: &ValidationError) -> String {
+    if error.kind == ErrorKind::ValidationFailure {
+        return error.message.clone();
+    }
+    let message = error.message.split(": Error {").next().unwrap_or_default();
+    format!("{message} evaluating rule: {}", error.rule)
 }
 
 /// A value in a message: objects and lists by their type only, as Kubernetes shows them.
@@ -97,12 +108,33 @@ fn shown(object: &Value, path: &str) -> String {
     }
 }
 
-/// Removes the fields that [`check`] found unknown, as Kubernetes does for built-in kinds unless asked to be strict.
+/// Removes what is null: a field without a value is a field that is not there.
+pub fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// Removes the fields that [`check`] found unknown, as Kubernetes does unless asked to be strict.
 pub fn prune(info: &ResourceInfo, object: &mut Value) {
-    if info.custom.is_none()
-        && let Some(name) = definition_name(&info.group, &info.version, &info.kind)
-    {
-        check::prune(&json!({"$ref": format!("#/$defs/{name}")}), object);
+    if let Some(custom) = &info.custom {
+        // The schema leaves identity and metadata to the server.
+        let keys = ["apiVersion", "kind", "metadata"];
+        let own = keys.map(|key| object.as_object_mut().and_then(|map| map.remove(key)));
+        check::prune(&custom.schema, object, true);
+        for (key, value) in keys.into_iter().zip(own) {
+            if let Some(value) = value {
+                object[key] = value;
+            }
+        }
+        check::prune(&check::object_meta(), &mut object["metadata"], false);
+    } else if let Some(name) = definition_name(&info.group, &info.version, &info.kind) {
+        check::prune(&json!({"$ref": format!("#/$defs/{name}")}), object, false);
     }
 }
 

@@ -39,6 +39,9 @@ pub struct Config {
     pub advertise: IpAddr,
     /// Built-in kinds that nobody acts on in this cluster.
     pub inert: &'static [Inert],
+    /// API groups whose custom resources may not have unknown fields, whatever the client asks for: where a typo
+    /// weakens what the object is there for. Elsewhere unknown fields are pruned, as in Kubernetes.
+    pub strict_groups: &'static [&'static str],
 }
 
 /// Why the API server ended.
@@ -86,7 +89,11 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<Api, ServerError> {
     };
     let pki = pki::ensure(&layout, SystemTime::now())?;
     let store = Store::open(&config.data_dir.join("db.sqlite"))?;
-    let api = Api { inert: config.inert.into(), ..Api::new(store, &pki, config.advertise, tasks)? };
+    let api = Api {
+        inert: config.inert.into(),
+        strict_groups: config.strict_groups,
+        ..Api::new(store, &pki, config.advertise, tasks)?
+    };
     crate::bootstrap::ensure(&api).map_err(|refusal| ServerError::Bootstrap(refusal.message))?;
     let acceptor = TlsAcceptor::from(pki.server_config()?);
     let sources = Sources::new(layout.nodes.iter().map(|node| node.address).chain([config.advertise]));

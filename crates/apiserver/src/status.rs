@@ -37,7 +37,10 @@ impl Refusal {
 
     /// 404 for a path that nothing serves.
     pub fn no_such_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        let mut refusal = Self::new(404, "NotFound", "the server could not find the requested resource");
+        // kubectl reads the details of every 404, and ends with a nil pointer where there are none.
+        refusal.details = Some(json!({}));
+        refusal
     }
 
     /// 409: the name is taken.
@@ -106,6 +109,20 @@ impl Refusal {
     /// 405.
     pub fn method_not_allowed() -> Self {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    }
+
+    /// 406: the resource cannot be shown as a table or by its metadata.
+    pub fn not_acceptable() -> Self {
+        let why = "only the following media types are accepted: application/json";
+        Self::new(406, "NotAcceptable", why)
+    }
+
+    /// 429: an eviction would violate a disruption budget.
+    pub fn budget_violated(why: &str) -> Self {
+        let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let mut refusal = Self::new(429, "TooManyRequests", message);
+        refusal.details = Some(json!({"causes": [{"reason": "DisruptionBudget", "message": why}]}));
+        refusal
     }
 
     /// 415.

@@ -43,9 +43,12 @@ pub fn bootstrap_objects() -> Vec<Value> {
                 {"nonResourceURLs": ["*"], "verbs": ["*"]},
             ]),
         ),
-        aggregated("admin", &["admin", "edit", "view"], admin_rules()),
-        aggregated("edit", &["edit", "view"], edit_rules()),
-        aggregated("view", &["view"], view_rules()),
+        aggregated("admin", &["admin", "edit", "view"]),
+        aggregated("edit", &["edit", "view"]),
+        aggregated("view", &["view"]),
+        aggregate_to("admin", admin_rules()),
+        aggregate_to("edit", edit_rules()),
+        aggregate_to("view", view_rules()),
         role("system:public-info-viewer", paths(PUBLIC)),
         role("system:discovery", paths(DISCOVERY)),
         role("system:service-account-issuer-discovery", paths(ISSUER)),
@@ -87,14 +90,23 @@ fn role(name: &str, rules: Value) -> Value {
     json!({"apiVersion": API, "kind": "ClusterRole", "metadata": metadata(name), "rules": rules})
 }
 
-/// A role with rules of its own, extended by every ClusterRole that has one of the labels.
-fn aggregated(name: &str, labels: &[&str], rules: Value) -> Value {
-    let selectors: Vec<Value> = labels
-        .iter()
-        .map(|l| json!({"matchLabels": {format!("rbac.authorization.k8s.io/aggregate-to-{l}"): "true"}}))
-        .collect();
-    let mut role = role(name, rules);
+/// A role with the rules of every ClusterRole that has one of the labels.
+fn aggregated(name: &str, labels: &[&str]) -> Value {
+    let selectors: Vec<Value> =
+        labels.iter().map(|label| json!({"matchLabels": {aggregation_label(label): "true"}})).collect();
+    let mut role = role(name, json!([]));
     role["aggregationRule"] = json!({"clusterRoleSelectors": selectors});
+    role
+}
+
+fn aggregation_label(name: &str) -> String {
+    format!("rbac.authorization.k8s.io/aggregate-to-{name}")
+}
+
+/// The rules of the built-in kinds for an aggregated role.
+fn aggregate_to(name: &str, rules: Value) -> Value {
+    let mut role = role(&format!("system:aggregate-to-{name}"), rules);
+    role["metadata"]["labels"][aggregation_label(name)] = "true".into();
     role
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Nobody gives by a role or binding what they do not have: every atom of the rules must be allowed to the writer.
+//! RBAC escalation check: users can only grant permissions they hold. A grant is split into single permissions, each
+//! of which one of the writer's own rules must cover.
 
 use serde_json::Value;
 
@@ -8,44 +9,54 @@ use super::{Attributes, Auth, ResourceTarget, Target, User, Verdict};
 use crate::status::Refusal;
 
 /// Refuses a write to `resource` that gives more than the writer has.
-pub(super) fn admit(auth: &Auth, user: &User, resource: &str, object: &Value) -> Result<(), Refusal> {
+pub(super) fn admit(
+    auth: &Auth,
+    user: &User,
+    (resource, request_name): (&str, &str),
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<(), Refusal> {
+    if old.is_some_and(|old| only_collects_garbage(old, object)) {
+        return Ok(());
+    }
     let namespace = text(object, "/metadata/namespace");
-    let (rules, verb, of, name) = match resource {
+    let may = |verb, resource, name| {
+        let target = ResourceTarget {
+            group: rbac::GROUP,
+            resource,
+            namespace: &namespace,
+            name,
+            ..ResourceTarget::default()
+        };
+        matches!(
+            auth.judge(user, &Attributes { verb, target: Target::Resource(target) }),
+            Verdict::Allowed(_)
+        )
+    };
+    let given = match resource {
         "roles" | "clusterroles" => {
-            (rbac::rules(object), "escalate", resource.to_owned(), text(object, "/metadata/name"))
+            if may("escalate", resource, request_name) {
+                return Ok(());
+            }
+            let mut rules = rbac::rules(object);
+            // It gathers whatever roles come to have its labels.
+            if rbac::is_aggregated(object) || old.is_some_and(rbac::is_aggregated) {
+                rules.extend(everything());
+            }
+            rules
         }
         "rolebindings" | "clusterrolebindings" => {
             let (kind, name) = (text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
-            let (rules, of) = if kind == "ClusterRole" {
-                let roles = rbac::cluster_roles(&*auth.objects);
-                (roles.get(&name).map(|r| r.to_vec()), "clusterroles")
-            } else {
-                let role = auth.objects.get(rbac::GROUP, "roles", &namespace, &name);
-                (role.map(|r| rbac::rules(&r)), "roles")
-            };
+            let of = if kind == "ClusterRole" { "clusterroles" } else { "roles" };
+            if may("bind", of, name.as_str()) {
+                return Ok(());
+            }
             // A role that does not exist yet may be anything later: only who may bind it may name it.
-            (rules.unwrap_or_else(|| vec![everything()]), "bind", of.to_owned(), name)
+            rules_of(auth, of, &namespace, &name).unwrap_or_else(everything)
         }
         _ => return Ok(()),
     };
-    let target = ResourceTarget {
-        group: rbac::GROUP,
-        resource: &of,
-        namespace: &namespace,
-        name: &name,
-        ..ResourceTarget::default()
-    };
-    if let Verdict::Allowed(_) = auth.judge(user, &Attributes { verb, target: Target::Resource(target) }) {
-        return Ok(());
-    }
-    let rbac = auth.rbac.get(&*auth.objects);
-    let own: Vec<&Rule> = rbac.rules_for(user, &namespace).collect();
-    let missing: Vec<String> = rules
-        .iter()
-        .flat_map(atoms)
-        .filter(|atom| !own.iter().any(|rule| atom.is_in(rule)))
-        .map(|a| a.text())
-        .collect();
+    let missing = missing(auth, user, &namespace, &given);
     if missing.is_empty() {
         return Ok(());
     }
@@ -60,9 +71,47 @@ pub(super) fn admit(auth: &Auth, user: &User, resource: &str, object: &Value) ->
     )))
 }
 
-fn everything() -> Rule {
+/// Whether a write changes nothing but what garbage collection needs to: its collector need not hold every right.
+fn only_collects_garbage(old: &Value, new: &Value) -> bool {
+    let without = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            for key in ["ownerReferences", "finalizers", "managedFields", "generation", "resourceVersion"] {
+                metadata.remove(key);
+            }
+        }
+        object
+    };
+    without(old) == without(new)
+}
+
+/// The rules of a role as they hold now.
+fn rules_of(auth: &Auth, resource: &str, namespace: &str, name: &str) -> Option<Vec<Rule>> {
+    if resource == "clusterroles" {
+        return rbac::cluster_roles(&*auth.objects).get(name).map(|rules| rules.to_vec());
+    }
+    auth.objects.get(rbac::GROUP, "roles", namespace, name).map(|role| rbac::rules(&role))
+}
+
+/// What the user does not hold of what is given, as text.
+fn missing(auth: &Auth, user: &User, namespace: &str, given: &[Rule]) -> Vec<String> {
+    // Members of this group hold everything, without a rule that says so.
+    if user.is_in("system:masters") {
+        return Vec::new();
+    }
+    let rbac = auth.rbac.get(&*auth.objects);
+    let own: Vec<&Rule> = rbac.rules_for(user, namespace).collect();
+    let lacks = |atom: &Atom<'_>| !own.iter().any(|rule| atom.is_in(rule));
+    given.iter().flat_map(atoms).filter(lacks).map(|atom| atom.text()).collect()
+}
+
+/// Every verb on every resource and path.
+fn everything() -> Vec<Rule> {
     let any = || vec!["*".to_owned()];
-    Rule { verbs: any(), api_groups: any(), resources: any(), ..Rule::default() }
+    vec![
+        Rule { verbs: any(), api_groups: any(), resources: any(), ..Rule::default() },
+        Rule { verbs: any(), non_resource_urls: any(), ..Rule::default() },
+    ]
 }
 
 /// One verb on one thing.

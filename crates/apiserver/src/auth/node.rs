@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a node may do: read what is needed to run the Pods bound to it, write its own Node, Lease and their status.
 
+mod admission;
+
 use serde_json::Value;
 
 use super::rbac::text;
 use super::{Attributes, Objects, ResourceTarget, Target, User, Verdict};
+
+pub(super) use admission::admit;
 
 /// Namespace of the nodes' leases.
 const LEASES: &str = "kube-node-lease";
@@ -42,7 +46,6 @@ fn judge_resource(
         ("", "nodes", "") if writing => own(node, t.name)?,
         ("", "nodes", "status") if reading || writing => own(node, t.name)?,
         ("", "pods", "") if verb == "get" || verb == "delete" => bound(objects, node, t)?,
-        ("", "pods", "") if writing => bound(objects, node, t)?,
         ("", "pods", "") if reading => selects(t, "spec.nodeName", node)?,
         ("", "pods", "status") if reading || writing => bound(objects, node, t)?,
         ("", "secrets" | "configmaps", "") if reading => referenced(objects, node, verb, t)?,
@@ -56,37 +59,6 @@ fn judge_resource(
         | ("authorization.k8s.io", "subjectaccessreviews", "") => verb == "create",
         _ => false,
     })
-}
-
-/// Judges what a node writes by the object itself.
-pub(super) fn admit(
-    objects: &dyn Objects,
-    user: &User,
-    attributes: &Attributes<'_>,
-    object: &Value,
-) -> Result<(), String> {
-    let Some(node) = node_name(user) else { return Ok(()) };
-    let Target::Resource(target) = attributes.target else { return Ok(()) };
-    let name = text(object, "/metadata/name");
-    match (target.group, target.resource, target.subresource, attributes.verb) {
-        ("", "nodes", "", "create") | ("coordination.k8s.io", "leases", "", "create") => {
-            own(node, &name).map(drop)
-        }
-        ("", "serviceaccounts", "token", "create") => {
-            let reference = &object["spec"]["boundObjectRef"];
-            if text(reference, "/kind") != "Pod" || text(reference, "/uid").is_empty() {
-                return Err("node requested token not bound to a pod".into());
-            }
-            let pod = objects.get("", "pods", target.namespace, &text(reference, "/name"));
-            if pod.is_none_or(|pod| text(&pod, "/spec/nodeName") == node) {
-                Ok(())
-            } else {
-                Err("node requested token bound to a pod scheduled on a different node".into())
-            }
-        }
-        ("", "pods", "", "create") => Err("a node may not create pods".into()),
-        _ => Ok(()),
-    }
 }
 
 fn own(node: &str, name: &str) -> Result<bool, String> {

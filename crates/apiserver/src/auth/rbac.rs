@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Role-based access control over the live Roles and bindings, compiled when they have changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Attributes, Objects, ResourceTarget, Target, User};
+use crate::selector::Labels;
 
 /// The group of the objects read here.
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
@@ -213,25 +214,56 @@ pub(super) fn rules(role: &Value) -> Vec<Rule> {
     rules.filter_map(|rule| Rule::deserialize(rule).ok()).collect()
 }
 
-/// ClusterRoles with aggregation resolved.
+/// Whether a ClusterRole gathers the rules of others.
+pub(super) fn is_aggregated(role: &Value) -> bool {
+    role["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|list| !list.is_empty())
+}
+
+/// ClusterRoles by name. One with an `aggregationRule` has the rules of those that it selects and none of its own,
+/// which Kubernetes overwrites.
 pub(super) fn cluster_roles(objects: &dyn Objects) -> HashMap<String, Arc<Vec<Rule>>> {
     let all = objects.list(GROUP, "clusterroles", None);
-    let resolve = |role: &Value| {
-        let mut found = rules(role);
-        for selector in role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten() {
-            let Ok(wanted) = BTreeMap::<String, String>::deserialize(&selector["matchLabels"]) else {
-                continue;
-            };
-            for other in &all {
-                let labels = &other["metadata"]["labels"];
-                if !wanted.is_empty() && wanted.iter().all(|(k, v)| labels[k].as_str() == Some(v)) {
-                    found.extend(rules(other));
-                }
+    all.iter().map(|role| (text(role, "/metadata/name"), Arc::new(gathered(&all, role)))).collect()
+}
+
+/// Aggregated ClusterRoles whose `rules` are not those that they gather, with the right ones: what people read there is
+/// what holds.
+pub(super) fn outdated_aggregates(objects: &dyn Objects) -> Vec<Value> {
+    let all = objects.list(GROUP, "clusterroles", None);
+    let outdated = |role: &Arc<Value>| {
+        let mut found: Vec<Rule> = Vec::new();
+        for rule in gathered(&all, role) {
+            if !found.contains(&rule) {
+                found.push(rule);
             }
         }
-        found
+        let rules = serde_json::to_value(found).ok()?;
+        (role["rules"] != rules).then(|| {
+            let mut role = Value::clone(role);
+            role["rules"] = rules;
+            role
+        })
     };
-    all.iter().map(|role| (text(role, "/metadata/name"), Arc::new(resolve(role)))).collect()
+    all.iter().filter(|role| is_aggregated(role)).filter_map(outdated).collect()
+}
+
+fn gathered(all: &[Arc<Value>], role: &Value) -> Vec<Rule> {
+    let (mut found, mut seen, mut pending) = (Vec::new(), HashSet::new(), vec![role]);
+    // What is gathered can itself gather, in circles too.
+    while let Some(role) = pending.pop() {
+        if !seen.insert(text(role, "/metadata/name")) {
+            continue;
+        }
+        if !is_aggregated(role) {
+            found.extend(rules(role));
+            continue;
+        }
+        let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten();
+        for selector in selectors.map(Labels::from_object) {
+            pending.extend(all.iter().map(|other| &**other).filter(|other| selector.matches(other)));
+        }
+    }
+    found
 }
 
 pub(super) fn text(value: &Value, pointer: &str) -> String {

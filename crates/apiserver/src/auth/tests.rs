@@ -52,7 +52,8 @@ impl Objects for Fixture {
 fn cluster() -> Fixture {
     let pod = |name: &str, uid: &str, node: &str| {
         json!({"metadata": {"name": name, "namespace": "default", "uid": uid},
-            "spec": {"nodeName": node, "serviceAccountName": "curl", "containers": [{"name": "c",
+            "spec": {"nodeName": node, "serviceAccountName": "curl", "volumes": [{"projected": {"sources": [
+                {"serviceAccountToken": {}}, {"serviceAccountToken": {"audience": "istio-ca"}}]}}], "containers": [{"name": "c",
                 "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "k"}}}]}]}})
     };
     let mut deleted = pod("old", "pod-old", "node-1");
@@ -178,6 +179,7 @@ fn a_node_reaches_its_own_pods_only() {
         ("node-1", "get core/pods default/curl", true),
         ("node-1", "get core/pods default/far", false),
         ("node-1", "patch core/pods/status default/curl", true),
+        ("node-1", "patch core/pods default/curl", false),
         ("node-1", "patch core/pods/status default/far", false),
         ("node-1", "delete core/pods default/far", false),
         ("node-1", "create core/pods default/", false),
@@ -202,13 +204,106 @@ fn a_node_reaches_its_own_pods_only() {
         let verdict = auth.judge(&node(who), &attributes(what));
         assert_eq!(matches!(verdict, Verdict::Allowed(_)), expected, "{who} {what}: {verdict:?}");
     }
-    let create = attributes("create core/serviceaccounts/token default/curl");
-    let unbound = json!({"spec": {}});
-    assert!(auth.admit_node(&node("node-1"), &create, &unbound).is_err());
-    let bound = json!({"spec": {"boundObjectRef": {"kind": "Pod", "name": "curl", "uid": "pod-1"}}});
-    auth.admit_node(&node("node-1"), &create, &bound).unwrap();
-    let far = json!({"spec": {"boundObjectRef": {"kind": "Pod", "name": "far", "uid": "pod-2"}}});
-    assert!(auth.admit_node(&node("node-1"), &create, &far).is_err(), "a Pod of another node");
+}
+
+/// What a node writes: attributes, object, what is stored, whether it is admitted.
+#[test]
+fn a_node_writes_what_is_its_own() {
+    let node_1 = json!({"metadata": {"name": "node-1", "labels": {"kubernetes.io/os": "linux"}},
+        "spec": {"podCIDR": "10.244.1.0/24"}, "status": {"addresses": [{"address": "172.30.0.11"}]}});
+    let auth = auth(cluster().with("", "nodes", node_1.clone()));
+    let request = |pod: &str, uid: &str, audiences: &[&str]| json!({"spec": {"audiences": audiences, "boundObjectRef": {"kind": "Pod", "name": pod, "uid": uid}}});
+    let token = "create core/serviceaccounts/token default/curl";
+    let status = "update core/pods/status default/curl";
+    let pod = |patch: Value| {
+        let mut pod =
+            json!({"metadata": {"labels": {"app": "a"}}, "spec": {}, "status": {"podIP": "10.244.1.7"}});
+        crate::patch::merge(&mut pod, &patch);
+        pod
+    };
+    let changed = |patch: Value| {
+        let mut node = node_1.clone();
+        crate::patch::merge(&mut node, &patch);
+        node
+    };
+    let cases = [
+        (token, json!({"spec": {}}), None, false),
+        (token, request("curl", "pod-1", &[]), None, true),
+        (token, request("curl", "pod-1", &["istio-ca"]), None, true),
+        (token, request("curl", "pod-1", &["vault"]), None, false),
+        (token, request("curl", "", &[]), None, false),
+        (token, request("far", "pod-2", &[]), None, false),
+        (token, request("none", "pod-9", &[]), None, false),
+        (status, pod(json!({"status": {"podIP": "10.244.1.8"}})), Some(pod(json!({}))), true),
+        (status, pod(json!({"status": {"podIP": "10.244.2.8"}})), Some(pod(json!({}))), false),
+        (status, pod(json!({"status": {"podIPs": [{"ip": "10.96.0.1"}]}})), Some(pod(json!({}))), false),
+        (status, pod(json!({"status": {"podIP": "172.30.0.11"}})), Some(pod(json!({}))), false),
+        (
+            status,
+            pod(json!({"spec": {"hostNetwork": true}, "status": {"podIP": "172.30.0.11"}})),
+            Some(pod(json!({}))),
+            true,
+        ),
+        (status, pod(json!({"metadata": {"labels": {"app": "b"}}})), Some(pod(json!({}))), false),
+        (status, pod(json!({"metadata": {"annotations": {"a": "b"}}})), Some(pod(json!({}))), true),
+        (
+            "update core/nodes /node-1",
+            changed(json!({"metadata": {"labels": {"own": "x"}}})),
+            Some(node_1.clone()),
+            true,
+        ),
+        (
+            "update core/nodes/status /node-1",
+            changed(json!({"metadata": {"labels": {"node-restriction.kubernetes.io/pci": "x"}}})),
+            Some(node_1.clone()),
+            false,
+        ),
+        (
+            "update core/nodes /node-1",
+            changed(json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}})),
+            Some(node_1.clone()),
+            false,
+        ),
+        (
+            "update core/nodes /node-1",
+            changed(json!({"spec": {"podCIDR": "10.244.0.0/16"}})),
+            Some(node_1.clone()),
+            false,
+        ),
+        (
+            "update core/nodes /node-1",
+            changed(json!({"spec": {"taints": [{"key": "x"}]}})),
+            Some(node_1.clone()),
+            false,
+        ),
+        ("create core/nodes /", json!({"metadata": {"name": "node-2"}}), None, false),
+        (
+            "create core/nodes /",
+            json!({"metadata": {"name": "node-1", "labels": {"kubernetes.io/os": "linux"}}}),
+            None,
+            true,
+        ),
+        (
+            "create coordination.k8s.io/leases kube-node-lease/",
+            json!({"metadata": {"name": "node-2"}}),
+            None,
+            false,
+        ),
+    ];
+    for (what, object, old, expected) in cases {
+        let admitted = auth.admit_node(&node("node-1"), &attributes(what), &object, old.as_ref());
+        assert_eq!(admitted.is_ok(), expected, "{what} {object}: {admitted:?}");
+    }
+}
+
+#[test]
+fn a_token_of_a_node_lives_a_day_and_any_other_a_year() {
+    let auth = auth(cluster());
+    let hundred_years = json!({"spec": {"expirationSeconds": 3_153_600_000_u64}});
+    for (who, expected) in [(node("node-1"), 24 * 3600), (account("curl"), 365 * 24 * 3600)] {
+        let answer = auth.create_token(&who, "default", "curl", &hundred_years).unwrap();
+        assert_eq!(answer["spec"]["expirationSeconds"], expected, "{}", who.name);
+    }
 }
 
 #[test]
@@ -247,7 +342,7 @@ fn refusals_are_worded_as_kubernetes_does() {
 }
 
 fn token(auth: &Auth, spec: Value) -> Result<String, Refusal> {
-    auth.create_token("default", "curl", &json!({"spec": spec}))
+    auth.create_token(&account("curl"), "default", "curl", &json!({"spec": spec}))
         .map(|answer| answer["status"]["token"].as_str().unwrap().to_owned())
 }
 
@@ -290,8 +385,14 @@ fn a_token_is_judged_against_the_live_objects() {
     let other = token(&first, json!({"audiences": ["istio-ca"]})).unwrap();
     assert_eq!(first.authenticate(&bearer(&other), None).unwrap_err().code, 401, "for another audience");
     assert_eq!(first.authenticate(&bearer(&good), None).unwrap_err().code, 401, "signed by another key");
-    let early =
-        token_request::create(&first, "default", "curl", &json!({"spec": {}}), super::now() - 7200).unwrap();
+    let early = token_request::create(
+        &first,
+        &account("curl"),
+        ("default", "curl"),
+        &json!({"spec": {}}),
+        super::now() - 7200,
+    )
+    .unwrap();
     let early = early["status"]["token"].as_str().unwrap();
     assert_eq!(first.authenticate(&bearer(early), None).unwrap_err().code, 401, "expired");
     let cut = &good[..good.len() - 3];
@@ -321,7 +422,9 @@ fn token_requests_that_cannot_be_met() {
         let got = token(&auth, spec.clone()).map_or_else(|e| e.code, |_| 200);
         assert_eq!(got, code, "{spec}");
     }
-    let other = auth.create_token("default", "reader", &json!({"spec": pod("curl", "pod-1")})).unwrap_err();
+    let other = auth
+        .create_token(&account("curl"), "default", "reader", &json!({"spec": pod("curl", "pod-1")}))
+        .unwrap_err();
     assert_eq!(other.code, 400, "a Pod that runs as another account");
 }
 
@@ -375,14 +478,31 @@ fn nobody_grants_what_they_lack() {
     let role = |rules: Value| json!({"kind": "Role", "metadata": {"name": "new", "namespace": "default"}, "rules": rules});
     let pods = |verb: &str| role(json!([{"apiGroups": [""], "resources": ["pods"], "verbs": [verb]}]));
     let reader = account("reader");
-    auth.admit_rbac(&reader, "roles", &pods("get")).unwrap();
-    let error = auth.admit_rbac(&reader, "roles", &pods("delete")).unwrap_err();
+    auth.admit_rbac(&reader, "roles", "", &pods("get"), None).unwrap();
+    let error = auth.admit_rbac(&reader, "roles", "", &pods("delete"), None).unwrap_err();
     assert!(error.message.contains(r#"{APIGroups:[""], Resources:["pods"], Verbs:["delete"]}"#), "{error}");
-    assert!(auth.admit_rbac(&reader, "roles", &pods("*")).is_err());
+    assert!(auth.admit_rbac(&reader, "roles", "", &pods("*"), None).is_err());
     let bind = |kind: &str, name: &str| json!({"metadata": {"name": "b", "namespace": "default"}, "roleRef": {"kind": kind, "name": name}});
-    auth.admit_rbac(&reader, "rolebindings", &bind("Role", "logs")).unwrap();
-    assert!(auth.admit_rbac(&reader, "rolebindings", &bind("ClusterRole", "cluster-admin")).is_err());
-    assert!(auth.admit_rbac(&reader, "rolebindings", &bind("Role", "missing")).is_err());
+    auth.admit_rbac(&reader, "rolebindings", "", &bind("Role", "logs"), None).unwrap();
+    assert!(
+        auth.admit_rbac(&reader, "rolebindings", "", &bind("ClusterRole", "cluster-admin"), None).is_err()
+    );
+    assert!(auth.admit_rbac(&reader, "rolebindings", "", &bind("Role", "missing"), None).is_err());
+    let aggregated = |selector: Value| {
+        json!({"kind": "ClusterRole", "metadata": {"name": "mine"}, "rules": [],
+            "aggregationRule": {"clusterRoleSelectors": [selector]}})
+    };
+    let all = aggregated(json!({"matchLabels": {"kubernetes.io/bootstrapping": "rbac-defaults"}}));
+    assert!(auth.admit_rbac(&reader, "clusterroles", "mine", &all, None).is_err());
+    let plain = json!({"kind": "ClusterRole", "metadata": {"name": "mine"}, "rules": []});
+    auth.admit_rbac(&reader, "clusterroles", "mine", &plain, None).unwrap();
+    assert!(
+        auth.admit_rbac(&reader, "clusterroles", "mine", &plain, Some(&all)).is_err(),
+        "nor takes it away"
+    );
+    let mut released = all.clone();
+    released["metadata"]["finalizers"] = json!(["x"]);
+    auth.admit_rbac(&reader, "clusterroles", "mine", &released, Some(&all)).unwrap();
     let admin = user("a", &["system:masters"]);
-    auth.admit_rbac(&admin, "rolebindings", &bind("ClusterRole", "cluster-admin")).unwrap();
+    auth.admit_rbac(&admin, "rolebindings", "", &bind("ClusterRole", "cluster-admin"), None).unwrap();
 }

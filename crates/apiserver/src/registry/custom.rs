@@ -47,16 +47,29 @@ pub(super) fn resources(definition: &Value) -> Vec<ResourceInfo> {
                 virtual_only: false,
                 custom: Some(Arc::new(Custom {
                     schema: version["schema"]["openAPIV3Schema"].clone(),
+                    has_defaults: has_defaults(&version["schema"]["openAPIV3Schema"]),
                     checked: checked(&version["schema"]["openAPIV3Schema"]),
                     rules: OnceLock::new(),
                     digest: digest(&[names, version]),
                     columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
                     list_kind,
+                    selectable: selectable(version),
                 })),
                 key: format!("{group}/{plural}").into(),
             }
         })
         .collect()
+}
+
+fn has_defaults(schema: &Value) -> bool {
+    let properties = schema["properties"].as_object().into_iter().flat_map(|properties| properties.values());
+    let inner = properties.chain([&schema["items"], &schema["additionalProperties"]]);
+    schema.get("default").is_some() || inner.filter(|inner| inner.is_object()).any(has_defaults)
+}
+
+fn selectable(version: &Value) -> Vec<String> {
+    let fields = version["selectableFields"].as_array().into_iter().flatten();
+    fields.map(|field| path(&field["jsonPath"])).filter(|path| !path.is_empty()).collect()
 }
 
 fn checked(schema: &Value) -> Value {

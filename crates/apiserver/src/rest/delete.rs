@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Deletion: at once, after a Pod's grace, or when the last finalizer is gone.
 
+mod options;
+
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -11,48 +13,17 @@ use super::read::respond;
 use crate::admission::{self, Operation};
 use crate::answer::json_response;
 use crate::call::Call;
-use crate::options::Options;
+use crate::options::Propagation;
 use crate::registry::ResourceInfo;
 use crate::status::Refusal;
 use crate::store::{StoreError, Stored};
 
+pub(super) use options::DeleteOptions;
+
 /// How often a deletion is tried again when the object changes meanwhile.
 const ATTEMPTS: usize = 16;
 
-/// `metav1.DeleteOptions`, from the body and the query.
-#[derive(Clone, Debug, Default)]
-pub(super) struct DeleteOptions {
-    grace: Option<i64>,
-    propagation: Option<String>,
-    uid: Option<String>,
-    resource_version: Option<String>,
-    dry_run: bool,
-}
-
-impl DeleteOptions {
-    pub(super) fn new(query: &Options, body: Option<&Value>) -> Self {
-        let empty = Value::Null;
-        let body = body.unwrap_or(&empty);
-        let orphan =
-            body["orphanDependents"].as_bool().map(|orphan| if orphan { "Orphan" } else { "Background" });
-        Self {
-            grace: body["gracePeriodSeconds"].as_i64().or(query.grace_period),
-            propagation: body["propagationPolicy"]
-                .as_str()
-                .or(orphan)
-                .map(str::to_owned)
-                .or_else(|| query.propagation.clone()),
-            uid: body["preconditions"]["uid"].as_str().map(str::to_owned),
-            resource_version: body["preconditions"]["resourceVersion"].as_str().map(str::to_owned),
-            dry_run: query.dry_run || body["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
-        }
-    }
-}
-
 pub(super) async fn delete(call: &Call, options: &DeleteOptions) -> Result<Response<Body>, Refusal> {
-    if !call.subresource().is_empty() {
-        return Err(Refusal::method_not_allowed());
-    }
     let (value, removed) = delete_one(call, call.name(), options).await?;
     if !removed {
         return Ok(respond(call, StatusCode::OK, &value));
@@ -87,7 +58,11 @@ pub(super) async fn collection(call: &Call, options: &DeleteOptions) -> Result<R
 }
 
 /// Deletes or marks an object; says whether it is gone.
-async fn delete_one(call: &Call, name: &str, options: &DeleteOptions) -> Result<(Arc<Value>, bool), Refusal> {
+pub(super) async fn delete_one(
+    call: &Call,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<(Arc<Value>, bool), Refusal> {
     for _ in 0..ATTEMPTS {
         let Some(live) = call.api.store.get(&call.info.key, call.namespace(), name) else {
             return delete_unreadable(call, name, options);
@@ -151,10 +126,10 @@ fn preconditions(call: &Call, name: &str, live: &Stored, options: &DeleteOptions
 /// The object with its deletion under way: time, grace, finalizers of the propagation policy.
 fn mark(call: &Call, live: &Value, options: &DeleteOptions) -> Value {
     let mut object = live.clone();
-    let finalizer = match options.propagation.as_deref() {
-        Some("Foreground") => Some("foregroundDeletion"),
-        Some("Orphan") => Some("orphan"),
-        _ => None,
+    let finalizer = match options.propagation {
+        Some(Propagation::Foreground) => Some("foregroundDeletion"),
+        Some(Propagation::Orphan) => Some("orphan"),
+        Some(Propagation::Background) | None => None,
     };
     if let Some(finalizer) = finalizer {
         let mut list = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
@@ -187,7 +162,9 @@ fn grace(call: &Call, live: &Value, options: &DeleteOptions) -> i64 {
     if !is_pod || over || live["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
         return 0;
     }
-    options.grace.or_else(|| live["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30).max(0)
+    let period = options.grace.or_else(|| live["spec"]["terminationGracePeriodSeconds"].as_i64());
+    // Kubernetes reads a negative period as the shortest one.
+    period.map_or(30, |period| if period < 0 { 1 } else { period })
 }
 
 /// Whether an object whose deletion is under way has nothing left to wait for.
@@ -202,10 +179,14 @@ pub(super) fn is_finished(info: &ResourceInfo, object: &Value) -> bool {
 }
 
 pub(super) fn after_removal(call: &Call, object: &Value) {
+    if call.info.kind == "ClusterRole" {
+        call.api.aggregate_roles();
+    }
     if call.info.kind == "CustomResourceDefinition"
         && let Some(name) = object["metadata"]["name"].as_str()
     {
         call.api.registry.remove_definition(name);
+        crate::bootstrap::sync_api_services(&call.api);
         // What it defined goes with it.
         let key = format!(
             "{}/{}",

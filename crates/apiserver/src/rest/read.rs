@@ -46,17 +46,26 @@ impl Form {
     }
 }
 
+/// Whether a client takes an object as it is, be it as its last choice; what has no metadata has no other form.
+pub(super) fn accepts_object(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|part| !part.split(';').any(|word| word.trim().starts_with("as=")))
+}
+
 /// An object as this version of the resource shows it.
 pub(super) fn shown(info: &ResourceInfo, value: &Arc<Value>) -> Arc<Value> {
     if info.group == "events.k8s.io" {
         return Arc::new(events::to_events_api(value));
     }
     let api_version = info.api_version();
-    if value["apiVersion"] == api_version.as_str() {
+    let has_defaults = info.custom.as_ref().is_some_and(|custom| custom.has_defaults);
+    if value["apiVersion"] == api_version.as_str() && !has_defaults {
         return value.clone();
     }
     let mut value = (**value).clone();
     value["apiVersion"] = api_version.into();
+    // A definition can get a default after an object was stored.
+    crate::schema::default_fields(info, &mut value);
     Arc::new(value)
 }
 

@@ -28,9 +28,6 @@ use crate::{defaults, events, schema, validate};
 const ATTEMPTS: usize = 16;
 
 pub(super) async fn create(call: &Call, body: Value) -> Result<Response<Body>, Refusal> {
-    if !call.subresource().is_empty() {
-        return Err(Refusal::method_not_allowed());
-    }
     let stored = create_object(call, body, None).await?;
     Ok(respond(call, StatusCode::CREATED, &stored))
 }
@@ -44,6 +41,7 @@ async fn create_object(call: &Call, mut object: Value, applied: Option<()>) -> R
         object.as_object_mut().map(|o| o.remove("status"));
     }
     defaults::fill_in(&call.info, &mut object);
+    call.warnings.extend(validate::unenforced(&call.info, &object));
     if admission::mutate(call, Operation::Create, &mut object, None).await? {
         decode(call, &mut object, None)?;
         defaults::fill_in(&call.info, &mut object);
@@ -55,8 +53,8 @@ async fn create_object(call: &Call, mut object: Value, applied: Option<()>) -> R
     if applied.is_none() {
         note(call, None, &mut object, "")?;
     }
-    call.api.auth.admit_node(&call.user, &call.attributes("create"), &object)?;
-    rbac(call, &object)?;
+    call.api.auth.admit_node(&call.user, &call.attributes("create"), &object, None)?;
+    admit_rbac(call, &object, None)?;
     drop_if_unneeded(&call.info.kind, allocation, async {
         admission::validate(call, Operation::Create, Some(&object), None).await?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -107,6 +105,11 @@ pub(super) async fn patch(call: &Call, kind: PatchKind, patch: Value) -> Result<
     if kind == PatchKind::Apply {
         return apply_patch(call, patch).await;
     }
+    if call.options.force {
+        let why = "Forbidden: may not be specified for non-apply patch".to_owned();
+        let cause = Cause { field: "force".into(), reason: "FieldValueForbidden", message: why };
+        return Err(Refusal::invalid("PatchOptions", "meta.k8s.io", "", &[cause]));
+    }
     let expected = patch["metadata"]["resourceVersion"].as_str().map(str::to_owned);
     let value = change(call, expected.as_deref(), "Update", |live| {
         let mut object = live.clone();
@@ -154,6 +157,8 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
     };
     let exists = call.api.store.get(&call.info.key, call.namespace(), call.name()).is_some();
     if !exists && call.subresource().is_empty() {
+        // The request was authorized as a patch; what it is about to do is to create.
+        call.api.auth.authorize(&call.user, &call.attributes("create"))?;
         let object = apply::apply(None, &config, Typed::of(&call.info), &manager, true)?;
         let value = create_object(call, object, Some(())).await?;
         return Ok(respond(call, StatusCode::CREATED, &value));
@@ -167,7 +172,7 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
 }
 
 /// Reads, changes, checks, admits and stores; tried again when somebody else was faster and no revision is expected.
-async fn change(
+pub(super) async fn change(
     call: &Call,
     expected: Option<&str>,
     operation: &'static str,
@@ -203,6 +208,20 @@ async fn change(
     Err(call.modified())
 }
 
+/// Stores a namespace whose finalizers have changed; nothing else of it has.
+pub(super) async fn finalize(
+    call: &Call,
+    live: &Stored,
+    namespace: Value,
+) -> Result<Response<Body>, Refusal> {
+    admission::validate(call, Operation::Update, Some(&namespace), Some(&live.value)).await?;
+    if call.options.dry_run {
+        return Ok(respond(call, StatusCode::OK, &Arc::new(namespace)));
+    }
+    let stored = store(call, live, namespace).map_err(|error| call.refused(call.name(), error))?;
+    Ok(respond(call, StatusCode::OK, &stored))
+}
+
 /// Everything between the wanted object and the one that may be stored.
 async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str) -> Result<(), Refusal> {
     identity::for_update(call, &live.value, object)?;
@@ -230,8 +249,8 @@ async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str
     if operation == "Update" {
         note(call, Some(&live.value), object, call.subresource())?;
     }
-    call.api.auth.admit_node(&call.user, &call.attributes("update"), object)?;
-    rbac(call, object)
+    call.api.auth.admit_node(&call.user, &call.attributes("update"), object, Some(&live.value))?;
+    admit_rbac(call, object, Some(&live.value))
 }
 
 fn store(call: &Call, live: &Stored, object: Value) -> Result<Arc<Value>, StoreError> {
@@ -249,7 +268,7 @@ fn store(call: &Call, live: &Stored, object: Value) -> Result<Arc<Value>, StoreE
 
 /// Unknown fields, types, bounds and rules; nulls are dropped and a CRD's defaults are set.
 fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Refusal> {
-    drop_nulls(object);
+    schema::drop_nulls(object);
     if call.info.group == "events.k8s.io" {
         let found = schema::check(&call.info, object, old);
         refuse(call, object, &found.causes)?;
@@ -257,7 +276,13 @@ fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Re
         return Ok(());
     }
     schema::default_fields(&call.info, object);
-    let found = schema::check(&call.info, object, old);
+    let mut found = schema::check(&call.info, object, old);
+    if call.info.custom.is_none() {
+        // Controllers write parts of a status; what is missing there is empty, as in Kubernetes.
+        let is_missing_status =
+            |cause: &Cause| cause.reason == "FieldValueRequired" && cause.field.starts_with("status.");
+        found.causes.retain(|cause| !is_missing_status(cause));
+    }
     refuse_unknown(call, &found)?;
     refuse(call, object, &found.causes)?;
     drop_unknown(call, object, &found);
@@ -267,7 +292,7 @@ fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Re
 /// Reads an applied configuration. It names the fields that its manager cares about: what it lacks is not missing, so
 /// only unknown fields are judged here; the merged object is judged as a whole.
 fn decode_config(call: &Call, config: &mut Value) -> Result<(), Refusal> {
-    drop_nulls(config);
+    schema::drop_nulls(config);
     let found = schema::check(&call.info, config, None);
     refuse_unknown(call, &found)?;
     drop_unknown(call, config, &found);
@@ -275,16 +300,10 @@ fn decode_config(call: &Call, config: &mut Value) -> Result<(), Refusal> {
 }
 
 fn refuse_unknown(call: &Call, found: &schema::Found) -> Result<(), Refusal> {
-    // For a custom resource a typo is an error even when the client asks for no validation: it could weaken a policy.
-    let strict = call.info.custom.is_some() || call.options.field_validation == FieldValidation::Strict;
+    let strict = call.api.strict_groups.contains(&call.info.group.as_str())
+        || call.options.field_validation == FieldValidation::Strict;
     if !found.unknown.is_empty() && strict {
-        let list: Vec<String> =
-            found.unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
-        let (kind, list) = (&call.info.kind, list.join(", "));
-        return Err(Refusal::bad_request(format!(
-            "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {list}",
-            call.info.version
-        )));
+        return Err(schema::unknown_fields(&call.info.kind, &call.info.version, &found.unknown));
     }
     Ok(())
 }
@@ -306,17 +325,6 @@ fn refuse(call: &Call, object: &Value, causes: &[Cause]) -> Result<(), Refusal> 
     Err(Refusal::invalid(&call.info.kind, &call.info.group, name, causes))
 }
 
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
 fn note(call: &Call, before: Option<&Value>, object: &mut Value, subresource: &str) -> Result<(), Refusal> {
     let (name, time, api_version) = (call.manager(), call.api.now(), call.info.api_version());
     let manager =
@@ -324,9 +332,9 @@ fn note(call: &Call, before: Option<&Value>, object: &mut Value, subresource: &s
     Ok(apply::note_update(before, object, Typed::of(&call.info), &manager)?)
 }
 
-fn rbac(call: &Call, object: &Value) -> Result<(), Refusal> {
+fn admit_rbac(call: &Call, object: &Value, old: Option<&Value>) -> Result<(), Refusal> {
     if call.info.group == "rbac.authorization.k8s.io" {
-        return call.api.auth.admit_rbac(&call.user, &call.info.plural, object);
+        return call.api.auth.admit_rbac(&call.user, &call.info.plural, call.name(), object, old);
     }
     Ok(())
 }

@@ -39,12 +39,17 @@ fn all() -> (SchemaGenerator, Names) {
         rbac::v1::{Role, RoleBinding, ClusterRole, ClusterRoleBinding},
         scheduling::v1::{PriorityClass},
         storage::v1::{StorageClass},
-        admissionregistration::v1::{ValidatingWebhookConfiguration, MutatingWebhookConfiguration},
+        admissionregistration::v1::{ValidatingWebhookConfiguration, MutatingWebhookConfiguration,
+            ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         authentication::v1::{TokenRequest, TokenReview, SelfSubjectReview},
         authorization::v1::{SubjectAccessReview, SelfSubjectAccessReview, LocalSubjectAccessReview,
             SelfSubjectRulesReview},
     );
     add::<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>(
+        &mut generator,
+        &mut names,
+    );
+    add::<k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService>(
         &mut generator,
         &mut names,
     );

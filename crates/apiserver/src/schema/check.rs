@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The walk over a schema and a value: structural schemas of CRDs and the schemas of built-in kinds.
 
+mod bounds;
+mod formats;
+
 use std::collections::{BTreeMap, HashSet};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::status::Cause;
 
@@ -14,6 +17,16 @@ pub struct Found {
     pub unknown: Vec<String>,
     /// Everything else.
     pub causes: Vec<Cause>,
+    /// Whether the schema is structural, as that of a CustomResourceDefinition is: an object that declares no fields
+    /// has none, where the schemas of built-in kinds leave such fields open.
+    structural: bool,
+}
+
+impl Found {
+    /// For a structural schema.
+    pub(super) fn structural() -> Self {
+        Self { structural: true, ..Self::default() }
+    }
 }
 
 /// Most faults, and most unknown fields, of one object that are named.
@@ -62,9 +75,12 @@ pub(super) fn object(schema: &Value, value: &Value, found: &mut Found) {
     walk(schema, value, "", 0, found);
 }
 
-/// Checks one field.
-pub(super) fn field(schema: &Value, value: &Value, path: &str, found: &mut Found) {
-    walk(schema, value, path, 0, found);
+/// Checks metadata, whose schema is a built-in one in every object.
+pub(super) fn metadata(value: &Value, path: &str, found: &mut Found) {
+    let mut own = Found::default();
+    walk(&object_meta(), value, path, 0, &mut own);
+    own.unknown.into_iter().for_each(|path| found.unknown(path));
+    own.causes.into_iter().for_each(|cause| found.fault(cause));
 }
 
 /// Follows `$ref` and `allOf` of one element (schemars wraps references so to add a description).
@@ -77,7 +93,25 @@ pub(super) fn resolve(schema: &Value) -> &Value {
 }
 
 fn preserves(schema: &Value) -> bool {
-    schema["x-kubernetes-preserve-unknown-fields"] == true || schema["x-kubernetes-embedded-resource"] == true
+    schema["x-kubernetes-preserve-unknown-fields"] == true
+}
+
+fn is_embedded(schema: &Value) -> bool {
+    schema["x-kubernetes-embedded-resource"] == true
+}
+
+/// What an embedded object has beside the fields that its schema declares.
+fn implied(key: &str) -> Option<Value> {
+    match key {
+        "apiVersion" | "kind" => Some(json!({"type": "string"})),
+        "metadata" => Some(object_meta()),
+        _ => None,
+    }
+}
+
+/// The schema of metadata.
+pub(super) fn object_meta() -> Value {
+    json!({"$ref": "#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"})
 }
 
 fn int_or_string(schema: &Value) -> bool {
@@ -144,6 +178,17 @@ fn walk_object(schema: &Value, map: &Map<String, Value>, path: &str, depth: usiz
     let additional = &schema["additionalProperties"];
     for (key, value) in map {
         let at = child(path, key);
+        match implied(key).filter(|_| is_embedded(schema)) {
+            Some(_) if key == "metadata" => {
+                metadata(value, &at, found);
+                continue;
+            }
+            Some(inner) => {
+                walk(&inner, value, &at, depth + 1, found);
+                continue;
+            }
+            None => {}
+        }
         match properties.and_then(|p| p.get(key)) {
             Some(inner) => walk(inner, value, &at, depth + 1, found),
             None if additional.is_object() => {
@@ -151,13 +196,20 @@ fn walk_object(schema: &Value, map: &Map<String, Value>, path: &str, depth: usiz
             }
             None if additional == true || preserves(schema) => {}
             // A schema that says nothing about its fields takes any (RawExtension and the like).
-            None if properties.is_none() && !path.is_empty() => {}
+            None if is_open(schema, found.structural) && !path.is_empty() => {}
             None => found.unknown(at),
         }
     }
     for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if map.get(required).is_none_or(Value::is_null) {
             found.fault(Cause::required(child(path, required)));
+        }
+    }
+    if is_embedded(schema) {
+        for key in
+            ["apiVersion", "kind"].into_iter().filter(|key| map.get(*key).is_none_or(|value| *value == ""))
+        {
+            found.fault(Cause::required(child(path, key)));
         }
     }
     let count = map.len() as u64;
@@ -169,9 +221,18 @@ fn walk_object(schema: &Value, map: &Map<String, Value>, path: &str, depth: usiz
     }
 }
 
+/// Whether a schema says nothing about an object's fields.
+fn is_open(schema: &Value, structural: bool) -> bool {
+    schema["properties"].is_null() && !(structural && schema["type"] == "object")
+}
+
 fn walk_array(schema: &Value, list: &[Value], path: &str, depth: usize, found: &mut Found) {
     if schema["items"].is_object() {
         for (index, item) in list.iter().enumerate() {
+            if item.is_null() && schema["items"]["nullable"] != true && found.structural {
+                let expected = type_of(resolve(&schema["items"])).unwrap_or("object").to_owned();
+                found.fault(type_fault(&format!("{path}[{index}]"), item, &expected));
+            }
             walk(&schema["items"], item, &format!("{path}[{index}]"), depth + 1, found);
         }
     }
@@ -230,48 +291,12 @@ fn bounds(schema: &Value, value: &Value, path: &str, found: &mut Found) {
         found.fault(Cause::unsupported(path, &brief(value), &texts));
     }
     if let Some(text) = value.as_str() {
-        text_bounds(schema, text, path, found);
+        bounds::text(schema, text, path, found);
     }
-    if let Some(number) = value.as_f64() {
-        if let Some(min) = schema["minimum"].as_f64().filter(|min| number < *min) {
-            found.fault(Cause::invalid(
-                path,
-                &brief(value),
-                format!("{path} in body should be greater than or equal to {min}"),
-            ));
-        }
-        if let Some(max) = schema["maximum"].as_f64().filter(|max| number > *max) {
-            found.fault(Cause::invalid(
-                path,
-                &brief(value),
-                format!("{path} in body should be less than or equal to {max}"),
-            ));
-        }
+    if value.is_number() {
+        bounds::number(schema, value, path, found);
     }
     combinations(schema, value, path, found);
-}
-
-fn text_bounds(schema: &Value, text: &str, path: &str, found: &mut Found) {
-    let length = text.chars().count() as u64;
-    if let Some(max) = schema["maxLength"].as_u64().filter(|max| length > *max) {
-        let message = format!("Too long: may not be more than {max} bytes");
-        found.fault(Cause { field: path.to_owned(), reason: "FieldValueTooLong", message });
-    }
-    if let Some(min) = schema["minLength"].as_u64().filter(|min| length < *min) {
-        let why = format!("{path} in body should be at least {min} chars long");
-        found.fault(Cause::invalid(path, &shortened(text).into(), why));
-    }
-    if let Some(pattern) = schema["pattern"].as_str() {
-        // Linear-time; a pattern that cannot be compiled matches nothing rather than everything.
-        let matches = super::pattern::compiled(pattern).is_some_and(|regex| regex.is_match(text));
-        if !matches {
-            found.fault(Cause::invalid(
-                path,
-                &shortened(text).into(),
-                format!("{path} in body should match '{pattern}'"),
-            ));
-        }
-    }
 }
 
 fn combinations(schema: &Value, value: &Value, path: &str, found: &mut Found) {
@@ -341,26 +366,34 @@ fn partial(schema: &Value, value: &Value, path: &str, found: &mut Found) {
     bounds(schema, value, path, found);
 }
 
-/// Removes what the schema does not know.
-pub(super) fn prune(schema: &Value, value: &mut Value) {
+/// Removes what the schema does not know; what a structural schema does not declare, it does not know.
+pub(super) fn prune(schema: &Value, value: &mut Value, structural: bool) {
     let schema = resolve(schema);
     match value {
         Value::Object(map) => {
-            let Some(properties) = schema["properties"].as_object() else {
-                let additional = &schema["additionalProperties"];
-                map.values_mut().filter(|_| additional.is_object()).for_each(|v| prune(additional, v));
-                return;
-            };
-            if !preserves(schema) && !schema["additionalProperties"].is_object() {
-                map.retain(|key, _| properties.contains_key(key));
+            let properties = schema["properties"].as_object();
+            let additional = &schema["additionalProperties"];
+            let embedded = |key: &str| implied(key).filter(|_| is_embedded(schema));
+            let is_known =
+                |key: &str| properties.is_some_and(|p| p.contains_key(key)) || embedded(key).is_some();
+            let keeps_all = preserves(schema)
+                || additional.is_object()
+                || *additional == true
+                || is_open(schema, structural);
+            if !keeps_all {
+                map.retain(|key, _| is_known(key));
             }
             for (key, inner) in map {
-                if let Some(schema) = properties.get(key) {
-                    prune(schema, inner);
+                if let Some(implied) = embedded(key) {
+                    prune(&implied, inner, false);
+                } else if let Some(schema) = properties.and_then(|properties| properties.get(key)) {
+                    prune(schema, inner, structural);
+                } else if additional.is_object() {
+                    prune(additional, inner, structural);
                 }
             }
         }
-        Value::Array(list) => list.iter_mut().for_each(|item| prune(&schema["items"], item)),
+        Value::Array(list) => list.iter_mut().for_each(|item| prune(&schema["items"], item, structural)),
         _ => {}
     }
 }

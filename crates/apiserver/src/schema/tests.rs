@@ -47,6 +47,13 @@ fn custom_resources() {
             "properties": {
                 "size": {"type": "integer", "minimum": 1},
                 "big": {"type": "boolean"},
+                "when": {"type": "string", "format": "date-time"},
+                "part": {"type": "number", "minimum": 0, "exclusiveMinimum": true, "maximum": 1, "exclusiveMaximum": true},
+                "step": {"type": "integer", "format": "int32", "multipleOf": 5},
+                "bare": {"type": "object"},
+                "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                "template": {"type": "object", "x-kubernetes-embedded-resource": true,
+                    "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}},
                 "mode": {"type": "string", "enum": ["A", "B"], "default": "A"},
                 "names": {"type": "array", "items": {"type": "string", "pattern": "^[a-z]+$"}, "maxItems": 2}}}}}}}]}}));
     let info = registry.find("x.io", "v1", "foos").unwrap();
@@ -66,6 +73,28 @@ fn custom_resources() {
         ),
         (json!({"size": 1, "names": ["a", "B"]}), "spec.names[1]"),
         (json!({"size": 1, "names": ["a", "b", "c"]}), "Too many"),
+        (json!({"size": 1, "names": [null]}), "spec.names[0] in body must be of type string: \"null\""),
+        (json!({"size": 1, "when": "2026-01-01T00:00:00Z", "part": 0.5, "step": 10}), ""),
+        (json!({"size": 1, "when": "notadate"}), "spec.when in body must be of type date-time"),
+        (json!({"size": 1, "part": 0}), "spec.part in body should be greater than 0"),
+        (json!({"size": 1, "part": 1}), "spec.part in body should be less than 1"),
+        (json!({"size": 1, "step": 7}), "spec.step in body should be a multiple of 5"),
+        (json!({"size": 1, "step": 5_000_000_000_u64}), "format int32"),
+        (json!({"size": 1, "bare": {"x": 1}}), "unknown spec.bare.x"),
+        (json!({"size": 1, "any": {"x": 1}}), ""),
+        (
+            json!({"size": 1, "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"x": 1}}}),
+            "",
+        ),
+        (json!({"size": 1, "template": {"kind": "Pod"}}), "spec.template.apiVersion: Required value"),
+        (
+            json!({"size": 1, "template": {"apiVersion": "v1", "kind": "Pod", "x": 1}}),
+            "unknown spec.template.x",
+        ),
+        (
+            json!({"size": 1, "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"nam": "a"}}}),
+            "unknown spec.template.metadata.nam",
+        ),
     ];
     for (spec, expected) in cases {
         let object = json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "f"}, "spec": spec});
@@ -82,4 +111,12 @@ fn custom_resources() {
     let mut object = json!({"spec": {"size": 1}});
     super::default_fields(&info, &mut object);
     assert_eq!(object["spec"]["mode"], "A");
+    let mut object = json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "f", "x": 1}, "x": 1,
+        "spec": {"size": 1, "sise": 2, "bare": {"x": 1}, "any": {"x": 1}, "names": ["a"],
+            "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "x": 1}, "x": 1, "spec": {"x": 1}}}});
+    super::prune(&info, &mut object);
+    let expected = json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "f"},
+        "spec": {"size": 1, "bare": {}, "any": {"x": 1}, "names": ["a"],
+            "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"x": 1}}}});
+    assert_eq!(object, expected);
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::SplitSink;
 use futures::{SinkExt as _, StreamExt as _};
 use http::{Request, Response};
@@ -20,12 +20,15 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use super::channels::{self, CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
 use super::kubelet::{NodeIo, Place};
 use super::spdy::{self, Session, Stream};
-use super::websocket::{self, ClientSocket};
+use super::websocket::{self, ClientSocket, Framing};
 use super::{Query, Streaming, Upgrade, container, encoded, listed, switching, wanted_upgrade};
 use crate::status::Refusal;
 
 const V5: &str = "v5.channel.k8s.io";
 const V4: &str = "v4.channel.k8s.io";
+/// Protocols over a WebSocket, the best first.
+const OVER_WEBSOCKET: [&str; 5] =
+    [V5, V4, "v4.base64.channel.k8s.io", websocket::DEFAULT, "base64.channel.k8s.io"];
 const INNER: &str = "meltemi-channels/1";
 /// How long a SPDY client may take to open its streams.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -85,9 +88,9 @@ pub(super) async fn serve(
     }
     match upgrade {
         Upgrade::WebSocket => {
-            let (response, on_upgrade, _) = websocket::accept(&mut request, &[V5, V4])?;
+            let (response, on_upgrade, protocol) = websocket::accept(&mut request, &OVER_WEBSOCKET)?;
             let node = streaming.kubelet.upgrade(place, &path, INNER).await?;
-            streaming.tasks.spawn_job("exec over WebSocket", over_websocket(on_upgrade, node));
+            streaming.tasks.spawn_job("exec over WebSocket", over_websocket(on_upgrade, node, protocol));
             Ok(response)
         }
         Upgrade::Spdy => {
@@ -108,19 +111,22 @@ pub(super) async fn serve(
 
 // === WebSocket ===
 
-async fn over_websocket(on_upgrade: OnUpgrade, node: NodeIo) -> io::Result<()> {
+async fn over_websocket(on_upgrade: OnUpgrade, node: NodeIo, protocol: &str) -> io::Result<()> {
+    let framing = Framing::of(protocol);
+    // Before version 4 the error channel carries the text of a failure, not a status.
+    let tells_status = protocol.starts_with("v4.") || protocol.starts_with("v5.");
     let (mut sink, mut source) = websocket::open(on_upgrade).await?.split();
     let (mut node_read, mut node_write) = tokio::io::split(node);
     let up = async {
         while let Some(message) = source.next().await {
-            match message.map_err(io::Error::other)? {
-                Message::Binary(bytes) => match bytes.split_first() {
-                    Some((channel @ (&STDIN | &RESIZE | &CLOSE), payload)) if !payload.is_empty() => {
-                        channels::write(&mut node_write, *channel, payload).await?;
-                    }
-                    _ => {}
-                },
-                Message::Close(_) => break,
+            let message = message.map_err(io::Error::other)?;
+            if message.is_close() {
+                break;
+            }
+            match framing.decode(message)? {
+                Some((channel @ (STDIN | RESIZE | CLOSE), payload)) if !payload.is_empty() => {
+                    channels::write(&mut node_write, channel, &payload).await?;
+                }
                 _ => {}
             }
         }
@@ -128,7 +134,7 @@ async fn over_websocket(on_upgrade: OnUpgrade, node: NodeIo) -> io::Result<()> {
     };
     // Only the node ends a command; a client that goes away takes the connection to the node with it.
     tokio::select! {
-        status = to_websocket(&mut node_read, &mut sink) => status?,
+        status = to_websocket(&mut node_read, &mut sink, framing, tells_status) => status?,
         gone = up => return gone,
     }
     let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
@@ -141,17 +147,26 @@ async fn over_websocket(on_upgrade: OnUpgrade, node: NodeIo) -> io::Result<()> {
 async fn to_websocket(
     node: &mut ReadHalf<NodeIo>,
     sink: &mut SplitSink<ClientSocket, Message>,
+    framing: Framing,
+    tells_status: bool,
 ) -> io::Result<()> {
     let mut ended = false;
     while !ended {
         let (channel, payload) = next(node).await;
         ended = channel == ERROR;
-        let mut message = BytesMut::with_capacity(1 + payload.len());
-        message.put_u8(channel);
-        message.put_slice(&payload);
-        sink.send(Message::Binary(message.freeze())).await.map_err(io::Error::other)?;
+        let payload = if ended && !tells_status { failure_text(&payload) } else { payload };
+        if !ended || tells_status || !payload.is_empty() {
+            sink.send(framing.encode(channel, &payload)).await.map_err(io::Error::other)?;
+        }
     }
     Ok(())
+}
+
+/// What a status says, if it says that something failed.
+fn failure_text(status: &[u8]) -> Bytes {
+    let status: Value = serde_json::from_slice(status).unwrap_or_default();
+    let message = status["message"].as_str().filter(|_| status["status"] != "Success");
+    message.map(|text| Bytes::copy_from_slice(text.as_bytes())).unwrap_or_default()
 }
 
 /// The next frame that a client is told of; a node that goes away gives a status that says so.

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::kubelet::{Kubelet, NodeIo, Place};
 use super::spdy::{self, Stream};
+use super::websocket::Framing;
 use super::{Streaming, Upgrade, listed, ports, switching, wanted_upgrade, websocket};
 use crate::status::Refusal;
 
@@ -31,14 +32,15 @@ pub(super) fn serve(
     match wanted_upgrade(request.headers())? {
         Upgrade::WebSocket => {
             let ports = wanted_ports(request.uri().query().unwrap_or_default());
-            let [v4, v5] = ports::PROTOCOLS;
-            let (response, on_upgrade, spoken) = websocket::accept(&mut request, &[TUNNELLED, v4, v5])?;
+            let offered: Vec<&'static str> = std::iter::once(TUNNELLED).chain(ports::PROTOCOLS).collect();
+            let (response, on_upgrade, spoken) = websocket::accept(&mut request, &offered)?;
             if spoken != TUNNELLED {
                 if ports.is_empty() {
                     return Err(Refusal::bad_request("query parameter \"ports\" is required"));
                 }
                 streaming.tasks.spawn_job("port-forward over channels", async move {
-                    super::ports::serve(websocket::open(on_upgrade).await?, kubelet, place, ports).await
+                    let framing = Framing::of(spoken);
+                    ports::serve(websocket::open(on_upgrade).await?, framing, kubelet, place, ports).await
                 });
                 return Ok(response);
             }
@@ -121,20 +123,26 @@ fn pair(a: Stream, b: Stream) -> Option<Pair> {
 
 async fn connect(kubelet: &Kubelet, place: &Place, pair: Pair) {
     let Pair { port, data, error } = pair;
-    let outcome = match port.parse::<u16>() {
+    let opened = match port.parse::<u16>() {
         Ok(port) if port != 0 => {
             let path = format!("/portForward/{}?port={port}", place.pod);
-            match kubelet.upgrade(place, &path, ports::INNER).await {
-                Ok(node) => copy(node, data).await.map_err(|e| e.to_string()),
-                Err(refusal) => Err(refusal.message),
-            }
+            kubelet.upgrade(place, &path, ports::INNER).await.map_err(|refusal| refusal.message)
         }
         _ => Err(format!("{port:?} is not a port")),
     };
-    // The client reads the error stream to its end: nothing there means success.
-    if let Err(reason) = outcome {
-        let text = format!("error forwarding port {port} to pod {}: {reason}", place.pod);
-        let _ = error.write(Bytes::from(text)).await;
+    // The client reads the error stream to its end: nothing there means success. Some end the whole session for any
+    // text, so that only a connection that never stood is one; how it ends later is its own affair, and is seen by
+    // the end or the reset of the data stream.
+    match opened {
+        Ok(node) => {
+            if let Err(ended) = copy(node, data).await {
+                tracing::debug!(%port, pod = %place.pod, error = %ended, "forwarded connection broke");
+            }
+        }
+        Err(reason) => {
+            let text = format!("error forwarding port {port} to pod {}: {reason}", place.pod);
+            let _ = error.write(Bytes::from(text)).await;
+        }
     }
     let _ = error.finish().await;
 }

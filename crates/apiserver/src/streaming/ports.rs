@@ -3,29 +3,27 @@
 
 use std::io;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::SplitSink;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::kubelet::{Kubelet, NodeIo, Place};
-use super::websocket::ClientSocket;
+use super::websocket::{self, ClientSocket, Framing};
 
-/// Protocols under which it is asked for.
-pub(super) const PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "v5.channel.k8s.io"];
-/// Ports of one request.
-/// What bytes of a forwarded port are spoken as between here and the node.
+/// Protocols under which it is asked for, the best first.
+pub(super) const PROTOCOLS: [&str; 5] = [
+    "v4.channel.k8s.io",
+    "v5.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    websocket::DEFAULT,
+    "base64.channel.k8s.io",
+];
+/// Protocol of a forwarded port's bytes between here and the node.
 pub(super) const INNER: &str = "meltemi-raw/1";
+/// Ports of one request.
 const MAX_PORTS: usize = 16;
 const READ: usize = 16 * 1024;
-
-fn framed(channel: u8, payload: &[u8]) -> Message {
-    let mut frame = BytesMut::with_capacity(payload.len() + 1);
-    frame.put_u8(channel);
-    frame.put_slice(payload);
-    Message::Binary(frame.freeze())
-}
 
 fn channel(index: usize, error: bool) -> u8 {
     u8::try_from(index * 2).unwrap_or(u8::MAX - 1) + u8::from(error)
@@ -34,6 +32,7 @@ fn channel(index: usize, error: bool) -> u8 {
 /// Serves the ports until the client closes.
 pub(super) async fn serve(
     socket: ClientSocket,
+    framing: Framing,
     kubelet: Kubelet,
     place: Place,
     ports: Vec<u16>,
@@ -45,7 +44,7 @@ pub(super) async fn serve(
     for (index, port) in ports.iter().take(MAX_PORTS).enumerate() {
         // Both channels begin with the port, little-endian.
         for error in [false, true] {
-            send(&mut sink, framed(channel(index, error), &port.to_le_bytes())).await?;
+            send(&mut sink, framing.encode(channel(index, error), &port.to_le_bytes())).await?;
         }
         let path = format!("/portForward/{}?port={port}", place.pod);
         match kubelet.upgrade(&place, &path, INNER).await {
@@ -56,7 +55,8 @@ pub(super) async fn serve(
                 readers.push(async move {
                     let mut buffer = vec![0; READ];
                     while let Ok(n @ 1..) = read.read(&mut buffer).await {
-                        if to_client.send(framed(channel(index, false), &buffer[..n])).await.is_err() {
+                        if to_client.send(framing.encode(channel(index, false), &buffer[..n])).await.is_err()
+                        {
                             return;
                         }
                     }
@@ -64,7 +64,7 @@ pub(super) async fn serve(
             }
             Err(refusal) => {
                 writers.push(None);
-                send(&mut sink, framed(channel(index, true), refusal.message.as_bytes())).await?;
+                send(&mut sink, framing.encode(channel(index, true), refusal.message.as_bytes())).await?;
             }
         }
     }
@@ -79,20 +79,28 @@ pub(super) async fn serve(
             },
             message = source.next() => match message {
                 None | Some(Ok(Message::Close(_))) => return Ok(()),
-                Some(Ok(Message::Binary(bytes))) => deliver(&mut writers, &bytes).await?,
-                Some(Ok(_)) => {}
+                Some(Ok(message)) => {
+                    if let Some((number, payload)) = framing.decode(message)? {
+                        deliver(&mut writers, number, &payload).await;
+                    }
+                }
                 Some(Err(error)) => return Err(io::Error::other(error)),
             },
         }
     }
 }
 
-async fn deliver(writers: &mut [Option<WriteHalf<NodeIo>>], bytes: &Bytes) -> io::Result<()> {
-    let Some((number, payload)) = bytes.split_first() else { return Ok(()) };
-    // Only data channels, the even ones, carry bytes to a node.
-    match writers.get_mut(usize::from(number / 2)) {
-        Some(Some(writer)) if number % 2 == 0 => writer.write_all(payload).await,
-        _ => Ok(()),
+/// Writes to a port's node. Only data channels, the even ones, carry bytes; one whose connection has broken takes no
+/// more, while the other ports go on.
+async fn deliver(writers: &mut [Option<WriteHalf<NodeIo>>], number: u8, payload: &[u8]) {
+    let Some(slot) = writers.get_mut(usize::from(number / 2)).filter(|_| number.is_multiple_of(2)) else {
+        return;
+    };
+    if let Some(writer) = slot
+        && let Err(error) = writer.write_all(payload).await
+    {
+        tracing::debug!(%error, "forwarded connection broke");
+        *slot = None;
     }
 }
 

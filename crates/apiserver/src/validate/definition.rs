@@ -3,6 +3,8 @@
 //!
 //! A rule or pattern that cannot be compiled is refused here, when somebody looks, and not with every object.
 
+mod structural;
+
 use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::Value;
 
@@ -29,10 +31,17 @@ pub(super) fn faults(object: &Value, faults: &mut Vec<Cause>) {
         let allowed = ["None".to_owned()];
         faults.push(Cause::unsupported("spec.conversion.strategy", &"Webhook".into(), &allowed));
     }
+    for version in object["status"]["storedVersions"].as_array().into_iter().flatten() {
+        if versions.iter().all(|one| one["name"] != *version) {
+            let why = "must appear in spec.versions";
+            faults.push(Cause::invalid("status.storedVersions", version, why));
+        }
+    }
     for (index, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
         let schema = &version["schema"]["openAPIV3Schema"];
         if schema.is_object() {
+            structural::faults(schema, &path, faults);
             patterns(schema, &path, faults);
             rules(&compile_schema(schema), &path, faults);
         } else {
@@ -40,6 +49,12 @@ pub(super) fn faults(object: &Value, faults: &mut Vec<Cause>) {
             faults.push(Cause { field: path, reason: "FieldValueRequired", message });
         }
     }
+}
+
+/// The name of the version in which objects are stored.
+pub(crate) fn storage_version(object: &Value) -> Option<&Value> {
+    let versions = object["spec"]["versions"].as_array()?;
+    versions.iter().find(|version| version["storage"] == true).map(|version| &version["name"])
 }
 
 /// What names the objects that are stored already cannot change.

@@ -5,28 +5,40 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{at_least_zero, duplicate, port};
+use super::container::{self, relative};
+use super::{at_least_zero, duplicate, one_of};
 use crate::status::Cause;
 
-pub(super) fn spec(spec: &Value, path: &str, faults: &mut Vec<Cause>) {
+/// `claims`: volumes that are declared elsewhere, by their `name`.
+pub(super) fn spec(spec: &Value, path: &str, claims: &[Value], faults: &mut Vec<Cause>) {
     const POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
     if !POLICIES.iter().any(|known| spec["restartPolicy"] == *known) {
         let path = format!("{path}.restartPolicy");
         faults.push(Cause::unsupported(path, &spec["restartPolicy"], &POLICIES.map(str::to_owned)));
     }
-    let grace = &spec["terminationGracePeriodSeconds"];
-    at_least_zero(grace, &format!("{path}.terminationGracePeriodSeconds"), faults);
+    let dns = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    one_of(&spec["dnsPolicy"], &format!("{path}.dnsPolicy"), &dns, faults);
+    for field in ["terminationGracePeriodSeconds", "activeDeadlineSeconds"] {
+        at_least_zero(&spec[field], &format!("{path}.{field}"), faults);
+    }
     let volumes = spec["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
     names(volumes, &format!("{path}.volumes"), faults);
-    let volumes: HashSet<&str> = volumes.iter().filter_map(|volume| volume["name"].as_str()).collect();
+    for (index, one) in volumes.iter().enumerate() {
+        volume(one, &format!("{path}.volumes[{index}]"), faults);
+    }
+    for (index, one) in spec["tolerations"].as_array().into_iter().flatten().enumerate() {
+        toleration(one, &format!("{path}.tolerations[{index}]"), faults);
+    }
     if spec["containers"].as_array().is_none_or(Vec::is_empty) {
         faults.push(Cause::required(format!("{path}.containers")));
     }
+    let mounted: HashSet<&str> =
+        volumes.iter().chain(claims).filter_map(|volume| volume["name"].as_str()).collect();
     for list in ["initContainers", "containers"] {
         let containers = spec[list].as_array().map(Vec::as_slice).unwrap_or_default();
         names(containers, &format!("{path}.{list}"), faults);
         for (index, one) in containers.iter().enumerate() {
-            container(one, &volumes, &format!("{path}.{list}[{index}]"), faults);
+            container::faults(one, &mounted, &format!("{path}.{list}[{index}]"), faults);
         }
     }
 }
@@ -51,29 +63,43 @@ fn names(list: &[Value], path: &str, faults: &mut Vec<Cause>) {
     }
 }
 
-fn container(container: &Value, volumes: &HashSet<&str>, path: &str, faults: &mut Vec<Cause>) {
-    if container["image"].as_str().is_none_or(str::is_empty) {
-        faults.push(Cause::required(format!("{path}.image")));
+/// One source, and files below it.
+fn volume(volume: &Value, path: &str, faults: &mut Vec<Cause>) {
+    let sources =
+        volume.as_object().into_iter().flat_map(|volume| volume.keys()).filter(|key| *key != "name");
+    for other in sources.skip(1) {
+        let message = "Forbidden: may not specify more than 1 volume type".to_owned();
+        faults.push(Cause { field: format!("{path}.{other}"), reason: "FieldValueForbidden", message });
     }
-    for (index, one) in container["ports"].as_array().into_iter().flatten().enumerate() {
-        port(&one["containerPort"], format!("{path}.ports[{index}].containerPort"), faults);
+    let projected = volume["projected"]["sources"].as_array().into_iter().flatten();
+    for source in projected.chain([volume]) {
+        for kind in ["configMap", "secret", "downwardAPI"] {
+            for (index, item) in source[kind]["items"].as_array().into_iter().flatten().enumerate() {
+                relative(&item["path"], &format!("{path}.{kind}.items[{index}].path"), faults);
+            }
+        }
+        relative(&source["serviceAccountToken"]["path"], &format!("{path}.serviceAccountToken.path"), faults);
     }
-    for (index, mount) in container["volumeMounts"].as_array().into_iter().flatten().enumerate() {
-        let at = format!("{path}.volumeMounts[{index}]");
-        if mount["name"].as_str().is_none_or(|name| !volumes.contains(name)) {
-            let message = format!("Not found: {}", mount["name"]);
-            faults.push(Cause { field: format!("{at}.name"), reason: "FieldValueNotFound", message });
-        }
+}
+
+fn toleration(one: &Value, path: &str, faults: &mut Vec<Cause>) {
+    one_of(&one["operator"], &format!("{path}.operator"), &["Equal", "Exists"], faults);
+    let effects = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
+    if one["effect"] != "" {
+        one_of(&one["effect"], &format!("{path}.effect"), &effects, faults);
     }
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        let one = &container[probe];
-        if !one.is_object() {
-            continue;
-        }
-        let handlers = ["httpGet", "tcpSocket", "exec", "grpc"];
-        if handlers.iter().all(|handler| one[*handler].is_null()) {
-            let message = "Required value: must specify a handler type".to_owned();
-            faults.push(Cause { field: format!("{path}.{probe}"), reason: "FieldValueRequired", message });
-        }
+    let is_set = |field: &str| one[field].as_str().is_some_and(|text| !text.is_empty());
+    if !is_set("key") && one["operator"] != "Exists" {
+        let why =
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        faults.push(Cause::invalid(format!("{path}.operator"), &one["operator"], why));
+    }
+    if one["operator"] == "Exists" && is_set("value") {
+        let why = "value must be empty when `operator` is 'Exists'";
+        faults.push(Cause::invalid(format!("{path}.value"), &one["value"], why));
+    }
+    if !one["tolerationSeconds"].is_null() && one["effect"] != "NoExecute" {
+        let why = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+        faults.push(Cause::invalid(format!("{path}.effect"), &one["effect"], why));
     }
 }

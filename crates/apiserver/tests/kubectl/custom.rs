@@ -156,6 +156,68 @@ fn keyed_lists_are_applied_element_by_element() {
     assert!(said.contains("conflict with \"one\": .spec.parts[id=2].v"), "{said}");
 }
 
+/// Outside of the strict groups Kubernetes' rules hold: operators write fields that their definitions do not have.
+#[test]
+fn in_other_groups_unknown_fields_are_pruned_unless_the_client_is_strict() {
+    let server = Server::start();
+    let widgets = WIDGETS.replace("example.com", "other.example.org");
+    server.apply(&widgets);
+    let widget = |spec: &str| widget(spec).replace("example.com", "other.example.org");
+    let said = server.apply_with(&["--validate=false"], &widget("{size: 3, sise: 4}"));
+    assert!(said.contains("created"), "{said}");
+    assert_eq!(server.value("widgets.other.example.org/w", ".spec.sise"), "", "pruned");
+    assert_eq!(server.value("widgets.other.example.org/w", ".spec.size"), "3");
+    let path = "/apis/other.example.org/v1/namespaces/default/widgets?fieldValidation=Strict";
+    let said = server.refused(&["create", "--raw", path, "-f", "-"], &widget_json("other.example.org"));
+    assert!(said.contains("unknown field"), "{said}");
+}
+
+fn widget_json(group: &str) -> String {
+    serde_json::json!({"apiVersion": format!("{group}/v1"), "kind": "Widget", "metadata": {"name": "strict"},
+        "spec": {"size": 3, "sise": 4}})
+    .to_string()
+}
+
+#[test]
+fn a_definition_that_is_not_structural_is_refused() {
+    let server = Server::start();
+    for (right, wrong, expected) in [
+        (
+            "size: {type: integer,",
+            "list: {type: array}\n              size: {type: integer,",
+            "items: Required value",
+        ),
+        ("min: {type: integer, default: 0}", "min: {default: 0}", "type: Required value: must not be empty"),
+    ] {
+        assert!(WIDGETS.contains(right), "{right}");
+        let said = server.refused(&["create", "-f", "-", "--validate=false"], &WIDGETS.replace(right, wrong));
+        assert!(said.contains(expected), "{wrong}: {said}");
+    }
+    server.apply(WIDGETS);
+    let rows = server.kubectl(&["get", "apiservices"]);
+    assert!(rows.contains("v1.example.com") && rows.contains("v1.apps"), "{rows}");
+    server.kubectl(&["delete", "crd", "widgets.example.com"]);
+    let rows = server.kubectl(&["get", "apiservices"]);
+    assert!(!rows.contains("v1.example.com") && rows.contains("v1.apps"), "{rows}");
+}
+
+#[test]
+fn an_object_gets_the_defaults_that_its_definition_got_later() {
+    let server = Server::start();
+    let (now, later) = ("min: {type: integer}", "min: {type: integer, default: 0}");
+    server.apply(
+        &WIDGETS
+            .replace(later, now)
+            .replace("self.min <= self.size", "!has(self.min) || self.min <= self.size"),
+    );
+    server.apply(&widget("{size: 3}"));
+    assert_eq!(server.value("widget/w", ".spec.min"), "");
+    server.apply(WIDGETS);
+    assert_eq!(server.value("widget/w", ".spec.min"), "0");
+    let list = server.kubectl(&["get", "widgets", "-o", "jsonpath={.items[*].spec.min}"]);
+    assert_eq!(list, "0");
+}
+
 /// Older kubectls know no `--subresource`.
 #[track_caller]
 fn patch_status(server: &Server, path: &str, patch: &str) {

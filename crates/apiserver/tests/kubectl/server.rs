@@ -54,6 +54,7 @@ pub(crate) fn be_the_server() {
                 kind: "NetworkPolicy",
                 instead: "use something else",
             }],
+            strict_groups: &["example.com"],
         };
         let (_trigger, watch) = drain::channel();
         let (tasks, _supervisor) = Tasks::new("apiserver", watch);

@@ -374,3 +374,56 @@ fn what_was_acknowledged_survives_sigkill() {
     let later: u64 = server.value("configmap/d", ".metadata.resourceVersion").parse().unwrap();
     assert!(later > version.parse().unwrap());
 }
+
+/// With a slip in a negative selector every object would match, and `delete` would delete them.
+#[test]
+fn a_field_selector_that_is_none_is_refused() {
+    let server = Server::start();
+    server.apply(POD);
+    for selector in
+        ["status.phas!=Running", "status.qosClass=BestEffort", "spec.containers=x", "metadata.labels.app=web"]
+    {
+        for verb in ["get", "delete"] {
+            let said = server.refused(&[verb, "pods", "--field-selector", selector], "");
+            assert!(said.contains("field label not supported"), "{verb} {selector}: {said}");
+        }
+    }
+    let found = server.kubectl(&[
+        "get",
+        "pods",
+        "-o",
+        "name",
+        "--field-selector",
+        "status.phase=Pending,spec.hostNetwork=false",
+    ]);
+    assert_eq!(found, "pod/one\n", "a field that is not set has its default");
+    assert_eq!(
+        server.kubectl(&["get", "events", "--field-selector", "involvedObject.kind=Pod,source=x"]),
+        ""
+    );
+}
+
+#[test]
+fn what_clients_expect_of_every_cluster() {
+    let server = Server::start();
+    server.apply(POD);
+    server.kubectl(&["create", "namespace", "x"]);
+    let labelled =
+        server.kubectl(&["get", "namespaces", "-o", "name", "-l", "kubernetes.io/metadata.name=x"]);
+    assert_eq!(labelled, "namespace/x\n");
+    server.kubectl(&["label", "namespace", "x", "kubernetes.io/metadata.name-"]);
+    assert_eq!(server.value("namespace/x", ".metadata.labels.kubernetes\\.io/metadata\\.name"), "x");
+    // kubectl reads the details of the 404 of a subresource that is not served.
+    let said = server.refused(&["debug", "one", "--image=busybox"], "");
+    assert!(
+        said.contains("ephemeral containers are disabled")
+            || said.contains("could not find the requested resource"),
+        "{said}"
+    );
+    let policy = "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\n\
+                  metadata: {name: p}\nspec: {failurePolicy: Fail, validations: [{expression: 'true'}]}";
+    let said = server.apply(policy);
+    assert!(said.contains("created"), "{said}");
+    let rules = server.value("clusterrole/view", ".rules[*].resources");
+    assert!(rules.contains("configmaps"), "an aggregated role shows what it gathers: {rules}");
+}

@@ -18,12 +18,54 @@ const INERT: &[Inert] = &[
     inert("apps", "StatefulSet", "a Deployment is run"),
     inert("batch", "CronJob", "a Job is run"),
     inert("autoscaling", "HorizontalPodAutoscaler", "kubectl scale changes the number of Pods"),
-    inert("policy", "PodDisruptionBudget", ""),
     inert("", "ReplicationController", "a Deployment is run"),
     inert("", "ResourceQuota", ""),
     inert("", "LimitRange", ""),
     inert("", "PersistentVolumeClaim", "an emptyDir lives as long as its Pod"),
     inert("", "PersistentVolume", "an emptyDir lives as long as its Pod"),
+    inert(
+        "admissionregistration.k8s.io",
+        "ValidatingAdmissionPolicy",
+        "a ValidatingWebhookConfiguration is called",
+    ),
+    inert(
+        "admissionregistration.k8s.io",
+        "ValidatingAdmissionPolicyBinding",
+        "a ValidatingWebhookConfiguration is called",
+    ),
+    // Of Istio and the Gateway API: definitions that others bring, whose objects this mesh does not read.
+    inert("networking.istio.io", "VirtualService", "an HTTPRoute is served"),
+    inert("networking.istio.io", "Gateway", "a Gateway of gateway.networking.k8s.io is served"),
+    inert("networking.istio.io", "DestinationRule", ""),
+    inert("networking.istio.io", "ServiceEntry", ""),
+    inert("networking.istio.io", "Sidecar", ""),
+    inert("networking.istio.io", "EnvoyFilter", ""),
+    inert("networking.istio.io", "WorkloadEntry", ""),
+    inert("networking.istio.io", "WorkloadGroup", ""),
+    inert("networking.istio.io", "ProxyConfig", ""),
+    inert("telemetry.istio.io", "Telemetry", ""),
+    inert("extensions.istio.io", "WasmPlugin", ""),
+    inert("extensions.istio.io", "TrafficExtension", ""),
+    inert("gateway.networking.k8s.io", "GRPCRoute", "an HTTPRoute that matches the path is served"),
+    inert("gateway.networking.k8s.io", "TCPRoute", ""),
+    inert("gateway.networking.k8s.io", "TLSRoute", ""),
+    inert("gateway.networking.k8s.io", "UDPRoute", ""),
+    inert("gateway.networking.k8s.io", "BackendTLSPolicy", ""),
+    inert("gateway.networking.k8s.io", "ListenerSet", ""),
+    inert("gateway.networking.x-k8s.io", "XListenerSet", ""),
+    inert("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", ""),
+    inert("gateway.networking.x-k8s.io", "XMesh", ""),
+];
+
+/// Groups of the mesh's own configuration. A field that is not known here is one that is not acted on: a policy with a
+/// typo would be weaker than it reads.
+const STRICT_GROUPS: &[&str] = &[
+    "security.istio.io",
+    "networking.istio.io",
+    "telemetry.istio.io",
+    "extensions.istio.io",
+    "gateway.networking.k8s.io",
+    "meltemi.dev",
 ];
 
 const fn inert(group: &'static str, kind: &'static str, instead: &'static str) -> Inert {
@@ -76,6 +118,7 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         nodes: (1..=args.nodes).map(node).collect(),
         advertise: args.advertise,
         inert: INERT,
+        strict_groups: STRICT_GROUPS,
     };
     meltemi_apiserver::start(config, &tasks).await?;
     Ok(())

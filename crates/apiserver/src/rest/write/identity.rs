@@ -50,6 +50,9 @@ pub(super) fn for_create(call: &Call, object: &mut Value) -> Result<(), Refusal>
     }
     check_name(call, metadata["name"].as_str().unwrap_or_default())?;
     check_namespace(call, metadata)?;
+    if metadata["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
+        return Err(Refusal::bad_request("resourceVersion should not be set on objects to be created"));
+    }
     let map = metadata.as_object_mut().expect("an object since above");
     for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         map.remove(key);
@@ -175,9 +178,12 @@ fn check_name(call: &Call, name: &str) -> Result<(), Refusal> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     });
-    let label = matches!(call.info.kind.as_str(), "Namespace" | "Service");
+    let label = call.info.custom.is_none() && matches!(call.info.kind.as_str(), "Namespace" | "Service");
     let limit = if label { 63 } else { 253 };
+    // A Service is a name in DNS of the older kind, which begins with a letter.
+    let begins = !label || call.info.kind != "Service" || name.starts_with(|c: char| c.is_ascii_lowercase());
     let fine = name.len() <= limit
+        && begins
         && (free && !name.contains(['/', '%']) || subdomain && !(label && name.contains('.')));
     if fine {
         return Ok(());

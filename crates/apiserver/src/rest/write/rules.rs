@@ -34,7 +34,10 @@ pub(super) fn on_create(call: &Call, object: &mut Value) -> Result<(), Refusal> 
     namespace_is_open(call, object)?;
     match (call.info.group.as_str(), call.info.kind.as_str()) {
         ("", "Service") => service::addresses(call, object, None),
-        ("", "Pod") => pod_account(call, object),
+        ("", "Pod") => {
+            pod_classes(call, object)?;
+            pod_account(call, object)
+        }
         ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => selector_fits(call, object),
         ("batch", "Job") => {
             job_selector(object);
@@ -50,9 +53,16 @@ pub(super) fn on_create(call: &Call, object: &mut Value) -> Result<(), Refusal> 
 
 pub(super) fn on_update(call: &Call, live: &Value, object: &mut Value) -> Result<(), Refusal> {
     let main = call.subresource().is_empty();
+    keep_finalizers(call, live, object)?;
     if main {
         match (call.info.group.as_str(), call.info.kind.as_str()) {
             ("", "Service") => service::addresses(call, object, Some(live))?,
+            // They are changed through the subresource `finalize` only.
+            ("", "Namespace") => match live["spec"].get("finalizers") {
+                Some(finalizers) => object["spec"]["finalizers"] = finalizers.clone(),
+                None => drop(object["spec"].as_object_mut().map(|spec| spec.remove("finalizers"))),
+            },
+            ("", "ConfigMap" | "Secret") => keep_immutable(call, live, object)?,
             ("", "Pod") => pod_is_immutable(call, live, object)?,
             ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => {
                 immutable(call, live, object, &["spec", "selector"])?;
@@ -109,6 +119,10 @@ pub(super) fn only_status(info: &ResourceInfo, live: &Value, object: &mut Value)
 pub(super) fn after_write(call: &Call, object: &Value) {
     if call.info.kind == "CustomResourceDefinition" {
         call.api.registry.add_definition(object);
+        crate::bootstrap::sync_api_services(&call.api);
+    }
+    if call.info.kind == "ClusterRole" {
+        call.api.aggregate_roles();
     }
 }
 
@@ -131,6 +145,42 @@ fn namespace_is_open(call: &Call, object: &Value) -> Result<(), Refusal> {
             "{} \"{name}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated",
             call.info.qualified()
         )));
+    }
+    Ok(())
+}
+
+/// What is being deleted gets no new finalizers: it would never go.
+fn keep_finalizers(call: &Call, live: &Value, object: &Value) -> Result<(), Refusal> {
+    if !live["metadata"]["deletionTimestamp"].is_string() {
+        return Ok(());
+    }
+    let of = |value: &Value| value["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    let before = of(live);
+    let new: Vec<Value> = of(object).into_iter().filter(|finalizer| !before.contains(finalizer)).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let why =
+        "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers";
+    let message = format!("{why} {}", Value::Array(new));
+    Err(fault(
+        call,
+        object,
+        Cause { field: "metadata.finalizers".into(), reason: "FieldValueForbidden", message },
+    ))
+}
+
+/// A ConfigMap or Secret that says so keeps its data, and keeps saying so.
+fn keep_immutable(call: &Call, live: &Value, object: &Value) -> Result<(), Refusal> {
+    if live["immutable"] != true {
+        return Ok(());
+    }
+    for field in ["immutable", "data", "binaryData"] {
+        if live[field] != object[field] {
+            let message = "Forbidden: field is immutable when `immutable` is set".to_owned();
+            let cause = Cause { field: field.into(), reason: "FieldValueForbidden", message };
+            return Err(fault(call, object, cause));
+        }
     }
     Ok(())
 }
@@ -174,6 +224,29 @@ fn job_selector(object: &mut Value) {
         ] {
             labels[key] = value.clone();
         }
+    }
+}
+
+/// Priority classes that every cluster has, with their values.
+const SYSTEM_PRIORITIES: [(&str, i64); 2] =
+    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+/// A Pod names priority and runtime classes that exist; its priority is that of its class.
+fn pod_classes(call: &Call, object: &mut Value) -> Result<(), Refusal> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let refuse = |why: String| Err(Refusal::forbidden(format!("pods \"{name}\" is forbidden: {why}")));
+    let spec = &mut object["spec"];
+    if let Some(class) = spec["priorityClassName"].as_str().filter(|class| !class.is_empty()) {
+        let system = SYSTEM_PRIORITIES.iter().find(|(known, _)| *known == class).map(|(_, value)| *value);
+        let stored = || call.api.get("scheduling.k8s.io", "priorityclasses", "", class)?["value"].as_i64();
+        match system.or_else(stored) {
+            Some(priority) => spec["priority"] = priority.into(),
+            None => return refuse(format!("no PriorityClass with name {class} was found")),
+        }
+    }
+    match spec["runtimeClassName"].as_str().filter(|class| !class.is_empty()) {
+        Some(class) => refuse(format!("pod rejected: RuntimeClass \"{class}\" not found")),
+        None => Ok(()),
     }
 }
 
@@ -257,5 +330,11 @@ fn establish(call: &Call, object: &mut Value) {
             condition("NamesAccepted", "NoConflicts", "no conflicts found"),
             condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
         ]);
+    }
+    let storage = definition::storage_version(object).cloned().unwrap_or_default();
+    let mut stored = object["status"]["storedVersions"].as_array().cloned().unwrap_or_default();
+    if storage.is_string() && !stored.contains(&storage) {
+        stored.push(storage);
+        object["status"]["storedVersions"] = stored.into();
     }
 }
