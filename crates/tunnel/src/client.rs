@@ -241,7 +241,7 @@ impl Pool {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER);
-        let (sender, mut connection) = builder.handshake(tls).await.map_err(|e| tunnel(e.to_string()))?;
+        let (sender, mut connection) = builder.handshake(tls).await.map_err(|e| broken(address, e))?;
         let liveness = Arc::new(Liveness::default());
         let alive = liveness.clone().watch(connection.ping_pong());
         let inboxes = Inboxes::default();
@@ -303,20 +303,30 @@ fn slow(address: SocketAddr) -> DialError {
     }
 }
 
+/// A tunnel that failed by HTTP/2's account. With TLS 1.3 the client is done before the server has judged its certificate,
+/// so that a refusal arrives as an error of the first read: it is one of TLS, and another attempt would change nothing.
+fn broken(address: SocketAddr, error: h2::Error) -> DialError {
+    // What rustls reports, alerts of the peer among it, has this kind; no error of a socket has.
+    if error.get_io().is_some_and(|source| source.kind() == io::ErrorKind::InvalidData) {
+        return DialError::Tls { address, source: error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()) };
+    }
+    DialError::Tunnel { address, reason: error.to_string() }
+}
+
 async fn request(to: Tunnel, dial: &Dial) -> Result<Stream, DialError> {
     let tunnel = |reason: String| DialError::Tunnel { address: dial.address, reason };
-    let mut sender = to.sender.ready().await.map_err(|e| tunnel(e.to_string()))?;
+    let mut sender = to.sender.ready().await.map_err(|e| broken(dial.address, e))?;
     let uri = Uri::builder().authority(dial.authority.as_str()).build().map_err(|e| tunnel(e.to_string()))?;
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = uri;
     *request.headers_mut() = dial.headers.clone();
-    let (response, send) = sender.send_request(request, false).map_err(|e| tunnel(e.to_string()))?;
+    let (response, send) = sender.send_request(request, false).map_err(|e| broken(dial.address, e))?;
     let answered = tokio::select! {
         answered = tokio::time::timeout(ANSWER, response) => answered.map_err(|_| slow(dial.address))?,
         () = to.liveness.lost() => return Err(DialError::Silent { address: dial.address }),
     };
-    let response = answered.map_err(|e| tunnel(e.to_string()))?;
+    let response = answered.map_err(|e| broken(dial.address, e))?;
     if response.status() != StatusCode::OK {
         return Err(DialError::Status(response.status()));
     }

@@ -224,8 +224,10 @@ async fn nothing_is_accepted_from_a_peer_whose_certificate_has_expired() {
     let _open = pool.dial(&ask).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let refused = pool.dial(&ask).await;
-    // Refused on the tunnel, and then a new one.
-    assert!(refused.is_err() && tunnels.load(Ordering::SeqCst) == 2, "{refused:?}");
+    // Refused on the tunnel, and then on a new one. The server's alert may be lost in the reset that closes it: then one
+    // more is tried.
+    let opened = tunnels.load(Ordering::SeqCst);
+    assert!(refused.is_err() && (2..=3).contains(&opened), "{refused:?} after {opened} tunnels");
 }
 
 #[tokio::test]
