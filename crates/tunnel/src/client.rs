@@ -308,7 +308,10 @@ fn slow(address: SocketAddr) -> DialError {
 fn broken(address: SocketAddr, error: h2::Error) -> DialError {
     // What rustls reports, alerts of the peer among it, has this kind; no error of a socket has.
     if error.get_io().is_some_and(|source| source.kind() == io::ErrorKind::InvalidData) {
-        return DialError::Tls { address, source: error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()) };
+        return DialError::Tls {
+            address,
+            source: error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()),
+        };
     }
     DialError::Tunnel { address, reason: error.to_string() }
 }
