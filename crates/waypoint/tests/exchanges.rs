@@ -228,7 +228,7 @@ async fn a_proxy_that_ends_says_so_before_it_closes_anything() {
     let mut edge = world.to_gateway().await;
     write(&mut edge, get.as_bytes()).await;
     assert_eq!(status(&answer(&mut edge, &mut Vec::new()).await.unwrap()), 200);
-    world.drain();
+    world.drain().await;
     // Who asks is answered, and told to go.
     let said = async |io: &mut (dyn AsyncReadWrite + Unpin)| {
         write(io, get.as_bytes()).await;

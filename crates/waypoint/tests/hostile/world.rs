@@ -25,7 +25,7 @@ use meltemi_model::workload::{GatewayAddress, GatewayDestination};
 use meltemi_model::{
     NamespacedHostname, NamespacedName, NetworkAddress, Service, SpiffeId, TrustDomain, Workload, WorkloadUid,
 };
-use meltemi_runtime::drain::{self, DrainTrigger};
+use meltemi_runtime::drain::{self, DrainTrigger, DrainWatch};
 use meltemi_runtime::metrics::Metrics;
 use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Tasks, tasks::Supervisor};
@@ -95,7 +95,7 @@ pub(crate) struct World {
     mesh: Mesh,
     /// Of every Service.
     ports: Vec<PortMapping>,
-    trigger: Option<DrainTrigger>,
+    drain: Option<(DrainTrigger, DrainWatch)>,
     _supervisor: Supervisor,
 }
 
@@ -105,7 +105,7 @@ impl World {
             CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap(),
         );
         let (trigger, watch) = drain::channel();
-        let (tasks, supervisor) = Tasks::new("test", watch);
+        let (tasks, supervisor) = Tasks::new("test", watch.clone());
         let (seen, lines) = (Seen::default(), Lines::default());
         let opened = Arc::new(AtomicUsize::new(0));
         let backend = super::backend::start(seen.clone(), opened.clone()).await;
@@ -134,7 +134,7 @@ impl World {
             opened,
             mesh: Mesh::default(),
             ports: Vec::new(),
-            trigger: Some(trigger),
+            drain: Some((trigger, watch)),
             _supervisor: supervisor,
         };
         world.fill(backend);
@@ -286,9 +286,11 @@ impl World {
         self.add_route(name, parent, rule);
     }
 
-    /// Tells the proxy to end.
-    pub(crate) fn drain(&mut self) {
-        tokio::spawn(self.trigger.take().unwrap().start(PATIENCE));
+    /// Tells the proxy to end, and waits until it has been told.
+    pub(crate) async fn drain(&mut self) {
+        let (trigger, mut watch) = self.drain.take().unwrap();
+        tokio::spawn(trigger.start(PATIENCE));
+        watch.started().await;
     }
 
     /// A stream through a tunnel to a service of the waypoint.
