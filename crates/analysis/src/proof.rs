@@ -10,6 +10,7 @@ mod address;
 mod bits;
 mod domain;
 mod form;
+mod host;
 mod pattern;
 mod search;
 mod space;

@@ -302,18 +302,6 @@ fn inside(reported: &Difference, request: &Witness, both: &[&[Attached]]) -> boo
     })
 }
 
-fn excludes_hosts(policies: &[Attached]) -> bool {
-    let rules = policies.iter().flat_map(|a| &a.policy.rules);
-    let matches = rules.flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
-    matches.flat_map(|m| &m.predicates).any(|p| p.attribute == Attribute::Host && !p.not_values.is_empty())
-}
-
-fn names_hosts(policies: &[Attached]) -> bool {
-    let rules = policies.iter().flat_map(|a| &a.policy.rules);
-    let matches = rules.flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
-    matches.flat_map(|m| &m.predicates).any(|p| p.attribute == Attribute::Host)
-}
-
 fn check(
     layer: Layer,
     old: &[Attached],
@@ -321,19 +309,6 @@ fn check(
     requests: &[Witness],
 ) -> Result<(), TestCaseError> {
     let found: Differences = compare(&place(layer), old, new);
-    // Some conditions on hosts are fulfilled by certain forms of a name only (a final dot, a port). The search may write
-    // its witness in another form, the engine does not confirm it, and the answer is UNKNOWN: safe, and no proof.
-    // Where hosts are excluded as well, its condition may be wider than what it stands for: not held to it here.
-    if excludes_hosts(old) || excludes_hosts(new) {
-        return Ok(());
-    }
-    if names_hosts(old) || names_hosts(new) {
-        let unconfirmed = |reason: &str| reason.starts_with("the engine does not confirm");
-        prop_assert!(found.unknown.iter().all(|u| unconfirmed(&u.reason)), "{:?}", found.unknown);
-        if !found.unknown.is_empty() {
-            return Ok(());
-        }
-    }
     prop_assert!(found.unknown.is_empty(), "{:?}", found.unknown);
     for (list, was, is) in [(&found.newly_allowed, old, new), (&found.newly_denied, new, old)] {
         for difference in list {

@@ -61,10 +61,12 @@ impl Work<'_> {
         self.budget -= 1;
         let mut all: Vec<Cell> = vec![Cell::new()];
         for (index, p) in one.predicates.iter().enumerate() {
-            let single = value.filter(|(wanted, _)| *wanted == index).map(|(_, v)| std::slice::from_ref(v));
-            let values = single.unwrap_or(&p.values);
+            let mut p = p.clone();
+            if let Some((_, single)) = value.filter(|(wanted, _)| *wanted == index) {
+                p.values = vec![single.clone()];
+            }
             // What was not registered is not seen at this place.
-            let Some(some) = self.space.alternatives_of(&p.attribute, values, &p.not_values, denies) else {
+            let Some(some) = self.space.alternatives_of(&p, denies) else {
                 continue;
             };
             all = all.iter().flat_map(|a| some.iter().map(|b| [&**a, b].concat())).collect();
@@ -86,7 +88,7 @@ impl Work<'_> {
         let predicates: Vec<_> = single.flat_map(|c| &c.matches[0].predicates).collect();
         let mut cell = Vec::new();
         for p in predicates {
-            let some = self.space.alternatives_of(&p.attribute, &p.values, &p.not_values, denies);
+            let some = self.space.alternatives_of(p, denies);
             if let Some([only]) = some.as_deref() {
                 cell.extend(only);
             }

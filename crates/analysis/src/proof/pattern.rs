@@ -2,10 +2,10 @@
 //! What a value of a policy says of the text of its attribute, as patterns. It must say what `policy::decide` does; the
 //! property tests hold the two against each other.
 
-use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
-use meltemi_policy::http::host_name;
+use meltemi_model::authz::{Attribute, Predicate, StringMatch, ValueMatch};
 
 use super::domain::Domain;
+use super::host::{self, Reading};
 use super::text::{Automaton, Free, Pattern, Piece};
 
 /// How a value is compared with a request that has several readings (`policy::reading`): of a host, with or without a port.
@@ -13,14 +13,28 @@ use super::text::{Automaton, Free, Pattern, Piece};
 pub(crate) enum Manner {
     /// With the text as it is: values of an ALLOW, not-values of a DENY, and what is given of a request.
     Narrow,
-    /// With every form of it: values of a DENY, not-values of an ALLOW.
+    /// With every form of it: not-values of an ALLOW, and values of a DENY that excludes no hosts.
     Wide,
+    /// Widely with one reading.
+    WideAt(Reading),
+    /// Narrowly with one reading.
+    NarrowAt(Reading),
 }
 
 impl Manner {
-    /// The manner for an attribute: where both are the same, the narrow one.
-    pub(crate) fn of(self, attribute: &Attribute) -> Self {
-        if is_host(attribute) { self } else { Self::Narrow }
+    /// How values and not-values of a predicate are compared: the pairs of which one has to hold.
+    ///
+    /// One reading has to fulfil a DENY as a whole: `hosts: [a.com]` with `notHosts: [a.com:80]` denies `a.com:80`, since
+    /// it is `a.com` to a server that leaves out the port. Without values only the host as written is looked at.
+    pub(crate) fn pairs(predicate: &Predicate, denies: bool) -> Vec<(Self, Self)> {
+        let (values, not_values) = (!predicate.values.is_empty(), !predicate.not_values.is_empty());
+        match (denies, values, not_values) {
+            _ if !is_host(&predicate.attribute) => vec![(Self::Narrow, Self::Narrow)],
+            (false, ..) => vec![(Self::Narrow, Self::Wide)],
+            (true, true, false) => vec![(Self::Wide, Self::Narrow)],
+            (true, false, _) => vec![(Self::Narrow, Self::Narrow)],
+            (true, true, true) => Reading::ALL.map(|r| (Self::WideAt(r), Self::NarrowAt(r))).to_vec(),
+        }
     }
 }
 
@@ -92,10 +106,7 @@ pub(crate) fn patterns(attribute: &Attribute, value: &ValueMatch, manner: Manner
             pattern.extend([is("/ns/"), Piece::Many(Free::Any)]);
             vec![pattern]
         }
-        (_, ValueMatch::String(text)) if is_host(attribute) => match manner {
-            Manner::Wide => host(text),
-            Manner::Narrow => host_as_written(attribute, text),
-        },
+        (_, ValueMatch::String(text)) if is_host(attribute) => host(attribute, text, manner),
         (Attribute::Method | Attribute::Header(_), ValueMatch::String(StringMatch::Presence)) => {
             vec![vec![Piece::Many(Free::Any)]]
         }
@@ -133,63 +144,33 @@ fn request_principal(text: &StringMatch) -> Vec<Pattern> {
     }
 }
 
-/// The host as it is, in lower case. A header with the host in it is compared with case: only what the domain has matches.
-fn host_as_written(attribute: &Attribute, text: &StringMatch) -> Vec<Pattern> {
-    let folds = *attribute == Attribute::Host;
-    let fold = |t: &str| if folds { t.to_ascii_lowercase().into() } else { t.into() };
-    match text {
-        StringMatch::Exact(t) => vec![plain(&StringMatch::Exact(fold(t)), Free::Any)],
-        StringMatch::Prefix(t) => vec![plain(&StringMatch::Prefix(fold(t)), Free::Any)],
-        StringMatch::Suffix(t) => vec![plain(&StringMatch::Suffix(fold(t)), Free::Any)],
-        StringMatch::Presence => vec![vec![Piece::Many(Free::Any)]],
-    }
-}
-
-/// Every form of a host: as it is, without its port, without a dot at the end of its name, without both; in lower case. The
-/// value is compared without such a dot as well.
-fn host(text: &StringMatch) -> Vec<Pattern> {
-    let lower = |t: &str| t.to_ascii_lowercase();
-    let rest = [Piece::Many(Free::Any)];
-    let written = |t: String, before: Option<Free>| {
-        let lead = |free: Free| before.map(|_| Piece::Many(free)).into_iter().collect::<Vec<Piece>>();
-        let mut all = vec![[lead(Free::Any), vec![is(&t)]].concat()];
-        let (name, port) = (host_name(&t), &t[host_name(&t).len()..]);
-        if port.is_empty() && (before.is_none() || t.ends_with(']')) {
-            all.push([lead(Free::Any), vec![is(&format!("{t}:"))], rest.to_vec()].concat());
-        }
-        if t.starts_with('[') || t.ends_with(']') {
-            return all;
-        }
-        if port.is_empty() {
-            all.push([lead(Free::NotColon), vec![is(&format!("{t}:"))], rest.to_vec()].concat());
-            all.push([lead(Free::NotColon), vec![is(&format!("{t}."))]].concat());
-            all.push([lead(Free::NotColon), vec![is(&format!("{t}.:"))], rest.to_vec()].concat());
-        } else {
-            // The name ends before the port, and may have a dot there.
-            all.push([lead(Free::NotColon), vec![is(&format!("{name}.{port}"))]].concat());
-        }
-        all
+/// Hosts that a value matches. A header with the host in it is compared with case where the match is narrow: only what the
+/// domain has matches.
+fn host(attribute: &Attribute, text: &StringMatch, manner: Manner) -> Vec<Pattern> {
+    let (wide, readings) = match manner {
+        Manner::Narrow => (false, &[Reading::Whole][..]),
+        Manner::Wide => (true, &Reading::ALL[..]),
+        Manner::WideAt(ref reading) => (true, std::slice::from_ref(reading)),
+        Manner::NarrowAt(ref reading) => (false, std::slice::from_ref(reading)),
     };
-    match text {
-        StringMatch::Exact(t) => dotless(&lower(t)).into_iter().flat_map(|t| written(t, None)).collect(),
-        StringMatch::Suffix(t) => {
-            dotless(&lower(t)).into_iter().flat_map(|t| written(t, Some(Free::Any))).collect()
-        }
-        // What the other forms leave out is at the end.
-        StringMatch::Prefix(t) => {
-            let texts = dotless(&lower(t)).into_iter();
-            texts.map(|t| plain(&StringMatch::Prefix(t.into()), Free::Any)).collect()
-        }
-        StringMatch::Presence => vec![vec![Piece::Many(Free::Any)]],
+    let folds = wide || *attribute == Attribute::Host;
+    let mut forms = vec![mapped(text, |t| if folds { t.to_ascii_lowercase() } else { t.to_owned() })];
+    if wide {
+        let other = mapped(&forms[0], |t| host::dotless(t).unwrap_or_else(|| t.to_owned()));
+        forms.extend((other != forms[0]).then_some(other));
     }
+    let all = readings.iter().flat_map(|reading| forms.iter().map(|form| host::matching(form, *reading)));
+    all.flatten().collect()
 }
 
-/// The text of a host, and the same without a dot at the end of its name.
-fn dotless(text: &str) -> Vec<String> {
-    let name = host_name(text);
-    let left = name.strip_suffix('.').filter(|left| !left.is_empty());
-    let other = left.map(|left| format!("{left}{}", &text[name.len()..]));
-    std::iter::once(text.to_owned()).chain(other).collect()
+/// The same match of another text.
+fn mapped(text: &StringMatch, change: impl Fn(&str) -> String) -> StringMatch {
+    match text {
+        StringMatch::Exact(t) => StringMatch::Exact(change(t).into()),
+        StringMatch::Prefix(t) => StringMatch::Prefix(change(t).into()),
+        StringMatch::Suffix(t) => StringMatch::Suffix(change(t).into()),
+        StringMatch::Presence => StringMatch::Presence,
+    }
 }
 
 /// `{*}` is one segment; `{**}` any number of characters, at least one where no segment border follows it.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use meltemi_model::authz::{Attribute, Predicate, StringMatch, ValueMatch};
 
-use self::draft::{Atom, Draft};
+use self::draft::{Atom, Draft, Parts};
 use super::bits::Bits;
 use super::pattern::{Manner, is_host};
 
@@ -79,11 +79,6 @@ pub(crate) struct Builder {
     places: HashMap<Dimension, u16>,
 }
 
-/// How values and not-values of a rule are compared.
-fn manners(denies: bool) -> (Manner, Manner) {
-    if denies { (Manner::Wide, Manner::Narrow) } else { (Manner::Narrow, Manner::Wide) }
-}
-
 fn dimension(subject: Subject<'_>) -> Dimension {
     let claim = |name: &str| Dimension::Claim([Arc::from(name)].into());
     match subject {
@@ -110,21 +105,22 @@ impl Builder {
         values: &[ValueMatch],
         not_values: &[ValueMatch],
     ) -> PredicateId {
-        self.register(subject, (values, Manner::Narrow), (not_values, Manner::Narrow))
+        self.register(subject, values, not_values, &[(Manner::Narrow, Manner::Narrow)])
     }
 
     /// Registers a predicate of a rule.
     pub(crate) fn predicate_of(&mut self, predicate: &Predicate, denies: bool) -> PredicateId {
-        let (values, not_values) = manners(denies);
+        let manners = Manner::pairs(predicate, denies);
         let subject = Subject::Attribute(&predicate.attribute);
-        self.register(subject, (&predicate.values, values), (&predicate.not_values, not_values))
+        self.register(subject, &predicate.values, &predicate.not_values, &manners)
     }
 
     fn register(
         &mut self,
         subject: Subject<'_>,
-        values: (&[ValueMatch], Manner),
-        not_values: (&[ValueMatch], Manner),
+        values: &[ValueMatch],
+        not_values: &[ValueMatch],
+        manners: &[(Manner, Manner)],
     ) -> PredicateId {
         let key = dimension(subject);
         let place = match self.places.get(&key) {
@@ -143,7 +139,7 @@ impl Builder {
             // Labels are plain texts.
             Subject::Label(_) => Attribute::RequestAuthPresenter,
         };
-        PredicateId { dimension: place, predicate: draft.register(&attribute, values, not_values) }
+        PredicateId { dimension: place, predicate: draft.register(&attribute, values, not_values, manners) }
     }
 
     /// Finds the classes of every dimension.
@@ -181,7 +177,7 @@ pub(crate) struct Dim {
 #[derive(Debug)]
 struct Made {
     ids: HashMap<Atom, u32>,
-    predicates: Vec<(Vec<u32>, Vec<u32>)>,
+    predicates: Vec<Parts>,
     /// Classes of each value.
     atoms: Vec<Bits>,
     /// The first of its dimensions.
@@ -236,20 +232,33 @@ impl Space {
     /// A predicate as alternatives.
     pub(crate) fn predicate(&mut self, id: PredicateId) -> Vec<Cell> {
         let made = &self.drafts[usize::from(id.dimension)];
-        let (yes, no) = made.predicates[id.predicate as usize].clone();
-        self.alternatives(id.dimension, &yes, &no)
+        let parts = made.predicates[id.predicate as usize].clone();
+        self.alternatives(id.dimension, &parts)
     }
 
-    fn alternatives(&mut self, draft: u16, yes: &[u32], no: &[u32]) -> Vec<Cell> {
+    fn alternatives(&mut self, draft: u16, parts: &Parts) -> Vec<Cell> {
         let made = &self.drafts[usize::from(draft)];
         let first = usize::from(made.first);
         if !made.apart {
             let dim = &mut self.dims[first];
-            // What is absent has no text that could be excluded; a positive condition fails with it.
-            let mut bits = if yes.is_empty() { dim.all.clone() } else { made.union(yes, dim.values.len()) };
-            bits.remove(&made.union(no, dim.values.len()));
-            return vec![vec![(made.first, dim.intern(bits))]];
+            let size = dim.values.len();
+            let mut all = Bits::none(size);
+            for (yes, no) in parts {
+                // What is absent has no text that could be excluded; a positive condition fails with it.
+                let mut bits = if yes.is_empty() { dim.all.clone() } else { made.union(yes, size) };
+                bits.remove(&made.union(no, size));
+                all.add(&bits);
+            }
+            return vec![vec![(made.first, dim.intern(all))]];
         }
+        // Claims have one reading.
+        parts.iter().flat_map(|(yes, no)| self.claims(draft, yes, no)).collect()
+    }
+
+    /// A predicate of a claim: each of its classes is a dimension.
+    fn claims(&mut self, draft: u16, yes: &[u32], no: &[u32]) -> Vec<Cell> {
+        let made = &self.drafts[usize::from(draft)];
+        let first = usize::from(made.first);
         let size = made.atoms.first().map_or(0, |_| self.dims.len() - first);
         let size =
             self.drafts.get(usize::from(draft) + 1).map_or(size, |next| usize::from(next.first) - first);
@@ -268,22 +277,20 @@ impl Space {
     }
 
     /// A predicate of a rule whose values were all registered, as alternatives; none when one was not.
-    pub(crate) fn alternatives_of(
-        &mut self,
-        attribute: &Attribute,
-        values: &[ValueMatch],
-        not_values: &[ValueMatch],
-        denies: bool,
-    ) -> Option<Vec<Cell>> {
+    pub(crate) fn alternatives_of(&mut self, predicate: &Predicate, denies: bool) -> Option<Vec<Cell>> {
+        let attribute = &predicate.attribute;
         let draft = *self.places.get(&dimension(Subject::Attribute(attribute)))?;
         let ids = &self.drafts[usize::from(draft)].ids;
         let atoms = |list: &[ValueMatch], manner: Manner| {
-            let key = |v: &ValueMatch| (attribute.clone(), v.clone(), manner.of(attribute));
+            let key = |v: &ValueMatch| (attribute.clone(), v.clone(), manner);
             list.iter().map(|v| ids.get(&key(v)).copied()).collect::<Option<Vec<u32>>>()
         };
-        let (wanted, unwanted) = manners(denies);
-        let (yes, no) = (atoms(values, wanted)?, atoms(not_values, unwanted)?);
-        Some(self.alternatives(draft, &yes, &no))
+        let pairs = Manner::pairs(predicate, denies);
+        let pair = |(yes, no): &(Manner, Manner)| {
+            Some((atoms(&predicate.values, *yes)?, atoms(&predicate.not_values, *no)?))
+        };
+        let parts = pairs.iter().map(pair).collect::<Option<Parts>>()?;
+        Some(self.alternatives(draft, &parts))
     }
 
     /// The set that holds only the absence of an attribute, where something asks for it.
@@ -308,8 +315,12 @@ impl Space {
 
     /// All principals but one, and who has none; none when the one was not registered.
     pub(crate) fn without(&mut self, principal: &ValueMatch) -> Option<(u16, u32)> {
-        let one = std::slice::from_ref(principal);
-        let cells = self.alternatives_of(&Attribute::SourcePrincipal, &[], one, false)?;
+        let all_but = Predicate {
+            attribute: Attribute::SourcePrincipal,
+            values: Vec::new(),
+            not_values: vec![principal.clone()],
+        };
+        let cells = self.alternatives_of(&all_but, false)?;
         cells.into_iter().flatten().next()
     }
 

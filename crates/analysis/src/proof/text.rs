@@ -16,8 +16,8 @@ pub(crate) enum Free {
     Any,
     /// Every character but `/`.
     NotSlash,
-    /// Every character but `:`.
-    NotColon,
+    /// Every character of a host's name that is no address: not `:`, `[` or `]`.
+    Name,
 }
 
 impl Free {
@@ -25,7 +25,7 @@ impl Free {
         match self {
             Self::Any => true,
             Self::NotSlash => c != '/',
-            Self::NotColon => c != ':',
+            Self::Name => !matches!(c, ':' | '[' | ']'),
         }
     }
 }

@@ -21,6 +21,9 @@ const CELLS: usize = 800_000_000;
 /// A value of a policy, and how it is compared.
 pub(super) type Atom = (Attribute, ValueMatch, Manner);
 
+/// A predicate as pairs of values and not-values: one pair has to hold.
+pub(super) type Parts = Vec<(Vec<u32>, Vec<u32>)>;
+
 type Atoms = BTreeMap<u32, Atom>;
 
 /// The predicates of one attribute.
@@ -29,24 +32,26 @@ pub(super) struct Draft {
     pub(super) key: Dimension,
     pub(super) ids: HashMap<Atom, u32>,
     pub(super) atoms: Atoms,
-    pub(super) predicates: Vec<(Vec<u32>, Vec<u32>)>,
-    pub(super) known: HashMap<(Vec<u32>, Vec<u32>), u32>,
+    pub(super) predicates: Vec<Parts>,
+    pub(super) known: HashMap<Parts, u32>,
 }
 
 impl Draft {
     pub(super) fn register(
         &mut self,
         attribute: &Attribute,
-        values: (&[ValueMatch], Manner),
-        not_values: (&[ValueMatch], Manner),
+        values: &[ValueMatch],
+        not_values: &[ValueMatch],
+        manners: &[(Manner, Manner)],
     ) -> u32 {
-        let mut atoms = |(list, manner): (&[ValueMatch], Manner)| {
+        let mut atoms = |list: &[ValueMatch], manner: Manner| {
             let mut all: Vec<u32> = list.iter().map(|v| self.atom(attribute, v, manner)).collect();
             all.sort_unstable();
             all.dedup();
             all
         };
-        let key = (atoms(values), atoms(not_values));
+        let pairs = manners.iter().map(|(yes, no)| (atoms(values, *yes), atoms(not_values, *no)));
+        let key: Parts = pairs.collect();
         let next = u32::try_from(self.predicates.len()).unwrap_or(u32::MAX);
         *self.known.entry(key.clone()).or_insert_with(|| {
             self.predicates.push(key);
@@ -55,7 +60,7 @@ impl Draft {
     }
 
     fn atom(&mut self, attribute: &Attribute, value: &ValueMatch, manner: Manner) -> u32 {
-        let key = (attribute.clone(), value.clone(), manner.of(attribute));
+        let key = (attribute.clone(), value.clone(), manner);
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
