@@ -93,7 +93,7 @@ async fn run() -> Option<Tally> {
             for _ in 0..requests {
                 let request = requests::request(http2).new_tree(&mut runner).unwrap().current();
                 let theirs = request.send(envoy.connect(number).await.unwrap()).await;
-                let ours = request.send(world.to_service(fixtures::FREE).await).await;
+                let ours = request.send(world.to_http(fixtures::FREE).await).await;
                 tally.add(&policy.text, &request, theirs, ours);
             }
         }

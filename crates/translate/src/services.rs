@@ -16,14 +16,15 @@ use crate::waypoints::{Binding, WaypointFacts, bound_condition};
 pub struct Translated {
     /// The service.
     pub service: Service,
-    /// `istio.io/WaypointBound` when a waypoint was asked for, and [`PORTS_DECLARED`] when it has to guess.
+    /// `istio.io/WaypointBound` when a waypoint was asked for, and [`PORTS_DECLARED`] when a port declares no protocol.
     pub conditions: Vec<Condition>,
 }
 
-/// Type of the condition that names ports whose protocol a waypoint has to guess.
+/// Type of the condition that names ports whose protocol a waypoint has to detect.
 pub const PORTS_DECLARED: &str = "meltemi.dev/PortsDeclared";
 
-/// Ports of a Service that declare no protocol that is known, as `5432 (postgres)`: a waypoint takes them for HTTP.
+/// Ports of a Service that declare no protocol that is known, as `5432 (postgres)`: a waypoint looks at the first bytes of
+/// their clients.
 pub fn undeclared_ports(facts: &ServiceFacts) -> Vec<String> {
     let undeclared = facts.ports.iter().filter(|port| port.app_protocol == AppProtocol::Unknown);
     let text = |port: &ServicePort| match &port.name {
@@ -37,8 +38,9 @@ fn declared(facts: &ServiceFacts, waypoint: &NamespacedName) -> Option<Condition
     let ports = undeclared_ports(facts);
     (!ports.is_empty()).then(|| {
         let message = format!(
-            "Port {} declares no protocol that is known: waypoint {waypoint} takes it for HTTP, and connections that are \
-             none are refused there. appProtocol says what it is (tcp for a database)",
+            "Port {} declares no protocol that is known: waypoint {waypoint} looks at the client's first bytes, and takes what is \
+             not HTTP for TCP, which policies that need HTTP deny. Where the server speaks first, each connection waits a \
+             second for that. appProtocol says what it is (tcp for a database)",
             ports.join(", ")
         );
         Condition::no(PORTS_DECLARED, "ProtocolUnknown", message)
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_that_a_waypoint_takes_for_http_are_named() {
+    fn ports_whose_protocol_a_waypoint_detects_are_named() {
         let mesh = MeshConfig::default();
         let waypoint = NamespacedName::new("shop", "wp");
         let object = serde_json::json!({

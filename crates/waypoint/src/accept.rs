@@ -13,9 +13,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::connection;
 use crate::context::Context;
+use crate::detect::{Speech, detect};
 use crate::limits::ACCEPT_PAUSE;
+use crate::route::is_routed;
 use crate::served::{Peer, Served};
-use crate::tcp;
+use crate::tcp::{self, Client};
 
 pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {
     let drained = context.drained();
@@ -87,13 +89,27 @@ async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
         Ok(found) => found,
         Err(status) => return connect.refuse(status),
     };
-    // Whatever is not declared otherwise is HTTP: what is not, is refused there.
     if matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls) {
-        return tcp::serve(&context, connect, &service, to, &peer).await;
+        return tcp::serve(&context, Client::Asked(connect), &service, to, &peer).await;
     }
     let Ok(stream) = connect.accept() else { return };
+    let (mut io, mut begun) = (TunnelIo::new(stream), Vec::new());
+    // A route says what happens to requests: its port speaks HTTP, declared or not.
+    if protocol == AppProtocol::Unknown && !is_routed(&context.view.mesh(), &service, to.port()) {
+        let detected = tokio::select! {
+            detected = detect(&mut io, &context.limits) => detected,
+            () = context.drained() => return,
+        };
+        match detected {
+            Ok((Speech::Http, first)) => begun = first,
+            Ok((Speech::Tcp, first)) => {
+                return tcp::serve(&context, Client::Begun { io, first }, &service, to, &peer).await;
+            }
+            Err(error) => return tracing::debug!(%error, "a client's connection has failed"),
+        }
+    }
     let served = Served { service: Some(service), to, listener: None, peer, place: None };
-    connection::serve(context, TunnelIo::new(stream), served).await;
+    connection::serve(context, io, begun, served).await;
 }
 
 impl Context {

@@ -27,8 +27,8 @@ use crate::served::Served;
 /// How long a client that is told to go may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Serves a connection to its end.
-pub(crate) async fn serve<IO>(context: Arc<Context>, io: IO, served: Served)
+/// Serves a connection to its end, of which `begun` was read already.
+pub(crate) async fn serve<IO>(context: Arc<Context>, io: IO, begun: Vec<u8>, served: Served)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -37,7 +37,7 @@ where
     let edge = served.listener.is_some();
     let first = if edge { context.limits.head } else { context.limits.idle };
     let guarded = tokio::select! {
-        guarded = guard(io, first, context.limits, pulse.clone()) => guarded,
+        guarded = guard(io, begun, first, context.limits, pulse.clone()) => guarded,
         () = context.drained() => return,
     };
     let Some((speaks, io)) = guarded else { return };

@@ -20,6 +20,8 @@ pub(crate) struct RequestFacts {
     pub(crate) to: SocketAddr,
     /// A request; otherwise a connection that no HTTP is read from, and the fields of HTTP are empty.
     pub(crate) http: bool,
+    /// Whether its port declares no protocol, so that the client has chosen by its first bytes what it is judged as.
+    pub(crate) detected: bool,
     /// The query, without `?`.
     pub(crate) query: String,
     pub(crate) method: String,

@@ -91,7 +91,7 @@ async fn accept(
         let served = Served { service: None, to, listener: Some(port), peer, place };
         let of = context.clone();
         context.tasks.spawn_job("connection", async move {
-            connection::serve(of, stream, served).await;
+            connection::serve(of, stream, Vec::new(), served).await;
             Ok::<(), std::convert::Infallible>(())
         });
     }

@@ -69,10 +69,11 @@ impl Timer {
     }
 }
 
-/// Reads the first bytes, for which the client has the time `first`: they tell the version. None when the client ends or
-/// takes too long.
+/// Reads the first bytes, for which the client has the time `first`: they tell the version. `prefix` was read of them
+/// already. None when the client ends or takes too long.
 pub(crate) async fn guard<IO>(
     mut io: IO,
+    mut prefix: Vec<u8>,
     first: Duration,
     limits: Limits,
     pulse: Arc<Pulse>,
@@ -80,10 +81,12 @@ pub(crate) async fn guard<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut prefix = Vec::with_capacity(PREFACE.len());
-    let first = tokio::time::timeout(first, io.read_buf(&mut prefix)).await;
-    if first.is_err() || prefix.is_empty() {
-        return None;
+    if prefix.is_empty() {
+        prefix.reserve(PREFACE.len());
+        let first = tokio::time::timeout(first, io.read_buf(&mut prefix)).await;
+        if first.is_err() || prefix.is_empty() {
+            return None;
+        }
     }
     let rest = async {
         while prefix.len() < PREFACE.len() && PREFACE.starts_with(&prefix) {

@@ -8,6 +8,8 @@
 //! listener   one path  and Gateway   Routes    identity    happened
 //! ```
 //!
+//! On ports that declare no protocol `detect` comes first: what is not HTTP is judged and forwarded as TCP (`tcp`).
+//!
 //! What is judged is what is forwarded: the normalised path. A request that can be read in two ways is judged in both.
 
 mod accept;
@@ -17,6 +19,7 @@ mod body;
 mod check;
 mod connection;
 mod context;
+mod detect;
 mod expect;
 mod facts;
 mod filters;

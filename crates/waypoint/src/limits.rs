@@ -62,6 +62,10 @@ pub struct Limits {
     /// A connection without a request, from its opening or from the last answer on. While fewer than a quarter of the
     /// places for connections are left, `head` is the limit.
     pub idle: Duration,
+    /// A pause of the client, on a port that declares no protocol, before its first bytes say whether it speaks HTTP: after
+    /// it the connection is TCP, whose server may have to speak first. A client of HTTP says something at once; the client
+    /// of such a server waits so long for each connection.
+    pub detect: Duration,
     /// Between two parts of a request's body, until the backend has begun to answer. gRPC has no such limit: its calls
     /// may be silent, and are bounded by the number of streams and connections.
     pub body: Duration,
@@ -82,6 +86,7 @@ impl Default for Limits {
         Self {
             head: Duration::from_secs(15),
             idle: Duration::from_secs(300),
+            detect: Duration::from_secs(1),
             body: Duration::from_secs(60),
             stall: Duration::from_secs(300),
             heads: 128 * 1024,

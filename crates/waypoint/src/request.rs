@@ -251,6 +251,7 @@ impl Life<'_> {
             source_ip: self.served.peer.address.ip().to_canonical(),
             to: self.served.to,
             http: true,
+            detected: false,
             query: request.uri().query().unwrap_or_default().to_owned(),
             method: request.method().to_string(),
             host: checked.host.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{Backend, Listener, PathMatch, Route, RouteMatch, RouteRule, Target};
+use meltemi_model::l7::{Backend, Listener, Parent, PathMatch, Route, RouteMatch, RouteRule, Target};
 use meltemi_policy::http::host_forms;
 use meltemi_view::Mesh;
 
@@ -88,11 +88,18 @@ fn listener<'a>(context: &Context, mesh: &'a Mesh, port: u16, host: &str) -> Opt
         .map(|(_, listener)| listener)
 }
 
+/// Whether a route is attached to a port of a Service.
+pub(crate) fn is_routed(mesh: &Mesh, service: &NamespacedHostname, port: u16) -> bool {
+    mesh.routes.values().flat_map(|route| &route.parents).any(|parent| is_parent(parent, service, port))
+}
+
+fn is_parent(parent: &Parent, service: &NamespacedHostname, port: u16) -> bool {
+    matches!(&parent.target, Target::Service(key) if key == service) && parent.port.is_none_or(|p| p == port)
+}
+
 fn is_attached(route: &Route, asked: &Asked<'_>, listener: Option<&Arc<Listener>>) -> bool {
     route.parents.iter().any(|parent| match (&parent.target, asked.service, listener) {
-        (Target::Service(key), Some((service, port)), _) => {
-            key == service && parent.port.is_none_or(|p| p == port)
-        }
+        (Target::Service(_), Some((service, port)), _) => is_parent(parent, service, port),
         (Target::Gateway(name), None, Some(listener)) => {
             *name == listener.gateway
                 && parent.port.is_none_or(|p| p == listener.port)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TCP: a port of a Service that is declared to speak no HTTP. Connections are judged without a request: what a policy
-//! says of HTTP is not fulfilled where it allows, and is where it denies.
+//! TCP: a port of a Service that is declared to speak no HTTP, or declares nothing and a client that does not speak it.
+//! Connections are judged without a request: what a policy says of HTTP is not fulfilled where it allows, and is where it
+//! denies.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +11,7 @@ use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::Target;
 use meltemi_tunnel::{Connect, TunnelIo};
 use meltemi_view::access_log::{L4Record, Side};
+use tokio::io::AsyncWriteExt;
 
 use crate::authorize::{Forwarded, Subject, authorize};
 use crate::context::{Context, jiff_text};
@@ -18,10 +20,53 @@ use crate::forward::{endpoint, reach, resolve};
 use crate::headers::Changes;
 use crate::served::Peer;
 
-/// A connection to `service`, asked for by a tunnel.
+/// The client's side of a connection.
+#[expect(clippy::large_enum_variant, reason = "it lives once for each connection")]
+pub(crate) enum Client {
+    /// A tunnel asks for it and has no answer yet: a refusal is a status.
+    Asked(Connect),
+    /// It was opened, to see by `first` what it speaks. A refusal resets it.
+    Begun { io: TunnelIo, first: Vec<u8> },
+}
+
+impl Client {
+    /// Why it is TCP, when nothing declares it.
+    fn detected(&self) -> Option<&'static str> {
+        match self {
+            Self::Asked(_) => None,
+            Self::Begun { first, .. } if first.is_empty() => Some("the client says nothing"),
+            Self::Begun { .. } => Some("the client's first bytes are not HTTP"),
+        }
+    }
+
+    fn refuse(self, status: StatusCode) {
+        if let Self::Asked(connect) = self {
+            connect.refuse(status);
+        }
+    }
+
+    /// Works for it; none when it has given up before.
+    async fn while_waited<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        match self {
+            Self::Asked(connect) => connect.while_waited(work).await,
+            Self::Begun { .. } => Some(work.await),
+        }
+    }
+
+    fn open(self) -> Result<(TunnelIo, Vec<u8>), String> {
+        match self {
+            Self::Asked(connect) => {
+                Ok((TunnelIo::new(connect.accept().map_err(|e| e.to_string())?), Vec::new()))
+            }
+            Self::Begun { io, first } => Ok((io, first)),
+        }
+    }
+}
+
+/// A connection to `service`.
 pub(crate) async fn serve(
     context: &Arc<Context>,
-    connect: Connect,
+    client: Client,
     service: &NamespacedHostname,
     to: std::net::SocketAddr,
     peer: &Peer,
@@ -41,6 +86,7 @@ pub(crate) async fn serve(
         source_ip: peer.address.ip().to_canonical(),
         to,
         http: false,
+        detected: client.detected().is_some(),
         query: String::new(),
         method: String::new(),
         host: String::new(),
@@ -52,15 +98,19 @@ pub(crate) async fn serve(
         gateway: context.config.gateway.clone(),
         room: None,
     };
-    let ended = carry(context, connect, service, facts, &mut record).await;
-    record.error = ended.err();
+    let detected = client.detected();
+    let ended = carry(context, client, service, facts, &mut record).await;
+    record.error = ended.err().map(|error| match detected {
+        Some(why) => format!("{error} (judged as TCP: the port declares no protocol, and {why})"),
+        None => error,
+    });
     record.duration = begun.elapsed();
     context.log.line(record.line(&jiff_text(SystemTime::now()), context.log.format()));
 }
 
 async fn carry(
     context: &Arc<Context>,
-    mut connect: Connect,
+    mut client: Client,
     service: &NamespacedHostname,
     facts: RequestFacts,
     record: &mut L4Record,
@@ -69,36 +119,41 @@ async fn carry(
     let (permit, _guard) = match authorize(context, &subject) {
         Ok(permitted) => permitted,
         Err(denied) => {
-            connect.refuse(StatusCode::FORBIDDEN);
+            client.refuse(StatusCode::FORBIDDEN);
             return Err(crate::log::reason(&denied));
         }
     };
     let route = match resolve(context, service, facts.to.port()) {
         Ok(route) => route,
         Err(unreached) => {
-            connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            client.refuse(StatusCode::SERVICE_UNAVAILABLE);
             return Err(unreached.reason);
         }
     };
     if let Some((workload, port)) = endpoint(&route)
         && let Err(denied) = subject.forward(context, Forwarded { workload, port, facts: Some(facts) })
     {
-        connect.refuse(StatusCode::FORBIDDEN);
+        client.refuse(StatusCode::FORBIDDEN);
         return Err(crate::log::reason(&denied));
     }
-    let (mut way, upstream) = match connect.while_waited(reach(context, route)).await {
+    let (mut way, upstream) = match client.while_waited(reach(context, route)).await {
         None => return Err("the client has given up".into()),
         Some(Ok(reached)) => reached,
         Some(Err(unreached)) => {
-            connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            client.refuse(StatusCode::SERVICE_UNAVAILABLE);
             return Err(unreached.reason);
         }
     };
     record.destination.hbone_addr = Some(upstream);
-    let mut client = TunnelIo::new(connect.accept().map_err(|e| e.to_string())?);
+    let (mut client, first) = client.open()?;
     let mut drain = context.tasks.drain();
+    let copy = async {
+        way.write_all(&first).await?;
+        let (sent, received) = tokio::io::copy_bidirectional(&mut client, &mut way).await?;
+        Ok::<_, std::io::Error>((sent + first.len() as u64, received))
+    };
     let copied = tokio::select! {
-        copied = tokio::io::copy_bidirectional(&mut client, &mut way) => copied.map_err(|e| e.to_string()),
+        copied = copy => copied.map_err(|e| e.to_string()),
         reason = permit.revoked() => Err(reason.to_string()),
         () = drain.forced() => Err("the proxy ends".into()),
     };

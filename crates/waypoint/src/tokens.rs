@@ -21,11 +21,15 @@ fn applying<'a>(mesh: &'a Mesh, facts: &'a RequestFacts) -> impl Iterator<Item =
     mesh.jwts.values().map(|jwt| &**jwt).filter(move |jwt| jwt.targets.iter().any(applies))
 }
 
-/// The refusal of a request that carries a token that had to be verified.
+/// The refusal of a request that carries a token that had to be verified. A connection that is TCP by its client's first
+/// bytes alone is refused too, since nobody can tell whether it carries one.
 pub(crate) fn unverified(mesh: &Mesh, facts: &RequestFacts) -> Option<Denied> {
-    let carries = |jwt: &&Jwt| jwt.rules.iter().any(|rule| carries(rule, &facts.headers, &facts.query));
+    let unread = !facts.http && facts.detected;
+    let carries =
+        |jwt: &&Jwt| unread || jwt.rules.iter().any(|rule| carries(rule, &facts.headers, &facts.query));
     let jwt = applying(mesh, facts).find(carries)?;
-    let text = format!("RequestAuthentication {} applies, and this proxy verifies no tokens", jwt.name);
+    let why = if unread { "looks for tokens in HTTP" } else { "applies, and this proxy verifies no tokens" };
+    let text = format!("RequestAuthentication {} {why}", jwt.name);
     Some(Denied { text, policy: Some(jwt.name.clone()), rule: None, clause: None, missing: false })
 }
 

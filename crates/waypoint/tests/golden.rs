@@ -219,6 +219,8 @@ fn what_reaches_the_backend_means_what_was_judged() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let limits =
         Limits { head: Duration::from_millis(20), idle: Duration::from_millis(40), ..Limits::default() };
+    // A port that declares HTTP, and one that declares nothing, whose policy needs HTTP.
+    let ports = std::sync::Mutex::new([81, 80].into_iter().cycle());
     let mut world = runtime.block_on(World::start(Limits { body: Duration::from_millis(20), ..limits }));
     // Beside its own policy: no header `x-block: 1`.
     let header = Attribute::Header("x-block".into());
@@ -229,9 +231,9 @@ fn what_reaches_the_backend_means_what_was_judged() {
     let config = Config { cases: default.cases.max(1500), failure_persistence: None, ..default };
     let reached = AtomicUsize::new(0);
     let outcome = TestRunner::new(config).run(&vec(request(), 1..4), |requests| {
-        let bytes = requests.concat();
+        let (bytes, port) = (requests.concat(), ports.lock().unwrap().next().unwrap());
         let seen = runtime.block_on(async {
-            let mut io = world.to_service(fixtures::NO_ADMIN).await;
+            let mut io = world.tunnel(&world::vip(fixtures::NO_ADMIN, port).to_string()).await.unwrap();
             write(&mut io, bytes.as_bytes()).await;
             let mut got = Vec::new();
             let read = tokio::time::timeout(world::PATIENCE, io.read_to_end(&mut got)).await;

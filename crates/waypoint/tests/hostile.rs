@@ -84,7 +84,7 @@ async fn http1_means_to_the_backend_what_it_meant_to_the_policy() {
         let one = async move {
             let one = async {
                 match row.via {
-                    Via::Service(number) => run(&world, world.to_service(number).await, &id, &row).await,
+                    Via::Service(number) => run(&world, world.to_http(number).await, &id, &row).await,
                     Via::Gateway => run(&world, world.to_gateway().await, &id, &row).await,
                 }
             };
@@ -96,6 +96,37 @@ async fn http1_means_to_the_backend_what_it_meant_to_the_policy() {
     assert_eq!(failed, 0, "rows that do not hold");
     let smuggled = world.seen("smuggled");
     assert!(smuggled.is_empty(), "{smuggled:?}");
+}
+
+/// On a port that declares nothing, more is refused and nothing else: where a policy needs HTTP, what is not HTTP ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http1_on_an_undeclared_port_means_what_it_means_on_a_declared_one() {
+    // The Gateway's DENY by path holds for every Service of these.
+    let world = World::start(Limits { detect: PATIENCE, ..Limits::default() }).await;
+    let mut ended = Vec::new();
+    for (index, row) in rows::all().into_iter().enumerate() {
+        let Via::Service(number) = row.via else { continue };
+        let id = format!("undeclared-{index}-");
+        let mut io = world.to_service(number).await;
+        let parts = row.bytes.iter().flat_map(|part| part.replace("{id}", &id).into_bytes());
+        write(&mut io, &parts.collect::<Vec<u8>>()).await;
+        let (mut rest, mut statuses) = (Vec::new(), Vec::new());
+        while statuses.len() < row.statuses.len() {
+            let Some(one) = answer(&mut io, &mut rest).await else { break };
+            statuses.push(status(&one));
+        }
+        if statuses.is_empty() {
+            assert_eq!(row.statuses, [400], "{}: it ends without an answer", row.name);
+            ended.push(row.name);
+        } else {
+            assert_eq!(statuses, row.statuses, "{}: what the client got", row.name);
+        }
+        let seen = world.seen(&id);
+        let first: Vec<&str> = seen.iter().map(|r| r.lines().next().unwrap_or_default()).collect();
+        assert!(row.broken || first == row.backend, "{}: {seen:?}", row.name);
+    }
+    assert_eq!(ended, ["no token", "empty"], "what is not HTTP is denied as TCP");
+    assert!(world.seen("smuggled").is_empty());
 }
 
 /// A socket that is closed with bytes unread is reset, and takes the answers with it that the client has not read yet.
@@ -331,7 +362,7 @@ async fn slow_clients_are_not_waited_for() {
         let (begun, mut io) = (Instant::now(), world.to_gateway().await);
         assert!(answer(&mut io, &mut Vec::new()).await.is_none());
         within(begun, 450, "nothing at all");
-        let (begun, mut io) = (Instant::now(), world.to_service(FREE).await);
+        let (begun, mut io) = (Instant::now(), world.to_http(FREE).await);
         assert!(answer(&mut io, &mut Vec::new()).await.is_none());
         within(begun, 1900, "nothing at all, of the mesh");
     };

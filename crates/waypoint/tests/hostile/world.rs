@@ -181,6 +181,18 @@ impl World {
         self.publish();
     }
 
+    /// Adds a port to every Service, and an application behind it.
+    pub(crate) fn add_port(&mut self, service_port: u16, to: SocketAddr, app_protocol: AppProtocol) {
+        self.ports.push(PortMapping { service_port, target_port: to.port(), app_protocol });
+        let uid = WorkloadUid::pod("Kubernetes", "default", "backend");
+        let mut workload = Workload::clone(self.mesh.snapshot.workload(&uid).unwrap());
+        for number in 0..super::fixtures::SERVICES {
+            workload.services.insert(service(number), self.ports.clone());
+            self.bind(number, Some(("default", OWN_ADDRESS)));
+        }
+        self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
+    }
+
     async fn wait_for_gateway(&self) {
         let opened = async {
             while TcpStream::connect(self.gateway).await.is_err() {
@@ -310,6 +322,11 @@ impl World {
         self.tunnel(&vip(number, 80).to_string()).await.unwrap()
     }
 
+    /// To a port that declares HTTP/1.1; [`Self::to_service`] is for one that declares nothing.
+    pub(crate) async fn to_http(&self, number: u8) -> TunnelIo {
+        self.tunnel(&vip(number, 81).to_string()).await.unwrap()
+    }
+
     pub(crate) async fn to_gateway(&self) -> TcpStream {
         TcpStream::connect(self.gateway).await.unwrap()
     }
@@ -323,6 +340,12 @@ impl World {
     /// How many requests the backend got that have this text.
     pub(crate) fn seen_with(&self, text: &str) -> usize {
         self.seen.lock().unwrap().iter().filter(|r| r.contains(text)).count()
+    }
+
+    /// The access log's lines with this text.
+    pub(crate) fn lines_with(&self, marker: &str) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.lines.0.lock().unwrap()).into_owned();
+        text.lines().filter(|line| line.contains(marker)).map(ToOwned::to_owned).collect()
     }
 
     /// The access log's line with this text, when it has come.
