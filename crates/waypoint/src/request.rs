@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of a request, phase by phase.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+mod exchange;
+mod target;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::BodyExt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{Filter, Target};
+use meltemi_model::l7::Target;
 use meltemi_policy::Permit;
 use meltemi_state::Route;
 use meltemi_view::registry::Guard;
 use meltemi_view::{Denied, Mesh};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::answers::{Instead, denial, plain};
+use crate::answers::{denial, plain};
 use crate::authorize::{Forwarded, Subject, authorize};
-use crate::body::{Answer, Body, Bounds, Deadline, Received, Upload};
+use crate::body::{Body, Upload};
 use crate::check::{Checked, check};
 use crate::context::{Context, jiff_text};
-use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
 use crate::facts::{RequestFacts, aliases};
-use crate::filters::{self, Going, Impossible};
-use crate::forward::{Unreached, backend_version, endpoint, forward, resolve};
+use crate::forward::{endpoint, resolve};
 use crate::headers::{self, Changes};
 use crate::log::{self, Line};
 use crate::metrics::Labels;
 use crate::pulse::Pulse;
-use crate::route::{Asked, Chosen, NoRoute, choose};
+use crate::route::Chosen;
 use crate::served::Served;
 use crate::{tokens, upgrade};
 
@@ -106,12 +106,6 @@ pub(crate) async fn handle(
     context.log.line(line.written(context.log.format()));
     ticket.answered();
     response
-}
-
-/// How long a request may take by its rule, to the end of its answer.
-fn timeout(chosen: &Chosen) -> Option<Duration> {
-    let millis = chosen.rule.as_ref().and_then(|rule| rule.timeout_ms).filter(|millis| *millis > 0);
-    millis.map(Duration::from_millis)
 }
 
 fn line(request: &Request<Incoming>, served: &Served) -> Line {
@@ -263,210 +257,6 @@ impl Life<'_> {
             gateway: self.context.config.gateway.clone(),
             room: self.room.clone(),
         }
-    }
-
-    fn route(&mut self, request: &Request<Incoming>, checked: &Checked) -> Result<Chosen, Instead> {
-        let mesh = self.context.view.mesh();
-        let asked = Asked {
-            method: request.method(),
-            host: &checked.host,
-            path: &checked.paths[0],
-            query: request.uri().query().unwrap_or_default(),
-            headers: request.headers(),
-            service: self.served.service.as_ref().map(|s| (s, self.served.to.port())),
-            listener: self.served.listener,
-        };
-        let chosen = choose(self.context, &mesh, &asked).map_err(|NoRoute| {
-            self.line.flags = "NR";
-            self.line.details = "route_not_found".into();
-            Instead::Status(StatusCode::NOT_FOUND, "no route")
-        })?;
-        if let Some(Err(why)) = chosen.rule.as_ref().map(filters::check) {
-            return Err(self.impossible(why));
-        }
-        let going = self.going(&chosen, checked, request);
-        match chosen.rule.as_ref().and_then(|rule| filters::redirect(rule, going)) {
-            Some(Ok((status, location))) => {
-                self.line.details = "redirect".into();
-                Err(Instead::Redirect(status, location))
-            }
-            Some(Err(Impossible(why))) => Err(self.impossible(why)),
-            None if chosen.backend.is_none() => Err(self.impossible("no backend that can be used")),
-            None => Ok(chosen),
-        }
-    }
-
-    fn impossible(&mut self, why: impl Into<String>) -> Instead {
-        self.line.details = "route_cannot_be_followed".into();
-        self.line.failure = why.into();
-        Instead::Status(StatusCode::INTERNAL_SERVER_ERROR, "the route cannot be followed")
-    }
-
-    fn going<'a>(
-        &self,
-        chosen: &'a Chosen,
-        checked: &'a Checked,
-        request: &'a Request<Incoming>,
-    ) -> Going<'a> {
-        Going {
-            host: &checked.host,
-            port: self.served.listener.unwrap_or(self.served.to.port()),
-            path: &checked.paths[0],
-            query: request.uri().query(),
-            prefix: chosen.prefix.as_deref(),
-        }
-    }
-
-    /// What is forwarded is what was judged: the normalised path, one host, nothing of another hop; then what the rule
-    /// changes.
-    fn prepare(
-        &mut self,
-        mut request: Request<Incoming>,
-        checked: &Checked,
-        chosen: &Chosen,
-    ) -> Result<Request<Incoming>, Instead> {
-        let rewritten = chosen.rule.as_ref().map(|rule| {
-            let going = self.going(chosen, checked, &request);
-            filters::rewrite(rule, going)
-        });
-        let (host, path) = match rewritten {
-            Some(Ok(rewritten)) => rewritten,
-            Some(Err(Impossible(why))) => return Err(self.impossible(why)),
-            None => (None, None),
-        };
-        let host = host.unwrap_or_else(|| checked.forwarded_host.clone());
-        let path = path.unwrap_or_else(|| checked.paths[0].clone());
-        let target = request.uri().query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-        let malformed = |_| Instead::Status(StatusCode::BAD_REQUEST, "malformed target");
-        let uri = if request.version() == Version::HTTP_2 {
-            request.headers_mut().remove(HOST);
-            Uri::builder().scheme("http").authority(host.as_str()).path_and_query(target).build()
-        } else {
-            let value = HeaderValue::from_str(&host);
-            let value = value.map_err(|_| Instead::Status(StatusCode::BAD_REQUEST, "malformed host"))?;
-            request.headers_mut().insert(HOST, value);
-            *request.version_mut() = Version::HTTP_11;
-            Uri::builder().path_and_query(target).build()
-        };
-        *request.uri_mut() = uri.map_err(malformed)?;
-        for filter in chosen.rule.iter().flat_map(|r| &r.filters) {
-            if let Filter::RequestHeaders { changes } = filter {
-                filters::apply(request.headers_mut(), changes);
-            }
-        }
-        if checked.websocket {
-            upgrade::mark(request.headers_mut());
-        }
-        Ok(request)
-    }
-
-    async fn exchange(
-        &mut self,
-        request: Request<Incoming>,
-        chosen: &Chosen,
-        route: Route,
-        (permit, guard): (Permit, Guard),
-    ) -> Response<Body> {
-        let version =
-            backend_version(self.context, chosen.backend.as_ref(), request.version(), self.websocket);
-        let upload = Upload::default();
-        let limit = (!self.grpc).then_some(self.context.limits.body);
-        let expectation = expects_continue(request.headers()).then(Expectation::default);
-        let wait = expectation.clone().filter(|_| request.version() == Version::HTTP_11).map(Wait::new);
-        let mut request = request.map(|body| Received::new(body, upload.clone(), limit, wait).boxed_unsync());
-        if let Some(expectation) = expectation.clone() {
-            hyper::ext::on_informational(&mut request, move |response| expectation.hear(response.status()));
-        }
-        let expectation = expectation.map(EndOnDrop);
-        let until = timeout(chosen).map(|limit| self.begun + limit);
-        let forwarded = async {
-            let forwarded = forward(self.context, route, request, version);
-            match until {
-                Some(until) => tokio::time::timeout_at(until, forwarded).await.ok(),
-                None => Some(forwarded.await),
-            }
-        };
-        let outcome = tokio::select! {
-            outcome = forwarded => outcome,
-            reason = permit.revoked() => {
-                self.line.details = reason.to_string();
-                return denial(self.grpc);
-            }
-        };
-        match outcome {
-            None => {
-                self.line.flags = "UT";
-                plain(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
-            }
-            Some(Err(unreached)) => self.unreached(unreached, &upload),
-            Some(Ok(exchanged)) => {
-                upload.answered();
-                self.line.upstream = exchanged.upstream.to_string();
-                self.line.details = "via_upstream".into();
-                // Whether the client will send a body that nobody waits for is not known.
-                self.last |= expectation.as_ref().is_some_and(|EndOnDrop(e)| e.is_waiting());
-                let deadline = until.map(|until| self.deadline(until, exchanged.response.status()));
-                let connection = (exchanged.lease, upload);
-                let bounds = Bounds { permit, guard, deadline, expectation, connection };
-                self.answer(exchanged.response, chosen, bounds)
-            }
-        }
-    }
-
-    /// Ends an answer that is not over in time: it holds for the whole request, not only for the answer's head.
-    fn deadline(&self, until: tokio::time::Instant, status: StatusCode) -> Deadline {
-        let (context, begun) = (self.context.clone(), self.begun);
-        let mut line = Line { code: status.as_u16(), ..self.line.clone() };
-        let log = Box::new(move || {
-            line.duration_ms = begun.elapsed().as_millis();
-            line.flags = "UT";
-            line.details = "response_timeout".into();
-            context.log.line(line.written(context.log.format()));
-        });
-        Deadline { sleep: Box::pin(tokio::time::sleep_until(until)), log: Some(log) }
-    }
-
-    fn unreached(&mut self, unreached: Unreached, upload: &Upload) -> Response<Body> {
-        self.line.failure = unreached.reason;
-        if let Some((status, reason)) = upload.fault() {
-            self.last = true;
-            self.line.flags = "DPE";
-            self.line.details = reason.into();
-            return plain(status, reason);
-        }
-        self.line.flags = unreached.flag;
-        plain(StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream")
-    }
-
-    /// The backend's answer; its body ends when the permit is taken back.
-    fn answer(
-        &mut self,
-        mut response: Response<Incoming>,
-        chosen: &Chosen,
-        bounds: Bounds,
-    ) -> Response<Body> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let asked = self.websocket && upgrade::agreed(&response);
-            return match self.client.take_if(|_| asked) {
-                Some(client) => {
-                    let kept = (bounds.guard, self.served.place.clone());
-                    upgrade::change(self.context, client, response, bounds.permit, kept)
-                }
-                None => {
-                    self.line.failure = "the backend changes to a protocol that was not asked for".into();
-                    plain(StatusCode::BAD_GATEWAY, "unexpected change of protocol")
-                }
-            };
-        }
-        headers::strip(response.headers_mut());
-        // The version is one of this hop: a backend of HTTP/1.0 does not make the client's connection one.
-        *response.version_mut() = Version::HTTP_11;
-        for filter in chosen.rule.iter().flat_map(|r| &r.filters) {
-            if let Filter::ResponseHeaders { changes } = filter {
-                filters::apply(response.headers_mut(), changes);
-            }
-        }
-        response.map(|body| Answer::new(body, bounds, self.pulse.clone()).boxed_unsync())
     }
 
     fn denied(&mut self, denied: &Denied) {
