@@ -38,7 +38,7 @@ pub struct Config {
     /// Address of the Service `kubernetes`, and of the endpoint behind it.
     pub advertise: IpAddr,
     /// Built-in kinds that nobody acts on in this cluster.
-    pub inert: &'static [Inert],
+    pub inert: Vec<Inert>,
     /// API groups whose custom resources may not have unknown fields, whatever the client asks for: where a typo
     /// weakens what the object is there for. Elsewhere unknown fields are pruned, as in Kubernetes.
     pub strict_groups: &'static [&'static str],

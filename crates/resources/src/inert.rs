@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kinds of mesh and gateway APIs that can be stored, and that nothing of this mesh acts on.
+//! Kinds that can be stored and that nothing acts on: the one list of them, which the API server, `analyze` and the
+//! proofs on files read.
 //!
-//! Their definitions are not ours: they come with Istio's or Gateway API's manifests. An object of them looks as if it
-//! were in force, so every place that sees one names it.
+//! An object of such a kind looks as if it were in force, so every place that sees one names it.
+
+/// Where nothing acts on a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the mesh, wherever it runs: kinds of mesh and gateway APIs, and those of Kubernetes that look like a policy or a
+    /// route of it.
+    Mesh,
+    /// On one machine only; a real Kubernetes acts on it.
+    OneMachine,
+}
 
 /// A kind that nothing acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,52 +27,108 @@ pub struct Inert {
     pub plural: &'static str,
     /// What to use instead, as a clause; empty when there is nothing.
     pub instead: &'static str,
+    /// Where nothing acts on it.
+    pub place: Place,
 }
 
-const fn inert(
+const fn in_mesh(
     group: &'static str,
     version: &'static str,
     kind: &'static str,
     plural: &'static str,
     instead: &'static str,
 ) -> Inert {
-    Inert { group, version, kind, plural, instead }
+    Inert { group, version, kind, plural, instead, place: Place::Mesh }
+}
+
+const fn on_one_machine(
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    instead: &'static str,
+) -> Inert {
+    Inert { group, version, kind, plural, instead, place: Place::OneMachine }
 }
 
 const ROUTE: &str = "an HTTPRoute is served";
 const GATEWAY: &str = "a Gateway of gateway.networking.k8s.io is served";
 const POLICY: &str = "an AuthorizationPolicy is enforced";
+const GRPC: &str = "an HTTPRoute that matches the path is served";
+const DEPLOYMENT: &str = "a Deployment is run";
+const VOLUME: &str = "an emptyDir lives as long as its Pod";
+const WEBHOOK: &str = "a ValidatingWebhookConfiguration is called";
+const ADMISSION: &str = "admissionregistration.k8s.io";
 
 /// Every such kind.
 pub const KINDS: &[Inert] = &[
-    inert("networking.istio.io", "v1", "VirtualService", "virtualservices", ROUTE),
-    inert("networking.istio.io", "v1", "DestinationRule", "destinationrules", ""),
-    inert("networking.istio.io", "v1", "Gateway", "gateways", GATEWAY),
-    inert("networking.istio.io", "v1", "ServiceEntry", "serviceentries", ""),
-    inert("networking.istio.io", "v1", "Sidecar", "sidecars", ""),
-    inert("networking.istio.io", "v1", "WorkloadEntry", "workloadentries", ""),
-    inert("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups", ""),
-    inert("networking.istio.io", "v1alpha3", "EnvoyFilter", "envoyfilters", "no proxy here is Envoy"),
-    inert("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs", ""),
-    inert("telemetry.istio.io", "v1", "Telemetry", "telemetries", ""),
-    inert("extensions.istio.io", "v1alpha1", "WasmPlugin", "wasmplugins", "no proxy here runs WebAssembly"),
-    inert("gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies", ""),
-    inert("gateway.networking.k8s.io", "v1", "TLSRoute", "tlsroutes", ""),
-    inert("gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes", ""),
-    inert("gateway.networking.k8s.io", "v1alpha2", "UDPRoute", "udproutes", ""),
-    inert("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", POLICY),
-    inert(
+    in_mesh("networking.istio.io", "v1", "VirtualService", "virtualservices", ROUTE),
+    in_mesh("networking.istio.io", "v1", "DestinationRule", "destinationrules", ""),
+    in_mesh("networking.istio.io", "v1", "Gateway", "gateways", GATEWAY),
+    in_mesh("networking.istio.io", "v1", "ServiceEntry", "serviceentries", ""),
+    in_mesh("networking.istio.io", "v1", "Sidecar", "sidecars", ""),
+    in_mesh("networking.istio.io", "v1", "WorkloadEntry", "workloadentries", ""),
+    in_mesh("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups", ""),
+    in_mesh("networking.istio.io", "v1alpha3", "EnvoyFilter", "envoyfilters", "no proxy here is Envoy"),
+    in_mesh("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs", ""),
+    in_mesh("telemetry.istio.io", "v1", "Telemetry", "telemetries", ""),
+    in_mesh("extensions.istio.io", "v1alpha1", "WasmPlugin", "wasmplugins", "no proxy here runs WebAssembly"),
+    in_mesh("extensions.istio.io", "v1alpha1", "TrafficExtension", "trafficextensions", ""),
+    in_mesh("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes", GRPC),
+    in_mesh("gateway.networking.k8s.io", "v1", "ListenerSet", "listenersets", ""),
+    in_mesh("gateway.networking.x-k8s.io", "v1alpha1", "XListenerSet", "xlistenersets", ""),
+    in_mesh(
+        "gateway.networking.x-k8s.io",
+        "v1alpha1",
+        "XBackendTrafficPolicy",
+        "xbackendtrafficpolicies",
+        "",
+    ),
+    in_mesh("gateway.networking.x-k8s.io", "v1alpha1", "XMesh", "xmeshes", ""),
+    in_mesh("gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies", ""),
+    in_mesh("gateway.networking.k8s.io", "v1", "TLSRoute", "tlsroutes", ""),
+    in_mesh("gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes", ""),
+    in_mesh("gateway.networking.k8s.io", "v1alpha2", "UDPRoute", "udproutes", ""),
+    in_mesh("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", POLICY),
+    in_mesh(
         "networking.k8s.io",
         "v1",
         "Ingress",
         "ingresses",
         "a Gateway of class istio with an HTTPRoute is served",
     ),
+    on_one_machine("apps", "v1", "StatefulSet", "statefulsets", DEPLOYMENT),
+    on_one_machine("batch", "v1", "CronJob", "cronjobs", "a Job is run"),
+    on_one_machine(
+        "autoscaling",
+        "v2",
+        "HorizontalPodAutoscaler",
+        "horizontalpodautoscalers",
+        "kubectl scale changes the number of Pods",
+    ),
+    on_one_machine("", "v1", "ReplicationController", "replicationcontrollers", DEPLOYMENT),
+    on_one_machine("", "v1", "ResourceQuota", "resourcequotas", ""),
+    on_one_machine("", "v1", "LimitRange", "limitranges", ""),
+    on_one_machine("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", VOLUME),
+    on_one_machine("", "v1", "PersistentVolume", "persistentvolumes", VOLUME),
+    on_one_machine(ADMISSION, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", WEBHOOK),
+    on_one_machine(
+        ADMISSION,
+        "v1",
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+        WEBHOOK,
+    ),
 ];
 
-/// The entry of a kind; `None` when something acts on it or nothing is known of it.
-pub fn find(group: &str, kind: &str) -> Option<&'static Inert> {
-    KINDS.iter().find(|inert| inert.group == group && inert.kind == kind)
+/// Kinds that the mesh does not act on, wherever it runs.
+pub fn mesh_kinds() -> impl Iterator<Item = &'static Inert> {
+    KINDS.iter().filter(|inert| inert.place == Place::Mesh)
+}
+
+/// The entry of a kind that the mesh does not act on; `None` when something acts on it or nothing is known of it.
+pub fn find_in_mesh(group: &str, kind: &str) -> Option<&'static Inert> {
+    mesh_kinds().find(|inert| inert.group == group && inert.kind == kind)
 }
 
 #[cfg(test)]
@@ -70,14 +136,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_named_once_and_none_of_them_is_ours() {
+    fn kinds_are_named_once_and_what_is_served_is_not_among_them() {
         for (at, one) in KINDS.iter().enumerate() {
             assert!(KINDS[..at].iter().all(|o| (o.group, o.kind) != (one.group, one.kind)), "{one:?}");
             assert!(one.plural.starts_with(&one.kind.to_lowercase()[..4]), "{one:?}");
-            assert_eq!(find(one.group, one.kind), Some(one));
+            let found = find_in_mesh(one.group, one.kind);
+            assert_eq!(found, (one.place == Place::Mesh).then_some(one));
         }
-        for definition in crate::crds::all() {
-            assert_eq!(find(&definition.spec.group, &definition.spec.names.kind), None);
-        }
+        // Of the definitions that a mesh brings with it, one is here so that its objects can be applied and are named.
+        let of_ours = |kind: &&Inert| {
+            let mut definitions = crate::crds::all().into_iter();
+            definitions
+                .any(|d| (d.spec.group.as_str(), d.spec.names.kind.as_str()) == (kind.group, kind.kind))
+        };
+        let ours: Vec<&str> = KINDS.iter().filter(of_ours).map(|inert| inert.kind).collect();
+        assert_eq!(ours, ["GRPCRoute"]);
     }
 }

@@ -44,7 +44,7 @@ impl World {
         let labels = texts(&metadata["labels"]);
         self.objects.insert((kind.to_owned(), name.clone()));
         let group = group_of(object);
-        if let Some(inert) = group.and_then(|group| inert::find(group, kind)) {
+        if let Some(inert) = group.and_then(|group| inert::find_in_mesh(group, kind)) {
             self.note_inert(kind, name, inert);
             return;
         }

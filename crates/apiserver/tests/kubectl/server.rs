@@ -49,7 +49,7 @@ pub(crate) fn be_the_server() {
             cluster_name: "test".into(),
             nodes: Vec::new(),
             advertise: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)),
-            inert: &[Inert {
+            inert: vec![Inert {
                 group: "networking.k8s.io",
                 kind: "NetworkPolicy",
                 instead: "use something else",

@@ -7,55 +7,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 use meltemi_apiserver::pki::NodeSpec;
 use meltemi_apiserver::{Config, Inert};
+use meltemi_resources::inert;
 use meltemi_runtime::Tasks;
 
 use crate::machine::network;
-
-/// What `controllers`, `runner` and the control plane do nothing for. A NetworkPolicy that seems to hold is a hole.
-const INERT: &[Inert] = &[
-    inert("networking.k8s.io", "NetworkPolicy", "an AuthorizationPolicy is enforced"),
-    inert("networking.k8s.io", "Ingress", "a Gateway of class istio with an HTTPRoute is served"),
-    inert("apps", "StatefulSet", "a Deployment is run"),
-    inert("batch", "CronJob", "a Job is run"),
-    inert("autoscaling", "HorizontalPodAutoscaler", "kubectl scale changes the number of Pods"),
-    inert("", "ReplicationController", "a Deployment is run"),
-    inert("", "ResourceQuota", ""),
-    inert("", "LimitRange", ""),
-    inert("", "PersistentVolumeClaim", "an emptyDir lives as long as its Pod"),
-    inert("", "PersistentVolume", "an emptyDir lives as long as its Pod"),
-    inert(
-        "admissionregistration.k8s.io",
-        "ValidatingAdmissionPolicy",
-        "a ValidatingWebhookConfiguration is called",
-    ),
-    inert(
-        "admissionregistration.k8s.io",
-        "ValidatingAdmissionPolicyBinding",
-        "a ValidatingWebhookConfiguration is called",
-    ),
-    // Of Istio and the Gateway API: definitions that others bring, whose objects this mesh does not read.
-    inert("networking.istio.io", "VirtualService", "an HTTPRoute is served"),
-    inert("networking.istio.io", "Gateway", "a Gateway of gateway.networking.k8s.io is served"),
-    inert("networking.istio.io", "DestinationRule", ""),
-    inert("networking.istio.io", "ServiceEntry", ""),
-    inert("networking.istio.io", "Sidecar", ""),
-    inert("networking.istio.io", "EnvoyFilter", ""),
-    inert("networking.istio.io", "WorkloadEntry", ""),
-    inert("networking.istio.io", "WorkloadGroup", ""),
-    inert("networking.istio.io", "ProxyConfig", ""),
-    inert("telemetry.istio.io", "Telemetry", ""),
-    inert("extensions.istio.io", "WasmPlugin", ""),
-    inert("extensions.istio.io", "TrafficExtension", ""),
-    inert("gateway.networking.k8s.io", "GRPCRoute", "an HTTPRoute that matches the path is served"),
-    inert("gateway.networking.k8s.io", "TCPRoute", ""),
-    inert("gateway.networking.k8s.io", "TLSRoute", ""),
-    inert("gateway.networking.k8s.io", "UDPRoute", ""),
-    inert("gateway.networking.k8s.io", "BackendTLSPolicy", ""),
-    inert("gateway.networking.k8s.io", "ListenerSet", ""),
-    inert("gateway.networking.x-k8s.io", "XListenerSet", ""),
-    inert("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", ""),
-    inert("gateway.networking.x-k8s.io", "XMesh", ""),
-];
 
 /// Groups of the mesh's own configuration. A field that is not known here is one that is not acted on: a policy with a
 /// typo would be weaker than it reads.
@@ -67,10 +22,6 @@ const STRICT_GROUPS: &[&str] = &[
     "gateway.networking.k8s.io",
     "meltemi.dev",
 ];
-
-const fn inert(group: &'static str, kind: &'static str, instead: &'static str) -> Inert {
-    Inert { group, kind, instead }
-}
 
 /// The Kubernetes-compatible API of a mesh on one machine.
 #[derive(clap::Args, Debug)]
@@ -117,11 +68,17 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         host_port,
         nodes: (1..=args.nodes).map(node).collect(),
         advertise: args.advertise,
-        inert: INERT,
+        inert: list_inert(),
         strict_groups: STRICT_GROUPS,
     };
     meltemi_apiserver::start(config, &tasks).await?;
     Ok(())
+}
+
+/// Kinds that nothing on one machine acts on. A NetworkPolicy that seems to hold is a hole, so who writes one is warned.
+fn list_inert() -> Vec<Inert> {
+    let kinds = inert::KINDS.iter();
+    kinds.map(|one| Inert { group: one.group, kind: one.kind, instead: one.instead }).collect()
 }
 
 fn node(index: u16) -> NodeSpec {

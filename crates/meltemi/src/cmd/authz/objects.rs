@@ -43,7 +43,7 @@ pub(crate) async fn live(client: kube::Client) -> anyhow::Result<Vec<Value>> {
 /// Kinds that are stored and that nothing of the mesh acts on, from the cluster.
 pub(crate) async fn live_inert(client: &kube::Client) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
-    for Inert { group, version, kind, plural, .. } in inert::KINDS {
+    for Inert { group, version, kind, plural, .. } in inert::mesh_kinds() {
         objects.extend(list(client, (group, version, kind, plural)).await?);
     }
     Ok(objects)
