@@ -144,11 +144,27 @@ pub(crate) async fn connect(netns: &NetNs, to: SocketAddr, from: Option<IpAddr>)
     sockopt::set_mark(&socket, PROXY_MARK)?;
     if let Some(from) = from {
         sockopt::set_transparent(&socket, from.is_ipv6())?;
+        sockopt::set_bind_address_no_port(&socket)?;
         socket2::SockRef::from(&socket).bind(&SocketAddr::new(from, 0).into())?;
     }
-    let stream = TcpSocket::from_std_stream(socket).connect(to).await?;
+    let connected = TcpSocket::from_std_stream(socket).connect(to).await;
+    let stream = connected.map_err(|error| name_lack_of_ports(error, from, to))?;
     prepare(&stream)?;
     Ok(stream)
+}
+
+/// The kernel says only "cannot assign requested address" when every port between two addresses is in use.
+fn name_lack_of_ports(error: io::Error, from: Option<IpAddr>, to: SocketAddr) -> io::Error {
+    match (error.kind(), from) {
+        (io::ErrorKind::AddrNotAvailable, Some(from)) => {
+            let text = format!(
+                "no free port from {from} to {to}: each port of net.ipv4.ip_local_port_range has a connection, open or \
+                 closed within the last minute"
+            );
+            io::Error::new(io::ErrorKind::AddrNotAvailable, text)
+        }
+        _ => error,
+    }
 }
 
 /// Options of every connection.
