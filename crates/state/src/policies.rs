@@ -11,6 +11,8 @@ use meltemi_model::authz::{Policy, Scope};
 use meltemi_model::{NamespacedName, Workload};
 use meltemi_policy::{InvalidPolicy, PolicySet, ValidPolicy};
 
+use crate::SharedMap;
+
 /// Lists whose sets are kept; a proxy judges the workloads of its node.
 const BOUND: usize = 4096;
 
@@ -24,10 +26,10 @@ struct Scoped {
 /// Policies by name and by scope.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policies {
-    by_name: HashMap<NamespacedName, ValidPolicy>,
-    refused: BTreeMap<NamespacedName, Arc<str>>,
+    by_name: SharedMap<NamespacedName, ValidPolicy>,
+    refused: SharedMap<NamespacedName, Arc<str>>,
     global: Arc<Scoped>,
-    namespaces: HashMap<Arc<str>, Arc<Scoped>>,
+    namespaces: SharedMap<Arc<str>, Arc<Scoped>>,
     sets: Arc<RwLock<HashMap<Key, Kept>>>,
 }
 
@@ -60,7 +62,7 @@ impl Policies {
                 if let Some(scoped) = self.scope(scope, &name.namespace) {
                     scoped.policies.insert(name.clone(), valid.clone());
                 }
-                self.by_name.insert(name, valid);
+                self.by_name.insert_mut(name, valid);
                 Ok(())
             }
             Err(invalid) => {
@@ -79,13 +81,13 @@ impl Policies {
                 scoped.refused.insert(name.clone(), reason.clone());
             }
         }
-        self.refused.insert(name, reason);
+        self.refused.insert_mut(name, reason);
     }
 
     /// Takes a policy out.
     pub(crate) fn remove(&mut self, name: &NamespacedName) {
-        self.refused.remove(name);
-        self.by_name.remove(name);
+        self.refused.remove_mut(name);
+        self.by_name.remove_mut(name);
         for scoped in [Some(&mut self.global), self.namespaces.get_mut(&name.namespace)].into_iter().flatten()
         {
             if scoped.policies.contains_key(name) || scoped.refused.contains_key(name) {
@@ -96,14 +98,19 @@ impl Policies {
         }
         if self.namespaces.get(&name.namespace).is_some_and(|s| s.policies.is_empty() && s.refused.is_empty())
         {
-            self.namespaces.remove(&name.namespace);
+            self.namespaces.remove_mut(&name.namespace);
         }
     }
 
     fn scope(&mut self, scope: Scope, namespace: &Arc<str>) -> Option<&mut Scoped> {
         match scope {
             Scope::Global => Some(Arc::make_mut(&mut self.global)),
-            Scope::Namespace => Some(Arc::make_mut(self.namespaces.entry(namespace.clone()).or_default())),
+            Scope::Namespace => {
+                if !self.namespaces.contains_key(namespace) {
+                    self.namespaces.insert_mut(namespace.clone(), Arc::default());
+                }
+                self.namespaces.get_mut(namespace).map(Arc::make_mut)
+            }
             // Who names it and does not find it knows what that means.
             Scope::WorkloadSelector => None,
         }

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is known of the mesh: workloads, services and policies, with the indices that resolution needs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use meltemi_model::authz::{Policy, Scope};
 use meltemi_model::{NamespacedHostname, NamespacedName, NetworkAddress, Service, Workload, WorkloadUid};
 use meltemi_policy::{InvalidPolicy, PolicySet};
+use rpds::RedBlackTreeMapSync;
+use smallvec::{SmallVec, smallvec};
 
+use crate::SharedMap;
 use crate::policies::Policies;
 
 /// A change of the snapshot.
@@ -36,16 +40,23 @@ pub enum Delta {
     },
 }
 
-/// The mesh as one control plane tells it.
+/// The mesh as one control plane tells it. A clone shares all that does not change later, so that a message of the control
+/// plane costs what it changes, and not what is known.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     generation: u64,
-    workloads: HashMap<WorkloadUid, Arc<Workload>>,
-    by_ip: HashMap<NetworkAddress, WorkloadUid>,
-    services: HashMap<NamespacedHostname, Arc<Service>>,
-    by_vip: HashMap<NetworkAddress, BTreeSet<NamespacedHostname>>,
-    by_hostname: HashMap<Arc<str>, BTreeSet<NamespacedHostname>>,
-    endpoints: HashMap<NamespacedHostname, BTreeMap<WorkloadUid, Arc<Workload>>>,
+    workloads: SharedMap<WorkloadUid, Arc<Workload>>,
+    /// In the order in which they took the address; the last one has it. Two have one for a moment, when a new Pod is heard
+    /// of before the end of the one before it, or longer, when a Pod is forced out whose node cannot be reached.
+    by_ip: SharedMap<NetworkAddress, SmallVec<[WorkloadUid; 1]>>,
+    /// By namespace and name.
+    by_name: SharedMap<NamespacedName, BTreeSet<WorkloadUid>>,
+    services: SharedMap<NamespacedHostname, Arc<Service>>,
+    by_vip: SharedMap<NetworkAddress, BTreeSet<NamespacedHostname>>,
+    by_hostname: SharedMap<Arc<str>, BTreeSet<NamespacedHostname>>,
+    /// Services with ranges of addresses: few, looked at for each address that nothing else has.
+    ranged: RedBlackTreeMapSync<NamespacedHostname, Arc<Service>>,
+    endpoints: SharedMap<NamespacedHostname, RedBlackTreeMapSync<WorkloadUid, Arc<Workload>>>,
     policies: Policies,
 }
 
@@ -78,28 +89,43 @@ impl Snapshot {
         for ip in &workload.addresses {
             // Pods on their node's network share its address: it says nothing about who is behind it.
             if workload.network_mode == meltemi_model::workload::NetworkMode::Standard {
-                self.by_ip.insert(NetworkAddress::new(workload.network.clone(), *ip), workload.uid.clone());
+                let address = NetworkAddress::new(workload.network.clone(), *ip);
+                if let Some(uids) = self.by_ip.get_mut(&address) {
+                    uids.push(workload.uid.clone());
+                } else {
+                    self.by_ip.insert_mut(address, smallvec![workload.uid.clone()]);
+                }
             }
         }
+        insert_in_set(&mut self.by_name, name_of(&workload), workload.uid.clone());
         for key in workload.services.keys() {
-            self.endpoints.entry(key.clone()).or_default().insert(workload.uid.clone(), workload.clone());
+            if !self.endpoints.contains_key(key) {
+                self.endpoints.insert_mut(key.clone(), RedBlackTreeMapSync::new_sync());
+            }
+            if let Some(endpoints) = self.endpoints.get_mut(key) {
+                endpoints.insert_mut(workload.uid.clone(), workload.clone());
+            }
         }
-        self.workloads.insert(workload.uid.clone(), workload);
+        self.workloads.insert_mut(workload.uid.clone(), workload);
     }
 
     fn remove_workload(&mut self, uid: &WorkloadUid) {
-        let Some(old) = self.workloads.remove(uid) else { return };
+        let Some(old) = self.workloads.get(uid).cloned() else { return };
+        self.workloads.remove_mut(uid);
         for ip in &old.addresses {
             let address = NetworkAddress::new(old.network.clone(), *ip);
-            if self.by_ip.get(&address) == Some(uid) {
-                self.by_ip.remove(&address);
+            let Some(uids) = self.by_ip.get_mut(&address) else { continue };
+            uids.retain(|other| other != uid);
+            if uids.is_empty() {
+                self.by_ip.remove_mut(&address);
             }
         }
+        remove_from_set(&mut self.by_name, &name_of(&old), uid);
         for key in old.services.keys() {
             if let Some(endpoints) = self.endpoints.get_mut(key) {
-                endpoints.remove(uid);
+                endpoints.remove_mut(uid);
                 if endpoints.is_empty() {
-                    self.endpoints.remove(key);
+                    self.endpoints.remove_mut(key);
                 }
             }
         }
@@ -108,28 +134,23 @@ impl Snapshot {
     fn put_service(&mut self, service: Arc<Service>) {
         self.remove_service(&service.key.clone());
         for address in &service.addresses {
-            self.by_vip.entry(address.clone()).or_default().insert(service.key.clone());
+            insert_in_set(&mut self.by_vip, address.clone(), service.key.clone());
         }
-        self.by_hostname.entry(service.key.hostname.clone()).or_default().insert(service.key.clone());
-        self.services.insert(service.key.clone(), service);
+        insert_in_set(&mut self.by_hostname, service.key.hostname.clone(), service.key.clone());
+        if !service.address_ranges.is_empty() {
+            self.ranged.insert_mut(service.key.clone(), service.clone());
+        }
+        self.services.insert_mut(service.key.clone(), service);
     }
 
     fn remove_service(&mut self, key: &NamespacedHostname) {
-        let Some(old) = self.services.remove(key) else { return };
+        let Some(old) = self.services.get(key).cloned() else { return };
+        self.services.remove_mut(key);
+        self.ranged.remove_mut(key);
         for address in &old.addresses {
-            if let Some(keys) = self.by_vip.get_mut(address) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.by_vip.remove(address);
-                }
-            }
+            remove_from_set(&mut self.by_vip, address, key);
         }
-        if let Some(keys) = self.by_hostname.get_mut(&key.hostname) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_hostname.remove(&key.hostname);
-            }
-        }
+        remove_from_set(&mut self.by_hostname, &key.hostname, key);
     }
 
     fn remove_address(&mut self, name: &str) {
@@ -148,12 +169,12 @@ impl Snapshot {
 
     /// The workload that has an address of its own.
     pub fn workload_at(&self, network: &Arc<str>, ip: IpAddr) -> Option<&Arc<Workload>> {
-        self.workloads.get(self.by_ip.get(&NetworkAddress::new(network.clone(), ip))?)
+        self.workloads.get(self.by_ip.get(&NetworkAddress::new(network.clone(), ip))?.last()?)
     }
 
     /// A workload by namespace and name.
     pub fn workload_named(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
-        self.workloads.values().find(|w| *w.namespace == *namespace && *w.name == *name)
+        self.workloads.get(self.by_name.get(&NamespacedName::new(namespace, name))?.first()?)
     }
 
     /// A service by key.
@@ -168,7 +189,7 @@ impl Snapshot {
         if let Some(found) = best(exact, namespace) {
             return Some(found);
         }
-        let in_range = self.services.values().filter_map(|s| {
+        let in_range = self.ranged.values().filter_map(|s| {
             let length = s
                 .address_ranges
                 .iter()
@@ -188,7 +209,7 @@ impl Snapshot {
 
     /// The endpoints of a service.
     pub fn endpoints(&self, key: &NamespacedHostname) -> impl Iterator<Item = &Arc<Workload>> {
-        self.endpoints.get(key).into_iter().flat_map(BTreeMap::values)
+        self.endpoints.get(key).into_iter().flat_map(RedBlackTreeMapSync::values)
     }
 
     /// All workloads.
@@ -219,6 +240,36 @@ impl Snapshot {
     }
 }
 
+fn name_of(workload: &Workload) -> NamespacedName {
+    NamespacedName::new(workload.namespace.clone(), workload.name.clone())
+}
+
+/// Adds a member to the set of a key.
+fn insert_in_set<K: Clone + Eq + Hash, V: Ord + Clone>(
+    sets: &mut SharedMap<K, BTreeSet<V>>,
+    key: K,
+    member: V,
+) {
+    if let Some(set) = sets.get_mut(&key) {
+        set.insert(member);
+    } else {
+        sets.insert_mut(key, BTreeSet::from([member]));
+    }
+}
+
+/// Takes a member out of the set of a key, and an empty set out of the map.
+fn remove_from_set<K: Clone + Eq + Hash, V: Ord + Clone>(
+    sets: &mut SharedMap<K, BTreeSet<V>>,
+    key: &K,
+    member: &V,
+) {
+    let Some(set) = sets.get_mut(key) else { return };
+    set.remove(member);
+    if set.is_empty() {
+        sets.remove_mut(key);
+    }
+}
+
 fn visible(service: &Service, namespace: &str) -> bool {
     service.visibility == meltemi_model::service::Visibility::Public || *service.key.namespace == *namespace
 }
@@ -226,3 +277,6 @@ fn visible(service: &Service, namespace: &str) -> bool {
 fn best<'a>(all: impl Iterator<Item = &'a Arc<Service>>, namespace: &str) -> Option<&'a Arc<Service>> {
     all.filter(|s| visible(s, namespace)).max_by_key(|s| (*s.key.namespace == *namespace, s.canonical))
 }
+
+#[cfg(test)]
+mod tests;
