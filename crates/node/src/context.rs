@@ -9,7 +9,7 @@ use meltemi_policy::Permit;
 use meltemi_runtime::Tasks;
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::metrics::TcpMetrics;
-use meltemi_view::{Denied, Guard, L4Request, View};
+use meltemi_view::{Denied, Guard, L4Request, Mesh, View};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,8 +43,9 @@ impl Context {
         loop {
             changes.borrow_and_update();
             let label = format!("{} -> {}", request.from, request.to).into();
-            let judged = request.clone();
-            let opened = self.view.registry.open(label, || self.view.mesh(), move |mesh| judged.judge(mesh));
+            let (judged, workload) = (request.clone(), request.workload.clone());
+            let judge = move |mesh: &Mesh| judged.judge(mesh);
+            let opened = self.view.registry.open_to_workload(workload, label, || self.view.mesh(), judge);
             match opened {
                 Err(denied) if denied.missing => {
                     let waited = tokio::time::timeout_at(deadline, changes.changed()).await;

@@ -14,7 +14,7 @@ use crate::denied::Denied;
 
 pub use self::http_sets::HttpSets;
 
-/// Everything that a proxy is told.
+/// Everything that a proxy is told. A clone shares what does not change: each message of the control plane makes one.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {
     /// Workloads, services, layer 4 policies.
@@ -28,15 +28,15 @@ pub struct Mesh {
     /// Their sets, by what they apply to.
     pub http_sets: HttpSets,
     /// Routes.
-    pub routes: BTreeMap<String, Arc<Route>>,
+    pub routes: Arc<BTreeMap<String, Arc<Route>>>,
     /// Listeners.
-    pub listeners: BTreeMap<String, Arc<Listener>>,
+    pub listeners: Arc<BTreeMap<String, Arc<Listener>>>,
     /// Token rules.
-    pub jwts: BTreeMap<String, Arc<Jwt>>,
+    pub jwts: Arc<BTreeMap<String, Arc<Jwt>>>,
     /// Certificates.
-    pub secrets: BTreeMap<String, Arc<TlsSecret>>,
+    pub secrets: Arc<BTreeMap<String, Arc<TlsSecret>>>,
     /// What is the same for the whole mesh.
-    pub settings: BTreeMap<String, Arc<Settings>>,
+    pub settings: Arc<BTreeMap<String, Arc<Settings>>>,
     /// Layer 7 policies and token rules that were refused: their targets are not known, so nothing is allowed until they
     /// are mended.
     pub refused: BTreeMap<String, String>,

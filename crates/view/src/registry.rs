@@ -4,11 +4,12 @@
 //! Register, then check: an entry is in the registry before its first judgement reads the state, so that no change falls
 //! between. An entry leaves when its guard is dropped.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use meltemi_model::WorkloadUid;
 use meltemi_policy::{Permit, Revoker};
 
 use crate::denied::Denied;
@@ -17,11 +18,30 @@ use crate::denied::Denied;
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Entries at most; more are refused.
 const BOUND: usize = 200_000;
+/// Parts of the registry, each with a lock of its own: every connection and request takes one twice, on every core.
+const PARTS: u64 = 64;
 
 type Judge<S> = Arc<dyn Fn(&S) -> Result<(Permit, Revoker), Denied> + Send + Sync>;
 
+/// What a message of the control plane has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// Anything.
+    All,
+    /// Only these workloads (by uid) and Services (by `<namespace>/<hostname>`).
+    Addresses(HashSet<String>),
+}
+
+/// What the verdict on an entry depends on, beside the policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum DependsOn {
+    Everything,
+    Workload(WorkloadUid),
+}
+
 struct Entry<S> {
     judge: Judge<S>,
+    depends_on: DependsOn,
     revoker: Option<Revoker>,
     /// Denied by a newer state than the one that its first judgement read, which is still under way.
     overtaken: Option<String>,
@@ -30,15 +50,38 @@ struct Entry<S> {
     label: Arc<str>,
 }
 
-/// Open connections; clones share them.
-pub struct Registry<S> {
-    entries: Arc<Mutex<HashMap<u64, Entry<S>>>>,
-    next: Arc<AtomicU64>,
+type Part<S> = Mutex<HashMap<u64, Entry<S>>>;
+
+struct Shared<S> {
+    parts: Vec<Part<S>>,
+    next: AtomicU64,
+    /// Of all parts together; for the bound.
+    open: AtomicUsize,
 }
+
+impl<S> Shared<S> {
+    fn lock(part: &Part<S>) -> MutexGuard<'_, HashMap<u64, Entry<S>>> {
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part that holds an entry.
+    fn part_of(&self, id: u64) -> MutexGuard<'_, HashMap<u64, Entry<S>>> {
+        let index = usize::try_from(id % PARTS).unwrap_or_default();
+        Self::lock(&self.parts[index])
+    }
+
+    /// All parts, one after the other.
+    fn each(&self) -> impl Iterator<Item = MutexGuard<'_, HashMap<u64, Entry<S>>>> {
+        self.parts.iter().map(Self::lock)
+    }
+}
+
+/// Open connections; clones share them.
+pub struct Registry<S>(Arc<Shared<S>>);
 
 impl<S> Clone for Registry<S> {
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), next: self.next.clone() }
+        Self(self.0.clone())
     }
 }
 
@@ -50,7 +93,8 @@ impl<S> std::fmt::Debug for Registry<S> {
 
 impl<S> Default for Registry<S> {
     fn default() -> Self {
-        Self { entries: Arc::default(), next: Arc::default() }
+        let parts = (0..PARTS).map(|_| Part::default()).collect();
+        Self(Arc::new(Shared { parts, next: AtomicU64::default(), open: AtomicUsize::default() }))
     }
 }
 
@@ -70,7 +114,7 @@ impl Drop for Guard {
 }
 
 impl<S: Send + Sync + 'static> Registry<S> {
-    /// Registers, judges by the state that `load` gives afterwards, and keeps watching.
+    /// Registers, judges by the state that `load` gives afterwards, and keeps watching: with every change.
     ///
     /// # Errors
     /// The denial, or that too much is open.
@@ -80,25 +124,54 @@ impl<S: Send + Sync + 'static> Registry<S> {
         load: impl FnOnce() -> Arc<S>,
         judge: impl Fn(&S) -> Result<(Permit, Revoker), Denied> + Send + Sync + 'static,
     ) -> Result<(Permit, Guard), Denied> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let judge: Judge<S> = Arc::new(judge);
-        {
-            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            if entries.len() >= BOUND {
-                let text = format!("{BOUND} connections are open");
-                return Err(Denied { text, policy: None, rule: None, clause: None, missing: false });
-            }
-            entries.insert(
-                id,
-                Entry { judge: judge.clone(), revoker: None, overtaken: None, undecided: None, label },
-            );
+        self.register(label, DependsOn::Everything, load, Arc::new(judge))
+    }
+
+    /// As [`Registry::open`], of something whose verdict depends on the policies and on one workload: other addresses that
+    /// change leave it alone.
+    ///
+    /// # Errors
+    /// The denial, or that too much is open.
+    pub fn open_to_workload(
+        &self,
+        workload: WorkloadUid,
+        label: Arc<str>,
+        load: impl FnOnce() -> Arc<S>,
+        judge: impl Fn(&S) -> Result<(Permit, Revoker), Denied> + Send + Sync + 'static,
+    ) -> Result<(Permit, Guard), Denied> {
+        self.register(label, DependsOn::Workload(workload), load, Arc::new(judge))
+    }
+
+    fn register(
+        &self,
+        label: Arc<str>,
+        depends_on: DependsOn,
+        load: impl FnOnce() -> Arc<S>,
+        judge: Judge<S>,
+    ) -> Result<(Permit, Guard), Denied> {
+        let shared = &self.0;
+        let id = shared.next.fetch_add(1, Ordering::Relaxed);
+        if shared.open.fetch_add(1, Ordering::Relaxed) >= BOUND {
+            shared.open.fetch_sub(1, Ordering::Relaxed);
+            let text = format!("{BOUND} connections are open");
+            return Err(Denied { text, policy: None, rule: None, clause: None, missing: false });
         }
-        let all = self.entries.clone();
+        let entry = Entry {
+            judge: judge.clone(),
+            depends_on,
+            revoker: None,
+            overtaken: None,
+            undecided: None,
+            label,
+        };
+        shared.part_of(id).insert(id, entry);
+        let all = shared.clone();
         let guard = Guard(Box::new(move || {
-            all.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            all.part_of(id).remove(&id);
+            all.open.fetch_sub(1, Ordering::Relaxed);
         }));
         let (permit, revoker) = judge(&load())?;
-        if let Some(entry) = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+        if let Some(entry) = shared.part_of(id).get_mut(&id) {
             if let Some(reason) = entry.overtaken.take() {
                 revoker.revoke(reason);
             }
@@ -107,43 +180,65 @@ impl<S: Send + Sync + 'static> Registry<S> {
         Ok((permit, guard))
     }
 
-    /// Judges everything again; takes back what is denied now. What is undecided keeps its verdict for [`PATIENCE`].
-    /// Returns how many were taken back.
-    pub fn judge_again(&self, state: &S) -> usize {
+    /// Judges again what `changes` may have touched, and what is undecided; takes back what is denied now. What is undecided
+    /// keeps its verdict for [`PATIENCE`]. Returns how many were taken back.
+    ///
+    /// One part of the registry is locked at a time: who registers in another one meanwhile reads the new state.
+    pub fn judge_again(&self, state: &S, changes: &Changes) -> usize {
         let now = tokio::time::Instant::now();
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut revoked = 0;
-        for entry in entries.values_mut() {
-            let denied = match (entry.judge)(state) {
-                Ok(_) => {
-                    (entry.undecided, entry.overtaken) = (None, None);
-                    continue;
-                }
-                Err(denied) => denied,
-            };
-            if denied.missing && now.duration_since(*entry.undecided.get_or_insert(now)) < PATIENCE {
-                continue;
-            }
-            let reason = format!("connection closed due to policy change: {}", denied.text);
-            match &entry.revoker {
-                Some(revoker) => revoker.revoke(reason),
-                None => entry.overtaken = Some(reason),
-            }
-            revoked += 1;
-        }
-        revoked
+        self.0
+            .each()
+            .map(|mut part| {
+                part.values_mut()
+                    .filter(|e| e.is_touched(changes))
+                    .map(|e| e.judge_again(state, now))
+                    .filter(|revoked| *revoked)
+                    .count()
+            })
+            .sum()
     }
 
     /// Whether something waits for a policy that is not known.
     pub fn has_undecided(&self) -> bool {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).values().any(|e| e.undecided.is_some())
+        self.0.each().any(|part| part.values().any(|e| e.undecided.is_some()))
+    }
+}
+
+impl<S> Entry<S> {
+    fn is_touched(&self, changes: &Changes) -> bool {
+        match (changes, &self.depends_on) {
+            (Changes::All, _) | (_, DependsOn::Everything) => true,
+            (Changes::Addresses(names), DependsOn::Workload(uid)) => {
+                self.undecided.is_some() || names.contains(&*uid.0)
+            }
+        }
+    }
+
+    /// Judges again; whether it was taken back.
+    fn judge_again(&mut self, state: &S, now: tokio::time::Instant) -> bool {
+        let denied = match (self.judge)(state) {
+            Ok(_) => {
+                (self.undecided, self.overtaken) = (None, None);
+                return false;
+            }
+            Err(denied) => denied,
+        };
+        if denied.missing && now.duration_since(*self.undecided.get_or_insert(now)) < PATIENCE {
+            return false;
+        }
+        let reason = format!("connection closed due to policy change: {}", denied.text);
+        match &self.revoker {
+            Some(revoker) => revoker.revoke(reason),
+            None => self.overtaken = Some(reason),
+        }
+        true
     }
 }
 
 impl<S> Registry<S> {
     /// How many are open.
     pub fn len(&self) -> usize {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.open.load(Ordering::Relaxed)
     }
 
     /// Whether none is open.
@@ -153,8 +248,11 @@ impl<S> Registry<S> {
 
     /// The labels of what is open, sorted.
     pub fn labels(&self) -> Vec<Arc<str>> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut labels: Vec<_> = entries.values().map(|e| e.label.clone()).collect();
+        let mut labels: Vec<_> = self
+            .0
+            .each()
+            .flat_map(|part| part.values().map(|e| e.label.clone()).collect::<Vec<_>>())
+            .collect();
         labels.sort();
         labels
     }
@@ -189,7 +287,7 @@ mod tests {
         let other = registry.clone();
         // The old state is read; before the verdict is noted the new one is published and judged by.
         let read = move || {
-            other.judge_again(&false);
+            other.judge_again(&false, &Changes::All);
             Arc::new(true)
         };
         let (permit, _guard) = registry.open("x".into(), read, judge).unwrap();
@@ -201,11 +299,56 @@ mod tests {
     async fn only_what_is_denied_is_taken_back() {
         let registry = Registry::<bool>::default();
         let (permit, guard) = registry.open("x".into(), || Arc::new(true), judge).unwrap();
-        assert_eq!(registry.judge_again(&true), 0);
+        assert_eq!(registry.judge_again(&true, &Changes::All), 0);
         assert!(tokio::time::timeout(Duration::from_secs(1), permit.revoked()).await.is_err());
-        assert_eq!(registry.judge_again(&false), 1);
+        assert_eq!(registry.judge_again(&false, &Changes::All), 1);
         assert!(permit.revoked().await.contains("no"));
         drop(guard);
         assert!(registry.is_empty() && registry.open("y".into(), || Arc::new(false), judge).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_other_addresses_judges_nothing_again() {
+        let registry = Registry::<bool>::default();
+        let uid = WorkloadUid::pod("Kubernetes", "ns", "mine");
+        let addresses = |name: &str| Changes::Addresses(HashSet::from([name.to_owned()]));
+        let own = addresses(&uid.0);
+        let workload = registry.open_to_workload(uid, "w".into(), || Arc::new(true), judge).unwrap();
+        let everything = registry.open("e".into(), || Arc::new(true), judge).unwrap();
+        assert_eq!(registry.judge_again(&false, &addresses("ns/other.example")), 1, "only what may read it");
+        assert!(everything.0.revoked().await.contains("no"));
+        drop(everything);
+        assert_eq!(registry.judge_again(&false, &own), 1);
+        assert!(workload.0.revoked().await.contains("no"));
+        assert_eq!(registry.labels(), [Arc::from("w")]);
+    }
+
+    #[tokio::test]
+    async fn what_many_cores_open_and_close_is_counted_and_no_change_is_missed() {
+        use std::sync::atomic::AtomicBool;
+        let (registry, allowed) = (Registry::<bool>::default(), Arc::new(AtomicBool::new(true)));
+        let open = |registry: Registry<bool>, allowed: Arc<AtomicBool>| {
+            let load = move || Arc::new(allowed.load(Ordering::SeqCst));
+            registry.open("x".into(), load, judge)
+        };
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let (registry, allowed) = (registry.clone(), allowed.clone());
+                std::thread::spawn(move || {
+                    let opened = (0..500).filter_map(|_| open(registry.clone(), allowed.clone()).ok());
+                    opened.collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        allowed.store(false, Ordering::SeqCst);
+        registry.judge_again(&false, &Changes::All);
+        let held: Vec<_> = workers.into_iter().flat_map(|w| w.join().expect("a worker")).collect();
+        assert_eq!(registry.len(), held.len());
+        for (permit, _) in &held {
+            let revoked = tokio::time::timeout(Duration::from_secs(5), permit.revoked()).await;
+            assert!(revoked.is_ok(), "allowed by a state that is over");
+        }
+        drop(held);
+        assert!(registry.is_empty() && registry.labels().is_empty());
     }
 }

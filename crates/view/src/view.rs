@@ -18,7 +18,7 @@ use meltemi_wire::xds::types;
 use tokio::sync::watch;
 
 use crate::mesh::Mesh;
-use crate::registry::{PATIENCE, Registry};
+use crate::registry::{Changes, PATIENCE, Registry};
 
 /// How often it is looked whether the last of what is open has ended, during a drain.
 const LOOK: Duration = Duration::from_millis(50);
@@ -91,7 +91,7 @@ impl View {
                 tokio::select! {
                     _ = tick.tick() => {
                         if patience.registry.has_undecided() {
-                            patience.registry.judge_again(&patience.mesh());
+                            patience.registry.judge_again(&patience.mesh(), &Changes::All);
                         }
                     }
                     () = drain.started() => return Ok::<(), std::convert::Infallible>(()),
@@ -113,8 +113,13 @@ impl View {
 
     /// Puts a mesh into use: what opens from now on sees it, and what is open is judged by it. Returns how many were closed.
     pub fn publish(&self, mesh: Mesh) -> usize {
+        self.publish_changes(mesh, &Changes::All)
+    }
+
+    /// As [`View::publish`], of a mesh in which only `changes` differ from the one before it.
+    fn publish_changes(&self, mesh: Mesh, changes: &Changes) -> usize {
         self.mesh.store(Arc::new(mesh));
-        let closed = self.registry.judge_again(&self.mesh());
+        let closed = self.registry.judge_again(&self.mesh(), changes);
         self.changes.send_modify(|n| *n += 1);
         closed
     }
@@ -155,11 +160,15 @@ struct Sink {
 impl Handler for Sink {
     async fn handle(&mut self, type_url: &str, updates: Vec<Update>) -> Vec<Rejected> {
         let count = updates.len();
+        let changes = match type_url {
+            types::ADDRESS => Changes::Addresses(updates.iter().map(|update| update.name.clone()).collect()),
+            _ => Changes::All,
+        };
         let rejected = self.apply(type_url, updates);
         for one in &rejected {
             tracing::error!(resource = %one.name, reason = %one.reason, "refused; what it says is not in force");
         }
-        let closed = self.view.publish(self.mesh.clone());
+        let closed = self.view.publish_changes(self.mesh.clone(), &changes);
         tracing::debug!(type_url, count, closed, "applied");
         rejected
     }
@@ -195,15 +204,21 @@ impl Sink {
                 rejected
             }
             types::JWT => {
-                let rejected = documents(&mut mesh.jwts, updates.clone());
-                guard(&mut mesh.jwts, &mut mesh.refused, "RequestAuthentication ", &updates, &rejected);
+                let rejected = documents(Arc::make_mut(&mut mesh.jwts), updates.clone());
+                guard(
+                    Arc::make_mut(&mut mesh.jwts),
+                    &mut mesh.refused,
+                    "RequestAuthentication ",
+                    &updates,
+                    &rejected,
+                );
                 mesh.index_policies();
                 rejected
             }
-            types::SETTINGS => documents(&mut mesh.settings, updates),
-            types::ROUTE => documents(&mut mesh.routes, updates),
-            types::LISTENER => documents(&mut mesh.listeners, updates),
-            types::TLS_SECRET => documents(&mut mesh.secrets, updates),
+            types::SETTINGS => documents(Arc::make_mut(&mut mesh.settings), updates),
+            types::ROUTE => documents(Arc::make_mut(&mut mesh.routes), updates),
+            types::LISTENER => documents(Arc::make_mut(&mut mesh.listeners), updates),
+            types::TLS_SECRET => documents(Arc::make_mut(&mut mesh.secrets), updates),
             other => updates
                 .into_iter()
                 .map(|u| Rejected { name: u.name, reason: format!("type {other} was not asked for") })
