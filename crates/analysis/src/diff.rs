@@ -2,20 +2,19 @@
 //! Two worlds: at every place where policies are enforced, what is decided differently.
 
 mod objects;
+mod services;
 mod workloads;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::{Action, Attribute, Policy, Rule, Scope};
-use meltemi_translate::facts::selects;
+use meltemi_model::authz::Attribute;
 
 use crate::compare::{Compared, Differences, Place, Reach, Unknown, compare};
-use crate::proof::{Guard, Layer, unreadable};
+use crate::proof::{Layer, unreadable};
 use crate::side::Attached;
 use crate::words;
-use crate::world::{Known, Path, Service, Workload, World};
+use crate::world::World;
 
 /// Compares two worlds. What one of them says nothing about (Services, Namespaces, …) is taken from the other.
 pub fn diff(old: &World, new: &World) -> Differences {
@@ -47,8 +46,8 @@ struct Pair {
 fn places(old: &World, new: &World) -> Vec<Pair> {
     let identities: BTreeSet<String> = old.identities().into_iter().chain(new.identities()).collect();
     let identities: Vec<String> = identities.into_iter().collect();
-    let mut out: Vec<Pair> = services(old, new).iter().flat_map(|s| of_service(old, new, s)).collect();
-    out.extend(new_services(old, new));
+    let mut out = services::compared(old, new);
+    out.extend(services::added(old, new));
     out.extend(workloads::changed(old, new));
     let gateways = old.named_gateways().into_iter().chain(new.named_gateways());
     out.extend(gateways.collect::<BTreeSet<_>>().iter().map(|gateway| of_gateway(old, new, gateway)));
@@ -94,99 +93,6 @@ fn place(target: &str, enforced_at: &str, layer: Layer) -> Place {
     }
 }
 
-/// A Service at its waypoint, its requests and its connections that are no requests; nothing when it has no waypoint on
-/// either side.
-fn of_service(old: &World, new: &World, service: &NamespacedName) -> Vec<Pair> {
-    let (was, is) = (old.waypoint_of(service), new.waypoint_of(service));
-    let Some(gateway) = is.waypoint().or(was.waypoint()) else { return Vec::new() };
-    // A Service that one side does not have is reached by nobody there; what is new has a comparison of its own.
-    if [old, new].iter().any(|world| world.knows_service(service) == Known::No) {
-        return Vec::new();
-    }
-    let (ports, streams) = of_both(old, new, service);
-    let http: Vec<u16> = ports.iter().copied().filter(|p| !streams.contains(p)).collect();
-    let (at, reach) = (format!("waypoint {gateway}"), Some(Reach::Service(service.clone())));
-    let (old, new) = (enforced(old, service), enforced(new, service));
-    let mut out = Vec::new();
-    if ports.is_empty() || !http.is_empty() {
-        let place = place(&format!("Service {service}"), &at, Layer::Request);
-        let (port, host) = (http.first().copied().unwrap_or(80), service.name.to_string());
-        let place = Place { port, host, reach: reach.clone(), ports: http, ..place };
-        out.push(Pair { place, old: old.clone(), new: new.clone() });
-    }
-    if let Some(port) = streams.first().copied() {
-        let place = place(&format!("connections to Service {service}"), &at, Layer::Connection);
-        out.push(Pair { place: Place { port, reach, ports: streams, ..place }, old, new });
-    }
-    out
-}
-
-/// Ports of a Service on both sides, and those that are streams on both; a port that is one on one side only is in
-/// neither list.
-fn of_both(old: &World, new: &World, service: &NamespacedName) -> (Vec<u16>, Vec<u16>) {
-    let (was, is) = (old.services.get(service), new.services.get(service));
-    let (Some(was), Some(is)) = (was.or(is), is.or(was)) else { return Default::default() };
-    let all: BTreeSet<u16> = was.ports.iter().chain(&is.ports).map(|(port, _)| *port).collect();
-    let has = |service: &Service, port: u16| service.ports.iter().any(|(own, _)| *own == port);
-    let moved = |port: &u16| {
-        has(was, *port) && has(is, *port) && was.streams.contains(port) != is.streams.contains(port)
-    };
-    let ports: Vec<u16> = all.into_iter().filter(|port| !moved(port)).collect();
-    let stream = |port: &u16| was.streams.contains(port) || is.streams.contains(port);
-    let streams = ports.iter().copied().filter(stream).collect();
-    (ports, streams)
-}
-
-/// What decides about connections from the mesh to a Service before they reach its Pods.
-fn enforced(world: &World, service: &NamespacedName) -> Vec<Attached> {
-    match world.path_to(service) {
-        Path::Direct => Vec::new(),
-        Path::Through(gateway) => world.at_waypoint(&gateway, Some(service)),
-        Path::Refused(_) => vec![refusal(service)],
-    }
-}
-
-/// A policy that denies everything, for connections that are refused.
-fn refusal(service: &NamespacedName) -> Attached {
-    let policy = Policy {
-        name: NamespacedName::new(
-            service.namespace.clone(),
-            format!("{} (its waypoint does not serve it)", service.name),
-        ),
-        scope: Scope::WorkloadSelector,
-        action: Action::Deny,
-        dry_run: false,
-        rules: vec![Rule::default()],
-    };
-    Attached { policy: Arc::new(policy), guard: Guard::new() }
-}
-
-/// Services that only the new side has, each beside the Services through which the same workloads were reached: what
-/// these had denied must not be allowed by another name.
-fn new_services(old: &World, new: &World) -> Vec<Pair> {
-    let mut out = Vec::new();
-    let added = new.services.iter().filter(|(name, _)| !old.services.contains_key(*name));
-    for (name, service) in added {
-        for (before, known) in old.services.iter().filter(|(other, _)| other.namespace == name.namespace) {
-            let shared =
-                |w: &Workload| selects(&service.selector, &w.labels) && selects(&known.selector, &w.labels);
-            let both = !service.selector.is_empty() && !known.selector.is_empty();
-            let mut near = old.workloads.iter().filter(|w| w.name.namespace == name.namespace);
-            if !both || !near.any(shared) {
-                continue;
-            }
-            let target = format!("Service {name} (new, with Pods of Service {before})");
-            let at = match new.path_to(name) {
-                Path::Through(gateway) => format!("waypoint {gateway}"),
-                _ => "no waypoint".to_owned(),
-            };
-            let place = Place { host: name.name.to_string(), ..place(&target, &at, Layer::Request) };
-            out.push(Pair { place, old: enforced(old, before), new: enforced(new, name) });
-        }
-    }
-    out
-}
-
 /// What a Gateway enforces for everything else that passes it.
 fn of_gateway(old: &World, new: &World, gateway: &NamespacedName) -> Pair {
     let (what, word) = if new.is_waypoint(gateway) {
@@ -200,13 +106,6 @@ fn of_gateway(old: &World, new: &World, gateway: &NamespacedName) -> Pair {
         old: old.at_waypoint(gateway, None),
         new: new.at_waypoint(gateway, None),
     }
-}
-
-fn services(old: &World, new: &World) -> BTreeSet<NamespacedName> {
-    let of = |world: &World| -> Vec<NamespacedName> {
-        world.targeted().into_iter().chain(world.services.keys().cloned()).collect()
-    };
-    of(old).into_iter().chain(of(new)).collect()
 }
 
 /// Namespaces that policies speak of on their own; the empty one stands for all others.

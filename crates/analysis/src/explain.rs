@@ -5,18 +5,19 @@ mod answer;
 mod named;
 mod open;
 mod token;
+mod waypoint;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::{NamespacedName, SpiffeId};
-use meltemi_policy::http::{is_seen, normalize, readings};
-use meltemi_policy::{Claims, Decision, Explanation, Facts, Headers, HttpFacts, PolicySet};
+use meltemi_policy::http::is_seen;
+use meltemi_policy::{Claims as _, Decision, Explanation, Facts, PolicySet};
 use meltemi_translate::facts::Labels;
 
 use self::named::Named;
-use self::open::{absent, depends, not_told, unseen};
+use self::open::depends;
 use crate::proof::Layer;
 use crate::side::{Attached, applies};
 use crate::witness::{PLAINTEXT, Witness};
@@ -100,7 +101,7 @@ impl Asked<'_> {
         let mut answer = match (&self.request.to, self.request.at) {
             (To::Service(name), _) => self.service(name, client.as_ref())?,
             (To::Gateway(name), None | Some(At::Waypoint)) => {
-                self.at_waypoint(name, None, client.as_ref(), Port::new(self.port))?
+                self.at_gateway(name, client.as_ref(), Port::new(self.port))?
             }
             (To::Pod(namespace, labels), None | Some(At::NodeProxy)) => {
                 let peer = client.as_ref();
@@ -146,7 +147,7 @@ impl Asked<'_> {
         }
         let mut waypoint_identity = None;
         if let Some(gateway) = waypoint {
-            let answer = self.at_waypoint(gateway, Some(to), client, Port::new(self.port))?;
+            let answer = self.at_waypoint(gateway, to, client)?;
             if answer.verdict != Verdict::Allow || self.request.at.is_some() {
                 return Ok(answer);
             }
@@ -183,68 +184,6 @@ impl Asked<'_> {
             Client::Account(namespace, name) => (namespace, name),
         };
         SpiffeId::new(&self.world.mesh.trust_domain, namespace, name).map(Some).map_err(|e| e.to_string())
-    }
-
-    /// The waypoint's half; that of any other Gateway for what passes it.
-    fn at_waypoint(
-        &mut self,
-        gateway: &NamespacedName,
-        service: Option<&NamespacedName>,
-        client: Option<&SpiffeId>,
-        port: Port,
-    ) -> Result<Answer, String> {
-        let request = self.request;
-        let word = if self.world.is_waypoint(gateway) { "waypoint" } else { "gateway" };
-        let policies = self.world.at_waypoint(gateway, service);
-        let stream = service
-            .and_then(|s| self.world.services.get(s))
-            .is_some_and(|s| !port.open && s.streams.contains(&port.number));
-        let method = request.method.as_deref().unwrap_or("GET");
-        let path = request.path.as_deref().unwrap_or("/");
-        let paths =
-            readings(&normalize(path, self.world.normalization()).map_err(|e| format!("--path: {e}"))?);
-        let named = request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
-        let host = request.host.as_deref().or(named.map(|(_, host)| host.as_str()));
-        let host = host.or(service.map(|s| &*s.name)).unwrap_or_default();
-        let headers = Fields(&request.headers);
-        self.warnings.extend(unforwarded(&request.headers));
-        let ip = request.from_ip.unwrap_or(NOWHERE);
-        let http = HttpFacts {
-            method,
-            host,
-            paths: &paths,
-            headers: &headers,
-            remote_ip: Some(request.remote_ip.unwrap_or(ip)),
-            claims: request.token.as_ref().map(|token| token as &dyn Claims),
-        };
-        let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
-        let facts = Facts {
-            source: client,
-            source_ip: ip,
-            destination_ip: request.to_ip.unwrap_or(NOWHERE),
-            destination_port: port.number,
-            sni: request.sni.as_deref(),
-            http: (!stream).then_some(http),
-        };
-        let why = meltemi_policy::explain(&set, &facts);
-        let mut answer = answer(&why, &set, &format!("{word} {gateway}"));
-        let known = Witness {
-            host: Some(host.to_owned()),
-            method: Some(method.to_owned()),
-            path: Some(paths[0].clone()),
-            ..self.known(client, port)
-        };
-        let layer = if stream { Layer::Connection } else { Layer::Request };
-        let told = Told { policies: &policies, layer, known: &known };
-        depends(&mut answer, &told, &not_told(request, port.open, stream));
-        if !stream {
-            self.assumed.extend(absent(&answer, &told, request.token.is_some()));
-            let (assumed, warnings) = unseen(request);
-            self.assumed.extend(assumed);
-            self.warnings.extend(warnings);
-        }
-        self.half(&answer, client, port);
-        Ok(answer)
     }
 
     /// What is told of a request, but for method, path and host.
@@ -403,23 +342,6 @@ fn answer(why: &Explanation, set: &PolicySet, place: &str) -> Answer {
         out.clause = rule.map(words::rule);
     }
     out
-}
-
-struct Fields<'a>(&'a [(String, String)]);
-
-impl Headers for Fields<'_> {
-    fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
-        let same = self.0.iter().filter(|(n, v)| n.eq_ignore_ascii_case(name) && is_seen(name, v));
-        same.for_each(|(_, v)| with(v));
-    }
-}
-
-/// Headers of one hop that proxies do not act on: policies do not see them.
-fn unforwarded(headers: &[(String, String)]) -> Vec<String> {
-    let unseen = headers.iter().filter(|(name, value)| !is_seen(&name.to_ascii_lowercase(), value));
-    unseen
-        .map(|(name, value)| format!("header {name}={value} is for the proxy itself: policies do not see it"))
-        .collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use meltemi_model::NamespacedName;
 use meltemi_policy::http::normalize;
 use meltemi_policy::{Decision, PolicySet};
-use meltemi_translate::facts::Labels;
+use meltemi_translate::facts::{Labels, selects};
 use serde::Serialize;
 
 use crate::explain::{Told, Verdict, unrecorded};
@@ -159,6 +159,7 @@ fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
         port: flow.port.unwrap_or(80),
         ..Witness::default()
     };
+    let mut served = None;
     let (layer, policies, place) = match (&flow.http, &flow.to) {
         (Some((method, path)), Target::Host(host, writer)) => {
             request.method = Some(method.clone());
@@ -175,14 +176,18 @@ fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
                     (Layer::Request, policies, format!("gateway {gateway}"))
                 }
                 None => {
-                    let (policies, place, port) = at_service(world, host, writer.as_ref())?;
+                    let (found, port) = at_service(world, host, writer.as_ref())?;
                     request.port = port;
+                    let (policies, place) = found.enforced(world);
+                    served = Some(found);
                     (Layer::Request, policies, place)
                 }
             }
         }
         (None, Target::Host(host, writer)) => {
-            let (policies, place, _) = at_service(world, host, writer.as_ref())?;
+            let (found, _) = at_service(world, host, writer.as_ref())?;
+            let (policies, place) = found.enforced(world);
+            served = Some(found);
             (Layer::Connection, policies, place)
         }
         (None, Target::Pod(namespace, name)) => {
@@ -195,24 +200,79 @@ fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
         }
         _ => return Err("the record is of no form that is known".to_owned()),
     };
-    let judged = decide(&request, &policies, place)?;
-    match unrecorded(&Told { policies: &policies, layer, known: &request }, judged.0) {
+    let judged = decide_recorded(&request, layer, &policies, place)?;
+    match served.filter(|_| judged.0 == Verdict::Allow) {
+        Some(served) => Ok(served.beside(world, &request, layer)?.unwrap_or(judged)),
+        None => Ok(judged),
+    }
+}
+
+/// Decides, unless the policies look at what was not recorded.
+fn decide_recorded(
+    request: &Witness,
+    layer: Layer,
+    policies: &[Attached],
+    place: String,
+) -> Result<Judged, String> {
+    let judged = decide(request, policies, place)?;
+    match unrecorded(&Told { policies, layer, known: request }, judged.0) {
         None => Ok(judged),
         Some(what) => Err(format!("the policies look at what was not recorded: {what}")),
     }
 }
 
-/// What the waypoint of a Service enforces, and the port that is meant.
-fn at_service(
-    world: &World,
-    host: &str,
-    writer: Option<&Writer>,
-) -> Result<(Vec<Attached>, String, u16), String> {
+/// A Service that was addressed, and its waypoint.
+struct Served {
+    service: NamespacedName,
+    gateway: NamespacedName,
+}
+
+/// The Service that was addressed, and its port.
+fn at_service(world: &World, host: &str, writer: Option<&Writer>) -> Result<(Served, u16), String> {
     let (service, port) = service(world, host, writer.map(|w| &*w.namespace))
         .ok_or_else(|| format!("no Service is known as {host}"))?;
     let binding = world.waypoint_of(&service);
-    let gateway = binding.gateway().ok_or_else(|| format!("Service {service} has no waypoint"))?;
-    Ok((world.at_waypoint(gateway, Some(&service)), format!("waypoint {gateway}"), port))
+    let gateway = binding.gateway().ok_or_else(|| format!("Service {service} has no waypoint"))?.clone();
+    Ok((Served { service, gateway }, port))
+}
+
+impl Served {
+    /// What the waypoint enforces for the Service, and its name.
+    fn enforced(&self, world: &World) -> (Vec<Attached>, String) {
+        (world.at_waypoint(&self.gateway, Some(&self.service)), format!("waypoint {}", self.gateway))
+    }
+
+    /// What keeps a flow from Pods that the Service shares with closed ones; `None` when nothing does.
+    fn beside(&self, world: &World, request: &Witness, layer: Layer) -> Result<Option<Judged>, String> {
+        let pods = world.pod_labels(&self.service);
+        for beside in world.closed_beside(&self.service) {
+            let shared = pods.iter().filter(|labels| selects(&beside.selector, labels)).count();
+            if beside.waypoint != self.gateway || shared == 0 {
+                continue;
+            }
+            let policies = world.at_backend(&self.gateway, &beside.closed);
+            for (_, port) in beside.ports.iter().filter(|(own, _)| *own == request.port) {
+                let forwarded = Witness { port: *port, destination_ip: None, ..request.clone() };
+                let place = format!("waypoint {}", self.gateway);
+                let (verdict, place, reason) = decide_recorded(&forwarded, layer, &policies, place)?;
+                let closed = &beside.closed;
+                match verdict {
+                    Verdict::Allow => {}
+                    _ if shared < pods.len() => {
+                        return Err(format!(
+                            "only some Pods of Service {} are of Service {closed}",
+                            self.service
+                        ));
+                    }
+                    _ => {
+                        let reason = format!("{reason} (for Pods of Service {closed})");
+                        return Ok(Some((verdict, place, reason)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn decide(request: &Witness, policies: &[Attached], place: String) -> Result<Judged, String> {

@@ -157,6 +157,11 @@ fn at_waypoint(
     let policies = world.at_waypoint(gateway, Some(&question.to));
     let place = format!("waypoint {gateway}");
     let mut doors = Vec::new();
+    let beside = world.closed_beside(&question.to).into_iter().filter(|b| b.waypoint == *gateway);
+    let beside = beside.filter(|b| !world.at_backend(gateway, &b.closed).is_empty());
+    let further: Vec<String> = beside
+        .map(|b| format!("what the policies of Service {} say of Pods that are of it too", b.closed))
+        .collect();
     if !http.is_empty() || streams.is_empty() {
         let mut given: Vec<Given> = some_ports(http);
         given.extend(question.method.as_ref().map(|m| exactly(Attribute::Method, m)));
@@ -169,6 +174,7 @@ fn at_waypoint(
         let given = some_ports(streams);
         doors.push(door(world, &policies, Layer::Connection, &given, (place, way))?);
     }
+    doors.iter_mut().for_each(|door| door.unknown.extend(further.iter().cloned()));
     Ok(doors)
 }
 

@@ -4,6 +4,7 @@
 
 mod attach;
 mod binding;
+mod closed;
 mod enrolment;
 mod names;
 mod read;
@@ -23,6 +24,7 @@ use meltemi_translate::waypoints::WaypointFacts;
 use serde_json::Value;
 
 pub use binding::{Binding, Path};
+pub use closed::Beside;
 pub use names::Known;
 
 /// Kind of the policies about tokens.

@@ -235,10 +235,8 @@ fn enforced(
     control: &Control,
     files: &World,
     gateway: &NamespacedName,
-    to: Option<&NamespacedName>,
+    to: Option<&l7::Target>,
 ) -> BTreeSet<NamespacedName> {
-    let mesh = control.index.mesh();
-    let to = to.map(|s| l7::Target::Service(mesh.service_key(&s.namespace, &s.name)));
     let attaches = |(name, read): &(&NamespacedName, &meltemi_translate::security::Authorization)| {
         let policy = attachment::Policy {
             kind: "AuthorizationPolicy",
@@ -246,7 +244,7 @@ fn enforced(
             selector: read.selector.as_ref(),
             targets: &read.targets,
         };
-        attachment::attach(policy, control).enforces(gateway, to.as_ref())
+        attachment::attach(policy, control).enforces(gateway, to)
     };
     files.policies.iter().filter(attaches).map(|(name, _)| name.clone()).collect()
 }
@@ -262,7 +260,9 @@ proptest! {
         let all = NAMESPACES.iter().flat_map(|n| GATEWAYS.iter().map(|g| NamespacedName::new(*n, *g)));
         for gateway in all {
             for to in services.iter().map(Some).chain([None]) {
-                let expected = enforced(&control, &files, &gateway, to);
+                let key = to.map(|s| control.index.mesh().service_key(&s.namespace, &s.name));
+                let addressed = key.clone().map(l7::Target::Service);
+                let expected = enforced(&control, &files, &gateway, addressed.as_ref());
                 // All objects of a cluster: the same.
                 files.complete = true;
                 let found = |files: &World| -> BTreeSet<NamespacedName> {
@@ -275,6 +275,13 @@ proptest! {
                 files.complete = false;
                 let more = found(&files);
                 prop_assert!(expected.is_subset(&more), "{gateway} {to:?}: files {more:?}, control plane {expected:?}");
+                // What is forwarded to the Service's Pods and was addressed to another one.
+                let (Some(to), Some(key)) = (to, key) else { continue };
+                let expected = enforced(&control, &files, &gateway, Some(&l7::Target::Backend(key)));
+                files.complete = true;
+                let same: BTreeSet<NamespacedName> =
+                    files.at_backend(&gateway, to).into_iter().map(|a| a.policy.name.clone()).collect();
+                prop_assert!(!known || same == expected, "{gateway} {to} as backend: {same:?}, control plane {expected:?}");
             }
         }
         // Which waypoint a Service has.

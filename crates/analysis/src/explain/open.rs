@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What was not told: it must not matter, or the answer is UNKNOWN and names it.
 
+use std::net::IpAddr;
+
 use meltemi_model::authz::Attribute;
 
 use super::{Answer, NOWHERE, Request, Verdict};
@@ -31,14 +33,14 @@ impl Told<'_> {
 }
 
 /// What was not told and a waypoint sees.
-pub(super) fn not_told(request: &Request, port: bool, stream: bool) -> Vec<Attribute> {
+pub(super) fn not_told(request: &Request, to_ip: Option<IpAddr>, port: bool, stream: bool) -> Vec<Attribute> {
     let all = [
         (Attribute::Method, !stream && request.method.is_none()),
         (Attribute::Path, !stream && request.path.is_none()),
         (Attribute::Host, !stream && request.host.is_none()),
         (Attribute::SourceIp, request.from_ip.is_none()),
         (Attribute::RemoteIp, !stream && request.remote_ip.or(request.from_ip).is_none()),
-        (Attribute::DestinationIp, request.to_ip.is_none()),
+        (Attribute::DestinationIp, to_ip.is_none()),
         (Attribute::DestinationPort, port),
     ];
     all.into_iter().filter(|(_, open)| *open).map(|(attribute, _)| attribute).collect()

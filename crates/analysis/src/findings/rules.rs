@@ -117,6 +117,11 @@ fn places(world: &World) -> Vec<Place> {
             out.push(place(&service.namespace, attached, Layer::Request));
         }
     }
+    // Policies of the Gateway itself judge what is addressed only, so that beside them less may be without effect.
+    for closed in world.services.keys().flat_map(|service| world.closed_beside(service)) {
+        let attached = world.at_backend(&closed.waypoint, &closed.closed);
+        out.push(place(&closed.closed.namespace, attached, Layer::Request));
+    }
     for gateway in world.named_gateways() {
         out.push(place(&gateway.namespace, world.at_waypoint(&gateway, None), Layer::Request));
     }

@@ -11,8 +11,7 @@ use meltemi_translate::gateways::classes::Class;
 use meltemi_translate::labels::GATEWAY_NAME;
 use meltemi_translate::security::attachment::{self, TargetService};
 use meltemi_translate::security::peer::{Peer, Peers};
-use meltemi_translate::security::{Authorization, Reference};
-use meltemi_translate::security::{bypass, layer4};
+use meltemi_translate::security::{Authorization, Reference, layer4};
 
 use super::{Known, World};
 use crate::proof::Guard;
@@ -33,11 +32,7 @@ impl attachment::World for View<'_> {
         if self.world.knows_service(name) == Known::No {
             return None;
         }
-        let nothing = Labels::new();
-        let of_namespace = self.world.namespaces.get(&*name.namespace).unwrap_or(&nothing);
-        let closed = self.world.services.get(name).is_some_and(|service| {
-            attachment::is_closed(&service.labels, of_namespace, Some(&service.selector))
-        });
+        let closed = self.world.is_closed(name);
         Some(TargetService { waypoint: self.world.waypoint_of(name).gateway().cloned(), closed })
     }
 
@@ -88,7 +83,7 @@ fn may_apply(policy: &Authorization, gateway: &NamespacedName, service: Option<&
         })
 }
 
-fn of_labels(labels: &Labels) -> Guard {
+pub(super) fn of_labels(labels: &Labels) -> Guard {
     labels.iter().map(|(k, v)| vec![(k.clone(), v.clone(), true)]).collect()
 }
 
@@ -112,26 +107,7 @@ impl World {
             let guard = p.selector.as_ref().map(of_labels).unwrap_or_default();
             layer4::project(p).policy.map(|policy| Attached { policy: Arc::new(policy), guard })
         });
-        projected.chain(self.strict(namespace)).chain(self.closed(namespace)).collect()
-    }
-
-    /// Services whose Pods are for their waypoint only.
-    fn closed(&self, namespace: &str) -> Vec<Attached> {
-        let nothing = Labels::new();
-        let of_namespace = self.namespaces.get(namespace).unwrap_or(&nothing);
-        let near = self.services.iter().filter(|(name, service)| {
-            *name.namespace == *namespace
-                && !service.selector.is_empty()
-                && bypass::is_closed(&service.labels, of_namespace)
-        });
-        let attached = near.filter_map(|(name, service)| {
-            let waypoint = self.waypoint_of(name).gateway()?.clone();
-            let ports: Option<Vec<u16>> = service.ports.iter().map(|(_, target)| *target).collect();
-            let account = NamespacedName::new(waypoint.namespace.clone(), self.proxy_account(&waypoint));
-            let policy = bypass::policy(name, &ports.unwrap_or_default(), &account, &self.mesh);
-            Some(Attached { policy: Arc::new(policy), guard: of_labels(&service.selector) })
-        });
-        attached.collect()
+        projected.chain(self.strict(namespace)).chain(self.kept_for_waypoints(namespace)).collect()
     }
 
     /// PeerAuthentications as the policies that they become.
@@ -163,11 +139,26 @@ impl World {
 
     /// What a Gateway enforces for requests that are addressed to a Service; without one, for all others that pass it.
     pub fn at_waypoint(&self, gateway: &NamespacedName, service: Option<&NamespacedName>) -> Vec<Attached> {
-        let view = View { world: self, gateway };
         let addressed = service.map(|s| l7::Target::Service(self.mesh.service_key(&s.namespace, &s.name)));
+        self.attached(gateway, service, addressed.as_ref())
+    }
+
+    /// What a waypoint enforces for requests that it forwards to Pods of a closed Service and that are addressed to another
+    /// one.
+    pub fn at_backend(&self, gateway: &NamespacedName, closed: &NamespacedName) -> Vec<Attached> {
+        let forwarded = l7::Target::Backend(self.mesh.service_key(&closed.namespace, &closed.name));
+        self.attached(gateway, Some(closed), Some(&forwarded))
+    }
+
+    fn attached(
+        &self,
+        gateway: &NamespacedName,
+        service: Option<&NamespacedName>,
+        to: Option<&l7::Target>,
+    ) -> Vec<Attached> {
+        let view = View { world: self, gateway };
         let applies = |p: &&Authorization| {
-            may_apply(p, gateway, service)
-                && attachment::attach(as_policy(p), &view).enforces(gateway, addressed.as_ref())
+            may_apply(p, gateway, service) && attachment::attach(as_policy(p), &view).enforces(gateway, to)
         };
         let all = self.policies.values().filter(applies);
         all.map(|p| Attached { policy: Arc::new(p.policy.clone()), guard: Guard::new() }).collect()

@@ -73,14 +73,10 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Whether a Gateway enforces the policy for requests that are addressed to `service`; without one, for requests that
-    /// pass a listener.
-    pub fn enforces(&self, gateway: &NamespacedName, service: Option<&l7::Target>) -> bool {
-        self.gateways.contains(gateway)
-            && self.targets.iter().any(|target| match target {
-                l7::Target::Gateway(name) => name == gateway,
-                other => Some(other) == service,
-            })
+    /// Whether a Gateway enforces the policy for requests `to` a Service, as [`l7::Target::applies`] has it: addressed to
+    /// it, or forwarded to its Pods; without one, for requests that pass a listener.
+    pub fn enforces(&self, gateway: &NamespacedName, to: Option<&l7::Target>) -> bool {
+        self.gateways.contains(gateway) && self.targets.iter().any(|target| target.applies(to, gateway))
     }
 }
 

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Services: what decides at their waypoints about what is addressed to them, and about what is forwarded to Pods that they
+//! share with closed Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meltemi_model::NamespacedName;
+use meltemi_model::authz::{Action, Policy, Rule, Scope};
+use meltemi_translate::facts::selects;
+
+use super::{Pair, place};
+use crate::compare::{Place, Reach};
+use crate::proof::{Guard, Layer};
+use crate::side::Attached;
+use crate::world::{Beside, Known, Path, Service, Workload, World};
+
+/// A place for each Service that is known or that a policy names.
+pub(super) fn compared(old: &World, new: &World) -> Vec<Pair> {
+    let of = |world: &World| -> Vec<NamespacedName> {
+        world.targeted().into_iter().chain(world.services.keys().cloned()).collect()
+    };
+    let all: BTreeSet<NamespacedName> = of(old).into_iter().chain(of(new)).collect();
+    all.iter().flat_map(|service| of_service(old, new, service)).collect()
+}
+
+/// A Service at its waypoint, its requests and its connections that are no requests; nothing when it has no waypoint on
+/// either side.
+fn of_service(old: &World, new: &World, service: &NamespacedName) -> Vec<Pair> {
+    let (was, is) = (old.waypoint_of(service), new.waypoint_of(service));
+    let Some(gateway) = is.waypoint().or(was.waypoint()) else { return Vec::new() };
+    // A Service that one side does not have is reached by nobody there; what is new has a comparison of its own.
+    if [old, new].iter().any(|world| world.knows_service(service) == Known::No) {
+        return Vec::new();
+    }
+    let (ports, streams) = of_both(old, new, service);
+    let http: Vec<u16> = ports.iter().copied().filter(|p| !streams.contains(p)).collect();
+    let (at, reach) = (format!("waypoint {gateway}"), Some(Reach::Service(service.clone())));
+    let mut out = beside(old, new, service, (&at, &streams));
+    let (old, new) = (enforced(old, service), enforced(new, service));
+    if ports.is_empty() || !http.is_empty() {
+        let place = place(&format!("Service {service}"), &at, Layer::Request);
+        let (port, host) = (http.first().copied().unwrap_or(80), service.name.to_string());
+        let place = Place { port, host, reach: reach.clone(), ports: http, ..place };
+        out.push(Pair { place, old: old.clone(), new: new.clone() });
+    }
+    if let Some(port) = streams.first().copied() {
+        let place = place(&format!("connections to Service {service}"), &at, Layer::Connection);
+        out.push(Pair { place: Place { port, reach, ports: streams, ..place }, old, new });
+    }
+    out
+}
+
+/// Ports of a Service on both sides, and those that are streams on both; a port that is one on one side only is in
+/// neither list.
+fn of_both(old: &World, new: &World, service: &NamespacedName) -> (Vec<u16>, Vec<u16>) {
+    let (was, is) = (old.services.get(service), new.services.get(service));
+    let (Some(was), Some(is)) = (was.or(is), is.or(was)) else { return Default::default() };
+    let all: BTreeSet<u16> = was.ports.iter().chain(&is.ports).map(|(port, _)| *port).collect();
+    let has = |service: &Service, port: u16| service.ports.iter().any(|(own, _)| *own == port);
+    let moved = |port: &u16| {
+        has(was, *port) && has(is, *port) && was.streams.contains(port) != is.streams.contains(port)
+    };
+    let ports: Vec<u16> = all.into_iter().filter(|port| !moved(port)).collect();
+    let stream = |port: &u16| was.streams.contains(port) || is.streams.contains(port);
+    let streams = ports.iter().copied().filter(stream).collect();
+    (ports, streams)
+}
+
+/// What is addressed to a Service and reaches Pods of a closed one: one place for each of those on either side, and each
+/// kind of traffic. Both places of a request, this and the Service's own, have to allow it.
+fn beside(old: &World, new: &World, service: &NamespacedName, (at, streams): (&str, &[u16])) -> Vec<Pair> {
+    let mut all: BTreeMap<NamespacedName, BTreeSet<(u16, u16)>> = BTreeMap::new();
+    for world in [old, new] {
+        for Beside { closed, ports, .. } in world.closed_beside(service) {
+            all.entry(closed).or_default().extend(ports);
+        }
+    }
+    let mut out = Vec::new();
+    for (closed, ports) in all {
+        for (word, layer) in [("requests", Layer::Request), ("connections", Layer::Connection)] {
+            let stream = layer == Layer::Connection;
+            let of_layer = ports.iter().filter(|(port, _)| streams.contains(port) == stream);
+            let theirs: BTreeSet<u16> = of_layer.map(|(_, port)| *port).collect();
+            let Some(port) = theirs.first().copied() else { continue };
+            let target = format!("Pods of Service {closed}, for {word} to Service {service}");
+            let (host, ports) = (service.name.to_string(), theirs.into_iter().collect());
+            let place = Place { port, host, ports, ..place(&target, at, layer) };
+            let (old, new) = (forwarded(old, service, &closed), forwarded(new, service, &closed));
+            out.push(Pair { place, old, new });
+        }
+    }
+    out
+}
+
+/// What decides about connections from the mesh to a Service before they reach its Pods.
+fn enforced(world: &World, service: &NamespacedName) -> Vec<Attached> {
+    match world.path_to(service) {
+        Path::Direct => Vec::new(),
+        Path::Through(gateway) => world.at_waypoint(&gateway, Some(service)),
+        Path::Refused(_) => vec![refusal(service, "its waypoint does not serve it")],
+    }
+}
+
+/// What decides, beside the policies of the Service that is addressed, about what reaches Pods of another one.
+fn forwarded(world: &World, addressed: &NamespacedName, closed: &NamespacedName) -> Vec<Attached> {
+    let binding = world.waypoint_of(closed);
+    let (Some(waypoint), true) = (binding.gateway(), world.is_closed(closed)) else { return Vec::new() };
+    match world.path_to(addressed) {
+        Path::Refused(_) => vec![refusal(addressed, "its waypoint does not serve it")],
+        Path::Through(gateway) if gateway == *waypoint => world.at_backend(&gateway, closed),
+        // Node proxies tell waypoints apart by their identity only.
+        Path::Through(gateway) if world.waypoint_identity(&gateway) == world.waypoint_identity(waypoint) => {
+            Vec::new()
+        }
+        Path::Through(_) => vec![refusal(closed, "its Pods are for its waypoint only")],
+        Path::Direct => {
+            let policy = world.kept_for_waypoint(closed, &[]);
+            policy.map(|p| Attached { policy: Arc::new(p), guard: Guard::new() }).into_iter().collect()
+        }
+    }
+}
+
+/// A policy that denies everything, for connections that are refused.
+fn refusal(service: &NamespacedName, why: &str) -> Attached {
+    let policy = Policy {
+        name: NamespacedName::new(service.namespace.clone(), format!("{} ({why})", service.name)),
+        scope: Scope::WorkloadSelector,
+        action: Action::Deny,
+        dry_run: false,
+        rules: vec![Rule::default()],
+    };
+    Attached { policy: Arc::new(policy), guard: Guard::new() }
+}
+
+/// Services that only the new side has, each beside the Services through which the same workloads were reached: what
+/// these had denied must not be allowed by another name.
+pub(super) fn added(old: &World, new: &World) -> Vec<Pair> {
+    let mut out = Vec::new();
+    let added = new.services.iter().filter(|(name, _)| !old.services.contains_key(*name));
+    for (name, service) in added {
+        for (before, known) in old.services.iter().filter(|(other, _)| other.namespace == name.namespace) {
+            let shared =
+                |w: &Workload| selects(&service.selector, &w.labels) && selects(&known.selector, &w.labels);
+            let both = !service.selector.is_empty() && !known.selector.is_empty();
+            let mut near = old.workloads.iter().filter(|w| w.name.namespace == name.namespace);
+            if !both || !near.any(shared) {
+                continue;
+            }
+            let target = format!("Service {name} (new, with Pods of Service {before})");
+            let at = match new.path_to(name) {
+                Path::Through(gateway) => format!("waypoint {gateway}"),
+                _ => "no waypoint".to_owned(),
+            };
+            let place = Place { host: name.name.to_string(), ..place(&target, &at, Layer::Request) };
+            let enforced_now = if is_covered(new, name, before) {
+                forwarded(new, name, before)
+            } else {
+                enforced(new, name)
+            };
+            out.push(Pair { place, old: enforced(old, before), new: enforced_now });
+        }
+    }
+    out
+}
+
+/// Whether all that is addressed to a Service reaches ports that a closed one keeps for its waypoint, where it has Pods of
+/// that one: then the policies of the closed one judge it too, and what they deny stays denied.
+fn is_covered(world: &World, service: &NamespacedName, closed: &NamespacedName) -> bool {
+    let targets = |name: &NamespacedName| -> Option<BTreeSet<u16>> {
+        world.ports(name).into_iter().map(|(_, target)| target).collect()
+    };
+    let beside = world.closed_beside(service).into_iter().any(|beside| beside.closed == *closed);
+    let (own, kept) = (targets(service), targets(closed));
+    beside && own.zip(kept).is_some_and(|(own, kept)| own.is_subset(&kept))
+}
