@@ -13,4 +13,4 @@ pub use snapshot::{Delta, Snapshot};
 
 /// A hash map whose clones share what does not change later. Its hash function is the fast one, since each connection and
 /// request looks several things up; keys come from the control plane alone.
-type SharedMap<K, V> = rpds::HashTrieMap<K, V, archery::ArcTK, hashbrown::DefaultHashBuilder>;
+pub type SharedMap<K, V> = rpds::HashTrieMap<K, V, archery::ArcTK, hashbrown::DefaultHashBuilder>;

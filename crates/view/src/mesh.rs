@@ -2,6 +2,7 @@
 //! Everything that a proxy is told, as it stands at one moment.
 
 mod http_sets;
+pub(crate) mod targeted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use meltemi_state::Snapshot;
 use crate::denied::Denied;
 
 pub use self::http_sets::HttpSets;
+pub use self::targeted::{Attached, Targeted};
 
 /// Everything that a proxy is told. A clone shares what does not change: each message of the control plane makes one.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +22,7 @@ pub struct Mesh {
     /// Workloads, services, layer 4 policies.
     pub snapshot: Snapshot,
     /// Layer 7 policies, by name.
-    pub http_policies: Arc<BTreeMap<String, Arc<HttpPolicy>>>,
+    pub http_policies: Arc<Targeted<HttpPolicy>>,
     /// Whether one of them only reports (AUDIT, or a dry run); without one no request has to ask.
     pub http_reports: bool,
     /// Services whose Pods some policy or token rule judges for ([`Target::Backend`]); without one no request has to ask.
@@ -28,11 +30,11 @@ pub struct Mesh {
     /// Their sets, by what they apply to.
     pub http_sets: HttpSets,
     /// Routes.
-    pub routes: Arc<BTreeMap<String, Arc<Route>>>,
+    pub routes: Targeted<Route>,
     /// Listeners.
     pub listeners: Arc<BTreeMap<String, Arc<Listener>>>,
     /// Token rules.
-    pub jwts: Arc<BTreeMap<String, Arc<Jwt>>>,
+    pub jwts: Targeted<Jwt>,
     /// Certificates.
     pub secrets: Arc<BTreeMap<String, Arc<TlsSecret>>>,
     /// What is the same for the whole mesh.
@@ -58,8 +60,7 @@ impl Mesh {
     /// Updates `http_reports` and `closed` after a change of policies or token rules.
     pub fn index_policies(&mut self) {
         self.http_reports = self.http_policies.values().any(|p| p.policy.only_reports());
-        let policies = self.http_policies.values().flat_map(|p| &p.targets);
-        let closed = policies.chain(self.jwts.values().flat_map(|j| &j.targets)).filter_map(|t| match t {
+        let closed = self.http_policies.targets().chain(self.jwts.targets()).filter_map(|t| match t {
             Target::Backend(key) => Some(key.clone()),
             Target::Service(_) | Target::Gateway(_) => None,
         });

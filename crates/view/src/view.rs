@@ -17,7 +17,8 @@ use meltemi_wire::xds::client::{self, Handler, Rejected, Update};
 use meltemi_wire::xds::types;
 use tokio::sync::watch;
 
-use crate::mesh::Mesh;
+use crate::mesh::targeted::Documents;
+use crate::mesh::{Mesh, Targeted};
 use crate::registry::{Changes, PATIENCE, Registry};
 
 /// How often it is looked whether the last of what is open has ended, during a drain.
@@ -204,19 +205,13 @@ impl Sink {
                 rejected
             }
             types::JWT => {
-                let rejected = documents(Arc::make_mut(&mut mesh.jwts), updates.clone());
-                guard(
-                    Arc::make_mut(&mut mesh.jwts),
-                    &mut mesh.refused,
-                    "RequestAuthentication ",
-                    &updates,
-                    &rejected,
-                );
+                let rejected = documents(&mut mesh.jwts, updates.clone());
+                guard(&mut mesh.jwts, &mut mesh.refused, "RequestAuthentication ", &updates, &rejected);
                 mesh.index_policies();
                 rejected
             }
             types::SETTINGS => documents(Arc::make_mut(&mut mesh.settings), updates),
-            types::ROUTE => documents(Arc::make_mut(&mut mesh.routes), updates),
+            types::ROUTE => documents(&mut mesh.routes, updates),
             types::LISTENER => documents(Arc::make_mut(&mut mesh.listeners), updates),
             types::TLS_SECRET => documents(Arc::make_mut(&mut mesh.secrets), updates),
             other => updates
@@ -230,7 +225,7 @@ impl Sink {
 /// Of documents that let less through: one that was refused is not the one before it, and not none. `kind` tells those of
 /// one type from those of another.
 fn guard<T>(
-    map: &mut BTreeMap<String, Arc<T>>,
+    kept: &mut impl Documents<T>,
     refused: &mut BTreeMap<String, String>,
     kind: &str,
     updates: &[Update],
@@ -240,20 +235,20 @@ fn guard<T>(
         refused.remove(&format!("{kind}{}", update.name));
     }
     for one in rejected {
-        map.remove(&one.name);
+        kept.forget(&one.name);
         refused.insert(format!("{kind}{}", one.name), one.reason.clone());
     }
 }
 
 fn documents<T: serde::de::DeserializeOwned>(
-    map: &mut BTreeMap<String, Arc<T>>,
+    kept: &mut impl Documents<T>,
     updates: Vec<Update>,
 ) -> Vec<Rejected> {
     let mut rejected = Vec::new();
     for Update { name, resource } in updates {
         match resource.map(|bytes| convert::decode_l7::<T>(&bytes)) {
-            None => drop(map.remove(&name)),
-            Some(Ok(value)) => drop(map.insert(name, Arc::new(value))),
+            None => kept.forget(&name),
+            Some(Ok(value)) => kept.put(name, Arc::new(value)),
             Some(Err(invalid)) => rejected.push(Rejected { name, reason: invalid.to_string() }),
         }
     }
@@ -261,8 +256,8 @@ fn documents<T: serde::de::DeserializeOwned>(
 }
 
 /// Policies of an update that the engine does not take.
-fn refuse_invalid(policies: &BTreeMap<String, Arc<HttpPolicy>>, updates: &[Update]) -> Vec<Rejected> {
-    let received = updates.iter().filter_map(|update| policies.get_key_value(&update.name));
+fn refuse_invalid(policies: &Targeted<HttpPolicy>, updates: &[Update]) -> Vec<Rejected> {
+    let received = updates.iter().filter_map(|update| Some((&update.name, policies.get(&update.name)?)));
     let invalid = |(name, policy): (&String, &Arc<HttpPolicy>)| {
         let error = ValidPolicy::new(policy.policy.clone()).err()?;
         Some(Rejected { name: name.clone(), reason: error.to_string() })

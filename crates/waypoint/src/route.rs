@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Route: which rule of which HTTPRoute, by the precedence of the Gateway API; a Service without one is its own backend.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
@@ -19,7 +20,23 @@ pub(crate) struct Chosen {
     /// The prefix that the rule matched the path by.
     pub(crate) prefix: Option<String>,
     /// The rule, for what it does to the request.
-    pub(crate) rule: Option<RouteRule>,
+    pub(crate) rule: Option<ChosenRule>,
+}
+
+/// A rule of a route that is shared by all requests that it was chosen for.
+#[derive(Clone, Debug)]
+pub(crate) struct ChosenRule {
+    route: Arc<Route>,
+    /// Which of its rules; always one that it has.
+    index: usize,
+}
+
+impl Deref for ChosenRule {
+    type Target = RouteRule;
+
+    fn deref(&self) -> &RouteRule {
+        &self.route.rules[self.index]
+    }
 }
 
 /// No rule matches: 404.
@@ -42,27 +59,33 @@ pub(crate) struct Asked<'a> {
 pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Result<Chosen, NoRoute> {
     let listener =
         asked.listener.map(|port| listener(context, mesh, port, asked.host).ok_or(NoRoute)).transpose()?;
-    let mut best: Option<(Rank, &Route, &RouteRule, &RouteMatch)> = None;
+    let mut best: Option<(Rank, &Arc<Route>, usize, &RouteMatch)> = None;
     let (mut attached, everything) = (false, [RouteMatch::default()]);
-    for route in mesh.routes.values().filter(|r| is_attached(r, asked, listener)) {
+    let target = match (asked.service, listener) {
+        (Some((service, _)), _) => Some(Target::Service(service.clone())),
+        (None, listener) => listener.map(|listener| Target::Gateway(listener.gateway.clone())),
+    };
+    let routes = target.iter().flat_map(|target| mesh.routes.attached_to(target)).map(|(_, route)| route);
+    for route in routes.filter(|r| is_attached(r, asked, listener)) {
         attached = true;
         let Some(specific) = hostname_rank(route, asked) else { continue };
-        for rule in &route.rules {
+        for (index, rule) in route.rules.iter().enumerate() {
             let matches = if rule.matches.is_empty() { &everything[..] } else { &rule.matches[..] };
             for one in matches.iter().filter(|m| match_holds(m, asked)) {
                 let rank = rank(specific, one);
                 // Equal ranks: the older route, then the name; routes are visited in order of names.
-                let better = |(most, older, ..): &(Rank, &Route, _, _)| {
+                let better = |(most, older, ..): &(Rank, &Arc<Route>, _, _)| {
                     rank > *most || (rank == *most && route.created < older.created)
                 };
                 if best.as_ref().is_none_or(better) {
-                    best = Some((rank, route, rule, one));
+                    best = Some((rank, route, index, one));
                 }
             }
         }
     }
     match (best, asked.service) {
-        (Some((_, _, rule, one)), _) => {
+        (Some((_, route, index, one)), _) => {
+            let rule = ChosenRule { route: route.clone(), index };
             let backend = pick(&rule.backends, |n| rand::random::<u32>() % n);
             let backend = backend.and_then(|b| Some((b.service.clone()?, b.port)));
             let prefix = match &one.path {
@@ -71,7 +94,7 @@ pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Resul
                 None => Some("/".to_owned()),
                 Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => None,
             };
-            Ok(Chosen { backend, prefix, rule: Some(rule.clone()) })
+            Ok(Chosen { backend, prefix, rule: Some(rule) })
         }
         (None, Some((service, port))) if !attached => {
             Ok(Chosen { backend: Some((service.clone(), port)), prefix: None, rule: None })
@@ -90,7 +113,9 @@ fn listener<'a>(context: &Context, mesh: &'a Mesh, port: u16, host: &str) -> Opt
 
 /// Whether a route is attached to a port of a Service.
 pub(crate) fn is_routed(mesh: &Mesh, service: &NamespacedHostname, port: u16) -> bool {
-    mesh.routes.values().flat_map(|route| &route.parents).any(|parent| is_parent(parent, service, port))
+    let target = Target::Service(service.clone());
+    let routes = mesh.routes.attached_to(&target).map(|(_, route)| route);
+    routes.flat_map(|route| &route.parents).any(|parent| is_parent(parent, service, port))
 }
 
 fn is_parent(parent: &Parent, service: &NamespacedHostname, port: u16) -> bool {

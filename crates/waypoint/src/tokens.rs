@@ -5,7 +5,7 @@
 
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use meltemi_model::l7::{Jwt, JwtRule, Target};
+use meltemi_model::l7::{Jwt, JwtRule};
 use meltemi_view::Denied;
 use meltemi_view::Mesh;
 
@@ -17,8 +17,7 @@ const SCHEME: &str = "bearer";
 const PARAMETER: &str = "access_token";
 
 fn applying<'a>(mesh: &'a Mesh, facts: &'a RequestFacts) -> impl Iterator<Item = &'a Jwt> {
-    let applies = |target: &Target| target.applies(facts.target.as_ref(), &facts.gateway);
-    mesh.jwts.values().map(|jwt| &**jwt).filter(move |jwt| jwt.targets.iter().any(applies))
+    mesh.jwts.applying(facts.target.as_ref(), &facts.gateway).map(|(_, jwt)| &**jwt)
 }
 
 /// The refusal of a request that carries a token that had to be verified. A connection that is TCP by its client's first

@@ -2,7 +2,7 @@
 //! The compiled layer 7 policies of each Service and Gateway: made when first asked for, and from what was there before
 //! when one of them has changed; a request only looks them up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use meltemi_model::NamespacedName;
@@ -10,12 +10,13 @@ use meltemi_model::l7::{HttpPolicy, Target};
 use meltemi_policy::{PolicySet, ValidPolicy};
 
 use crate::denied::Denied;
+use crate::mesh::Targeted;
 
 /// Services and Gateways whose sets are kept.
 const BOUND: usize = 16_384;
 
 /// All layer 7 policies, by name.
-type All = Arc<BTreeMap<String, Arc<HttpPolicy>>>;
+type All = Arc<Targeted<HttpPolicy>>;
 
 /// Sets of Services and Gateways; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -26,9 +27,8 @@ type Made = (All, Arc<PolicySet>);
 
 #[derive(Debug, Default)]
 struct Sets {
-    /// The policies that `valid` was made from.
-    all: All,
-    valid: BTreeMap<String, (Arc<HttpPolicy>, ValidPolicy)>,
+    /// Policies that have been checked, as they were then.
+    valid: HashMap<String, (Arc<HttpPolicy>, ValidPolicy)>,
     /// By Gateway.
     sets: HashMap<NamespacedName, OfGateway>,
 }
@@ -65,10 +65,9 @@ impl HttpSets {
             Some((of, set)) if Arc::ptr_eq(of, all) => return Ok(set.clone()),
             other => other.map(|(_, set)| set.clone()),
         };
-        inner.refresh(all)?;
-        let applies = |target: &Target| target.applies(to, gateway);
-        let of_target = inner.valid.values().filter(|(policy, _)| policy.targets.iter().any(applies));
-        let mut policies: Vec<ValidPolicy> = of_target.map(|(_, valid)| valid.clone()).collect();
+        inner.forget_old(all);
+        let applying = all.applying(to, gateway).map(|(name, policy)| inner.check(name, policy));
+        let mut policies = applying.collect::<Result<Vec<ValidPolicy>, Denied>>()?;
         policies.sort_by(|a, b| a.name.cmp(&b.name));
         let set = Arc::new(match before {
             Some(before) => before.updated(policies, Vec::new()),
@@ -99,28 +98,27 @@ impl Sets {
         }
     }
 
-    /// Checks what has changed since the last time.
-    fn refresh(&mut self, all: &All) -> Result<(), Denied> {
-        if Arc::ptr_eq(&self.all, all) {
-            return Ok(());
+    /// Checks a policy, once for as long as it does not change.
+    fn check(&mut self, name: &str, policy: &Arc<HttpPolicy>) -> Result<ValidPolicy, Denied> {
+        if let Some((_, checked)) = self.valid.get(name).filter(|(known, _)| Arc::ptr_eq(known, policy)) {
+            return Ok(checked.clone());
         }
-        let mut valid = BTreeMap::new();
-        for (name, policy) in &**all {
-            let known = self.valid.get(name).filter(|(known, _)| Arc::ptr_eq(known, policy));
-            let checked = match known {
-                Some((_, checked)) => checked.clone(),
-                None => ValidPolicy::new(policy.policy.clone()).map_err(|invalid| Denied {
-                    text: invalid.to_string(),
-                    policy: Some(invalid.policy),
-                    rule: invalid.rule.and_then(|rule| u32::try_from(rule).ok()),
-                    clause: None,
-                    missing: false,
-                })?,
-            };
-            valid.insert(name.clone(), (policy.clone(), checked));
+        let checked = ValidPolicy::new(policy.policy.clone()).map_err(|invalid| Denied {
+            text: invalid.to_string(),
+            policy: Some(invalid.policy),
+            rule: invalid.rule.and_then(|rule| u32::try_from(rule).ok()),
+            clause: None,
+            missing: false,
+        })?;
+        self.valid.insert(name.to_owned(), (policy.clone(), checked.clone()));
+        Ok(checked)
+    }
+
+    /// Forgets what is not among the policies any more, when that is most of what is kept.
+    fn forget_old(&mut self, all: &All) {
+        if self.valid.len() > 2 * all.len() + 64 {
+            self.valid.retain(|name, (policy, _)| all.get(name).is_some_and(|now| Arc::ptr_eq(now, policy)));
         }
-        (self.valid, self.all) = (valid, all.clone());
-        Ok(())
     }
 }
 

@@ -35,7 +35,7 @@ impl Life<'_> {
             self.line.details = "route_not_found".into();
             Instead::Status(StatusCode::NOT_FOUND, "no route")
         })?;
-        if let Some(Err(why)) = chosen.rule.as_ref().map(filters::check) {
+        if let Some(Err(why)) = chosen.rule.as_deref().map(filters::check) {
             return Err(self.impossible(why));
         }
         let going = self.going(&chosen, checked, request);

@@ -271,7 +271,7 @@ impl World {
             parents: vec![parent],
             rules: vec![rule],
         };
-        Arc::make_mut(&mut self.mesh.routes).insert(route.name.to_string(), Arc::new(route));
+        self.mesh.routes.insert(route.name.to_string(), Arc::new(route));
     }
 
     pub(crate) fn no_policy(&mut self, name: &str) {
@@ -284,7 +284,7 @@ impl World {
         let rule = JwtRule { payload_header: Some("x-claims".into()), ..JwtRule::default() };
         let jwt =
             Jwt { name: name.clone(), targets: vec![Target::Service(service(number))], rules: vec![rule] };
-        Arc::make_mut(&mut self.mesh.jwts).insert(name.to_string(), Arc::new(jwt));
+        self.mesh.jwts.insert(name.to_string(), Arc::new(jwt));
     }
 
     pub(crate) fn route(&mut self, name: &str, section: &str, one: RouteMatch, filters: Vec<Filter>) {
