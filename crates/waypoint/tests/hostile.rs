@@ -480,7 +480,7 @@ async fn ends(mut io: TunnelIo, what: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_end_their_own_connection_and_nobody_elses() {
     let world = World::start(Limits { stall: Duration::from_secs(1), ..Limits::default() }).await;
-    let mut other = world.to_service(FREE).await;
+    let mut other = world.to_http(FREE).await;
     for (what, reason, flood) in frames::floods() {
         let (mut read, mut send) = tokio::io::split(world.to_service(FREE).await);
         let sending = async {
@@ -592,7 +592,7 @@ async fn bodies_that_no_backend_takes_do_not_hold_up_others_of_their_connection(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn masses_of_what_is_allowed_are_not_at_the_cost_of_others() {
     let world = World::start(Limits::default()).await;
-    let mut other = world.to_service(FREE).await;
+    let mut other = world.to_http(FREE).await;
     for flood in frames::lasting() {
         let name = flood.name;
         let (mut read, mut send) = tokio::io::split(world.to_gateway().await);
