@@ -5,6 +5,7 @@
 //! here is valid by construction.
 
 pub mod authz;
+pub mod enrolment;
 pub mod identity;
 pub mod l7;
 pub mod names;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use meltemi_capture::Options;
+use meltemi_model::enrolment::{BYPASS_INBOUND, Candidate, DATAPLANE_MODE, SIDECAR_STATUS, bypasses_inbound};
 use tokio::time::Instant;
 
 use self::member::Member;
@@ -23,7 +24,6 @@ use crate::context::{Context, PodEntry};
 use crate::lock::lock;
 use crate::sandbox::Sandbox;
 
-pub(super) const MODE: &str = "istio.io/dataplane-mode";
 pub(super) const ANNOTATION: &str = "ambient.istio.io/redirection";
 /// Label of a namespace whose Pods may use the node's network; it takes rights on Namespaces to set it.
 const HOST_NETWORK: &str = "meltemi.dev/host-network";
@@ -49,15 +49,15 @@ pub(crate) enum Error {
 
 /// Whether a Pod belongs into the mesh.
 pub(crate) fn eligible(pod: &Pod, namespace: Option<&BTreeMap<String, String>>) -> bool {
-    let spec = pod.spec.as_ref();
-    let sidecar =
-        pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key("sidecar.istio.io/status"));
-    if spec.and_then(|s| s.host_network) == Some(true) || sidecar {
-        return false;
-    }
-    let own = pod.metadata.labels.as_ref().and_then(|l| l.get(MODE)).map(String::as_str);
-    let of_namespace = namespace.and_then(|l| l.get(MODE)).map(String::as_str);
-    own == Some("ambient") || (of_namespace == Some("ambient") && own != Some("none"))
+    let annotations = pod.metadata.annotations.as_ref();
+    let mode = |labels: Option<&BTreeMap<String, String>>| labels?.get(DATAPLANE_MODE).cloned();
+    let (own, of_namespace) = (mode(pod.metadata.labels.as_ref()), mode(namespace));
+    let candidate = Candidate {
+        host_network: pod.spec.as_ref().and_then(|s| s.host_network) == Some(true),
+        has_sidecar: annotations.is_some_and(|a| a.contains_key(SIDECAR_STATUS)),
+        mode: own.as_deref(),
+    };
+    candidate.is_enrolled(of_namespace.as_deref())
 }
 
 /// Whether the Pod's annotation says that it is enrolled.
@@ -71,7 +71,7 @@ fn options(pod: &Pod) -> Options {
         |name: &str| pod.metadata.annotations.as_ref().and_then(|a| a.get(name)).map(String::as_str);
     Options {
         dns_capture: annotation("ambient.istio.io/dns-capture") != Some("false"),
-        bypass_inbound: annotation("ambient.istio.io/bypass-inbound-capture") == Some("true"),
+        bypass_inbound: bypasses_inbound(annotation(BYPASS_INBOUND)),
         ipv6: true,
         node_probes: false,
     }
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn who_is_eligible() {
-        let ambient = BTreeMap::from([(MODE.to_owned(), "ambient".to_owned())]);
+        let ambient = BTreeMap::from([(DATAPLANE_MODE.to_owned(), "ambient".to_owned())]);
         for (label, host, sidecar, namespace, expected) in [
             (None, false, false, Some(&ambient), true),
             (None, false, false, None, false),
@@ -146,7 +146,7 @@ mod tests {
                 "metadata": {"name": "p"}, "spec": {"containers": [], "hostNetwork": host}
             }))
             .unwrap();
-            pod.metadata.labels = label.map(|l| BTreeMap::from([(MODE.to_owned(), l.to_owned())]));
+            pod.metadata.labels = label.map(|l| BTreeMap::from([(DATAPLANE_MODE.to_owned(), l.to_owned())]));
             if sidecar {
                 pod.metadata.annotations =
                     Some(BTreeMap::from([("sidecar.istio.io/status".to_owned(), "{}".to_owned())]));

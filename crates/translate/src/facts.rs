@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meltemi_model::NamespacedName;
+use meltemi_model::enrolment::bypasses_inbound;
 use meltemi_model::net::is_routable;
 use meltemi_model::service::AppProtocol;
 use meltemi_model::workload::Locality;
@@ -124,9 +125,9 @@ impl PodFacts {
             enrolled: annotations.and_then(|a| a.get(labels::REDIRECTION)).is_some_and(|v| v == "enabled"),
             running: phase == "Running",
             capture: Capture::read(pod),
-            bypasses_inbound: annotations
-                .and_then(|a| a.get(labels::BYPASS_INBOUND))
-                .is_some_and(|v| v == "true"),
+            bypasses_inbound: bypasses_inbound(
+                annotations.and_then(|a| a.get(labels::BYPASS_INBOUND)).map(String::as_str),
+            ),
             named_ports: named_ports(pod),
             ports: declared_ports(pod),
             workload_name: workload_name(pod).into(),

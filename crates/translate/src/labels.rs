@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Labels, annotations and names of Istio's ambient mode, and our own.
 
-/// `ambient` or `none`, on Pods and Namespaces.
-pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+pub use meltemi_model::enrolment::{BYPASS_INBOUND, DATAPLANE_MODE, SIDECAR_STATUS};
+
 /// What enrols a Pod; written by whoever captured its traffic.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// Type of a Pod's condition: whether its traffic passes a node proxy, as the agent of its node says.
 pub const CAPTURED: &str = "meltemi.dev/Captured";
-/// `true`: what comes in to the Pod is not captured; for gateways.
-pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 /// Which traffic a waypoint takes: `service` (default), `workload`, `all`, `none`.
 pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// The waypoint of an object, or `none`.

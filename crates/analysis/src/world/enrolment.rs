@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which workloads are in the mesh, by the rule by which Istio's CNI agent enrols Pods.
+//! Which workloads are in the mesh, as far as the objects say: by the rule on which the agent of a node acts.
 
-use meltemi_translate::labels::DATAPLANE_MODE;
+use meltemi_model::enrolment::{Candidate, DATAPLANE_MODE};
 
 use super::{Workload, World};
 
@@ -9,16 +9,15 @@ impl World {
     /// Whether a workload is in the mesh; `None` when its Namespace is not among the objects and its own labels do not
     /// decide.
     pub fn is_enrolled(&self, workload: &Workload) -> Option<bool> {
-        if workload.host_network || workload.has_sidecar {
-            return Some(false);
-        }
-        match workload.labels.get(DATAPLANE_MODE).map(String::as_str) {
-            Some("ambient") => return Some(true),
-            Some("none") => return Some(false),
-            _ => {}
-        }
-        let namespace = self.namespaces.get(&*workload.name.namespace)?;
-        Some(namespace.get(DATAPLANE_MODE).is_some_and(|mode| mode == "ambient"))
+        let pod = Candidate {
+            host_network: workload.host_network,
+            has_sidecar: workload.has_sidecar,
+            mode: workload.labels.get(DATAPLANE_MODE).map(String::as_str),
+        };
+        pod.decides().or_else(|| {
+            let namespace = self.namespaces.get(&*workload.name.namespace)?;
+            Some(pod.is_enrolled(namespace.get(DATAPLANE_MODE).map(String::as_str)))
+        })
     }
 
     /// Whether a node proxy sees the connections to a workload; `None` as for [`World::is_enrolled`].

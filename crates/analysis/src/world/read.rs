@@ -2,6 +2,7 @@
 //! Objects, read once.
 
 use meltemi_model::NamespacedName;
+use meltemi_model::enrolment::{self, BYPASS_INBOUND, SIDECAR_STATUS};
 use meltemi_model::service::AppProtocol;
 use meltemi_resources::inert;
 use meltemi_resources::policies::validate;
@@ -16,8 +17,6 @@ use serde_json::{Value, json};
 
 use super::{Fault, Gateway, Service, Workload, World, unacted};
 
-/// Annotation that keeps connections to a Pod from being captured.
-const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 /// Group and version of policies.
 const SECURITY_V1: &str = "security.istio.io/v1";
 
@@ -140,8 +139,10 @@ impl World {
             ports: named.collect(),
             listens: ports.iter().filter_map(|p| number(&p["containerPort"])).collect(),
             host_network: spec["hostNetwork"] == true,
-            has_sidecar: annotations.contains_key("sidecar.istio.io/status"),
-            bypasses_inbound: annotations.get(BYPASS_INBOUND).is_some_and(|v| v == "true"),
+            has_sidecar: annotations.contains_key(SIDECAR_STATUS),
+            bypasses_inbound: enrolment::bypasses_inbound(
+                annotations.get(BYPASS_INBOUND).map(String::as_str),
+            ),
             labels,
         };
         // Pods of one template are alike.
