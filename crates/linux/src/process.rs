@@ -36,6 +36,7 @@ pub struct Spawn {
     pub(crate) cwd: Option<CString>,
     pub(crate) fds: Vec<(OwnedFd, i32)>,
     pub(crate) enter: Vec<(OwnedFd, CloneFlags)>,
+    pub(crate) groups: Vec<OwnedFd>,
     pub(crate) fresh: CloneFlags,
     pub(crate) join_pid: Option<OwnedFd>,
     pub(crate) session: bool,
@@ -59,6 +60,7 @@ impl Spawn {
             cwd: None,
             fds: Vec::new(),
             enter: Vec::new(),
+            groups: Vec::new(),
             fresh: CloneFlags::empty(),
             join_pid: None,
             session: false,
@@ -134,6 +136,12 @@ impl Spawn {
     pub fn enter(mut self, of: BorrowedFd<'_>, kinds: CloneFlags) -> io::Result<Self> {
         self.enter.push((of.try_clone_to_owned()?, kinds));
         Ok(self)
+    }
+
+    /// Joins a cgroup before it enters any namespace; `procs` is the group's `cgroup.procs`, open for writing.
+    pub fn join_group(mut self, procs: impl Into<OwnedFd>) -> Self {
+        self.groups.push(procs.into());
+        self
     }
 
     /// Starts in this network namespace.

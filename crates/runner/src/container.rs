@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, watch};
 
 use self::running::Running;
 use crate::accounts::Accounts;
+use crate::cgroups::Limits;
 use crate::context::{Context, PodEntry};
 use crate::expand::expand;
 use crate::image::Image;
@@ -240,6 +241,7 @@ fn etc(
 /// Starts an instance and its log.
 pub(crate) async fn start(
     ctx: &Arc<Context>,
+    entry: &PodEntry,
     sandbox: Arc<Sandbox>,
     spec: ContainerSpec,
     log: Log,
@@ -253,11 +255,24 @@ pub(crate) async fn start(
     let ends = Ends::open(spec.terminal, wants_stdin).map_err(failed)?;
     let (env, cwd, rights) = (spec.env.clone(), spec.cwd.clone(), spec.rights.clone());
     let stdio = ends.theirs;
+    let limits = Limits::of(container).map_err(|e| unprepared(io::Error::other(e)))?;
+    let (cgroups, uid, name) = (ctx.clone(), entry.uid.clone(), container.name.clone());
     let started = tokio::task::spawn_blocking(move || {
         let mounts = sandbox.open_mounts(&spec).map_err(unprepared)?;
-        sandbox.start_mounted(&spec, mounts, stdio).map_err(failed)
+        let group = Arc::new(cgroups.cgroups.container(&uid, &name, &limits).map_err(failed)?);
+        match sandbox.start_mounted(&spec, mounts, stdio, Some(&group)) {
+            Ok(child) => Ok((child, group)),
+            Err(_) if group.is_oom_killed() => {
+                group.remove();
+                Err(failed(io::Error::other("its memory limit is too small for a container to start in")))
+            }
+            Err(error) => {
+                group.remove();
+                Err(failed(error))
+            }
+        }
     });
-    let child = started.await.map_err(|e| failed(io::Error::other(e)))??;
+    let (child, group) = started.await.map_err(|e| failed(io::Error::other(e)))??;
     let mut pumps = Vec::new();
     let mut stdin = None;
     let mut terminal = None;
@@ -276,8 +291,17 @@ pub(crate) async fn start(
         }
     }
     let (exit_tx, exit) = watch::channel(None);
-    let running =
-        Arc::new(Running { child, env, cwd, rights, output, stdin: Mutex::new(stdin), terminal, exit });
+    let running = Arc::new(Running {
+        child,
+        group,
+        env,
+        cwd,
+        rights,
+        output,
+        stdin: Mutex::new(stdin),
+        terminal,
+        exit,
+    });
     let waiting = running.clone();
     ctx.job("container", async move {
         let exit = waiting.child.ended().await.unwrap_or(Exit::Code(255));

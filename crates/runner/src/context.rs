@@ -13,6 +13,7 @@ use meltemi_kubeclient::Watches;
 use meltemi_runtime::Tasks;
 use tokio::sync::{Notify, watch};
 
+use crate::cgroups::{self, Cgroups};
 use crate::configs::watched::Configs;
 use crate::container::running::Running;
 use crate::enrol::enrolment::Enrolment;
@@ -42,6 +43,10 @@ pub struct Config {
     pub pods_dir: PathBuf,
     /// Where the nodes of the mesh mark the user ids that they have given to Pods.
     pub ids_dir: PathBuf,
+    /// Name of the mesh's cgroups.
+    pub group: String,
+    /// File in which this node writes down where they are.
+    pub groups_record: PathBuf,
     /// Where logs are kept.
     pub logs_dir: PathBuf,
     /// The user's image table.
@@ -76,6 +81,8 @@ impl Config {
             host_root: run_dir.join(node_name),
             pods_dir: run_dir.join(format!("{node_name}-pods")),
             ids_dir: run_dir.join("user-ids"),
+            group: cgroups::mesh_group(data_dir),
+            groups_record: data_dir.join("cgroups").join(node_name),
             logs_dir: data_dir.join("logs").join("pods").join(node_name),
             images: data_dir.join("images.json"),
             binary: std::env::current_exe()?,
@@ -116,6 +123,8 @@ pub(crate) struct Context {
     pub names: Arc<crate::names::View>,
     /// User ids of Pods.
     pub users: Supply,
+    /// Limits of containers.
+    pub cgroups: Cgroups,
     pub configs: Configs,
     pub watches: Watches,
     pub rules: AppliedRules,
@@ -147,6 +156,7 @@ impl Context {
         tasks: Tasks,
         entries: Entries,
         users: Supply,
+        cgroups: Cgroups,
     ) -> Arc<Self> {
         let pool = Mutex::new(Pool::new(config.pod_cidr));
         let events = Events::new(client.clone(), &config.node_name, &tasks);
@@ -162,6 +172,7 @@ impl Context {
             tasks,
             events,
             users,
+            cgroups,
             pool,
             images: Mutex::new(Arc::new(entries)),
             tokens: Mutex::default(),

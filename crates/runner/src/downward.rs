@@ -88,7 +88,7 @@ pub(crate) fn memory() -> u64 {
 }
 
 /// A quantity such as `100m`, `2`, `64Mi`.
-fn quantity_of(text: &str) -> Result<f64, String> {
+pub(crate) fn quantity_of(text: &str) -> Result<f64, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let number: f64 = number.parse().map_err(|_| format!("quantity {text:?} is not valid"))?;

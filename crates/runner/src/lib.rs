@@ -5,6 +5,7 @@
 //! must call, with one thread, when its first argument is [`pod_init::WORD`].
 
 mod accounts;
+pub mod cgroups;
 mod configs;
 mod container;
 mod context;
@@ -91,7 +92,8 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
         image::Entries::new()
     });
     let users = users::Supply::new(&config.ids_dir).map_err(Error::Users)?;
-    let ctx = context::Context::new(config, client, ca, tasks.clone(), entries, users);
+    let cgroups = cgroups::Cgroups::open(&config.group, &config.node_name, &config.groups_record);
+    let ctx = context::Context::new(config, client, ca, tasks.clone(), entries, users, cgroups);
     server::start(&ctx).await?;
     let zds_path = ctx.config.host_root.join("var/run/ztunnel/ztunnel.sock");
     let zds_ctx = ctx.clone();

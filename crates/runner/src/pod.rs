@@ -192,7 +192,7 @@ async fn set_up(ctx: &Arc<Context>, entry: &Arc<PodEntry>) -> std::io::Result<Ar
 /// Names what the Pod asks for and this machine does not give.
 fn report_unenforced(ctx: &Context, entry: &PodEntry, sandbox: &Sandbox) {
     let pod = entry.pod();
-    let fields = unenforced::fields(&pod);
+    let fields = unenforced::fields(&pod, |limit| ctx.cgroups.holds(limit));
     if !fields.is_empty() {
         let message = format!("not in force on this machine: {}", fields.join(", "));
         ctx.events.normal(&pod, None, "NotEnforced", message);
@@ -253,6 +253,8 @@ async fn release(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     sandbox.end();
     let _ = tokio::time::timeout(Duration::from_secs(5), sandbox.ended()).await;
     drop(sandbox);
+    let (cgroups, uid) = (ctx.clone(), entry.uid.clone());
+    let _ = tokio::task::spawn_blocking(move || cgroups.cgroups.remove_pod(&uid)).await;
     if let (false, Some(IpAddr::V4(address))) = (entry.host_network(), entry.state().address) {
         let _ = tokio::task::spawn_blocking(move || net::disconnect_pod(address)).await;
         ctx.pool().give_back(address);

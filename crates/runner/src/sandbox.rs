@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use meltemi_linux::beneath::{self, Links, Make};
 use meltemi_linux::mount::{self, Forbid};
@@ -16,6 +17,7 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 
+use crate::cgroups::Group;
 use crate::pod_init::pause::UNMAPPED;
 use crate::pod_init::{
     Bind, ContainerSpec, MOUNTS_FD, Order, PARENT_FD, REPORT_FD, Rights, SPEC_FD, USERS_FD, UserNamespace,
@@ -64,6 +66,8 @@ pub struct Exec {
     pub cwd: std::path::PathBuf,
     /// Those of the container.
     pub rights: Rights,
+    /// The container's cgroups. `None` leaves it in this process's.
+    pub group: Option<Arc<Group>>,
 }
 
 impl Sandbox {
@@ -149,7 +153,7 @@ impl Sandbox {
     /// # Errors
     /// A mount's source cannot be opened, the root cannot be built or the program cannot be executed.
     pub fn start_container(&self, spec: &ContainerSpec, stdio: Stdio) -> io::Result<Child> {
-        self.start_mounted(spec, self.open_mounts(spec)?, stdio)
+        self.start_mounted(spec, self.open_mounts(spec)?, stdio, None)
     }
 
     /// Opens what a container's binds show, each as a mount of its own that is in no place yet.
@@ -161,7 +165,8 @@ impl Sandbox {
         spec.binds.iter().map(|bind| open_mount(bind, owner)).collect()
     }
 
-    /// As [`Self::start_container`], with what [`Self::open_mounts`] gave.
+    /// As [`Self::start_container`], with what [`Self::open_mounts`] gave, in these cgroups. `None` leaves it in this
+    /// process's.
     ///
     /// # Errors
     /// The root cannot be built or the program cannot be executed.
@@ -170,6 +175,7 @@ impl Sandbox {
         spec: &ContainerSpec,
         mounts: Vec<OwnedFd>,
         stdio: Stdio,
+        group: Option<&Group>,
     ) -> io::Result<Child> {
         let (report, report_end) = pipe()?;
         let (from_child, parent) = seqpacket::blocking_pair()?;
@@ -179,6 +185,7 @@ impl Sandbox {
             .fd(SPEC_FD, self.order(spec)?)
             .fd(REPORT_FD, report_end)
             .fresh(CloneFlags::CLONE_NEWNS);
+        spawn = join_groups(spawn, group)?;
         if !spec.share_processes {
             spawn = spawn.fd(PARENT_FD, parent);
         }
@@ -212,8 +219,9 @@ impl Sandbox {
         spawn = spawn
             .cwd(&exec.cwd)?
             .restrict(exec.rights.restrict(self.namespace()))
-            .enter(container.as_fd(), CloneFlags::CLONE_NEWNS | POD_NAMESPACES)?
+            .enter(container.as_fd(), CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP | POD_NAMESPACES)?
             .join_pid_namespace(container.as_fd())?;
+        spawn = join_groups(spawn, exec.group.as_deref())?;
         if self.users.is_some() {
             // Last: the rights over the other namespaces are those of this process's own.
             spawn = spawn
@@ -324,6 +332,12 @@ fn next_process(first: Child, from_child: &OwnedFd, report: &OwnedFd) -> io::Res
             .err()
             .unwrap_or_else(|| io::Error::other("the container's process ended before it could say why"))),
     }
+}
+
+/// What a container uses counts for its groups from the first step on.
+fn join_groups(spawn: Spawn, group: Option<&Group>) -> io::Result<Spawn> {
+    let lists = group.map(Group::lists).transpose()?.unwrap_or_default();
+    Ok(lists.into_iter().fold(spawn, Spawn::join_group))
 }
 
 /// Reads a report to its end: empty when all went well.

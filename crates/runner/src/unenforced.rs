@@ -3,10 +3,11 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext};
 
+use crate::cgroups::Controller;
 use crate::rights;
 
-/// The fields, in the order of the Pod; empty when everything is enforced.
-pub(crate) fn fields(pod: &Pod) -> Vec<String> {
+/// The fields, in the order of the Pod; empty when everything is enforced. `holds` tells which limits can be had.
+pub(crate) fn fields(pod: &Pod, holds: impl Fn(Controller) -> bool) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let mut found: Vec<String> =
         of_pod(spec).into_iter().filter(|(_, set)| *set).map(|(f, _)| format!("spec.{f}")).collect();
@@ -20,6 +21,7 @@ pub(crate) fn fields(pod: &Pod) -> Vec<String> {
         }
     }
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        found.extend(limits(container, &holds));
         found.extend(of_container(pod, container));
     }
     found
@@ -43,14 +45,24 @@ fn of_pod_context(context: &PodSecurityContext) -> [(&'static str, bool); 4] {
     ]
 }
 
+/// The limits of a container that nothing holds, each by its name.
+fn limits(container: &Container, holds: impl Fn(Controller) -> bool) -> Vec<String> {
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let names = limits.into_iter().flat_map(|limits| limits.keys());
+    let open = names.filter(|name| match name.as_str() {
+        "memory" => !holds(Controller::Memory),
+        "cpu" => !holds(Controller::Cpu),
+        _ => true,
+    });
+    open.map(|name| format!("resources.limits.{name} of container {}", container.name)).collect()
+}
+
 /// The mesh's own Pods that work on the node do get the rights that they ask for.
 fn of_container(pod: &Pod, container: &Container) -> Vec<String> {
     let host_network = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
-    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
     // On the node's network every port is the node's.
     let host_port = !host_network && container.ports.iter().flatten().any(|port| port.host_port.is_some());
-    let mut asked =
-        vec![("resources.limits", limits.is_some_and(|limits| !limits.is_empty())), ("hostPort", host_port)];
+    let mut asked = vec![("hostPort", host_port)];
     if let Some(context) = &container.security_context {
         asked.extend(of_context(pod, container, context));
     }
@@ -82,15 +94,16 @@ mod tests {
     fn what_is_not_enforced_is_named() {
         let of = |spec: serde_json::Value| {
             let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
-            fields(&pod).join(", ")
+            fields(&pod, |limit| limit == Controller::Memory).join(", ")
         };
         let one =
             |context: serde_json::Value| json!({"containers": [{"name": "c", "securityContext": context}]});
         let cases = [
             (json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}), ""),
             (
-                json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}),
-                "resources.limits of container c",
+                json!({"containers": [{"name": "c", "resources": {"limits": {
+                    "cpu": "1", "memory": "1Mi", "ephemeral-storage": "1Gi"}}}]}),
+                "resources.limits.cpu of container c, resources.limits.ephemeral-storage of container c",
             ),
             (
                 json!({"securityContext": {"runAsUser": 1, "runAsGroup": 1, "fsGroup": 1, "runAsNonRoot": true},

@@ -13,7 +13,7 @@ use crate::sys::{check, owned};
 use crate::{caps, users};
 
 /// Steps of the child, for the error message.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "enter the namespaces",
     "start a session",
     "bind to the parent's life",
@@ -25,6 +25,7 @@ const STEPS: [&str; 11] = [
     "execute",
     "forbid inspection",
     "change the user",
+    "join the cgroup",
 ];
 
 struct Prepared {
@@ -36,6 +37,8 @@ struct Prepared {
     moves: Vec<(RawFd, RawFd, i32)>,
     /// Numbers of the namespaces in the child, and what of them is entered.
     enter: Vec<(RawFd, i32)>,
+    /// Numbers of the cgroups' lists of processes in the child.
+    groups: Vec<RawFd>,
     /// Number of the report in the child.
     report: RawFd,
     /// Numbers in between that nobody is given.
@@ -49,7 +52,7 @@ pub(super) fn start(spawn: &Spawn) -> io::Result<Child> {
     let (read, write) = pipe()?;
     let floor = spawn.fds.iter().map(|(_, target)| target + 1).max().unwrap_or(0).max(3);
     let number = |index: usize| RawFd::try_from(index).map(|i| floor + i).map_err(io::Error::other);
-    let report = number(spawn.enter.len())?;
+    let report = number(spawn.enter.len() + spawn.groups.len())?;
     // All sources out of the way of all targets, so that no dup overwrites a source of a later one.
     let sources =
         spawn.fds.iter().map(|(fd, _)| above(fd, report + 1)).collect::<io::Result<Vec<OwnedFd>>>()?;
@@ -58,12 +61,18 @@ pub(super) fn start(spawn: &Spawn) -> io::Result<Child> {
     drop(write);
     let namespaces =
         spawn.enter.iter().map(|(fd, _)| above(fd, report + 1)).collect::<io::Result<Vec<OwnedFd>>>()?;
-    let mut moves = Vec::with_capacity(sources.len() + namespaces.len() + 1);
+    let lists = spawn.groups.iter().map(|fd| above(fd, report + 1)).collect::<io::Result<Vec<OwnedFd>>>()?;
+    let mut moves = Vec::with_capacity(sources.len() + namespaces.len() + lists.len() + 1);
     moves.extend(sources.iter().zip(&spawn.fds).map(|(fd, (_, target))| (fd.as_raw_fd(), *target, 0)));
     let mut enter = Vec::with_capacity(namespaces.len());
     for (index, (fd, (_, kinds))) in namespaces.iter().zip(&spawn.enter).enumerate() {
         moves.push((fd.as_raw_fd(), number(index)?, libc::O_CLOEXEC));
         enter.push((number(index)?, kinds.bits()));
+    }
+    let mut groups = Vec::with_capacity(lists.len());
+    for (index, fd) in (namespaces.len()..).zip(&lists) {
+        moves.push((fd.as_raw_fd(), number(index)?, libc::O_CLOEXEC));
+        groups.push(number(index)?);
     }
     moves.push((report_end.as_raw_fd(), report, libc::O_CLOEXEC));
     let prepared = Prepared {
@@ -73,6 +82,7 @@ pub(super) fn start(spawn: &Spawn) -> io::Result<Child> {
         cwd: spawn.cwd.as_ref().map_or(std::ptr::null(), |c| c.as_ptr()),
         moves,
         enter,
+        groups,
         report,
         gaps: (3..floor).filter(|n| spawn.fds.iter().all(|(_, target)| target != n)).collect(),
         first_closed: report + 1,
@@ -170,6 +180,14 @@ fn steps(spawn: &Spawn, prepared: &Prepared) -> (u8, i32) {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut());
         for signal in [libc::SIGPIPE, libc::SIGCHLD, libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
             libc::signal(signal, libc::SIG_DFL);
+        }
+        // First: what the child does from here on counts for the groups, and nobody in the namespaces sees the lists.
+        for list in &prepared.groups {
+            // 0 stands for the writer.
+            if libc::write(*list, b"0".as_ptr().cast(), 1) < 0 {
+                return (11, errno());
+            }
+            libc::close(*list);
         }
         for (fd, kinds) in &prepared.enter {
             if libc::setns(*fd, *kinds) < 0 {

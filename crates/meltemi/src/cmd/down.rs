@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::machine::launch;
+use crate::machine::launch::{self, GROUPS_LIMIT};
 use crate::machine::paths::Paths;
 use crate::machine::report::{Running, start_time};
 
@@ -51,6 +51,9 @@ pub fn stop(paths: &Paths, purge: bool) -> anyhow::Result<()> {
             println!("mesh {:?} is stopped", running.name);
         }
         None => println!("mesh {:?} is not running", paths.name),
+    }
+    for group in meltemi_runner::cgroups::remove_mesh(&paths.cgroups(), GROUPS_LIMIT)? {
+        eprintln!("warning: processes are in the cgroup {}, which stays", group.display());
     }
     if purge {
         remove(paths)?;
@@ -97,6 +100,7 @@ fn remove(paths: &Paths) -> anyhow::Result<()> {
     }
     let names = [
         "bin",
+        "cgroups",
         "components",
         "db.sqlite",
         "db.sqlite-shm",

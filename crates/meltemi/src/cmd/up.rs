@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("press Ctrl-C to stop the mesh");
-    launch::wait_until_stopped(launched)?;
+    launch::wait_until_stopped(launched, &paths)?;
     Ok(ExitCode::SUCCESS)
 }
 

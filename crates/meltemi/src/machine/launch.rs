@@ -3,16 +3,21 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use meltemi_linux::process::Child;
+use meltemi_linux::process::{Child, signal_pidfd};
 use meltemi_linux::supervise::{self, Side, World};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::paths::Paths;
 use super::report::{Running, start_time};
 use super::supervisor::{self, Handed};
+
+/// How long the cgroups of a mesh are waited for: the last processes leave them a moment after its end.
+pub const GROUPS_LIMIT: Duration = Duration::from_secs(5);
 
 /// A supervisor that has been started.
 #[derive(Debug)]
@@ -100,12 +105,13 @@ pub fn kill(launched: &Launched) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for Ctrl-C (or SIGTERM), then for the mesh to stop; or for the mesh to end by itself.
-pub fn wait_until_stopped(launched: Launched) -> anyhow::Result<()> {
+/// Waits for Ctrl-C (or SIGTERM), then ends the mesh and removes its cgroups; or waits for the mesh to end by itself.
+pub fn wait_until_stopped(launched: Launched, paths: &Paths) -> anyhow::Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.thread_block()?;
+    let supervisor = launched.child.as_fd().try_clone_to_owned()?;
     let watched = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
         let exit = launched.child.wait();
         // Wakes the waiting thread, whose signals are blocked.
@@ -118,6 +124,9 @@ pub fn wait_until_stopped(launched: Launched) -> anyhow::Result<()> {
         bail!("the mesh ended by itself ({exit:?}); its logs say why");
     }
     eprintln!("{signal}: stopping the mesh");
+    signal_pidfd(supervisor.as_fd(), Signal::SIGKILL as i32)?;
+    watched.join().map_err(|_| anyhow::anyhow!("the waiting thread panicked"))??;
+    meltemi_runner::cgroups::remove_mesh(&paths.cgroups(), GROUPS_LIMIT)?;
     Ok(())
 }
 

@@ -114,6 +114,11 @@ impl Paths {
         self.data.join("bin")
     }
 
+    /// Where the nodes write down which cgroups they have made.
+    pub fn cgroups(&self) -> PathBuf {
+        self.data.join("cgroups")
+    }
+
     /// The user's image table.
     pub fn images(&self) -> PathBuf {
         self.data.join("images.json")

@@ -10,6 +10,7 @@ use meltemi_linux::pty;
 use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
 
+use crate::cgroups::Group;
 use crate::logs::Stream;
 use crate::pod_init::Rights;
 use crate::sandbox::Exec;
@@ -17,6 +18,7 @@ use crate::sandbox::Exec;
 /// A running instance.
 pub(crate) struct Running {
     pub child: Child,
+    pub group: Arc<Group>,
     pub env: Vec<(String, String)>,
     pub cwd: PathBuf,
     pub rights: Rights,
@@ -38,6 +40,7 @@ impl Running {
 
     /// A program to run beside it.
     pub(crate) fn exec(&self, argv: Vec<String>) -> Exec {
-        Exec { argv, env: self.env.clone(), cwd: self.cwd.clone(), rights: self.rights.clone() }
+        let group = Some(self.group.clone());
+        Exec { argv, env: self.env.clone(), cwd: self.cwd.clone(), rights: self.rights.clone(), group }
     }
 }

@@ -197,7 +197,8 @@ async fn once(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>,
     }
     let exit = watch_over(ctx, entry, sandbox, spec, &running).await;
     entry.running().remove(name);
-    ended(entry, name, exit, since, termination(ctx, entry, spec, exit));
+    ended(entry, name, exit, since, termination(ctx, entry, spec, exit, &running));
+    let _ = tokio::task::spawn_blocking(move || running.group.remove()).await;
     Outcome::Ended(exit)
 }
 
@@ -224,7 +225,7 @@ async fn begin(
     let log = log.map_err(|e| StartError { reason: "RunContainerError", message: format!("log: {e}") })?;
     // The log of the run before the last one is not asked for any more.
     let _ = std::fs::remove_file(folder.join(format!("{}.log", restarts - 2)));
-    container::start(ctx, sandbox.clone(), built, log, spec).await
+    container::start(ctx, entry, sandbox.clone(), built, log, spec).await
 }
 
 /// Probes until the instance ends; a failed liveness or startup probe ends it.
@@ -284,11 +285,21 @@ fn ended(entry: &PodEntry, name: &str, exit: Exit, started: Timestamp, why: Opti
 const MESSAGE: u64 = 4096;
 
 /// What the container left as its last words.
-fn termination(ctx: &Context, entry: &PodEntry, spec: &Spec, exit: Exit) -> Option<(&'static str, String)> {
+fn termination(
+    ctx: &Context,
+    entry: &PodEntry,
+    spec: &Spec,
+    exit: Exit,
+    running: &Running,
+) -> Option<(&'static str, String)> {
     let path = ctx.config.pods_dir.join(&entry.uid).join("termination").join(&spec.name);
     let text = read_tail(&path, MESSAGE).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let reason = if exit.success() { "Completed" } else { "Error" };
+    let reason = match exit {
+        exit if exit.success() => "Completed",
+        _ if running.group.is_oom_killed() => "OOMKilled",
+        _ => "Error",
+    };
     Some((reason, text))
 }
 
@@ -361,7 +372,7 @@ pub(super) async fn terminate(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
                 _ => Timestamp::now(),
             };
             let exit = end(&ctx, &entry, &sandbox, lifecycle, &running, grace).await;
-            let why = container.as_ref().and_then(|c| termination(&ctx, &entry, c, exit));
+            let why = container.as_ref().and_then(|c| termination(&ctx, &entry, c, exit, &running));
             ended(&entry, &name, exit, since, why);
         }
     });

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use meltemi_linux::{caps, mount, process, users};
+use nix::sched::CloneFlags;
 
 use super::{
     ContainerSpec, MOUNTS_FD, Order, PARENT_FD, REPORT_FD, SPEC_FD, USERS_FD, UserNamespace, named, report,
@@ -36,6 +37,8 @@ fn become_container(order: &Order) -> io::Result<Infallible> {
         let parent = process::inherited(PARENT_FD)?;
         process::move_to_new_pid_namespace(parent).map_err(named("PID namespace"))?;
     }
+    // Where the container is among the machine's cgroups is not told to it.
+    nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| named("cgroup namespace")(e.into()))?;
     let mounts = (MOUNTS_FD..).take(spec.binds.len()).map(process::inherited);
     let mounts = mounts.collect::<io::Result<Vec<OwnedFd>>>()?;
     if let Some(name) = &spec.hostname {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod limits;
 mod servers;
 
 use std::ffi::OsString;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     if args.next() == Some(OsString::from(pod_init::WORD)) {
         return pod_init::main(args);
     }
-    let cases: [(&str, fn()); 12] = [
+    let cases: [(&str, fn()); 13] = [
         ("nothing of the host can be written or seen", host_is_out_of_reach),
         ("the capture cannot be undone or gone around", capture_holds),
         ("another's address cannot be used", addresses_are_ones_own),
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         ("a program runs as the user that it is to", users_are_in_force),
         ("root of a Pod may what root may, over what is the Pod's", root_of_a_pod),
         ("Debian's servers run from their ordinary entry points", servers::run),
+        ("limits of memory, processes and processor time hold", limits::run),
         ("no canary is seen by any program of a Pod", canaries_stay_unseen),
     ];
     namespaces::run_in_all(&cases, || {
@@ -251,6 +253,7 @@ fn exec_enters() {
         env: vec![("PATH".into(), ENV_PATH.into())],
         cwd: "/".into(),
         rights: Rights::default(),
+        group: None,
     };
     let (mut out, mut stdio) = stdio();
     let (input, write) = pipe().unwrap();
@@ -375,6 +378,7 @@ fn users_are_in_force() {
         env: vec![("PATH".into(), ENV_PATH.into())],
         cwd: "/".into(),
         rights: sleeping.rights.clone(),
+        group: None,
     };
     let (mut out, stdio) = stdio();
     let child = sandbox.exec(&container, &exec, stdio).unwrap();
@@ -440,6 +444,7 @@ fn canaries_stay_unseen() {
         env: vec![("PATH".into(), path.clone())],
         cwd: "/".into(),
         rights: Rights::default(),
+        group: None,
     };
     let begun = Instant::now();
     let mut rounds = 0;
