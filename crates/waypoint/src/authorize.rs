@@ -5,7 +5,7 @@
 //! A proxy that does not serve a Service holds none of its policies, so it lets nothing through to it: a connection that
 //! was opened before the Service moved to another waypoint is not a way around.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedHostname, NamespacedName, Service, Workload};
@@ -25,8 +25,8 @@ use crate::tokens::unverified;
 pub(crate) struct Subject {
     /// As it is addressed.
     facts: RequestFacts,
-    /// As it is forwarded, once an endpoint was chosen.
-    forwarded: OnceLock<Forwarded>,
+    /// As it is forwarded, once an endpoint was chosen; another one when nothing was sent to the first.
+    forwarded: Mutex<Option<Arc<Forwarded>>>,
 }
 
 /// What is forwarded, and the Pod that gets it.
@@ -45,7 +45,7 @@ pub(crate) type Verdict = Result<(Permit, Revoker), Denied>;
 
 impl Subject {
     pub(crate) fn new(facts: RequestFacts) -> Arc<Self> {
-        Arc::new(Self { facts, forwarded: OnceLock::new() })
+        Arc::new(Self { facts, forwarded: Mutex::default() })
     }
 
     /// Why this proxy may not carry what is addressed to the Service; `None` when it may.
@@ -60,19 +60,21 @@ impl Subject {
             return Err(denied);
         }
         let permitted = self.facts.judge(mesh)?;
-        if let Some(forwarded) = self.forwarded.get() {
+        let forwarded = self.forwarded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(forwarded) = forwarded {
             forwarded.judge(mesh, self.facts.target.as_ref())?;
         }
         Ok(permitted)
     }
 
-    /// Judges what is forwarded as well, now and with every change.
+    /// Judges what is forwarded as well, now and with every change. What was to be forwarded before is forgotten.
     ///
     /// # Errors
     /// A policy of a closed Service that the Pod belongs to denies it.
     pub(crate) fn forward(&self, context: &Context, forwarded: Forwarded) -> Result<(), Denied> {
         // Set before the state is read: a change in between judges the entry of the registry with it.
-        let forwarded = self.forwarded.get_or_init(|| forwarded);
+        let forwarded = Arc::new(forwarded);
+        *self.forwarded.lock().unwrap_or_else(PoisonError::into_inner) = Some(forwarded.clone());
         forwarded.judge(&context.view.mesh(), self.facts.target.as_ref())
     }
 

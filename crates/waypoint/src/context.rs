@@ -17,9 +17,11 @@ use meltemi_view::{Mesh, View};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use crate::balance::Outliers;
 use crate::limits::{DRAIN_GRACE, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
 use crate::pool::Upstreams;
+use crate::retry::Budgets;
 use crate::{Config, Parts};
 
 /// How long a request waits for the proxy's own certificate.
@@ -36,6 +38,10 @@ pub(crate) struct Context {
     pub(crate) pool: Pool,
     /// Connections to backends.
     pub(crate) upstreams: Upstreams,
+    /// Backends that have failed.
+    pub(crate) outliers: Outliers,
+    /// Of retries.
+    pub(crate) budgets: Budgets,
     pub(crate) log: AccessLog,
     pub(crate) metrics: HttpMetrics,
     pub(crate) limits: Limits,
@@ -67,6 +73,8 @@ impl Context {
             certs: parts.certs,
             pool,
             upstreams: Upstreams::new(parts.limits, tasks.clone()),
+            outliers: Outliers::default(),
+            budgets: Budgets::default(),
             log: parts.log,
             metrics,
             limits: parts.limits,

@@ -21,12 +21,6 @@ use crate::context::Context;
 use crate::pool::{Endpoint, HttpVersion, Lease};
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// Attempts for one request, the first included. Only what cannot have reached the application is tried again, or what
-/// it may get twice (RFC 9110 §9.2.2).
-const ATTEMPTS: u32 = 3;
-/// Pause before another attempt to connect; doubled for each.
-const RETRY_PAUSE: Duration = Duration::from_millis(25);
-
 /// Why a request did not reach its backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Unreached {
@@ -47,15 +41,15 @@ impl Unreached {
 /// A way to a backend: bytes.
 pub(crate) type Way = Either<TunnelIo, TcpStream>;
 
-/// Chooses an endpoint of a service.
+/// Draws an endpoint of a service by its capacity, among those that the service's preferences leave.
 pub(crate) fn resolve(
     context: &Context,
     service: &NamespacedHostname,
     port: u16,
+    random: &mut dyn FnMut(u32) -> u32,
 ) -> Result<Route, Unreached> {
     let mesh = context.view.mesh();
     let own = context.own(&mesh);
-    let mut random = |n: u32| rand::random::<u32>() % n;
     let none = |reason: String| Unreached { flag: "UH", reason };
     let found = mesh.snapshot.service(service).cloned();
     let service = found.ok_or_else(|| none(format!("service {service} is not known")))?;
@@ -63,9 +57,9 @@ pub(crate) fn resolve(
     let route = match (&service.waypoint, to) {
         // A gateway goes through the waypoint where the Service asks for it; a waypoint is the waypoint.
         (Some(waypoint), Some(to)) if service.ingress_use_waypoint && !context.serves(&service) => {
-            mesh.snapshot.through(waypoint, to, Some(service.key.clone()), &own, &mut random)
+            mesh.snapshot.through(waypoint, to, Some(service.key.clone()), &own, random)
         }
-        _ => mesh.snapshot.to_endpoint(&service, port, &own, &mut random),
+        _ => mesh.snapshot.to_endpoint(&service, port, &own, random),
     };
     route.map_err(|e| none(e.to_string()))
 }
@@ -77,13 +71,23 @@ pub(crate) fn endpoint(route: &Route) -> Option<(Arc<Workload>, u16)> {
     Some((workload, to.port()))
 }
 
+/// The address of what a route leads to: the endpoint, or a waypoint's proxy.
+pub(crate) fn host(route: &Route) -> SocketAddr {
+    match route {
+        Route::Hbone(hop, destination) if destination.waypoint => hop.dial,
+        Route::Hbone(hop, _) => hop.authority,
+        Route::Plain(to, _) => *to,
+    }
+}
+
 /// Opens a way to the endpoint of a route, for what is not HTTP. Returns the endpoint's address too.
 pub(crate) async fn reach(context: &Context, route: Route) -> Result<(Way, SocketAddr), Unreached> {
     let (Route::Hbone(Hop { authority: address, .. }, _) | Route::Plain(address, _)) = route;
     Ok((connect(context, route).await?, address))
 }
 
-fn pool_key(route: &Route, version: HttpVersion) -> Endpoint {
+/// The pool of a route's endpoint.
+pub(crate) fn pool_key(route: &Route, version: HttpVersion) -> Endpoint {
     match route {
         Route::Hbone(hop, _) => {
             Endpoint { address: hop.authority, tunnel: Some((hop.dial, hop.expected.clone())), version }
@@ -174,46 +178,64 @@ pub(crate) struct Exchanged {
     pub(crate) upstream: SocketAddr,
 }
 
-/// Sends a request to the endpoint of a route, and once more where that cannot make it happen twice.
+/// An attempt that brought no answer.
+pub(crate) struct Failed {
+    pub(crate) unreached: Unreached,
+    /// The request, if it may be sent to another endpoint: no application has got it, or it may get it twice.
+    pub(crate) request: Option<Request<Body>>,
+}
+
+/// Sends a request to the endpoint of a route, and once more where it went to a kept connection that had ended.
 ///
 /// # Errors
 /// See [`Unreached::flag`].
-pub(crate) async fn forward(
+pub(crate) async fn attempt(
     context: &Arc<Context>,
-    route: Route,
+    route: &Route,
     mut request: Request<Body>,
     version: HttpVersion,
-) -> Result<Exchanged, Unreached> {
-    convert(&mut request, version)?;
-    let endpoint = pool_key(&route, version);
-    let (mut only_new, mut attempt, mut pause) = (false, 1, RETRY_PAUSE);
+) -> Result<Exchanged, Failed> {
+    if let Err(unreached) = convert(&mut request, version) {
+        return Err(Failed { unreached, request: None });
+    }
+    let endpoint = pool_key(route, version);
+    let mut only_new = false;
     loop {
-        // The route stays the same: policies have judged the request for this Pod.
         let lease = context.upstreams.lease(&endpoint, only_new, connect(context, route.clone())).await;
         let mut lease = match lease {
             Ok(lease) => lease,
-            // Nothing was sent.
-            Err(unreached) if unreached.flag == "UF" && attempt < ATTEMPTS => {
-                attempt += 1;
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-                continue;
+            Err(unreached) => {
+                // Nothing was sent. Too many requests are not less at another endpoint.
+                let request = (unreached.flag != "UO").then_some(request);
+                return Err(Failed { unreached, request });
             }
-            Err(unreached) => return Err(unreached),
         };
-        let copy = if lease.is_reused { copy_if_repeatable(&request) } else { None };
+        let (is_reused, copy) = (lease.is_reused, copy_without_body(&request));
         let mut failed = match lease.send(request).await {
             Ok(response) => return Ok(Exchanged { response, lease, upstream: endpoint.address }),
             Err(failed) => failed,
         };
         // The backend may have closed a kept connection at the moment it was used: that is not the client's fault.
-        let again = failed.take_message().or(copy.filter(|_| is_ended(failed.error())));
-        match again.filter(|_| attempt < ATTEMPTS) {
-            Some(whole) => request = whole,
-            None => return Err(Unreached { flag: "UC", reason: failed.into_error().to_string() }),
+        let is_repeatable = |copy: &Request<Body>| {
+            is_refused(failed.error())
+                || is_reused && is_ended(failed.error()) && is_idempotent(copy.method())
+        };
+        let copy = copy.filter(is_repeatable);
+        let again = failed.take_message().or(copy);
+        match again {
+            Some(whole) if is_reused && !only_new => (request, only_new) = (whole, true),
+            request => {
+                let reason = failed.into_error().to_string();
+                return Err(Failed { unreached: Unreached { flag: "UC", reason }, request });
+            }
         }
-        (only_new, attempt) = (true, attempt + 1);
     }
+}
+
+/// Whether the backend has said that it has not looked at the request (RFC 9113 §8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// Whether the connection ended before it brought a response.
@@ -224,10 +246,15 @@ fn is_ended(error: &hyper::Error) -> bool {
         || !error.is_parse() && !error.is_user()
 }
 
-/// A copy of a request without a body whose method permits to send it twice (RFC 9110 §9.2.2).
-fn copy_if_repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+/// Whether a method permits to send a request twice (RFC 9110 §9.2.2).
+fn is_idempotent(method: &Method) -> bool {
     let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
-    if !request.body().is_end_stream() || !idempotent.contains(request.method()) {
+    idempotent.contains(method)
+}
+
+/// A copy of a request that has no body.
+fn copy_without_body(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.body().is_end_stream() {
         return None;
     }
     let mut copy = Request::new(full(""));

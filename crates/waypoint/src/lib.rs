@@ -15,6 +15,7 @@
 mod accept;
 mod answers;
 mod authorize;
+mod balance;
 mod body;
 mod check;
 mod connection;
@@ -34,6 +35,7 @@ mod pool;
 mod pulse;
 mod reports;
 mod request;
+mod retry;
 mod route;
 mod served;
 mod strict;

@@ -60,6 +60,10 @@ pub(crate) struct HttpMetrics {
     malformed: Counter,
     /// Connections closed unread: there were too many.
     crowded: Counter,
+    /// Further attempts for requests that failed.
+    retries: Counter,
+    /// Endpoints that were left out for a while.
+    ejections: Counter,
 }
 
 impl HttpMetrics {
@@ -69,6 +73,8 @@ impl HttpMetrics {
             durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             malformed: Counter::default(),
             crowded: Counter::default(),
+            retries: Counter::default(),
+            ejections: Counter::default(),
         };
         metrics.register(|registry| {
             registry.register("istio_requests", "Requests", http.requests.clone());
@@ -78,6 +84,10 @@ impl HttpMetrics {
             registry.register("meltemi_malformed_requests", help, http.malformed.clone());
             let help = "Connections closed unread because too many were open";
             registry.register("meltemi_crowded_out_connections", help, http.crowded.clone());
+            let help = "Further attempts for requests that no application had got";
+            registry.register("meltemi_upstream_retries", help, http.retries.clone());
+            let help = "Endpoints left out for a while because they failed again and again";
+            registry.register("meltemi_upstream_ejections", help, http.ejections.clone());
         });
         http
     }
@@ -94,6 +104,14 @@ impl HttpMetrics {
 
     pub(crate) fn crowded_out(&self) {
         self.crowded.inc();
+    }
+
+    pub(crate) fn retried(&self) {
+        self.retries.inc();
+    }
+
+    pub(crate) fn ejected(&self) {
+        self.ejections.inc();
     }
 
     pub(crate) fn malformed(&self) {

@@ -151,6 +151,12 @@ impl Upstreams {
         });
     }
 
+    /// Requests that are under way to an endpoint.
+    pub(crate) fn load(&self, endpoint: &Endpoint) -> usize {
+        let free = |pool: &Arc<EndpointPool>| pool.slots.available_permits();
+        lock(&self.pools).get(endpoint).map_or(0, |pool| self.limits.upstream_requests - free(pool))
+    }
+
     fn pool(&self, endpoint: &Endpoint) -> Arc<EndpointPool> {
         let mut pools = lock(&self.pools);
         if let Some(pool) = pools.get(endpoint) {

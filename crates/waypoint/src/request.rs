@@ -21,11 +21,12 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answers::{denial, plain};
 use crate::authorize::{Forwarded, Subject, authorize};
+use crate::balance::choose_endpoint;
 use crate::body::{Body, Upload};
 use crate::check::{Checked, check};
 use crate::context::{Context, jiff_text};
 use crate::facts::{RequestFacts, aliases};
-use crate::forward::{endpoint, resolve};
+use crate::forward::{backend_version, endpoint};
 use crate::headers::{self, Changes};
 use crate::log::{self, Line};
 use crate::metrics::Labels;
@@ -33,6 +34,7 @@ use crate::pulse::Pulse;
 use crate::route::Chosen;
 use crate::served::Served;
 use crate::{tokens, upgrade};
+use exchange::First;
 
 /// A request under way: where it came in, and what is told of it at its end.
 struct Life<'a> {
@@ -192,22 +194,25 @@ impl Life<'_> {
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "");
         };
         self.service = Some(service.clone());
-        let route = match resolve(self.context, service, *port) {
+        let version =
+            backend_version(self.context, chosen.backend.as_ref(), request.version(), self.websocket);
+        let route = match choose_endpoint(self.context, service, *port, Some(version), &[]) {
             Ok(route) => route,
             Err(unreached) => return self.unreached(unreached, &Upload::default()),
         };
         if let Err(denied) = self.authorize_forwarded(subject, &route, &mut request) {
             return self.refused(&denied);
         }
-        self.exchange(request, chosen, route, permitted).await
+        let first = First { service: (service, *port), route, version, subject };
+        self.exchange(request, chosen, first, permitted).await
     }
 
     /// Judges the request as it is forwarded by the policies of the closed Services that the chosen Pod belongs to.
-    fn authorize_forwarded(
+    fn authorize_forwarded<B>(
         &self,
         subject: &Subject,
         route: &Route,
-        request: &mut Request<Incoming>,
+        request: &mut Request<B>,
     ) -> Result<(), Denied> {
         let Some((workload, port)) = endpoint(route) else { return Ok(()) };
         let mesh = self.context.view.mesh();
@@ -224,7 +229,7 @@ impl Life<'_> {
     }
 
     /// Facts of a request after the rule's changes.
-    fn forwarded_facts(&self, request: &Request<Incoming>, mesh: &Mesh) -> Result<RequestFacts, Denied> {
+    fn forwarded_facts<B>(&self, request: &Request<B>, mesh: &Mesh) -> Result<RequestFacts, Denied> {
         let checked = check(request, mesh.path_normalization()).map_err(|refused| {
             let text = format!("the request as it is forwarded: {}", refused.reason);
             Denied { text, policy: None, rule: None, clause: None, missing: false }
@@ -232,7 +237,7 @@ impl Life<'_> {
         Ok(self.facts(request, &checked, Changes::default()))
     }
 
-    fn facts(&self, request: &Request<Incoming>, checked: &Checked, changes: Changes) -> RequestFacts {
+    fn facts<B>(&self, request: &Request<B>, checked: &Checked, changes: Changes) -> RequestFacts {
         let mut headers = request.headers().clone();
         if checked.websocket {
             upgrade::mark(&mut headers);

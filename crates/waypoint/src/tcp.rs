@@ -14,9 +14,10 @@ use meltemi_view::access_log::{L4Record, Side};
 use tokio::io::AsyncWriteExt;
 
 use crate::authorize::{Forwarded, Subject, authorize};
+use crate::balance::choose_endpoint;
 use crate::context::{Context, jiff_text};
 use crate::facts::RequestFacts;
-use crate::forward::{endpoint, reach, resolve};
+use crate::forward::{endpoint, host, reach};
 use crate::headers::Changes;
 use crate::served::Peer;
 
@@ -123,7 +124,7 @@ async fn carry(
             return Err(crate::log::reason(&denied));
         }
     };
-    let route = match resolve(context, service, facts.to.port()) {
+    let route = match choose_endpoint(context, service, facts.to.port(), None, &[]) {
         Ok(route) => route,
         Err(unreached) => {
             client.refuse(StatusCode::SERVICE_UNAVAILABLE);
@@ -136,7 +137,12 @@ async fn carry(
         client.refuse(StatusCode::FORBIDDEN);
         return Err(crate::log::reason(&denied));
     }
-    let (mut way, upstream) = match client.while_waited(reach(context, route)).await {
+    let host = host(&route);
+    let reached = client.while_waited(reach(context, route)).await;
+    if let Some(reached) = &reached {
+        context.report_endpoint(host, reached.is_ok());
+    }
+    let (mut way, upstream) = match reached {
         None => return Err("the client has given up".into()),
         Some(Ok(reached)) => reached,
         Some(Err(unreached)) => {

@@ -6,17 +6,23 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::Filter;
 use meltemi_policy::Permit;
 use meltemi_state::Route;
+use meltemi_view::Denied;
 use meltemi_view::registry::Guard;
 
 use super::Life;
 use crate::answers::{denial, plain};
+use crate::authorize::Subject;
+use crate::balance::{choose_endpoint, is_gateway_error};
 use crate::body::{Answer, Body, Bounds, Deadline, Received, Upload};
 use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
-use crate::forward::{Unreached, backend_version, forward};
+use crate::forward::{Exchanged, Unreached, attempt, host};
 use crate::log::Line;
+use crate::pool::HttpVersion;
+use crate::retry::{ATTEMPTS, pause};
 use crate::route::Chosen;
 use crate::{filters, headers, upgrade};
 
@@ -26,17 +32,32 @@ fn timeout(chosen: &Chosen) -> Option<Duration> {
     millis.map(Duration::from_millis)
 }
 
+/// Where a request goes at first.
+pub(super) struct First<'a> {
+    /// The service that the route chose, and its port.
+    pub(super) service: (&'a NamespacedHostname, u16),
+    pub(super) route: Route,
+    pub(super) version: HttpVersion,
+    /// Judges what another endpoint would get.
+    pub(super) subject: &'a Subject,
+}
+
+/// Why no endpoint has answered.
+enum Failure {
+    Unreached(Unreached),
+    /// A policy denies what another endpoint would get.
+    Denied(Denied),
+}
+
 impl Life<'_> {
     /// Sends the request to the endpoint and makes an answer of what comes of it.
     pub(super) async fn exchange(
         &mut self,
         request: Request<Incoming>,
         chosen: &Chosen,
-        route: Route,
+        first: First<'_>,
         (permit, guard): (Permit, Guard),
     ) -> Response<Body> {
-        let version =
-            backend_version(self.context, chosen.backend.as_ref(), request.version(), self.websocket);
         let upload = Upload::default();
         let limit = (!self.grpc).then_some(self.context.limits.body);
         let expectation = expects_continue(request.headers()).then(Expectation::default);
@@ -48,7 +69,7 @@ impl Life<'_> {
         let expectation = expectation.map(EndOnDrop);
         let until = timeout(chosen).map(|limit| self.begun + limit);
         let forwarded = async {
-            let forwarded = forward(self.context, route, request, version);
+            let forwarded = self.forward(first, request, &upload);
             match until {
                 Some(until) => tokio::time::timeout_at(until, forwarded).await.ok(),
                 None => Some(forwarded.await),
@@ -66,7 +87,8 @@ impl Life<'_> {
                 self.line.flags = "UT";
                 plain(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
             }
-            Some(Err(unreached)) => self.unreached(unreached, &upload),
+            Some(Err(Failure::Unreached(unreached))) => self.unreached(unreached, &upload),
+            Some(Err(Failure::Denied(denied))) => self.refused(&denied),
             Some(Ok(exchanged)) => {
                 upload.answered();
                 self.line.upstream = exchanged.upstream.to_string();
@@ -78,6 +100,48 @@ impl Life<'_> {
                 let bounds = Bounds { permit, guard, deadline, expectation, connection };
                 self.answer(exchanged.response, chosen, bounds)
             }
+        }
+    }
+
+    /// Sends the request, and again to another endpoint when the first has not got it.
+    async fn forward(
+        &self,
+        first: First<'_>,
+        mut request: Request<Body>,
+        upload: &Upload,
+    ) -> Result<Exchanged, Failure> {
+        let First { service: (service, port), mut route, version, subject } = first;
+        let (context, waiting) = (self.context, self.context.budgets.enter(service));
+        let (mut attempts, mut tried, mut _retry) = (1, Vec::new(), None);
+        loop {
+            let failed = match attempt(context, &route, request, version).await {
+                Ok(exchanged) => {
+                    context.report_endpoint(host(&route), !is_gateway_error(exchanged.response.status()));
+                    return Ok(exchanged);
+                }
+                Err(failed) => failed,
+            };
+            // A client that breaks off its body makes no endpoint a bad one, and neither does a crowd.
+            if upload.fault().is_none() && failed.unreached.flag != "UO" {
+                context.report_endpoint(host(&route), false);
+            }
+            let mut unreached = failed.unreached;
+            let Some(whole) = failed.request.filter(|_| attempts < ATTEMPTS) else {
+                return Err(Failure::Unreached(unreached));
+            };
+            _retry = None;
+            let Some(retry) = waiting.retry() else {
+                unreached.reason += "; not tried again, for too many requests to this service are";
+                return Err(Failure::Unreached(unreached));
+            };
+            (_retry, request) = (Some(retry), whole);
+            context.metrics.retried();
+            tokio::time::sleep(pause(attempts)).await;
+            attempts += 1;
+            tried.push(host(&route));
+            route = choose_endpoint(context, service, port, Some(version), &tried)
+                .map_err(|_| Failure::Unreached(unreached))?;
+            self.authorize_forwarded(subject, &route, &mut request).map_err(Failure::Denied)?;
         }
     }
 

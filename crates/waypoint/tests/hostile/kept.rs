@@ -62,11 +62,14 @@ async fn a_backend_that_ends_a_kept_connection_costs_no_request_that_may_be_repe
     }
     assert!(world.seen("repeated").len() <= 20);
     assert_eq!(get(&mut io, "/x", "before").await.0, 200);
-    let post = b"POST /only-first HTTP/1.1\r\nhost: a\r\nx-request-id: posted\r\ncontent-length: 2\r\n\r\nhi";
-    write(&mut io, post).await;
-    let got = answer(&mut io, &mut Vec::new()).await.expect("an answer");
-    assert_eq!(status(&got), 503);
-    assert_eq!(world.seen("posted").len(), 1, "a POST was sent twice");
+    for (id, framing) in [("posted", "content-length: 2\r\n\r\nhi"), ("bare", "content-length: 0\r\n\r\n")] {
+        assert_eq!(get(&mut io, "/x", "before").await.0, 200);
+        let post = format!("POST /only-first HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\n{framing}");
+        write(&mut io, post.as_bytes()).await;
+        let got = answer(&mut io, &mut Vec::new()).await.expect("an answer");
+        assert_eq!(status(&got), 503, "{id}");
+        assert_eq!(world.seen(id).len(), 1, "a POST was sent twice: {id}");
+    }
     let line = world.line("\"POST /only-first").await;
     assert!(line.contains(" UC "), "{line}");
 }

@@ -193,6 +193,36 @@ impl World {
         self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
     }
 
+    /// Adds a port to every Service, with an endpoint of its own for each address.
+    pub(crate) fn add_endpoints(&mut self, service_port: u16, to: &[SocketAddr], app_protocol: AppProtocol) {
+        // The first endpoint has no such port: its Pod is left out.
+        self.ports.push(PortMapping { service_port, target_port: 0, app_protocol });
+        for number in 0..super::fixtures::SERVICES {
+            self.bind(number, Some(("default", OWN_ADDRESS)));
+        }
+        for address in to {
+            let uid = WorkloadUid::pod("Kubernetes", "default", &format!("backend-{}", address.port()));
+            let mut workload = Workload::empty(uid.clone(), "default", format!("backend-{}", address.port()));
+            if let Some(known) = self.mesh.snapshot.workload(&uid) {
+                workload = Workload::clone(known);
+            }
+            workload.addresses = vec![address.ip()];
+            for number in 0..super::fixtures::SERVICES {
+                let port = PortMapping { service_port, target_port: address.port(), app_protocol };
+                workload.services.entry(service(number)).or_default().push(port);
+            }
+            self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
+        }
+    }
+
+    /// Takes an endpoint out of a Service.
+    pub(crate) fn leave(&mut self, endpoint: SocketAddr, number: u8) {
+        let uid = WorkloadUid::pod("Kubernetes", "default", &format!("backend-{}", endpoint.port()));
+        let mut workload = Workload::clone(self.mesh.snapshot.workload(&uid).unwrap());
+        workload.services.remove(&service(number));
+        self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
+    }
+
     async fn wait_for_gateway(&self) {
         let opened = async {
             while TcpStream::connect(self.gateway).await.is_err() {
