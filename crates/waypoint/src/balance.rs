@@ -46,7 +46,9 @@ pub(crate) fn choose_endpoint(
         total.set(n);
         rand::random::<u32>() % n
     };
-    let (mut first, mut spare): (Option<(usize, Route)>, Option<(bool, Route)>) = (None, None);
+    let mut first: Option<(usize, Route)> = None;
+    // Whether it was tried, too.
+    let mut spare: Option<(bool, Route)> = None;
     for _ in 0..DRAWS {
         let route = resolve(context, service, port, &mut { random })?;
         // The draw is by capacity: there is nothing to choose from one.

@@ -22,7 +22,6 @@ use crate::headers::Changes;
 use crate::served::Peer;
 
 /// The client's side of a connection.
-#[expect(clippy::large_enum_variant, reason = "it lives once for each connection")]
 pub(crate) enum Client {
     /// A tunnel asks for it and has no answer yet: a refusal is a status.
     Asked(Connect),

@@ -326,6 +326,24 @@ async fn what_is_open_as_tcp_ends_when_a_policy_needs_http() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_open_as_tcp_ends_when_its_service_gets_another_waypoint() {
+    let mut world = start(patient()).await;
+    let mut io = to(&world, FREE, ECHOES).await;
+    write(&mut io, SSL_REQUEST).await;
+    assert_eq!(read(&mut io, SSL_REQUEST.len()).await, SSL_REQUEST);
+    // Another one's label changes.
+    world.bind(NO_ADMIN, Some(("infra", "waypoint.infra.svc.cluster.local")));
+    world.publish();
+    write(&mut io, b"more").await;
+    assert_eq!(read(&mut io, 4).await, b"more");
+    world.bind(FREE, Some(("infra", "waypoint.infra.svc.cluster.local")));
+    world.publish();
+    assert!(rest(&mut io).await.is_empty());
+    let line = world.line("no longer the waypoint of default/p0.default").await;
+    assert!(line.contains("dst.service=\"p0.default"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_route_makes_its_port_http() {
     let mut world = start(patient()).await;
     world.route_of_service("routed", FREE, FREE, Vec::new());
