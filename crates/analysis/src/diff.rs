@@ -3,6 +3,7 @@
 
 mod objects;
 mod services;
+mod tokens;
 mod workloads;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ pub fn diff(old: &World, new: &World) -> Differences {
         out.unknown.extend(found.unknown);
         out.unknown.extend(ambiguous(&pair));
     }
+    tokens::compare(&old, &new, &mut out);
     out
 }
 
@@ -49,15 +51,7 @@ fn places(old: &World, new: &World) -> Vec<Pair> {
     let mut out = services::compared(old, new);
     out.extend(services::added(old, new));
     out.extend(workloads::changed(old, new));
-    let gateways = old.named_gateways().into_iter().chain(new.named_gateways());
-    out.extend(gateways.collect::<BTreeSet<_>>().iter().map(|gateway| of_gateway(old, new, gateway)));
-    // A waypoint that nobody names: policies of its class.
-    let other = NamespacedName::new("", "");
-    out.push(Pair {
-        place: place("any other Service", "every other waypoint", Layer::Request),
-        old: old.at_waypoint(&other, None),
-        new: new.at_waypoint(&other, None),
-    });
+    out.extend(gateways(old, new).iter().map(|gateway| of_gateway(old, new, gateway)));
     let named = namespaces(old, new);
     let mut other = "other".to_owned();
     while named.contains(&other) {
@@ -79,6 +73,13 @@ fn places(old: &World, new: &World) -> Vec<Pair> {
     out
 }
 
+/// Gateways that policies name, and ingress gateways; the empty name stands for a waypoint that nobody names, with the
+/// policies of its class.
+fn gateways(old: &World, new: &World) -> BTreeSet<NamespacedName> {
+    let named = old.named_gateways().into_iter().chain(new.named_gateways());
+    named.chain([NamespacedName::new("", "")]).collect()
+}
+
 fn place(target: &str, enforced_at: &str, layer: Layer) -> Place {
     Place {
         target: target.to_owned(),
@@ -95,16 +96,23 @@ fn place(target: &str, enforced_at: &str, layer: Layer) -> Place {
 
 /// What a Gateway enforces for everything else that passes it.
 fn of_gateway(old: &World, new: &World, gateway: &NamespacedName) -> Pair {
-    let (what, word) = if new.is_waypoint(gateway) {
-        (format!("any other Service behind Gateway {gateway}"), "waypoint")
-    } else {
-        (format!("Gateway {gateway}"), "gateway")
-    };
-    let place = place(&what, &format!("{word} {gateway}"), Layer::Request);
+    let (what, at) = names_of_gateway(new, gateway);
+    let reach = (!gateway.name.is_empty()).then(|| Reach::Gateway(gateway.clone()));
     Pair {
-        place: Place { reach: Some(Reach::Gateway(gateway.clone())), ..place },
+        place: Place { reach, ..place(&what, &at, Layer::Request) },
         old: old.at_waypoint(gateway, None),
         new: new.at_waypoint(gateway, None),
+    }
+}
+
+/// What passes a Gateway, and where it is enforced.
+fn names_of_gateway(world: &World, gateway: &NamespacedName) -> (String, String) {
+    if gateway.name.is_empty() {
+        ("any other Service".to_owned(), "every other waypoint".to_owned())
+    } else if world.is_waypoint(gateway) {
+        (format!("any other Service behind Gateway {gateway}"), format!("waypoint {gateway}"))
+    } else {
+        (format!("Gateway {gateway}"), format!("gateway {gateway}"))
     }
 }
 

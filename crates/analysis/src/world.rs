@@ -8,6 +8,8 @@ mod closed;
 mod enrolment;
 mod names;
 mod read;
+mod routes;
+mod tokens;
 mod unacted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,15 +22,14 @@ use meltemi_translate::facts::{Labels, selects};
 use meltemi_translate::gateways::classes::Class;
 use meltemi_translate::security::Authorization;
 use meltemi_translate::security::peer::{Peer, Peers};
+use meltemi_translate::security::request::Tokens;
 use meltemi_translate::waypoints::WaypointFacts;
 use serde_json::Value;
 
 pub use binding::{Binding, Path};
 pub use closed::Beside;
 pub use names::Known;
-
-/// Kind of the policies about tokens.
-const REQUEST_AUTHENTICATION: &str = "RequestAuthentication";
+pub(crate) use tokens::space_delimited;
 
 /// An object, and what is to be said of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,8 +128,8 @@ pub struct World {
     pub policies: BTreeMap<NamespacedName, Authorization>,
     /// PeerAuthentications.
     pub peers: Vec<Peer>,
-    /// Names of RequestAuthentications.
-    pub request_authentications: BTreeSet<NamespacedName>,
+    /// RequestAuthentications.
+    pub tokens: BTreeMap<NamespacedName, Tokens>,
     /// Services.
     pub services: BTreeMap<NamespacedName, Service>,
     /// Labels of Namespaces.
@@ -139,7 +140,7 @@ pub struct World {
     pub accounts: BTreeSet<NamespacedName>,
     /// What runs.
     pub workloads: Vec<Workload>,
-    /// Objects that decide with policies and are not modelled, by kind and name: what of them can differ.
+    /// Routes and grants, which decide with policies and are not modelled, by kind and name: what of them can differ.
     pub unmodelled: BTreeMap<(String, NamespacedName), Value>,
     /// Objects that admission would refuse.
     pub faults: Vec<Fault>,
@@ -159,8 +160,7 @@ impl World {
     pub fn borrow(&mut self, other: &Self) {
         // Routes are given with the Services that they are for.
         if self.holds_only_policies() {
-            let routes = other.unmodelled.iter().filter(|((kind, _), _)| kind != REQUEST_AUTHENTICATION);
-            self.unmodelled.extend(routes.map(|(key, value)| (key.clone(), value.clone())));
+            self.unmodelled.clone_from(&other.unmodelled);
         }
         if self.services.is_empty() {
             self.services.clone_from(&other.services);
@@ -185,7 +185,7 @@ impl World {
             && self.namespaces.is_empty()
             && self.gateways.is_empty()
             && self.workloads.is_empty()
-            && self.unmodelled.keys().all(|(kind, _)| kind == REQUEST_AUTHENTICATION)
+            && self.unmodelled.is_empty()
     }
 
     /// This world with the objects of another laid over it, as `kubectl apply` would.
@@ -196,7 +196,7 @@ impl World {
         out.peers.retain(|p| other.peers.iter().all(|o| o.name != p.name));
         out.peers.extend(other.peers.iter().cloned());
         out.unmodelled.extend(other.unmodelled.clone());
-        out.request_authentications.extend(other.request_authentications.iter().cloned());
+        out.tokens.extend(other.tokens.clone());
         out.services.extend(other.services.clone());
         out.namespaces.extend(other.namespaces.clone());
         out.gateways.extend(other.gateways.clone());

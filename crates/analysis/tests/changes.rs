@@ -270,8 +270,8 @@ fn each_change_is_decided_or_named() {
             "ra",
             REMOVED,
             "",
-            2,
-            "? RequestAuthentication shop/ra: it is only on the old side",
+            1,
+            "+ Service shop/web at waypoint shop/wp: a token that is not taken, in header authorization (Bearer) or parameter access_token",
         ),
         (
             "tokens of another issuer",
@@ -279,7 +279,7 @@ fn each_change_is_decided_or_named() {
             "issuer: i",
             "issuer: evil",
             2,
-            "? RequestAuthentication shop/ra: it differs",
+            "? Service shop/web: RequestAuthentication differs (shop/ra on the old side, shop/ra on the new side)",
         ),
         (
             "a route rewrites the path",
@@ -331,6 +331,15 @@ fn each_change_is_decided_or_named() {
             "",
         ),
         ("a label that nothing reads", "pod", "app: web}", "app: web, tier: a}", 0, ""),
+        ("keys may take longer", "ra", "issuer: i,", "issuer: i, timeout: 7s,", 0, ""),
+        (
+            "tokens of no workload",
+            "ra",
+            "targetRefs: [{kind: Service, group: \"\", name: web}]",
+            "selector: {matchLabels: {a: b}}",
+            1,
+            "+ Service shop/web",
+        ),
         (
             "what an API server fills in",
             "route",

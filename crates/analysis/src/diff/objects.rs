@@ -55,7 +55,6 @@ pub(super) fn find_unmodelled(old: &World, new: &World, out: &mut Vec<Unknown>) 
 
 fn consequence(kind: &str) -> &'static str {
     match kind {
-        "RequestAuthentication" => "which tokens are refused is not compared",
         "ReferenceGrant" => "which backends routes may name is not compared",
         _ => "where requests go, and as what, is not compared",
     }

@@ -15,13 +15,18 @@ use crate::proof::{Guard, Layer};
 use crate::side::Attached;
 use crate::world::{Beside, Known, Path, Service, Workload, World};
 
-/// A place for each Service that is known or that a policy names.
+/// The places of every Service.
 pub(super) fn compared(old: &World, new: &World) -> Vec<Pair> {
+    all(old, new).iter().flat_map(|service| of_service(old, new, service)).collect()
+}
+
+/// Services that are known or that a policy or RequestAuthentication names.
+pub(super) fn all(old: &World, new: &World) -> BTreeSet<NamespacedName> {
     let of = |world: &World| -> Vec<NamespacedName> {
-        world.targeted().into_iter().chain(world.services.keys().cloned()).collect()
+        let named = world.targeted().into_iter().chain(world.token_targets());
+        named.chain(world.services.keys().cloned()).collect()
     };
-    let all: BTreeSet<NamespacedName> = of(old).into_iter().chain(of(new)).collect();
-    all.iter().flat_map(|service| of_service(old, new, service)).collect()
+    of(old).into_iter().chain(of(new)).collect()
 }
 
 /// A Service at its waypoint, its requests and its connections that are no requests; nothing when it has no waypoint on
@@ -53,7 +58,7 @@ fn of_service(old: &World, new: &World, service: &NamespacedName) -> Vec<Pair> {
 
 /// Ports of a Service on both sides, and those that are streams on both; a port that is one on one side only is in
 /// neither list.
-fn of_both(old: &World, new: &World, service: &NamespacedName) -> (Vec<u16>, Vec<u16>) {
+pub(super) fn of_both(old: &World, new: &World, service: &NamespacedName) -> (Vec<u16>, Vec<u16>) {
     let (was, is) = (old.services.get(service), new.services.get(service));
     let (Some(was), Some(is)) = (was.or(is), is.or(was)) else { return Default::default() };
     let all: BTreeSet<u16> = was.ports.iter().chain(&is.ports).map(|(port, _)| *port).collect();
@@ -94,7 +99,7 @@ fn beside(old: &World, new: &World, service: &NamespacedName, (at, streams): (&s
 }
 
 /// What decides about connections from the mesh to a Service before they reach its Pods.
-fn enforced(world: &World, service: &NamespacedName) -> Vec<Attached> {
+pub(super) fn enforced(world: &World, service: &NamespacedName) -> Vec<Attached> {
     match world.path_to(service) {
         Path::Direct => Vec::new(),
         Path::Through(gateway) => world.at_waypoint(&gateway, Some(service)),

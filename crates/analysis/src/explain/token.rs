@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A token as it is told: its principal and its claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_policy::Claims;
+use meltemi_policy::facts::is_space_delimited;
 
 use crate::witness::{claim_name, claim_path};
 
@@ -71,6 +72,23 @@ impl Token {
         }
         out.principal = Some((format!("{iss}/{sub}"), iss, sub));
         Ok(Some(out))
+    }
+
+    /// The token as a proxy reads it that takes claims of these names, beside those that always are, for lists between
+    /// spaces.
+    pub(crate) fn split(&self, names: &BTreeSet<Arc<str>>) -> Self {
+        let is_list = |name: &str| match &*claim_path(name) {
+            path if is_space_delimited(path) => true,
+            [name] => names.contains(name),
+            _ => false,
+        };
+        let words =
+            |text: &String| text.split(' ').filter(|w| !w.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let claims = self.claims.iter().map(|(name, texts)| {
+            let texts = if is_list(name) { texts.iter().flat_map(words).collect() } else { texts.clone() };
+            (name.clone(), texts)
+        });
+        Self { principal: self.principal.clone(), claims: claims.collect() }
     }
 
     /// The claims by name.

@@ -2,16 +2,19 @@
 //! What a waypoint or gateway says: of what is addressed to a Service, of what it forwards to Pods of a closed one, and of
 //! what passes a listener.
 
+use std::collections::BTreeSet;
+
 use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::http::{is_seen, normalize, readings};
 use meltemi_policy::{Claims, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::selects;
 
 use super::open::{Told, absent, depends, not_told, unseen};
-use super::{Answer, Asked, NOWHERE, Port, Verdict, answer};
+use super::{Answer, Asked, NOWHERE, Port, Token, Verdict, answer};
 use crate::proof::Layer;
 use crate::side::Attached;
 use crate::witness::Witness;
+use crate::world::space_delimited;
 
 /// What passes a proxy of layer 7.
 struct Passing<'a> {
@@ -113,6 +116,7 @@ impl Asked<'_> {
         let host = request.host.as_deref().or(named.map(|(_, host)| host.as_str()));
         let host = host.or(service.map(|s| &*s.name)).unwrap_or_default();
         let headers = Fields(&request.headers);
+        let token = self.token(gateway, *service);
         let ip = request.from_ip.unwrap_or(NOWHERE);
         // A closed Service has another address than the one that is addressed.
         let to_ip = request.to_ip.filter(|_| !forwarded);
@@ -122,7 +126,7 @@ impl Asked<'_> {
             paths: &paths,
             headers: &headers,
             remote_ip: Some(request.remote_ip.unwrap_or(ip)),
-            claims: request.token.as_ref().map(|token| token as &dyn Claims),
+            claims: token.as_ref().map(|token| token as &dyn Claims),
         };
         let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
         let facts = Facts {
@@ -140,6 +144,7 @@ impl Asked<'_> {
             method: Some(method.to_owned()),
             path: Some(paths[0].clone()),
             destination_ip: to_ip,
+            claims: token.as_ref().map(|t| t.claims().clone()).unwrap_or_default(),
             ..self.known(client, port)
         };
         let layer = if stream { Layer::Connection } else { Layer::Request };
@@ -153,6 +158,26 @@ impl Asked<'_> {
         }
         self.half(&answer, client, port);
         Ok(answer)
+    }
+
+    /// The token as the proxy reads it.
+    fn token(&mut self, gateway: &NamespacedName, service: Option<&NamespacedName>) -> Option<Token> {
+        let told = self.request.token.as_ref()?;
+        let looking = self.world.tokens_at(gateway, service);
+        let issuer = told.issuer_and_subject().map(|(issuer, _)| issuer);
+        let lists = space_delimited(&looking, issuer);
+        let split = told.split(&lists);
+        if issuer.is_none() && split != told.split(&BTreeSet::new()) {
+            let names: Vec<&str> = lists.iter().map(|name| &**name).collect();
+            let text = format!(
+                "the token is of an issuer whose RequestAuthentication takes {} for lists between spaces (--request-principal)",
+                names.join(" and ")
+            );
+            if !self.assumed.contains(&text) {
+                self.assumed.push(text);
+            }
+        }
+        Some(split)
     }
 
     /// What was told and no proxy sees.

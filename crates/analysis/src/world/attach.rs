@@ -72,8 +72,12 @@ fn as_policy(policy: &Authorization) -> attachment::Policy<'_> {
 }
 
 /// Whether a policy names the Gateway or the Service at all, or neither; most do not and need not be attached.
-fn may_apply(policy: &Authorization, gateway: &NamespacedName, service: Option<&NamespacedName>) -> bool {
-    let own = &policy.policy.name.namespace;
+fn may_apply(
+    policy: attachment::Policy<'_>,
+    gateway: &NamespacedName,
+    service: Option<&NamespacedName>,
+) -> bool {
+    let own = &policy.name.namespace;
     policy.targets.is_empty()
         || policy.targets.iter().any(|target| match target {
             Reference::Service(name) => service.is_some_and(|s| s.namespace == *own && *s.name == **name),
@@ -156,12 +160,21 @@ impl World {
         service: Option<&NamespacedName>,
         to: Option<&l7::Target>,
     ) -> Vec<Attached> {
-        let view = View { world: self, gateway };
-        let applies = |p: &&Authorization| {
-            may_apply(p, gateway, service) && attachment::attach(as_policy(p), &view).enforces(gateway, to)
-        };
+        let applies = |p: &&Authorization| self.is_attached(as_policy(p), gateway, service, to);
         let all = self.policies.values().filter(applies);
         all.map(|p| Attached { policy: Arc::new(p.policy.clone()), guard: Guard::new() }).collect()
+    }
+
+    /// Whether a Gateway enforces a policy of any kind for requests `to` a Service; `service` is that Service.
+    pub(super) fn is_attached(
+        &self,
+        policy: attachment::Policy<'_>,
+        gateway: &NamespacedName,
+        service: Option<&NamespacedName>,
+        to: Option<&l7::Target>,
+    ) -> bool {
+        let view = View { world: self, gateway };
+        may_apply(policy, gateway, service) && attachment::attach(policy, &view).enforces(gateway, to)
     }
 
     /// A Gateway that is not known is taken for a waypoint.
@@ -181,14 +194,16 @@ impl World {
         named.collect()
     }
 
-    /// Gateways that a policy names, and ingress gateways.
+    /// Gateways that a policy or a RequestAuthentication names, and ingress gateways.
     pub fn named_gateways(&self) -> BTreeSet<NamespacedName> {
-        let named = self.policies.values().flat_map(|p| {
-            let gateways = p.targets.iter().filter_map(|t| match t {
+        let policies = self.policies.values().map(|p| (&p.policy.name, &p.targets));
+        let tokens = self.tokens.values().map(|t| (&t.name, &t.targets));
+        let named = policies.chain(tokens).flat_map(|(own, targets)| {
+            let gateways = targets.iter().filter_map(|t| match t {
                 Reference::Gateway(name) => Some(name.as_str()),
                 _ => None,
             });
-            gateways.map(|name| NamespacedName::new(p.policy.name.namespace.clone(), name))
+            gateways.map(|name| NamespacedName::new(own.namespace.clone(), name))
         });
         let ingress = self.gateways.iter().filter(|(_, g)| g.class == Some(Class::Ingress));
         named.chain(ingress.map(|(name, _)| name.clone())).collect()

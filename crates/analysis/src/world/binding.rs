@@ -63,7 +63,7 @@ impl World {
         let Wish::Waypoint { name, .. } = &wished else {
             let silent = |labels: Option<&Labels>| labels.is_none_or(|l| !l.contains_key(USE_WAYPOINT));
             let unknown = (own.is_none() || of_namespace.is_none()) && silent(own) && silent(of_namespace);
-            if unknown && self.targeted().contains(service) {
+            if unknown && (self.targeted().contains(service) || self.has_tokens(service)) {
                 return Binding::Assumed(self.likely_waypoint(&service.namespace));
             }
             return Binding::Nothing;

@@ -6,16 +6,18 @@ use meltemi_model::enrolment::{self, BYPASS_INBOUND, SIDECAR_STATUS};
 use meltemi_model::service::AppProtocol;
 use meltemi_resources::inert;
 use meltemi_resources::policies::validate;
-use meltemi_resources::policies::{AuthorizationPolicySpec, PeerAuthenticationSpec};
+use meltemi_resources::policies::{
+    AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec,
+};
 use meltemi_translate::MeshConfig;
 use meltemi_translate::facts::{Labels, app_protocol};
 use meltemi_translate::gateways::facts::GatewayFacts;
 use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP, unread_keys};
 use meltemi_translate::security::peer::Peer;
-use meltemi_translate::security::{authorization, stand_in};
+use meltemi_translate::security::{authorization, request, stand_in};
 use serde_json::{Value, json};
 
-use super::{Fault, Gateway, Service, Workload, World, unacted};
+use super::{Fault, Gateway, Service, Workload, World, routes, unacted};
 
 /// Group and version of policies.
 const SECURITY_V1: &str = "security.istio.io/v1";
@@ -58,8 +60,9 @@ impl World {
             "PeerAuthentication" => self.peer(name, object),
             "RequestAuthentication" => {
                 self.review(kind, &name, object);
-                self.unmodelled.insert((kind.to_owned(), name.clone()), object["spec"].clone());
-                self.request_authentications.insert(name);
+                let read = spec::<RequestAuthenticationSpec>(object).and_then(|s| request::read(&name, &s));
+                let tokens = read.unwrap_or_else(|_| request::stand_in(&name, &object["spec"]));
+                self.tokens.insert(name, tokens);
             }
             "Service" => {
                 self.services.insert(name, service(labels, &object["spec"]));
@@ -69,7 +72,7 @@ impl World {
             }
             "Gateway" => self.gateway(name, object),
             "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => {
-                let spec = without_defaults(&object["spec"], "spec");
+                let spec = routes::in_order(without_defaults(&object["spec"], "spec"));
                 self.unmodelled.insert((kind.to_owned(), name), spec);
             }
             "ServiceAccount" => {

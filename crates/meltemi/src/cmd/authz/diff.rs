@@ -18,7 +18,8 @@ headers that occur once). What cannot be decided (an external provider) is named
 What one side says nothing about (Services, Namespaces, Gateways, ServiceAccounts, Pods) is taken from the other; policies
 never are, unless --overlay is given.
 Compared is what applies to each Service, Gateway and workload: its labels, whether it is in the mesh, its waypoint. What
-differs and is not modelled (routes, tokens, ports and selectors behind a waypoint, workloads that are new) is unknown, by name.
+differs and is not modelled (routes, ports and selectors behind a waypoint, workloads that are new) is unknown, by name; of tokens
+it is said which are refused (401) on one side only.
 
 Examples:
   meltemi authz diff main/policies branch/policies --no-new-access
