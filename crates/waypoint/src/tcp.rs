@@ -3,6 +3,7 @@
 //! Connections are judged without a request: what a policy says of HTTP is not fulfilled where it allows, and is where it
 //! denies.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,8 +18,9 @@ use crate::authorize::{Forwarded, Subject, authorize};
 use crate::balance::choose_endpoint;
 use crate::context::{Context, jiff_text};
 use crate::facts::RequestFacts;
-use crate::forward::{endpoint, host, reach};
+use crate::forward::{Unreached, Way, endpoint, host, reach};
 use crate::headers::Changes;
+use crate::retry::{ATTEMPTS, pause};
 use crate::served::Peer;
 
 /// The client's side of a connection.
@@ -68,7 +70,7 @@ pub(crate) async fn serve(
     context: &Arc<Context>,
     client: Client,
     service: &NamespacedHostname,
-    to: std::net::SocketAddr,
+    to: SocketAddr,
     peer: &Peer,
 ) {
     let begun = Instant::now();
@@ -123,30 +125,12 @@ async fn carry(
             return Err(crate::log::reason(&denied));
         }
     };
-    let route = match choose_endpoint(context, service, facts.to.port(), None, &[]) {
-        Ok(route) => route,
-        Err(unreached) => {
-            client.refuse(StatusCode::SERVICE_UNAVAILABLE);
-            return Err(unreached.reason);
-        }
-    };
-    if let Some((workload, port)) = endpoint(&route)
-        && let Err(denied) = subject.forward(context, Forwarded { workload, port, facts: Some(facts) })
-    {
-        client.refuse(StatusCode::FORBIDDEN);
-        return Err(crate::log::reason(&denied));
-    }
-    let host = host(&route);
-    let reached = client.while_waited(reach(context, route)).await;
-    if let Some(reached) = &reached {
-        context.report_endpoint(host, reached.is_ok());
-    }
-    let (mut way, upstream) = match reached {
+    let (mut way, upstream) = match client.while_waited(open(context, &subject, service, &facts)).await {
         None => return Err("the client has given up".into()),
-        Some(Ok(reached)) => reached,
-        Some(Err(unreached)) => {
-            client.refuse(StatusCode::SERVICE_UNAVAILABLE);
-            return Err(unreached.reason);
+        Some(Ok(opened)) => opened,
+        Some(Err((status, reason))) => {
+            client.refuse(status);
+            return Err(reason);
         }
     };
     record.destination.hbone_addr = Some(upstream);
@@ -164,4 +148,39 @@ async fn carry(
     };
     (record.bytes_sent, record.bytes_recv) = copied?;
     Ok(())
+}
+
+/// Opens a connection to an endpoint, and where that fails to another one: nothing was sent yet.
+async fn open(
+    context: &Context,
+    subject: &Subject,
+    service: &NamespacedHostname,
+    facts: &RequestFacts,
+) -> Result<(Way, SocketAddr), (StatusCode, String)> {
+    let (waiting, mut tried, mut _retry) = (context.budgets.enter(service), Vec::new(), None);
+    loop {
+        let unavailable = |unreached: Unreached| (StatusCode::SERVICE_UNAVAILABLE, unreached.reason);
+        let route = choose_endpoint(context, service, facts.to.port(), None, &tried).map_err(unavailable)?;
+        if let Some((workload, port)) = endpoint(&route) {
+            let forwarded = Forwarded { workload, port, facts: Some(facts.clone()) };
+            let denied = |denied| (StatusCode::FORBIDDEN, crate::log::reason(&denied));
+            subject.forward(context, forwarded).map_err(denied)?;
+        }
+        let host = host(&route);
+        let reached = reach(context, route).await;
+        context.report_endpoint(host, reached.is_ok());
+        let unreached = match reached {
+            Ok(reached) => return Ok(reached),
+            Err(unreached) => unreached,
+        };
+        tried.push(host);
+        _retry = None;
+        _retry = waiting.retry();
+        let attempts = u32::try_from(tried.len()).unwrap_or(ATTEMPTS);
+        if attempts >= ATTEMPTS || _retry.is_none() {
+            return Err(unavailable(unreached));
+        }
+        context.metrics.retried();
+        tokio::time::sleep(pause(attempts)).await;
+    }
 }

@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use fixtures::{FREE, NO_ADMIN};
 use h2::Reason;
+use http::StatusCode;
 use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::service::AppProtocol;
-use meltemi_tunnel::TunnelIo;
+use meltemi_tunnel::{DialError, TunnelIo};
 use meltemi_waypoint::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +33,8 @@ use world::{PATIENCE, World, answer, message_end, policy, status, vip, write};
 const MANY: u16 = 9000;
 /// A port that declares HTTP/2, with several endpoints.
 const MANY_H2: u16 = 9002;
+/// A port that declares TCP, with several endpoints.
+const MANY_TCP: u16 = 9003;
 
 /// What an endpoint does with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +123,7 @@ async fn start(endpoints: &[SocketAddr]) -> World {
     let mut world = World::start(Limits::default()).await;
     world.add_endpoints(MANY, endpoints, AppProtocol::Http11);
     world.add_endpoints(MANY_H2, endpoints, AppProtocol::Http2);
+    world.add_endpoints(MANY_TCP, endpoints, AppProtocol::Tcp);
     world.publish();
     world
 }
@@ -160,6 +164,25 @@ async fn what_could_not_be_sent_to_one_endpoint_is_sent_to_another() {
     assert_eq!(counter(&world, "meltemi_upstream_ejections"), 2);
     let retries = counter(&world, "meltemi_upstream_retries");
     assert!((10..=20).contains(&retries), "{retries} retries");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_cannot_be_opened_to_one_endpoint_is_opened_to_another() {
+    let good = endpoint(Does::Answers(200)).await;
+    let mut world = start(&[closed().await, good.address]).await;
+    world.no_policy("no-gate");
+    world.publish();
+    for n in 0..60 {
+        assert_eq!(ask(&mut to(&world, MANY_TCP).await, GET).await, 200, "connection {n}");
+    }
+    let retries = counter(&world, "meltemi_upstream_retries");
+    assert_eq!((good.got(), retries), (60, 5), "after five failures the closed one is left out");
+    // Where none can be reached, the client learns of it.
+    let mut world = start(&[closed().await, closed().await]).await;
+    world.no_policy("no-gate");
+    world.publish();
+    let refused = world.tunnel(&vip(FREE, MANY_TCP).to_string()).await;
+    assert!(matches!(refused, Err(DialError::Status(StatusCode::SERVICE_UNAVAILABLE))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
