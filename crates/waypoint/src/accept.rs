@@ -17,7 +17,7 @@ use crate::detect::{Speech, detect};
 use crate::limits::ACCEPT_PAUSE;
 use crate::route::is_routed;
 use crate::served::{Peer, Served};
-use crate::tcp::{self, Client};
+use crate::tcp::{self, Client, Ended};
 
 pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {
     let drained = context.drained();
@@ -90,20 +90,25 @@ async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
         Err(status) => return connect.refuse(status),
     };
     if matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls) {
-        return tcp::serve(&context, Client::Asked(connect), &service, to, &peer).await;
+        tcp::serve(&context, Client::Asked(connect), &service, to, &peer).await;
+        return;
     }
     let Ok(stream) = connect.accept() else { return };
     let (mut io, mut begun) = (TunnelIo::new(stream), Vec::new());
     // A route says what happens to requests: its port speaks HTTP, declared or not.
     if protocol == AppProtocol::Unknown && !is_routed(&context.view.mesh(), &service, to.port()) {
         let detected = tokio::select! {
-            detected = detect(&mut io, &context.limits) => detected,
+            detected = detect(&mut io, &mut begun, &context.limits) => detected,
             () = context.drained() => return,
         };
         match detected {
-            Ok((Speech::Http, first)) => begun = first,
-            Ok((Speech::Tcp, first)) => {
-                return tcp::serve(&context, Client::Begun { io, first }, &service, to, &peer).await;
+            Ok(Speech::Http) => {}
+            Ok(Speech::Tcp) => {
+                let client = Client::Begun { io, first: begun };
+                match tcp::serve(&context, client, &service, to, &peer).await {
+                    Ended::Served => return,
+                    Ended::IsHttp(client, first) => (io, begun) = (client, first),
+                }
             }
             Err(error) => return tracing::debug!(%error, "a client's connection has failed"),
         }

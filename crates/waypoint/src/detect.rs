@@ -90,30 +90,49 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Reads until it is known what the client speaks; what was read is returned with it and has to be handed on. A client that
-/// pauses for [`Limits::detect`] before that, or takes [`Limits::head`] for it, speaks TCP.
+/// Reads until it is known what the client speaks; `bytes` gets what was read, which has to be handed on, also when this is
+/// given up. A client that says nothing for [`Limits::detect`], pauses for that time in its first bytes, or takes
+/// [`Limits::head`] for them, speaks TCP.
 ///
 /// # Errors
 /// The connection failed.
-pub(crate) async fn detect<IO>(io: &mut IO, limits: &Limits) -> io::Result<(Speech, Vec<u8>)>
+pub(crate) async fn detect<IO>(io: &mut IO, bytes: &mut Vec<u8>, limits: &Limits) -> io::Result<Speech>
 where
     IO: AsyncRead + Unpin,
 {
-    let (mut bytes, mut line) = (Vec::with_capacity(1024), RequestLine::default());
+    let mut line = RequestLine::default();
     let decided = async {
         loop {
-            let read = tokio::time::timeout(limits.detect, io.read_buf(&mut bytes)).await;
+            let read = tokio::time::timeout(limits.detect, io.read_buf(bytes)).await;
             let Ok(read) = read else { return Ok::<_, io::Error>(Speech::Tcp) };
             if read? == 0 {
                 return Ok(Speech::Tcp);
             }
-            if let Some(speech) = line.decide(&bytes) {
+            if let Some(speech) = line.decide(bytes) {
                 return Ok(speech);
             }
         }
     };
-    let speech = tokio::time::timeout(limits.head, decided).await.unwrap_or(Ok(Speech::Tcp))?;
-    Ok((speech, bytes))
+    tokio::time::timeout(limits.head, decided).await.unwrap_or(Ok(Speech::Tcp))
+}
+
+/// As [`detect`], of a client that has said nothing so far: its first byte is waited for.
+///
+/// # Errors
+/// The connection failed.
+pub(crate) async fn detect_late<IO>(io: &mut IO, bytes: &mut Vec<u8>, limits: &Limits) -> io::Result<Speech>
+where
+    IO: AsyncRead + Unpin,
+{
+    if io.read_buf(bytes).await? == 0 {
+        return Ok(Speech::Tcp);
+    }
+    let mut known = RequestLine::default();
+    match known.decide(bytes) {
+        Some(speech) => Ok(speech),
+        // The line is read again with what follows; it is short.
+        None => detect(io, bytes, limits).await,
+    }
 }
 
 #[cfg(test)]

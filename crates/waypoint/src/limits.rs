@@ -63,8 +63,9 @@ pub struct Limits {
     /// places for connections are left, `head` is the limit.
     pub idle: Duration,
     /// A pause of the client, on a port that declares no protocol, before its first bytes say whether it speaks HTTP: after
-    /// it the connection is TCP, whose server may have to speak first. A client of HTTP says something at once; the client
-    /// of such a server waits so long for each connection.
+    /// it the connection is TCP, whose server may have to speak first; the client of such a server waits so long for each
+    /// connection. One that had said nothing is HTTP after all, if it then speaks HTTP before the server speaks. Where
+    /// policies do not let it be TCP, its first byte is waited for as long as `head`.
     pub detect: Duration,
     /// Between two parts of a request's body, until the backend has begun to answer. gRPC has no such limit: its calls
     /// may be silent, and are bounded by the number of streams and connections.

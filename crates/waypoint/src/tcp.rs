@@ -12,11 +12,12 @@ use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::Target;
 use meltemi_tunnel::{Connect, TunnelIo};
 use meltemi_view::access_log::{L4Record, Side};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authorize::{Forwarded, Subject, authorize};
 use crate::balance::choose_endpoint;
 use crate::context::{Context, jiff_text};
+use crate::detect::{Speech, detect_late};
 use crate::facts::RequestFacts;
 use crate::forward::{Unreached, Way, endpoint, host, reach};
 use crate::headers::Changes;
@@ -39,6 +40,11 @@ impl Client {
             Self::Begun { first, .. } if first.is_empty() => Some("the client says nothing"),
             Self::Begun { .. } => Some("the client's first bytes are not HTTP"),
         }
+    }
+
+    /// Whether nothing is known but that it says nothing.
+    fn is_silent(&self) -> bool {
+        matches!(self, Self::Begun { first, .. } if first.is_empty())
     }
 
     fn refuse(self, status: StatusCode) {
@@ -65,14 +71,25 @@ impl Client {
     }
 }
 
-/// A connection to `service`.
+/// What became of a connection.
+#[expect(clippy::large_enum_variant, reason = "it lives once for each connection")]
+pub(crate) enum Ended {
+    /// It was carried or refused, and is in the log.
+    Served,
+    /// A client that had said nothing has begun to speak HTTP, by these bytes: it is one that opens its connection ahead of
+    /// its first request.
+    IsHttp(TunnelIo, Vec<u8>),
+}
+
+/// A connection to `service`. One whose client says nothing is carried as TCP; if the client then speaks before the server,
+/// its first bytes decide after all.
 pub(crate) async fn serve(
     context: &Arc<Context>,
     client: Client,
     service: &NamespacedHostname,
     to: SocketAddr,
     peer: &Peer,
-) {
+) -> Ended {
     let begun = Instant::now();
     let mut record = L4Record {
         source: Side { addr: Some(peer.address), identity: peer.identity.clone(), ..Side::default() },
@@ -102,12 +119,32 @@ pub(crate) async fn serve(
     };
     let detected = client.detected();
     let ended = carry(context, client, service, facts, &mut record).await;
-    record.error = ended.err().map(|error| match detected {
-        Some(why) => format!("{error} (judged as TCP: the port declares no protocol, and {why})"),
-        None => error,
-    });
+    record.error = match (ended, detected) {
+        (Ok(Ended::Served), _) => None,
+        (Ok(http @ Ended::IsHttp(..)), _) => return http,
+        (Err(error), Some(why)) => {
+            Some(format!("{error} (judged as TCP: the port declares no protocol, and {why})"))
+        }
+        (Err(error), None) => Some(error),
+    };
     record.duration = begun.elapsed();
     context.log.line(record.line(&jiff_text(SystemTime::now()), context.log.format()));
+    Ended::Served
+}
+
+/// A client that may not be carried as TCP and has said nothing: it may still speak HTTP, for as long as a client of HTTP
+/// may take for its first byte.
+async fn wait_for_http(context: &Context, client: &mut Client) -> bool {
+    if !client.is_silent() {
+        return false;
+    }
+    let Client::Begun { io, first } = client else { return false };
+    tokio::select! {
+        said = tokio::time::timeout(context.limits.head, detect_late(io, first, &context.limits)) => {
+            matches!(said, Ok(Ok(Speech::Http)))
+        }
+        () = context.drained() => false,
+    }
 }
 
 async fn carry(
@@ -116,11 +153,16 @@ async fn carry(
     service: &NamespacedHostname,
     facts: RequestFacts,
     record: &mut L4Record,
-) -> Result<(), String> {
+) -> Result<Ended, String> {
     let subject = Subject::new(facts.clone());
     let (permit, _guard) = match authorize(context, &subject) {
         Ok(permitted) => permitted,
         Err(denied) => {
+            if wait_for_http(context, &mut client).await
+                && let Client::Begun { io, first } = client
+            {
+                return Ok(Ended::IsHttp(io, first));
+            }
             client.refuse(StatusCode::FORBIDDEN);
             return Err(crate::log::reason(&denied));
         }
@@ -134,20 +176,33 @@ async fn carry(
         }
     };
     record.destination.hbone_addr = Some(upstream);
-    let (mut client, first) = client.open()?;
+    let is_silent = client.is_silent();
+    let (mut client, mut first) = client.open()?;
     let mut drain = context.tasks.drain();
     let copy = async {
+        let mut answer = Vec::new();
+        if is_silent {
+            let said = tokio::select! {
+                read = way.read_buf(&mut answer) => read.map(|_| Speech::Tcp),
+                said = detect_late(&mut client, &mut first, &context.limits) => said,
+            };
+            if said? == Speech::Http {
+                return Ok(None);
+            }
+        }
         way.write_all(&first).await?;
+        client.write_all(&answer).await?;
         let (sent, received) = tokio::io::copy_bidirectional(&mut client, &mut way).await?;
-        Ok::<_, std::io::Error>((sent + first.len() as u64, received))
+        Ok::<_, std::io::Error>(Some((sent + first.len() as u64, received + answer.len() as u64)))
     };
     let copied = tokio::select! {
-        copied = copy => copied.map_err(|e| e.to_string()),
-        reason = permit.revoked() => Err(reason.to_string()),
-        () = drain.forced() => Err("the proxy ends".into()),
+        copied = copy => copied.map_err(|e| e.to_string())?,
+        reason = permit.revoked() => return Err(reason.to_string()),
+        () = drain.forced() => return Err("the proxy ends".into()),
     };
-    (record.bytes_sent, record.bytes_recv) = copied?;
-    Ok(())
+    let Some((sent, received)) = copied else { return Ok(Ended::IsHttp(client, first)) };
+    (record.bytes_sent, record.bytes_recv) = (sent, received);
+    Ok(Ended::Served)
 }
 
 /// Opens a connection to an endpoint, and where that fails to another one: nothing was sent yet.

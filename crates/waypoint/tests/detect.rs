@@ -185,6 +185,25 @@ async fn http_is_http_byte_by_byte() {
     assert_eq!(read(&mut io, 9).await[3], meltemi_testkit::h2::kind::SETTINGS);
 }
 
+/// Browsers and connection pools open connections ahead of their requests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_opens_ahead_of_its_request_speaks_http_all_the_same() {
+    let detect = Duration::from_millis(50);
+    let world = start(Limits { detect, ..Limits::default() }).await;
+    for (number, path, wanted) in
+        [(FREE, "/x", 200), (NO_ADMIN, "/x", 200), (NO_ADMIN, "/admin", 403), (PUBLIC, "/secret", 403)]
+    {
+        let mut io = world.to_service(number).await;
+        tokio::time::sleep(4 * detect).await;
+        for _ in 0..2 {
+            write(&mut io, format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
+            let got = status(&answer(&mut io, &mut Vec::new()).await.unwrap());
+            assert_eq!(got, wanted, "service {number}, {path}");
+        }
+        assert!(world.lines_with("judged as TCP").is_empty());
+    }
+}
+
 /// Whether it is HTTP, told in another way than the proxy does.
 fn is_http(bytes: &[u8]) -> bool {
     let text: String = bytes.iter().map(|&b| char::from(b)).collect();
@@ -262,7 +281,8 @@ fn however_first_bytes_are_cut_they_arrive_unchanged_or_are_http() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_not_http_is_denied_by_the_policy_that_needs_it() {
-    let world = start(Limits { detect: Duration::from_millis(300), ..Limits::default() }).await;
+    let (detect, head) = (Duration::from_millis(300), Duration::from_secs(1));
+    let world = start(Limits { detect, head, ..Limits::default() }).await;
     let opened = |world: &World| world.opened.load(Ordering::SeqCst);
     let before = opened(&world);
     for (number, named) in [
