@@ -7,6 +7,7 @@ mod browser;
 mod capture;
 mod cluster;
 mod control;
+mod databases;
 mod faults;
 mod machine;
 mod moves;

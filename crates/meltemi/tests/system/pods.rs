@@ -28,7 +28,8 @@ pub(crate) fn echo(namespace: &str, node: &str) -> Vec<Value> {
     objects
 }
 
-fn pod(namespace: &str, name: &str, node: &str, command: &[&str]) -> Vec<Value> {
+/// A Pod with a ServiceAccount of its own name, on a node.
+pub(crate) fn pod(namespace: &str, name: &str, node: &str, command: &[&str]) -> Vec<Value> {
     let metadata = json!({"name": name, "namespace": namespace, "labels": {"app": name}});
     vec![
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
