@@ -123,7 +123,7 @@ impl<T: Attached> Targeted<T> {
         // A Gateway judges what is addressed, and nothing again when it is forwarded.
         let of_gateway = Target::Gateway(gateway.clone());
         let covers = of_gateway.applies(to, gateway);
-        let own = covers.then(|| self.attached_to(&of_gateway).collect::<Vec<_>>()).unwrap_or_default();
+        let own: Vec<_> = covers.then(|| self.attached_to(&of_gateway)).into_iter().flatten().collect();
         let is_own = move |document: &T| covers && document.targets().any(|target| *target == of_gateway);
         let others = to.into_iter().flat_map(|to| self.attached_to(to).collect::<Vec<_>>());
         own.into_iter().chain(others.filter(move |(_, document)| !is_own(document)))
