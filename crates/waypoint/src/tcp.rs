@@ -72,7 +72,6 @@ impl Client {
 }
 
 /// What became of a connection.
-#[expect(clippy::large_enum_variant, reason = "it lives once for each connection")]
 pub(crate) enum Ended {
     /// It was carried or refused, and is in the log.
     Served,
