@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::Attribute;
 
-use crate::compare::{Compared, Differences, Place, Reach, Unknown, compare};
+use crate::compare::{Compared, Difference, Differences, Place, Reach, Unknown, compare};
 use crate::proof::{Layer, unreadable};
 use crate::side::Attached;
 use crate::words;
@@ -25,10 +25,15 @@ pub fn diff(old: &World, new: &World) -> Differences {
     new.borrow(&old);
     let mut out = Differences { unknown: vanished, ..Differences::default() };
     objects::find_unmodelled(&old, &new, &mut out.unknown);
+    let mut before = Differences::default();
     for pair in places(&old, &new) {
         let Place { target, enforced_at, .. } = &pair.place;
         out.places.push(Compared { target: target.clone(), enforced_at: enforced_at.clone() });
-        let found = compare(&pair.place, &pair.old, &pair.new);
+        let mut found = compare(&pair.place, &pair.old, &pair.new);
+        match pair.is_companion {
+            true => leave_new(&mut found, &before),
+            false => before = found.clone(),
+        }
         out.newly_allowed.extend(found.newly_allowed);
         out.newly_denied.extend(found.newly_denied);
         out.unknown.extend(found.unknown);
@@ -43,6 +48,18 @@ struct Pair {
     place: Place,
     old: Vec<Attached>,
     new: Vec<Attached>,
+    /// It is about connections where the place before is about requests: what that has found is not said again.
+    is_companion: bool,
+}
+
+/// Leaves what another comparison has not found already, of the same rules.
+fn leave_new(found: &mut Differences, before: &Differences) {
+    let same = |one: &Difference, other: &Difference| (&one.policy, one.rule) == (&other.policy, other.rule);
+    found.newly_allowed.retain(|d| !before.newly_allowed.iter().any(|b| same(b, d)));
+    found.newly_denied.retain(|d| !before.newly_denied.iter().any(|b| same(b, d)));
+    found
+        .unknown
+        .retain(|u| !before.unknown.iter().any(|b| (&b.policy, &b.reason) == (&u.policy, &u.reason)));
 }
 
 fn places(old: &World, new: &World) -> Vec<Pair> {
@@ -51,7 +68,7 @@ fn places(old: &World, new: &World) -> Vec<Pair> {
     let mut out = services::compared(old, new);
     out.extend(services::added(old, new));
     out.extend(workloads::changed(old, new));
-    out.extend(gateways(old, new).iter().map(|gateway| of_gateway(old, new, gateway)));
+    out.extend(gateways(old, new).iter().flat_map(|gateway| of_gateway(old, new, gateway)));
     let named = namespaces(old, new);
     let mut other = "other".to_owned();
     while named.contains(&other) {
@@ -67,6 +84,7 @@ fn places(old: &World, new: &World) -> Vec<Pair> {
             place: Place { reach: Some(Reach::Pods(asked.clone())), ..place },
             old: old.at_node_proxy(&namespace),
             new: new.at_node_proxy(&namespace),
+            is_companion: false,
         });
     }
     out.iter_mut().for_each(|pair| pair.place.identities.clone_from(&identities));
@@ -95,14 +113,21 @@ fn place(target: &str, enforced_at: &str, layer: Layer) -> Place {
 }
 
 /// What a Gateway enforces for everything else that passes it.
-fn of_gateway(old: &World, new: &World, gateway: &NamespacedName) -> Pair {
+fn of_gateway(old: &World, new: &World, gateway: &NamespacedName) -> Vec<Pair> {
     let (what, at) = names_of_gateway(new, gateway);
     let reach = (!gateway.name.is_empty()).then(|| Reach::Gateway(gateway.clone()));
-    Pair {
-        place: Place { reach, ..place(&what, &at, Layer::Request) },
+    let pair = |place: Place, is_companion| Pair {
+        place,
         old: old.at_waypoint(gateway, None),
         new: new.at_waypoint(gateway, None),
+        is_companion,
+    };
+    let mut out = vec![pair(Place { reach, ..place(&what, &at, Layer::Request) }, false)];
+    if new.is_waypoint(gateway) {
+        let what = format!("connections to {what} that are no requests");
+        out.push(pair(place(&what, &at, Layer::Connection), true));
     }
+    out
 }
 
 /// What passes a Gateway, and where it is enforced.

@@ -7,6 +7,7 @@ mod intent;
 mod paths;
 mod ports;
 mod rules;
+mod streams;
 mod unseen;
 mod waypoint;
 
@@ -83,10 +84,13 @@ pub const WARNED: Code = code("MLT0114", Level::Warning, "a warning of admission
 /// It is stored, and nothing acts on it.
 pub const INERT: Code = code("MLT0115", Level::Warning, "a kind or field that nothing acts on");
 
+/// A port without requests does not show it.
+pub const STREAM: Code = code("MLT0116", Level::Warning, "fields of requests on ports that have none");
+
 /// Every kind of finding.
 pub const CODES: &[Code] = &[
     INVALID, NEVER, SHADOWED, PLAINTEXT, LAYER7, NOTHING, AROUND, FORGETS, OPENS, LEAVES, DIFFERS, CUSTOM,
-    UNDECIDED, EXEMPT, WARNED, INERT,
+    UNDECIDED, EXEMPT, WARNED, INERT, STREAM,
 ];
 
 /// A finding.
@@ -150,6 +154,7 @@ pub fn analyze(world: &World, namespace: Option<&str>) -> Vec<Finding> {
     attachment::find(world, &mut all);
     intent::find(world, &mut all);
     ports::find(world, &mut all);
+    streams::find(world, &mut all);
     unseen::find(world, &mut all);
     waypoint::find(world, &mut all);
     rules::find(world, &|| true, &mut all);

@@ -55,6 +55,8 @@ pub struct Service {
     pub named: BTreeMap<u16, String>,
     /// Ports that are declared to be TCP or TLS: a waypoint judges connections there, and no requests.
     pub streams: BTreeSet<u16>,
+    /// Ports that declare no protocol: a waypoint judges requests there, and what is none as a connection.
+    pub undeclared: BTreeSet<u16>,
 }
 
 /// A Gateway.

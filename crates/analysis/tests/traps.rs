@@ -379,7 +379,63 @@ fn conditions_on_what_no_proxy_sees_are_named() {
     let mut objects = read(&tls);
     objects.extend(read(&when("DENY", "connection.sni")));
     let all = found(&World::read(&objects, MeshConfig::default()));
-    assert!(!all.iter().any(|line| line.contains("server name")), "{all:#?}");
+    let named: Vec<&String> = all.iter().filter(|line| line.contains("server name")).collect();
+    let denies = "Warning MLT0116 AuthorizationPolicy shop/p rule[0] denies connections to port 80 of Service shop/api";
+    assert!(named.len() == 1 && named[0].starts_with(denies), "{all:#?}");
+}
+
+#[test]
+fn fields_of_requests_on_ports_without_requests_are_named() {
+    // A second port of `api` that takes no requests.
+    let objects = OBJECTS.replacen(
+        "ports: [{name: http, port: 80, targetPort: 8080}]",
+        "ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-db, port: 5432, targetPort: 8080}]",
+        1,
+    );
+    let get = |ports: &str| format!("[{{to: [{{operation: {{methods: [GET]{ports}}}}}]}}]");
+    let (http, db) = (", ports: ['80']", ", ports: ['5432']");
+    let either = "[{to: [{operation: {methods: [GET]}}, {operation: {ports: ['5432']}}]}]";
+    let at_gateway = |action: &str| {
+        let spec = format!(
+            "  targetRefs: [{{kind: Gateway, group: gateway.networking.k8s.io, name: waypoint}}]\n  action: {action}\n  \
+             rules: [{{from: [{{source: {{namespaces: [shop]}}}}], when: [{{key: connection.sni, values: [a]}}]}}]"
+        );
+        policy("p", &spec)
+    };
+    let denies = "Warning MLT0116 AuthorizationPolicy shop/p rule[0] denies connections to port 5432 of Service shop/api, declared \
+                  to be TCP or TLS, as if methods=[GET] matched";
+    let cases = [
+        ("a DENY for all ports", rules("DENY", &get("")), Some(denies)),
+        ("a DENY for the port", rules("DENY", &get(db)), Some(denies)),
+        ("a DENY for the other port", rules("DENY", &get(http)), None),
+        ("an alternative that a connection shows", rules("DENY", either), None),
+        ("an ALLOW for all ports is for requests", rules("ALLOW", &get("")), None),
+        (
+            "an ALLOW for the port",
+            rules("ALLOW", &get(db)),
+            Some(
+                "Warning MLT0116 AuthorizationPolicy shop/p rule[0] allows nothing: port 5432 of Service shop/api",
+            ),
+        ),
+        (
+            "a server name in a DENY of a Gateway",
+            at_gateway("DENY"),
+            Some("Error MLT0116 AuthorizationPolicy shop/p rule[0] denies no request"),
+        ),
+        (
+            "in an ALLOW of a Gateway",
+            at_gateway("ALLOW"),
+            Some("Warning MLT0116 AuthorizationPolicy shop/p rule[0] allows nothing"),
+        ),
+    ];
+    for (what, policies, expected) in cases {
+        let mut all = read(&objects);
+        all.extend(read(&policies));
+        let all = found(&World::read(&all, MeshConfig::default()));
+        let named: Vec<&String> = all.iter().filter(|line| line.contains("MLT0116")).collect();
+        assert_eq!(named.len(), usize::from(expected.is_some()), "{what}: {all:#?}");
+        assert!(expected.is_none_or(|text| named[0].starts_with(text)), "{what}: {all:#?}");
+    }
 }
 
 #[test]

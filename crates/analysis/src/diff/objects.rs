@@ -137,13 +137,16 @@ fn changes(was: &Service, now: &Service) -> Vec<String> {
         if before != target || was.named.get(port) != now.named.get(port) {
             out.push(format!("port {port} has another targetPort: another port of its Pods is reached"));
         }
-        if was.streams.contains(port) != now.streams.contains(port) {
-            let word = |stream: bool| if stream { "connections" } else { "requests" };
-            let (before, after) = (was.streams.contains(port), now.streams.contains(port));
+        let word = |service: &Service| match service.streams.contains(port) {
+            true => "connections",
+            false if service.undeclared.contains(port) => "requests and other connections",
+            false => "requests",
+        };
+        if word(was) != word(now) {
             out.push(format!(
                 "port {port} has another protocol: {} are judged there, and no longer {}",
-                word(after),
-                word(before)
+                word(now),
+                word(was)
             ));
         }
     }

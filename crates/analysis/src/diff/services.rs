@@ -38,43 +38,70 @@ fn of_service(old: &World, new: &World, service: &NamespacedName) -> Vec<Pair> {
     if [old, new].iter().any(|world| world.knows_service(service) == Known::No) {
         return Vec::new();
     }
-    let (ports, streams) = of_both(old, new, service);
-    let http: Vec<u16> = ports.iter().copied().filter(|p| !streams.contains(p)).collect();
+    let ports = Ports::of_both(old, new, service);
     let (at, reach) = (format!("waypoint {gateway}"), Some(Reach::Service(service.clone())));
-    let mut out = beside(old, new, service, (&at, &streams));
+    let beside = beside(old, new, service, (&at, &ports));
     let (old, new) = (enforced(old, service), enforced(new, service));
-    if ports.is_empty() || !http.is_empty() {
-        let place = place(&format!("Service {service}"), &at, Layer::Request);
-        let (port, host) = (http.first().copied().unwrap_or(80), service.name.to_string());
-        let place = Place { port, host, reach: reach.clone(), ports: http, ..place };
-        out.push(Pair { place, old: old.clone(), new: new.clone() });
+    let mut out = Vec::new();
+    let mut add = |target: String, layer, ports: Vec<u16>, is_companion: bool| {
+        let (port, host) = (ports.first().copied().unwrap_or(80), service.name.to_string());
+        // A command is about a request wherever requests are judged.
+        let reach = reach.clone().filter(|_| !is_companion);
+        let place = Place { port, host, reach, ports, ..place(&target, &at, layer) };
+        out.push(Pair { place, old: old.clone(), new: new.clone(), is_companion });
+    };
+    let http = ports.http();
+    if ports.all.is_empty() || !http.is_empty() {
+        add(format!("Service {service}"), Layer::Request, http, false);
     }
-    if let Some(port) = streams.first().copied() {
-        let place = place(&format!("connections to Service {service}"), &at, Layer::Connection);
-        out.push(Pair { place: Place { port, reach, ports: streams, ..place }, old, new });
+    if ports.all.is_empty() || !ports.undeclared.is_empty() {
+        let target = format!("connections to Service {service} that are no requests");
+        add(target, Layer::Connection, ports.undeclared, true);
     }
+    if !ports.streams.is_empty() {
+        add(format!("connections to Service {service}"), Layer::Connection, ports.streams, false);
+    }
+    out.extend(beside);
     out
 }
 
-/// Ports of a Service on both sides, and those that are streams on both; a port that is one on one side only is in
-/// neither list.
-pub(super) fn of_both(old: &World, new: &World, service: &NamespacedName) -> (Vec<u16>, Vec<u16>) {
-    let (was, is) = (old.services.get(service), new.services.get(service));
-    let (Some(was), Some(is)) = (was.or(is), is.or(was)) else { return Default::default() };
-    let all: BTreeSet<u16> = was.ports.iter().chain(&is.ports).map(|(port, _)| *port).collect();
-    let has = |service: &Service, port: u16| service.ports.iter().any(|(own, _)| *own == port);
-    let moved = |port: &u16| {
-        has(was, *port) && has(is, *port) && was.streams.contains(port) != is.streams.contains(port)
-    };
-    let ports: Vec<u16> = all.into_iter().filter(|port| !moved(port)).collect();
-    let stream = |port: &u16| was.streams.contains(port) || is.streams.contains(port);
-    let streams = ports.iter().copied().filter(stream).collect();
-    (ports, streams)
+/// Ports of a Service on both sides. One with another protocol on each side is in no list.
+#[derive(Default)]
+pub(super) struct Ports {
+    all: Vec<u16>,
+    /// Those that are declared to be TCP or TLS.
+    streams: Vec<u16>,
+    /// Those that declare nothing.
+    undeclared: Vec<u16>,
+}
+
+impl Ports {
+    pub(super) fn of_both(old: &World, new: &World, service: &NamespacedName) -> Self {
+        let (was, is) = (old.services.get(service), new.services.get(service));
+        let (Some(was), Some(is)) = (was.or(is), is.or(was)) else { return Self::default() };
+        let all: BTreeSet<u16> = was.ports.iter().chain(&is.ports).map(|(port, _)| *port).collect();
+        let has = |service: &Service, port: u16| service.ports.iter().any(|(own, _)| *own == port);
+        let kind = |service: &Service, port: &u16| {
+            (service.streams.contains(port), service.undeclared.contains(port))
+        };
+        let moved = |port: &u16| has(was, *port) && has(is, *port) && kind(was, port) != kind(is, port);
+        let all: Vec<u16> = all.into_iter().filter(|port| !moved(port)).collect();
+        let of = |one: &BTreeSet<u16>, other: &BTreeSet<u16>| -> Vec<u16> {
+            all.iter().copied().filter(|port| one.contains(port) || other.contains(port)).collect()
+        };
+        let (streams, undeclared) = (of(&was.streams, &is.streams), of(&was.undeclared, &is.undeclared));
+        Self { all, streams, undeclared }
+    }
+
+    /// Those where requests are judged.
+    pub(super) fn http(&self) -> Vec<u16> {
+        self.all.iter().copied().filter(|port| !self.streams.contains(port)).collect()
+    }
 }
 
 /// What is addressed to a Service and reaches Pods of a closed one: one place for each of those on either side, and each
 /// kind of traffic. Both places of a request, this and the Service's own, have to allow it.
-fn beside(old: &World, new: &World, service: &NamespacedName, (at, streams): (&str, &[u16])) -> Vec<Pair> {
+fn beside(old: &World, new: &World, service: &NamespacedName, (at, own): (&str, &Ports)) -> Vec<Pair> {
     let mut all: BTreeMap<NamespacedName, BTreeSet<(u16, u16)>> = BTreeMap::new();
     for world in [old, new] {
         for Beside { closed, ports, .. } in world.closed_beside(service) {
@@ -85,14 +112,18 @@ fn beside(old: &World, new: &World, service: &NamespacedName, (at, streams): (&s
     for (closed, ports) in all {
         for (word, layer) in [("requests", Layer::Request), ("connections", Layer::Connection)] {
             let stream = layer == Layer::Connection;
-            let of_layer = ports.iter().filter(|(port, _)| streams.contains(port) == stream);
+            let is_undeclared = |port: &u16| own.undeclared.contains(port);
+            let of_layer = ports
+                .iter()
+                .filter(|(port, _)| own.streams.contains(port) == stream || (stream && is_undeclared(port)));
+            let is_companion = stream && ports.iter().all(|(port, _)| is_undeclared(port));
             let theirs: BTreeSet<u16> = of_layer.map(|(_, port)| *port).collect();
             let Some(port) = theirs.first().copied() else { continue };
             let target = format!("Pods of Service {closed}, for {word} to Service {service}");
             let (host, ports) = (service.name.to_string(), theirs.into_iter().collect());
             let place = Place { port, host, ports, ..place(&target, at, layer) };
             let (old, new) = (forwarded(old, service, &closed), forwarded(new, service, &closed));
-            out.push(Pair { place, old, new });
+            out.push(Pair { place, old, new, is_companion });
         }
     }
     out
@@ -163,7 +194,7 @@ pub(super) fn added(old: &World, new: &World) -> Vec<Pair> {
             } else {
                 enforced(new, name)
             };
-            out.push(Pair { place, old: enforced(old, before), new: enforced_now });
+            out.push(Pair { place, old: enforced(old, before), new: enforced_now, is_companion: false });
         }
     }
     out

@@ -161,9 +161,17 @@ fn ports_without_requests_are_a_place_of_their_own() {
     let differ = |ports: Value| {
         lines(&compared(&[service(ports.clone()), any.clone()], &[service(ports), method.clone()]))
     };
-    assert_eq!(differ(json!([{"port": 80}])), Vec::<String>::new());
+    assert_eq!(differ(json!([{"port": 80, "name": "http"}])), Vec::<String>::new());
+    // A port that declares nothing takes both.
+    let other =
+        "- connections to Service default/web that are no requests at waypoint default/w: any request";
+    assert_eq!(differ(json!([{"port": 80}])), [other]);
+    assert_eq!(
+        lines(&compared(std::slice::from_ref(&any), std::slice::from_ref(&method))),
+        [other.replace("/w:", "/waypoint:")]
+    );
     let stream = "- connections to Service default/web at waypoint default/w: any request";
-    assert_eq!(differ(json!([{"port": 80}, {"port": 5432, "appProtocol": "tcp"}])), [stream]);
+    assert_eq!(differ(json!([{"port": 80, "name": "http"}, {"port": 5432, "appProtocol": "tcp"}])), [stream]);
     assert_eq!(differ(json!([{"port": 443, "name": "tls-x"}])), [stream]);
     // What is said of a port is felt where that port is.
     let at = |port: &str| web(json!([{"to": [{"operation": {"ports": [port]}}]}]));

@@ -53,12 +53,11 @@ pub(super) fn compare(old: &World, new: &World, out: &mut Differences) {
             _ => None,
         };
         let Some(at) = gateway(new).or_else(|| gateway(old)) else { continue };
-        let (all, streams) = services::of_both(old, new, &service);
         places.push(Place {
             target: format!("Service {service}"),
             enforced_at: format!("waypoint {at}"),
             host: service.name.to_string(),
-            ports: all.into_iter().filter(|port| !streams.contains(port)).collect(),
+            ports: services::Ports::of_both(old, new, &service).http(),
             identities: identities.clone(),
             tokens: sides
                 .map(|world| gateway(world).map_or_else(Vec::new, |g| world.tokens_at(&g, Some(&service)))),

@@ -40,7 +40,8 @@ pub(super) fn changed(old: &World, new: &World) -> Vec<Pair> {
         for was in before {
             let target = format!("{} {}", now.kind, now.name);
             let place = Place { port: 80, ..place(&target, "node proxy", Layer::Connection) };
-            out.push(Pair { place, old: enforced(old, was), new: enforced(new, now) });
+            let (old, new) = (enforced(old, was), enforced(new, now));
+            out.push(Pair { place, old, new, is_companion: false });
         }
     }
     out

@@ -201,7 +201,7 @@ fn every_kind_has_a_reason_and_a_fix() {
     let curl = json!({"from": from("cluster.local/ns/default/sa/curl")});
     // Every beginning may have every end.
     let paths: Vec<String> = (0..800).flat_map(|i| [format!("/a{i}*"), format!("*{i}z")]).collect();
-    let examples: [(Code, Vec<Value>); 16] = [
+    let examples: [(Code, Vec<Value>); 17] = [
         (INVALID, vec![l4(json!({"action": "DENY"}))]),
         (NEVER, vec![l7(json!({"to": [{"operation": {"methods": ["get"]}}]}))]),
         (SHADOWED, vec![policy("p", json!({"targetRefs": target(), "rules": [get, get]}))]),
@@ -251,6 +251,14 @@ fn every_kind_has_a_reason_and_a_fix() {
             INERT,
             vec![
                 json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "v"}}),
+            ],
+        ),
+        (
+            STREAM,
+            vec![
+                l7(get.clone()),
+                json!({"kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+                    "spec": {"ports": [{"name": "tcp", "port": 80}]}}),
             ],
         ),
     ];

@@ -21,7 +21,7 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
     }
 }
 
-/// Whether a policy judges requests only: connections to TCP and TLS ports have a server name.
+/// Whether a policy judges requests only; what becomes of connections without requests is a finding of its own.
 fn only_requests(world: &World, policy: &Authorization) -> bool {
     policy.targets.iter().all(|target| match target {
         Reference::Service(name) => {

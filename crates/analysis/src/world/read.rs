@@ -285,9 +285,10 @@ fn service(labels: Labels, spec: &Value) -> Service {
         let named = target.as_str().map(str::to_owned);
         out.ports.push((own, if named.is_some() { None } else { number(target).or(Some(own)) }));
         out.named.extend(named.map(|name| (own, name)));
-        let protocol = app_protocol(port["appProtocol"].as_str(), port["name"].as_str(), own);
-        if matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls) {
-            out.streams.insert(own);
+        match app_protocol(port["appProtocol"].as_str(), port["name"].as_str(), own) {
+            AppProtocol::Tcp | AppProtocol::Tls => drop(out.streams.insert(own)),
+            AppProtocol::Unknown => drop(out.undeclared.insert(own)),
+            _ => {}
         }
     }
     out
