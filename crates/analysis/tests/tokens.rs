@@ -120,6 +120,20 @@ fn where_a_token_is_looked_for_is_said() {
     assert_eq!(one.witness.headers.get("x-token").map(String::as_str), Some("JWT TOKEN"));
 }
 
+#[test]
+fn ports_without_requests_have_no_tokens() {
+    let service = |port: Value| {
+        json!({"kind": "Service", "metadata": {"name": "web", "namespace": "shop", "labels": {"istio.io/use-waypoint": "w"}},
+            "spec": {"ports": [port]}})
+    };
+    let ra = tokens("ra", json!([issuer("i")]));
+    for (name, signs) in [("tcp", ""), ("http", "-"), ("", "-")] {
+        let service = service(json!({"name": name, "port": 80}));
+        let (got, text) = found(std::slice::from_ref(&service), &[service.clone(), ra.clone()]);
+        assert_eq!(got, signs, "{name}: {text}");
+    }
+}
+
 /// A claim is read as the proxies read it: `scope` and `permission` always, others where a RequestAuthentication says so.
 #[test]
 fn claims_between_spaces_are_lists() {

@@ -50,9 +50,8 @@ fn of_service(old: &World, new: &World, service: &NamespacedName) -> Vec<Pair> {
         let place = Place { port, host, reach, ports, ..place(&target, &at, layer) };
         out.push(Pair { place, old: old.clone(), new: new.clone(), is_companion });
     };
-    let http = ports.http();
-    if ports.all.is_empty() || !http.is_empty() {
-        add(format!("Service {service}"), Layer::Request, http, false);
+    if ports.take_requests() {
+        add(format!("Service {service}"), Layer::Request, ports.http(), false);
     }
     if ports.all.is_empty() || !ports.undeclared.is_empty() {
         let target = format!("connections to Service {service} that are no requests");
@@ -91,6 +90,11 @@ impl Ports {
         };
         let (streams, undeclared) = (of(&was.streams, &is.streams), of(&was.undeclared, &is.undeclared));
         Self { all, streams, undeclared }
+    }
+
+    /// Whether requests are judged at all: at some port, or where no port is known.
+    pub(super) fn take_requests(&self) -> bool {
+        self.all.is_empty() || !self.http().is_empty()
     }
 
     /// Those where requests are judged.

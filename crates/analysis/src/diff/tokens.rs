@@ -53,11 +53,15 @@ pub(super) fn compare(old: &World, new: &World, out: &mut Differences) {
             _ => None,
         };
         let Some(at) = gateway(new).or_else(|| gateway(old)) else { continue };
+        let ports = services::Ports::of_both(old, new, &service);
+        if !ports.take_requests() {
+            continue;
+        }
         places.push(Place {
             target: format!("Service {service}"),
             enforced_at: format!("waypoint {at}"),
             host: service.name.to_string(),
-            ports: services::Ports::of_both(old, new, &service).http(),
+            ports: ports.http(),
             identities: identities.clone(),
             tokens: sides
                 .map(|world| gateway(world).map_or_else(Vec::new, |g| world.tokens_at(&g, Some(&service)))),
