@@ -197,9 +197,36 @@ mod tests {
             let (mut client, mut proxy) = tokio::io::duplex(64);
             tokio::io::AsyncWriteExt::write_all(&mut client, said.as_bytes()).await.unwrap();
             let begun = tokio::time::Instant::now();
-            let (speech, first) = detect(&mut proxy, &limits).await.unwrap();
+            let mut first = Vec::new();
+            let speech = detect(&mut proxy, &mut first, &limits).await.unwrap();
             assert_eq!((speech, first.as_slice()), (Speech::Tcp, said.as_bytes()));
             assert_eq!(begun.elapsed(), limits.detect, "{said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_silent_is_waited_for_and_then_decided_as_ever() {
+        let limits = Limits::default();
+        for (parts, expected, known) in [
+            (&["GET /x HTTP/1.1"][..], Speech::Http, "GET /x HTTP/1.1"),
+            (&["REPO", "RT /x HT", "TP/1.1"], Speech::Http, "REPORT /x HTTP/1.1"),
+            (&["REPORT /x"], Speech::Tcp, "REPORT /x"),
+            (&["PING\r\n"], Speech::Tcp, "PING\r\n"),
+            (&[], Speech::Tcp, ""),
+        ] {
+            let (mut client, mut proxy) = tokio::io::duplex(64);
+            let speaking = async move {
+                tokio::time::sleep(limits.head * 10).await;
+                for part in parts {
+                    tokio::io::AsyncWriteExt::write_all(&mut client, part.as_bytes()).await.unwrap();
+                    tokio::time::sleep(limits.detect / 2).await;
+                }
+                // One that stops keeps its connection, and one that says nothing ends it.
+                tokio::time::sleep(limits.detect * u32::try_from(parts.len() * 2).unwrap()).await;
+            };
+            let mut first = Vec::new();
+            let (speech, ()) = tokio::join!(detect_late(&mut proxy, &mut first, &limits), speaking);
+            assert_eq!((speech.unwrap(), &*String::from_utf8_lossy(&first)), (expected, known), "{parts:?}");
         }
     }
 
@@ -217,8 +244,9 @@ mod tests {
                 }
                 std::future::pending::<()>().await;
             };
-            let (speech, first) = tokio::select! {
-                found = detect(&mut proxy, &limits) => found.unwrap(),
+            let mut first = Vec::new();
+            let speech = tokio::select! {
+                found = detect(&mut proxy, &mut first, &limits) => found.unwrap(),
                 () = slow => unreachable!("it never ends"),
             };
             assert_eq!(speech, expected, "{line}");

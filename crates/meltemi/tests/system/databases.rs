@@ -31,7 +31,7 @@ const CLIENT: &str = r#"
 import socket
 for port, first in (3307, b""), (5432, b"\x00\x00\x00\x08\x04\xd2\x16/"), (5432, b"HELO"):
     try:
-        server = socket.create_connection(("db", port), 20)
+        server = socket.create_connection(("db", port), 120)
         server.sendall(first)
         print(port, server.recv(40).decode(), end="; ")
     except Exception as error:
