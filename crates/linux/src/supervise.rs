@@ -43,21 +43,34 @@ pub struct SubIds {
     pub groups: (u32, u32),
 }
 
+/// Why a user has no further ids to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoIds {
+    /// `newuidmap` and `newgidmap` are not in `$PATH`.
+    Programs,
+    /// `/etc/subuid` or `/etc/subgid` has no range of the user.
+    Ranges,
+}
+
 impl SubIds {
     /// What `/etc/subuid` and `/etc/subgid` say of the calling user, if the programs are there that give them.
-    fn of_caller() -> Option<Self> {
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn of_caller() -> Result<Self, NoIds> {
         let uid = nix::unistd::geteuid();
         let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
         let find = |file: &str| {
             let text = std::fs::read_to_string(file).ok()?;
             largest(&text, name.as_deref(), uid.as_raw())
         };
-        let path = std::env::var_os("PATH")?;
+        let path = std::env::var_os("PATH").ok_or(NoIds::Programs)?;
         let installed = |program| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
         if !installed(NEWUIDMAP) || !installed(NEWGIDMAP) {
-            return None;
+            return Err(NoIds::Programs);
         }
-        Some(Self { users: find("/etc/subuid")?, groups: find("/etc/subgid")? })
+        let (users, groups) = (find("/etc/subuid"), find("/etc/subgid"));
+        users.zip(groups).map(|(users, groups)| Self { users, groups }).ok_or(NoIds::Ranges)
     }
 }
 
@@ -82,7 +95,7 @@ impl World {
     /// What fits the caller: a user namespace exactly when it is not root.
     pub fn for_caller() -> Self {
         let user_namespace = !nix::unistd::geteuid().is_root();
-        let ids = if user_namespace { SubIds::of_caller() } else { None };
+        let ids = if user_namespace { SubIds::of_caller().ok() } else { None };
         Self { user_namespace, ids, die_with_outside: true }
     }
 }

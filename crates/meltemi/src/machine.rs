@@ -3,6 +3,7 @@
 
 pub mod children;
 pub mod deploy;
+pub mod id_block;
 pub mod launch;
 pub mod network;
 pub mod paths;

@@ -14,6 +14,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
+
 pub use self::find::Controller;
 use self::find::{Place, Version};
 pub use self::limits::{Limits, MAX_PROCESSES};
@@ -35,6 +37,17 @@ pub struct Cgroups {
     below: [String; 3],
 }
 
+/// What could be in force in a node that this process starts: nothing is made.
+pub fn possible() -> Vec<Controller> {
+    let writable = |place: &Place| access(&place.path, AccessFlags::W_OK).is_ok();
+    own_places().into_iter().filter(writable).flat_map(|place| place.controllers).collect()
+}
+
+fn own_places() -> Vec<Place> {
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    find::places(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
+}
+
 impl Cgroups {
     /// Finds where this process may make groups, removes those that an earlier life of the node left, and makes the
     /// node's. `record` is the file in which they are written down.
@@ -44,8 +57,7 @@ impl Cgroups {
                 tracing::warn!(group = %group.display(), "a cgroup of an earlier life has processes and stays");
             }
         }
-        let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-        let places = find::places(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+        let places = own_places();
         let groups: Vec<PathBuf> = places.iter().map(|place| place.path.join(GROUP).join(mesh)).collect();
         // Before the first is made: what is not written down is not removed.
         if let Err(error) = record::write(record, &groups) {

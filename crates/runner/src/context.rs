@@ -43,6 +43,8 @@ pub struct Config {
     pub pods_dir: PathBuf,
     /// Where the nodes of the mesh mark the user ids that they have given to Pods.
     pub ids_dir: PathBuf,
+    /// Which part of the machine's user ids the mesh takes as root; see [`crate::users::Supply::new`].
+    pub ids_block: u32,
     /// Name of the mesh's cgroups.
     pub group: String,
     /// File in which this node writes down where they are.
@@ -81,6 +83,7 @@ impl Config {
             host_root: run_dir.join(node_name),
             pods_dir: run_dir.join(format!("{node_name}-pods")),
             ids_dir: run_dir.join("user-ids"),
+            ids_block: 0,
             group: cgroups::mesh_group(data_dir),
             groups_record: data_dir.join("cgroups").join(node_name),
             logs_dir: data_dir.join("logs").join("pods").join(node_name),

@@ -14,7 +14,7 @@ mod enrol;
 mod env;
 mod events;
 mod expand;
-mod image;
+pub mod image;
 mod lock;
 mod logs;
 mod names;
@@ -91,7 +91,7 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
         tracing::warn!(%error, "image table not read");
         image::Entries::new()
     });
-    let users = users::Supply::new(&config.ids_dir).map_err(Error::Users)?;
+    let users = users::Supply::new(&config.ids_dir, config.ids_block).map_err(Error::Users)?;
     let cgroups = cgroups::Cgroups::open(&config.group, &config.node_name, &config.groups_record);
     let ctx = context::Context::new(config, client, ca, tasks.clone(), entries, users, cgroups);
     server::start(&ctx).await?;

@@ -26,6 +26,8 @@ pub(crate) const MAX_NAMED: u32 = 64;
 const FIRST: u32 = 1 << 28;
 /// Ids end before this one: some programs take them for signed numbers.
 const END: u32 = 1 << 31;
+/// Meshes of root on one machine that have ids of their own; each has enough for all Pods that its nodes may have.
+pub const BLOCKS: u32 = 16;
 
 /// The ids of a Pod, its own until this is dropped.
 #[derive(Debug)]
@@ -89,12 +91,13 @@ pub struct Supply {
 
 impl Supply {
     /// Shares out what the calling process's user namespace has. `locks`: a folder common to all nodes, where a file
-    /// that is locked stands for a slot that is used.
+    /// that is locked stands for a slot that is used. `block`: which part of the machine's ids it takes as root, so that no
+    /// two meshes have an id in common; below [`BLOCKS`].
     ///
     /// # Errors
     /// `/proc` is not mounted.
-    pub fn new(locks: &Path) -> io::Result<Self> {
-        let kind = kind(&meltemi_linux::users::available()?);
+    pub fn new(locks: &Path, block: u32) -> io::Result<Self> {
+        let kind = kind(&meltemi_linux::users::available()?, block % BLOCKS);
         Ok(Self { kind, locks: locks.to_owned(), next: AtomicU32::new(0) })
     }
 
@@ -128,12 +131,13 @@ impl Supply {
     }
 }
 
-/// What ranges of ids, as `(first, count)`, are good for.
-fn kind(available: &[(u32, u32)]) -> Kind {
+/// What ranges of ids, as `(first, count)`, are good for. A block is one of the whole only: slices are of one person's.
+fn kind(available: &[(u32, u32)], block: u32) -> Kind {
     let whole = available.iter().any(|(first, count)| *first <= FIRST && first.saturating_add(*count) >= END);
     if whole {
         let stride = PLAIN + MAX_NAMED;
-        return Kind::Slots { first: FIRST, stride, count: (END - FIRST) / stride, plain: PLAIN };
+        let count = (END - FIRST) / stride / BLOCKS;
+        return Kind::Slots { first: FIRST + block * count * stride, stride, count, plain: PLAIN };
     }
     // The namespace's root is the person that the mesh runs as: no Pod's.
     let spare = available.iter().map(|(first, count)| match first {
@@ -172,19 +176,31 @@ mod tests {
     #[test]
     fn ids_come_from_what_there_is() {
         let stride = PLAIN + MAX_NAMED;
-        let whole = Kind::Slots { first: FIRST, stride, count: (END - FIRST) / stride, plain: PLAIN };
-        assert_eq!(kind(&[(0, u32::MAX)]), whole);
-        assert_eq!(kind(&[(0, 1)]), Kind::Single);
-        assert_eq!(kind(&[(0, 1), (1, 100)]), Kind::Single);
+        let count = (END - FIRST) / stride / BLOCKS;
+        // As many Pods as sixteen nodes may have.
+        assert!(count >= 16 * 110, "{count}");
+        let whole = Kind::Slots { first: FIRST, stride, count, plain: PLAIN };
+        let mine = |available: &[(u32, u32)]| kind(available, 0);
+        assert_eq!(mine(&[(0, u32::MAX)]), whole);
+        // No two meshes of root have an id in common, and none an id beyond the end.
+        let mut end = FIRST;
+        for block in 0..BLOCKS {
+            let Kind::Slots { first, stride, count, .. } = kind(&[(0, u32::MAX)], block) else { panic!() };
+            assert!(first >= end, "{block}");
+            end = first + count * stride;
+        }
+        assert!(end <= END);
+        assert_eq!(mine(&[(0, 1)]), Kind::Single);
+        assert_eq!(mine(&[(0, 1), (1, 100)]), Kind::Single);
         let slices = Kind::Slots { first: 1, stride: 1064, count: 61, plain: 1000 };
-        assert_eq!(kind(&[(0, 1), (1, 65_536)]), slices);
-        assert_eq!(kind(&[(0, 65_537)]), slices);
-        assert_eq!(kind(&[]), Kind::Single);
+        assert_eq!(mine(&[(0, 1), (1, 65_536)]), slices);
+        assert_eq!(mine(&[(0, 65_537)]), slices);
+        assert_eq!(mine(&[]), Kind::Single);
     }
 
     #[test]
     fn no_two_pods_have_an_id_in_common_and_none_has_the_meshs_own() {
-        for kind in [kind(&[(0, u32::MAX)]), kind(&[(0, 65_537)])] {
+        for kind in [kind(&[(0, u32::MAX)], 3), kind(&[(0, 65_537)], 0)] {
             let locks = tempfile::tempdir().unwrap();
             let nodes: Vec<Supply> = (0..2)
                 .map(|_| Supply { kind, locks: locks.path().to_owned(), next: AtomicU32::new(0) })

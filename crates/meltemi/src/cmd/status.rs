@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use anyhow::bail;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams};
+use meltemi_linux::supervise::{NoIds, SubIds};
+use meltemi_runner::cgroups::{self, Controller};
 use serde::Serialize;
 
 use self::parts::Part;
@@ -179,11 +181,13 @@ fn pod_line(pod: &Pod) -> Line {
     Line { name: pod.metadata.name.clone().unwrap_or_default(), ready, detail: format!("{phase} on {node}") }
 }
 
-/// One thing that a mesh on this machine needs.
+/// One thing that a mesh on this machine needs, or is better with.
 #[derive(Serialize)]
 struct Check {
     name: &'static str,
     ok: bool,
+    /// Nothing starts without it.
+    needed: bool,
     fix: String,
 }
 
@@ -194,7 +198,11 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&checks)?);
     } else {
         for check in &checks {
-            let mark = if check.ok { "ok  " } else { "FAIL" };
+            let mark = match (check.ok, check.needed) {
+                (true, _) => "ok  ",
+                (false, true) => "FAIL",
+                (false, false) => "note",
+            };
             println!(
                 "{mark}  {}{}",
                 check.name,
@@ -202,7 +210,7 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
             );
         }
     }
-    Ok(if checks.iter().all(|c| c.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if checks.iter().all(|c| c.ok || !c.needed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn checks() -> Vec<Check> {
@@ -218,11 +226,13 @@ fn checks() -> Vec<Check> {
         Check {
             name: "namespaces: net, mnt, pid, uts, ipc, user",
             ok: namespaces,
+            needed: true,
             fix: "this kernel lacks a kind of namespace; use a stock kernel of your distribution".into(),
         },
         Check {
             name: "permission to create namespaces",
             ok: root || userns,
+            needed: true,
             fix: "run as root, or allow user namespaces: sysctl -w user.max_user_namespaces=15000 \
                   kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
                 .into(),
@@ -230,15 +240,53 @@ fn checks() -> Vec<Check> {
         Check {
             name: "nf_tables",
             ok: nf_tables(),
+            needed: true,
             fix: "load the modules once as root: modprobe -a nf_tables nft_chain_nat nft_redir nft_ct nft_numgen".into(),
         },
         Check {
             name: "kubectl in $PATH",
             ok: in_path("kubectl"),
+            needed: true,
             fix: "apt-get install kubernetes-client, or put a kubectl of yours into $PATH".into(),
         },
-        Check { name: "curl in $PATH (sample clients run the host's)", ok: in_path("curl"), fix: "apt-get install curl".into() },
+        Check {
+            name: "curl in $PATH (sample clients run the host's)",
+            ok: in_path("curl"),
+            needed: true,
+            fix: "apt-get install curl".into(),
+        },
+        user_ids(if root { Ok(()) } else { SubIds::of_caller().map(drop) }),
+        limits(&cgroups::possible()),
     ]
+}
+
+/// Users of Pods beside the one that the mesh runs as.
+fn user_ids(found: Result<(), NoIds>) -> Check {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    let user = user.map_or_else(|| "USER".to_owned(), |user| user.name);
+    let fix = match found {
+        Ok(()) => String::new(),
+        Err(NoIds::Programs) => "all users of a Pod are you: newuidmap and newgidmap are not in $PATH; \
+                                 apt-get install uidmap (dnf install shadow-utils)"
+            .to_owned(),
+        Err(NoIds::Ranges) => format!(
+            "all users of a Pod are you: /etc/subuid and /etc/subgid have no range of {user}; once as root: \
+             usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user} (a range that nobody else has)"
+        ),
+    };
+    Check { name: "user ids for Pods (newuidmap, /etc/subuid)", ok: found.is_ok(), needed: false, fix }
+}
+
+/// Limits of Pods that would be in force for a mesh started from here.
+fn limits(possible: &[Controller]) -> Check {
+    let missing: Vec<&str> =
+        Controller::ALL.into_iter().filter(|c| !possible.contains(c)).map(Controller::name).collect();
+    let fix = format!(
+        "no limits of {}: no cgroup can be made from here; start the mesh as root, or with cgroups v2 by \
+         systemd-run --user --scope meltemi up --detach",
+        missing.join(", ")
+    );
+    Check { name: "cgroups for limits of Pods", ok: missing.is_empty(), needed: false, fix }
 }
 
 /// Whether the kernel has nf_tables, built in or as a module that is loaded or can be.
@@ -258,4 +306,20 @@ fn nf_tables() -> bool {
 fn in_path(name: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_mesh_can_do_without_is_no_failure_and_says_what_to_install() {
+        for (found, fix) in [(NoIds::Programs, "apt-get install uidmap"), (NoIds::Ranges, "--add-subuids")] {
+            let check = user_ids(Err(found));
+            assert!(!check.ok && !check.needed && check.fix.contains(fix), "{}", check.fix);
+        }
+        assert!(user_ids(Ok(())).ok && limits(&Controller::ALL).ok);
+        let check = limits(&[Controller::Pids]);
+        assert!(!check.ok && !check.needed && check.fix.contains("memory, cpu:"), "{}", check.fix);
+    }
 }

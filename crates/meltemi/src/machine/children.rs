@@ -50,8 +50,9 @@ impl Program {
     }
 
     /// The runner of a node, in the node's network.
-    pub fn runner(paths: &Paths, node: &Node) -> anyhow::Result<Self> {
+    pub fn runner(paths: &Paths, node: &Node, id_block: u32) -> anyhow::Result<Self> {
         let (address, pods) = (node.address.to_string(), node.pod_cidr.to_string());
+        let id_block = id_block.to_string();
         let args = [
             "serve",
             "runner",
@@ -61,6 +62,8 @@ impl Program {
             &address,
             "--pod-cidr",
             &pods,
+            "--id-block",
+            &id_block,
             "--run-dir",
             RUN_DIR,
             "--data-dir",

@@ -12,6 +12,7 @@ use meltemi_linux::process::{Child, signal_pidfd};
 use meltemi_linux::supervise::{self, Side, World};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::id_block::IdBlock;
 use super::paths::Paths;
 use super::report::{Running, start_time};
 use super::supervisor::{self, Handed};
@@ -48,6 +49,7 @@ pub fn launch(
 ) -> anyhow::Result<Launched> {
     links(paths)?;
     let port = listener.local_addr()?.port();
+    let ids = IdBlock::take()?;
     let (read, write) = nix::unistd::pipe()?;
     let (recorded, record) = nix::unistd::pipe()?;
     let log = OpenOptions::new()
@@ -82,7 +84,8 @@ pub fn launch(
                 eprintln!("Error: the launcher ended before it had recorded the mesh");
                 std::process::exit(1);
             }
-            let handed = Handed { listener: listener.into(), progress: write, lock, nodes: options.nodes };
+            let (listener, nodes) = (listener.into(), options.nodes);
+            let handed = Handed { listener, progress: write, lock, nodes, ids };
             let code = detach_from_terminal(&log)
                 .map_err(anyhow::Error::from)
                 .and_then(|()| supervisor::run(paths, handed))

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::children::{Children, Program};
 use super::deploy;
+use super::id_block::IdBlock;
 use super::network::{Network, REPAIR_INTERVAL};
 use super::paths::{Paths, RUN_DIR};
 use super::report::{Reporter, Running};
@@ -28,6 +29,8 @@ pub struct Handed {
     pub lock: File,
     /// Number of nodes.
     pub nodes: u16,
+    /// User ids of the Pods; held until the supervisor ends.
+    pub ids: IdBlock,
 }
 
 /// How long the components may take to end after SIGTERM.
@@ -40,13 +43,19 @@ const GRACE: Duration = Duration::from_secs(6);
 pub fn run(paths: &Paths, handed: Handed) -> anyhow::Result<()> {
     telemetry::init(Format::Text, "info");
     let mut reporter = Reporter::new(Some(handed.progress));
-    let result = supervise(paths, handed.listener, handed.nodes, &mut reporter);
+    let result = supervise(paths, handed.listener, handed.nodes, handed.ids.number, &mut reporter);
     reporter.finish(&result);
-    drop(handed.lock);
+    drop((handed.lock, handed.ids));
     result
 }
 
-fn supervise(paths: &Paths, listener: OwnedFd, nodes: u16, reporter: &mut Reporter) -> anyhow::Result<()> {
+fn supervise(
+    paths: &Paths,
+    listener: OwnedFd,
+    nodes: u16,
+    id_block: u32,
+    reporter: &mut Reporter,
+) -> anyhow::Result<()> {
     private_run_dir()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -55,7 +64,7 @@ fn supervise(paths: &Paths, listener: OwnedFd, nodes: u16, reporter: &mut Report
         let network = Network::build(nodes).context("preparing the private network")?;
         let mut children = Children::new(paths)?;
         let started = tokio::select! {
-            result = start(paths, &network, listener, &mut children, reporter) => result,
+            result = start(paths, &network, listener, id_block, &mut children, reporter) => result,
             _ = stop.recv() => Err(anyhow::anyhow!("stopped before it was ready")),
         };
         if started.is_ok() {
@@ -91,6 +100,7 @@ async fn start(
     paths: &Paths,
     network: &Network,
     listener: OwnedFd,
+    id_block: u32,
     children: &mut Children,
     reporter: &mut Reporter,
 ) -> anyhow::Result<()> {
@@ -101,7 +111,7 @@ async fn start(
     deploy::forget_nodes(&client, &nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>()).await?;
     children.start(Program::controllers(paths)?)?;
     for node in nodes {
-        children.start(Program::runner(paths, node)?)?;
+        children.start(Program::runner(paths, node, id_block)?)?;
     }
     reporter.step("applying the mesh's own manifests");
     deploy::apply(&client).await?;

@@ -22,6 +22,9 @@ pub struct Args {
     /// Addresses of its Pods
     #[arg(long)]
     pod_cidr: ipnet::Ipv4Net,
+    /// Which sixteenth of the machine's user ids the Pods have as root; no two meshes have the same
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..i64::from(meltemi_runner::users::BLOCKS)))]
+    id_block: u32,
     /// Directory for sockets and roots
     #[arg(long)]
     run_dir: PathBuf,
@@ -33,6 +36,7 @@ pub struct Args {
 /// Starts it.
 pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
     let config = Config::one_machine(&args.node, args.address, args.pod_cidr, &args.run_dir, &args.data_dir)?;
+    let config = Config { ids_block: args.id_block, ..config };
     meltemi_runner::run(config, &tasks, &Readiness::new()).await?;
     Ok(())
 }

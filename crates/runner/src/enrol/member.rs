@@ -309,7 +309,7 @@ mod tests {
         let config = Config::one_machine("node-1", NODE, range, folder, folder).unwrap();
         let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let client = kube::Client::try_from(api).unwrap();
-        let users = crate::users::Supply::new(&config.ids_dir).unwrap();
+        let users = crate::users::Supply::new(&config.ids_dir, 0).unwrap();
         let ctx = Context::new(
             config,
             client,
