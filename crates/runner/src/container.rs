@@ -93,6 +93,7 @@ pub(crate) async fn spec(
     fs::create_dir_all(&root).map_err(|e| config_error(e.to_string()))?;
     let mut binds = vec![whole(ctx.config.binary.clone(), image::BINARY.into(), true)];
     binds.extend(own_program(&image.entrypoint));
+    binds.extend(image.binds());
     binds.extend(volume_binds(ctx, &pod, container, &dir, &variables).map_err(config_error)?);
     let termination = dir.join("termination").join(&container.name);
     let written = fs::create_dir_all(dir.join("termination")).and_then(|()| fs::write(&termination, ""));
@@ -390,5 +391,52 @@ impl Ends {
         };
         let theirs = Stdio { stdin: in_end, stdout: out_end, stderr: err_end, terminal: false };
         Ok(Self { ours: Ours::Pipes { stdin, stdout, stderr }, theirs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sources of what an instance shows, for a Pod whose container has this `command` and an image with this entrypoint.
+    async fn shown(command: Option<&str>, entrypoint: &str) -> Vec<PathBuf> {
+        let folder = tempfile::tempdir().unwrap();
+        let (_trigger, watch) = meltemi_runtime::drain::channel();
+        let (tasks, _supervisor) = meltemi_runtime::Tasks::new("test", watch);
+        let node = std::net::Ipv4Addr::new(172, 30, 0, 11);
+        let range = "10.244.1.0/24".parse().unwrap();
+        let config = crate::Config::one_machine("node-1", node, range, folder.path(), folder.path()).unwrap();
+        let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(api).unwrap();
+        let users = crate::users::Supply::new(&config.ids_dir, 0).unwrap();
+        let (entries, cgroups) = (image::Entries::new(), crate::cgroups::Cgroups::default());
+        let ctx = Context::new(config, client, Vec::new(), tasks, entries, users, cgroups);
+        let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
+            "automountServiceAccountToken": false, "enableServiceLinks": false,
+            "containers": [{"name": "c", "image": "x", "command": command.map(|c| [c])}]}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let container = pod.spec.as_ref().unwrap().containers[0].clone();
+        let state = crate::state::State::of(&pod, node.into(), jiff::Timestamp::now());
+        let entry = PodEntry::new(Arc::new(pod), state);
+        let image = Image { reference: "x".into(), entrypoint: vec![entrypoint.into()], mounts: Vec::new() };
+        let spec = spec(&ctx, &entry, &container, &image).await.unwrap();
+        let first = command.unwrap_or(entrypoint);
+        assert_eq!(spec.argv, [first]);
+        spec.binds.into_iter().map(|bind| bind.source).collect()
+    }
+
+    #[tokio::test]
+    async fn a_manifests_command_opens_no_program_of_the_machine() {
+        // A program outside of the folders that every container sees.
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let program = folder.path().join("program");
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        let path = program.to_str().unwrap();
+        assert!(!shown(Some(path), "curl").await.contains(&program));
+        assert!(!shown(Some(path), "/usr/bin/curl").await.contains(&program));
+        // What an administrator has put into the image table is shown.
+        assert!(shown(None, path).await.contains(&program));
+        assert!(shown(Some("/bin/sh"), path).await.contains(&program));
     }
 }

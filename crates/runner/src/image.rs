@@ -2,13 +2,81 @@
 //! The image table: which command of this machine an image reference stands for. Nothing is ever pulled.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::pod_init::Bind;
 
 /// Where the running binary is found in every Pod.
 pub(crate) const BINARY: &str = "/opt/meltemi/bin/meltemi";
 
-/// A user's entries: reference (with `*` for any characters) to command.
-pub(crate) type Entries = BTreeMap<String, Vec<String>>;
+/// A user's entries: reference (with `*` for any characters) to what it stands for.
+pub type Entries = BTreeMap<String, Entry>;
+
+/// What an image reference stands for on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+pub struct Entry {
+    /// The entrypoint: a command and its arguments.
+    pub command: Vec<String>,
+    /// Folders of the machine that its containers see.
+    pub mounts: Vec<HostFolder>,
+}
+
+/// A folder of the machine, read-only in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFolder {
+    /// On the machine.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: PathBuf,
+}
+
+/// An entry in the file: a command alone, as it is written by hand, or the whole.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Command(Vec<String>),
+    Whole {
+        command: Vec<String>,
+        #[serde(default)]
+        mounts: Vec<HostFolder>,
+    },
+}
+
+impl From<Written> for Entry {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Command(command) => Self { command, mounts: Vec::new() },
+            Written::Whole { command, mounts } => Self { command, mounts },
+        }
+    }
+}
+
+/// Folders of a container that nothing of the machine can take the place of.
+const RESERVED: [&str; 4] = ["/proc", "/dev", "/sys", "/opt/meltemi"];
+
+impl HostFolder {
+    /// Reads `DIR[:PATH]`; without a path it is shown where it is on the machine.
+    ///
+    /// # Errors
+    /// A path is not absolute or has `..`, or the place is the container's own.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (source, target) = text.split_once(':').unwrap_or((text, text));
+        for path in [source, target] {
+            let plain = |c: Component<'_>| matches!(c, Component::RootDir | Component::Normal(_));
+            if !path.starts_with('/') || !Path::new(path).components().all(plain) {
+                return Err(format!("{path:?} must be an absolute path without `..`"));
+            }
+        }
+        let target: PathBuf = Path::new(target).components().collect();
+        if target == Path::new("/") || RESERVED.iter().any(|own| target.starts_with(own)) {
+            return Err(format!("{} is a container's own; name another place", target.display()));
+        }
+        Ok(Self { source: Path::new(source).components().collect(), target })
+    }
+}
 
 /// A reference as Docker normalises it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +131,23 @@ pub(crate) struct Image {
     pub reference: String,
     /// Its entrypoint.
     pub entrypoint: Vec<String>,
+    /// What of the machine it shows beside the programs that every container sees.
+    pub mounts: Vec<HostFolder>,
+}
+
+impl Image {
+    /// Its folders in a container; one that is above another one comes first.
+    pub(crate) fn binds(&self) -> Vec<Bind> {
+        let mut mounts: Vec<&HostFolder> = self.mounts.iter().collect();
+        mounts.sort_by_key(|mount| mount.target.components().count());
+        let bind = |mount: &HostFolder| Bind {
+            source: mount.source.clone(),
+            beneath: PathBuf::new(),
+            target: mount.target.clone(),
+            read_only: true,
+        };
+        mounts.into_iter().map(bind).collect()
+    }
 }
 
 /// Why an image cannot be run.
@@ -93,12 +178,12 @@ pub(crate) fn resolve(text: &str, entries: &Entries) -> Result<Image, ImageError
         let normal = Reference::parse(pattern).map(|r| r.full());
         glob(pattern, text) || glob(pattern, &full) || normal.is_some_and(|p| glob(&p, &full))
     });
-    let entrypoint = match user {
-        Some((_, command)) => Some(command.clone()),
-        None => built_in(&reference.name),
+    let entry = match user {
+        Some((_, entry)) => Some(entry.clone()),
+        None => built_in(&reference.name).map(|command| Entry { command, mounts: Vec::new() }),
     };
-    match entrypoint {
-        Some(entrypoint) => Ok(Image { reference: full, entrypoint }),
+    match entry {
+        Some(Entry { command, mounts }) => Ok(Image { reference: full, entrypoint: command, mounts }),
         None => Err(ImageError::Unknown { reference: text.to_owned() }),
     }
 }
@@ -143,7 +228,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 ///
 /// # Errors
 /// The file cannot be read or is no table; the message names it.
-pub(crate) fn load(path: &Path) -> Result<Entries, String> {
+pub fn load(path: &Path) -> Result<Entries, String> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Entries::new()),
@@ -175,6 +260,48 @@ mod tests {
     }
 
     #[test]
+    fn folders_are_read_as_they_are_written() {
+        let folder = |text: &str| {
+            HostFolder::parse(text).map(|f| format!("{} {}", f.source.display(), f.target.display()))
+        };
+        for (text, expected) in [
+            ("/srv/app", "/srv/app /srv/app"),
+            ("/srv/app/:/app", "/srv/app /app"),
+            ("/home/ann/a b:/opt/b", "/home/ann/a b /opt/b"),
+        ] {
+            assert_eq!(folder(text).as_deref(), Ok(expected));
+        }
+        for text in [
+            "srv",
+            "",
+            "/srv:",
+            "/srv:app",
+            "/srv:/",
+            "/",
+            "/a:/../b",
+            "/a/../b",
+            "/a:/proc/x",
+            "/dev",
+            "/a:/opt/meltemi",
+        ] {
+            assert!(folder(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_a_command_or_more_and_comes_back_as_it_was() {
+        let text = r#"{"a": ["/bin/a", "x"], "b": {"command": ["/srv/b/run"], "mounts": [
+            {"source": "/srv/b/lib", "target": "/app/lib"}, {"source": "/srv/b", "target": "/app"}]}}"#;
+        let entries: Entries = serde_json::from_str(text).unwrap();
+        let again: Entries = serde_json::from_str(&serde_json::to_string(&entries).unwrap()).unwrap();
+        assert_eq!(again, entries);
+        assert_eq!(resolve("a", &entries).unwrap().binds(), []);
+        let binds = resolve("b", &entries).unwrap().binds();
+        let shown: Vec<_> = binds.iter().map(|b| (b.target.to_str().unwrap(), b.read_only)).collect();
+        assert_eq!(shown, [("/app", true), ("/app/lib", true)]);
+    }
+
+    #[test]
     fn the_users_entries_come_first_and_unknown_ones_name_the_fix() {
         let mut entries = Entries::new();
         let known = |text: &str, entries: &Entries| resolve(text, entries).unwrap().entrypoint;
@@ -184,8 +311,9 @@ mod tests {
         );
         assert_eq!(known("curlimages/curl", &entries), ["curl"]);
         assert_eq!(known("ghcr.io/meltemi/meltemi:0.1.0", &entries), [BINARY]);
-        entries.insert("*/mlflow:*".into(), vec!["/bin/mlflow".into()]);
-        entries.insert("curlimages/curl".into(), vec!["/bin/true".into()]);
+        let entry = |program: &str| Entry { command: vec![program.into()], mounts: Vec::new() };
+        entries.insert("*/mlflow:*".into(), entry("/bin/mlflow"));
+        entries.insert("curlimages/curl".into(), entry("/bin/true"));
         assert_eq!(known("ghcr.io/mlflow/mlflow:v2", &entries), ["/bin/mlflow"]);
         assert_eq!(known("curlimages/curl", &entries), ["/bin/true"]);
         assert_eq!(known("curlimages/curl:8", &entries), ["curl"]);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meltemi image`: the user's part of the image table, kept in the data directory and watched by the runners.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use meltemi_runner::image::{self, Entries, Entry, HostFolder};
 
+use crate::cmd::columns;
 use crate::machine::paths::Paths;
 
 /// What a Pod's image runs on this machine; no image is ever pulled.
@@ -32,11 +32,14 @@ pub struct Args {
 enum Verb {
     /// Let an image reference run a command of this machine
     #[command(
-        after_help = "Example:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080\n  meltemi image add '*/acme/*' -- /bin/sleep infinity"
+        after_help = "Examples:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080\n  meltemi image add '*/acme/*' -- /bin/sleep infinity\n  meltemi image add acme/web --mount /srv/web --mount /home/ann/site:/site -- /srv/web/bin/web --root /site\n\nA program of more than one file needs its folders: containers see /usr, /bin and /lib of this machine and nothing else of it."
     )]
     Add {
         /// Image reference as in the manifest; `*` stands for any characters
         reference: String,
+        /// Folder of this machine that the image's containers see, read-only, at PATH or at its own place
+        #[arg(long = "mount", value_name = "DIR[:PATH]", value_parser = HostFolder::parse)]
+        mounts: Vec<HostFolder>,
         /// The image's entrypoint: a command and its arguments
         #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
         command: Vec<String>,
@@ -56,8 +59,6 @@ enum Verb {
     },
 }
 
-type Table = BTreeMap<String, Vec<String>>;
-
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let paths = Paths::meant(
@@ -66,29 +67,33 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         std::env::var_os("KUBECONFIG").as_deref(),
     )?;
     let file = paths.images();
-    let mut table = read(&file)?;
+    let mut table = image::load(&file).map_err(anyhow::Error::msg)?;
     match &args.verb {
-        Verb::Add { reference, command } => {
+        Verb::Add { reference, mounts, command } => {
             if reference.trim().is_empty() || reference.chars().any(char::is_whitespace) {
                 bail!(
                     "image reference {reference:?}: expected a reference without blanks, e.g. docker.io/acme/api:1.4"
                 );
             }
+            for mount in mounts {
+                check_folder(&mount.source, &paths.data)?;
+            }
             paths.create()?;
-            table.insert(reference.clone(), command.clone());
+            table.insert(reference.clone(), Entry { command: command.clone(), mounts: mounts.clone() });
             write(&file, &table)?;
             println!("image {reference} runs: {} (mesh in {})", written(command), paths.data.display());
-            if let Some(doubt) = command.first().and_then(|program| doubt(Path::new(program))) {
+            if let Some(doubt) = command.first().and_then(|program| doubt(Path::new(program), mounts)) {
                 eprintln!("warning: {doubt}");
             }
         }
         Verb::List { output } if output == "json" => println!("{}", serde_json::to_string_pretty(&table)?),
         Verb::List { .. } => {
-            let width = table.keys().map(String::len).max().unwrap_or(0).max("REFERENCE".len());
-            println!("{:width$}   COMMAND", "REFERENCE");
-            for (reference, command) in &table {
-                println!("{reference:width$}   {}", written(command));
-            }
+            let heading = columns::row(["REFERENCE", "MOUNTS", "COMMAND"]);
+            let rows = table.iter().map(|(reference, entry)| {
+                vec![reference.clone(), written_mounts(&entry.mounts), written(&entry.command)]
+            });
+            let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+            print!("{}", columns::lay_out(&rows, 3));
         }
         Verb::Remove { reference } => {
             if table.remove(reference).is_none() {
@@ -114,8 +119,41 @@ fn written(command: &[String]) -> String {
     command.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
+fn written_mounts(mounts: &[HostFolder]) -> String {
+    let one = |mount: &HostFolder| match mount.source == mount.target {
+        true => mount.source.display().to_string(),
+        false => format!("{}:{}", mount.source.display(), mount.target.display()),
+    };
+    if mounts.is_empty() { "-".to_owned() } else { mounts.iter().map(one).collect::<Vec<_>>().join(",") }
+}
+
+/// Refuses what no Pod can or may see: Pods that could read the mesh's data directory could be anybody.
+fn check_folder(source: &Path, data: &Path) -> anyhow::Result<()> {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (folder, data) = (real(source), real(data));
+    if !folder.is_dir() {
+        bail!("--mount {}: there is no such folder on this machine", source.display());
+    }
+    if folder.starts_with("/run") || folder.starts_with("/proc") {
+        bail!(
+            "--mount {}: a mesh has a {} of its own",
+            source.display(),
+            if folder.starts_with("/run") { "/run" } else { "/proc" }
+        );
+    }
+    if data.starts_with(&folder) || folder.starts_with(&data) {
+        bail!("--mount {}: the keys of the mesh are in {}", source.display(), data.display());
+    }
+    Ok(())
+}
+
 /// Why a program would not run in a Pod.
-fn doubt(program: &Path) -> Option<String> {
+fn doubt(program: &Path, mounts: &[HostFolder]) -> Option<String> {
+    if let Some(mount) = mounts.iter().find(|mount| program.starts_with(&mount.target)) {
+        let file = mount.source.join(program.strip_prefix(&mount.target).unwrap_or(program));
+        let missing = || format!("{}: there is no such file on this machine", file.display());
+        return (!file.is_file()).then(missing);
+    }
     let own =
         ["/tmp", "/run", "/var", "/proc", "/dev", "/etc"].iter().find(|folder| program.starts_with(folder));
     match own {
@@ -131,16 +169,8 @@ fn doubt(program: &Path) -> Option<String> {
     }
 }
 
-fn read(file: &Path) -> anyhow::Result<Table> {
-    match fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {}", file.display())),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Table::new()),
-        Err(e) => Err(e).with_context(|| format!("reading {}", file.display())),
-    }
-}
-
 /// Replaces the file in one step, so that a runner never reads half of it.
-fn write(file: &Path, table: &Table) -> anyhow::Result<()> {
+fn write(file: &Path, table: &Entries) -> anyhow::Result<()> {
     let next = file.with_extension("json.next");
     fs::write(&next, serde_json::to_vec_pretty(table)?)
         .with_context(|| format!("writing {}", next.display()))?;
@@ -158,9 +188,31 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_refused_where_it_is_not_or_holds_the_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, app) = (folder.path().join("data"), folder.path().join("app"));
+        for made in [&data.join("pki"), &app] {
+            fs::create_dir_all(made).unwrap();
+        }
+        fs::write(app.join("run"), "").unwrap();
+        std::os::unix::fs::symlink(&data, folder.path().join("link")).unwrap();
+        let allowed = |path: &Path| check_folder(path, &data).is_ok();
+        assert!(allowed(&app));
+        for refused in ["data", "data/pki", "", "missing", "app/run", "link"] {
+            assert!(!allowed(&folder.path().join(refused)), "{refused}");
+        }
+        assert!(!allowed(Path::new("/proc")) && !allowed(Path::new("/")));
+        let mounts = [HostFolder { source: app.clone(), target: "/app".into() }];
+        assert_eq!(doubt(Path::new("/app/run"), &mounts), None);
+        assert!(doubt(Path::new("/app/other"), &mounts).is_some());
+        assert_eq!(written_mounts(&mounts), format!("{}:/app", app.display()));
+        assert_eq!(written_mounts(&[]), "-");
+    }
+
+    #[test]
     fn a_program_that_no_pod_sees_is_doubted() {
         for (program, doubted) in [("/bin/sh", false), ("sh", false), ("/no/such", true), ("/tmp/a", true)] {
-            assert_eq!(doubt(Path::new(program)).is_some(), doubted, "{program}");
+            assert_eq!(doubt(Path::new(program), &[]).is_some(), doubted, "{program}");
         }
     }
 }
