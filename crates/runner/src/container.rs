@@ -409,8 +409,8 @@ mod tests {
         let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let client = kube::Client::try_from(api).unwrap();
         let users = crate::users::Supply::new(&config.ids_dir, 0).unwrap();
-        let (entries, cgroups) = (image::Entries::new(), crate::cgroups::Cgroups::default());
-        let ctx = Context::new(config, client, Vec::new(), tasks, entries, users, cgroups);
+        let shares = crate::context::Shares { users, cgroups: crate::cgroups::Cgroups::default() };
+        let ctx = Context::new(config, client, Vec::new(), tasks, image::Entries::new(), shares);
         let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
             "automountServiceAccountToken": false, "enableServiceLinks": false,
             "containers": [{"name": "c", "image": "x", "command": command.map(|c| [c])}]}});

@@ -115,6 +115,12 @@ pub struct ServingFiles {
 /// Tokens by Pod, audience and path, with the time during which they are used.
 pub(crate) type Tokens = HashMap<String, (Vec<u8>, std::ops::Range<Timestamp>)>;
 
+/// What of the machine the Pods of this node share out among them.
+pub(crate) struct Shares {
+    pub users: Supply,
+    pub cgroups: Cgroups,
+}
+
 /// Shared by all parts.
 pub(crate) struct Context {
     pub config: Config,
@@ -158,9 +164,9 @@ impl Context {
         cluster_ca: Vec<u8>,
         tasks: Tasks,
         entries: Entries,
-        users: Supply,
-        cgroups: Cgroups,
+        shares: Shares,
     ) -> Arc<Self> {
+        let Shares { users, cgroups } = shares;
         let pool = Mutex::new(Pool::new(config.pod_cidr));
         let events = Events::new(client.clone(), &config.node_name, &tasks);
         Arc::new(Self {

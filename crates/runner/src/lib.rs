@@ -93,7 +93,8 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
     });
     let users = users::Supply::new(&config.ids_dir, config.ids_block).map_err(Error::Users)?;
     let cgroups = cgroups::Cgroups::open(&config.group, &config.node_name, &config.groups_record);
-    let ctx = context::Context::new(config, client, ca, tasks.clone(), entries, users, cgroups);
+    let ctx =
+        context::Context::new(config, client, ca, tasks.clone(), entries, context::Shares { users, cgroups });
     server::start(&ctx).await?;
     let zds_path = ctx.config.host_root.join("var/run/ztunnel/ztunnel.sock");
     let zds_ctx = ctx.clone();

@@ -310,15 +310,8 @@ mod tests {
         let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let client = kube::Client::try_from(api).unwrap();
         let users = crate::users::Supply::new(&config.ids_dir, 0).unwrap();
-        let ctx = Context::new(
-            config,
-            client,
-            Vec::new(),
-            tasks,
-            crate::image::Entries::new(),
-            users,
-            crate::cgroups::Cgroups::default(),
-        );
+        let shares = crate::context::Shares { users, cgroups: crate::cgroups::Cgroups::default() };
+        let ctx = Context::new(config, client, Vec::new(), tasks, crate::image::Entries::new(), shares);
         if let Some(mode) = labels {
             let labels = BTreeMap::from([("istio.io/dataplane-mode".to_owned(), mode.to_owned())]);
             ctx.enrolment.set_namespace("bank", Some(labels));
