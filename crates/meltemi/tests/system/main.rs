@@ -9,6 +9,7 @@ mod cluster;
 mod control;
 mod databases;
 mod faults;
+mod limits;
 mod machine;
 mod moves;
 mod open;
