@@ -52,15 +52,16 @@ impl Cgroups {
     /// Finds where this process may make groups, removes those that an earlier life of the node left, and makes the
     /// node's. `record` is the file in which they are written down.
     pub fn open(mesh: &str, node: &str, record: &Path) -> Self {
-        for group in record::read(record) {
-            if !remove_tree(&group.join(node), SWEEP_LIMIT) {
-                tracing::warn!(group = %group.display(), "a cgroup of an earlier life has processes and stays");
-            }
-        }
         let places = own_places();
         let groups: Vec<PathBuf> = places.iter().map(|place| place.path.join(GROUP).join(mesh)).collect();
+        let left = record::sweep(record, node, &groups, SWEEP_LIMIT);
+        for group in &left {
+            tracing::warn!(group = %group.display(), "a cgroup of an earlier life has processes and stays");
+        }
+        let known: Vec<PathBuf> =
+            groups.iter().chain(left.iter().filter(|g| !groups.contains(g))).cloned().collect();
         // Before the first is made: what is not written down is not removed.
-        if let Err(error) = record::write(record, &groups) {
+        if let Err(error) = record::write(record, &known) {
             tracing::warn!(%error, record = %record.display(), "no limits: cgroups could not be written down");
             return Self::default();
         }

@@ -51,12 +51,7 @@ pub fn remove_mesh(records: &Path, limit: Duration) -> io::Result<Vec<PathBuf>> 
         let record = entry?.path();
         let mut all = true;
         for group in read(&record) {
-            if remove_tree(&group, limit) {
-                // That of all meshes; it stays while there is another one.
-                if let Some(parent) = group.parent().filter(|parent| parent.ends_with(super::GROUP)) {
-                    let _ = fs::remove_dir(parent);
-                }
-            } else {
+            if !remove_whole(&group, limit) {
                 all = false;
                 left.push(group);
             }
@@ -67,6 +62,25 @@ pub fn remove_mesh(records: &Path, limit: Duration) -> io::Result<Vec<PathBuf>> 
     }
     let _ = fs::remove_dir(records);
     Ok(left)
+}
+
+/// Removes what an earlier life of a node left: its groups where its next life has `groups` as well, and all of the mesh
+/// where that is started from another place now. Gives those of the mesh that something is left of.
+pub(super) fn sweep(record: &Path, node: &str, groups: &[PathBuf], limit: Duration) -> Vec<PathBuf> {
+    let gone = |group: &PathBuf| match groups.contains(group) {
+        true => remove_tree(&group.join(node), limit),
+        false => remove_whole(group, limit),
+    };
+    read(record).into_iter().filter(|group| !gone(group)).collect()
+}
+
+/// Removes the group of a mesh, and that of all meshes where there is no other one.
+fn remove_whole(group: &Path, limit: Duration) -> bool {
+    let gone = remove_tree(group, limit);
+    if let Some(parent) = group.parent().filter(|parent| gone && parent.ends_with(super::GROUP)) {
+        let _ = fs::remove_dir(parent);
+    }
+    gone
 }
 
 /// Removes a group with those in it, and tells whether it is gone. Only empty groups can be removed: one whose processes
@@ -115,6 +129,24 @@ mod tests {
         assert_ne!(name, mesh_group(Path::new("/var/lib/other/meltemi")));
         let odd = mesh_group(Path::new("/tmp/a b/../.."));
         assert!(!odd.contains(['.', '/', ' ']), "{odd}");
+    }
+
+    #[test]
+    fn a_next_life_removes_its_own_and_all_of_a_place_that_it_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (record, top) = (folder.path().join("records/node-1"), folder.path());
+        let (same, before) = (top.join("pids/meltemi/m"), top.join("old/memory/meltemi/m"));
+        for made in [same.join("node-1/uid/c"), same.join("node-2/uid"), before.join("node-1/uid/c")] {
+            fs::create_dir_all(made).unwrap();
+        }
+        write(&record, &[same.clone(), before.clone()]).unwrap();
+        assert_eq!(sweep(&record, "node-1", std::slice::from_ref(&same), Duration::ZERO), [] as [PathBuf; 0]);
+        assert!(!same.join("node-1").exists() && same.join("node-2/uid").exists());
+        assert!(!top.join("old/memory/meltemi").exists() && top.join("old/memory").exists());
+        // What cannot be removed stays known.
+        fs::create_dir_all(before.join("node-1")).unwrap();
+        fs::write(before.join("node-1/file"), "").unwrap();
+        assert_eq!(sweep(&record, "node-1", &[same], Duration::ZERO), [before]);
     }
 
     #[test]
