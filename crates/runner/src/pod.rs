@@ -125,6 +125,12 @@ async fn deadline(entry: &Arc<PodEntry>) {
 
 /// Everything from the sandbox to the last container's end.
 async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
+    let pod = entry.pod();
+    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+    // An earlier life of the runner has begun it, and it runs once.
+    if entry.state().is_over(policy) {
+        return;
+    }
     let mut pause = Duration::from_millis(200);
     let sandbox = loop {
         match set_up(ctx, entry).await {

@@ -11,6 +11,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+mod earlier;
+
+use self::earlier::Again;
+
 /// Where a container is in its life.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Phase {
@@ -96,7 +100,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// A Pod that has not begun; restart counts and times of an earlier life are kept.
+    /// A Pod that has not begun in this life of the runner; what an earlier one has left of it is kept.
     pub(crate) fn of(pod: &Pod, host: IpAddr, now: Timestamp) -> Self {
         let status = pod.status.as_ref();
         let spec = pod.spec.as_ref();
@@ -106,15 +110,12 @@ impl State {
         };
         let fresh = |name: &str, init: bool| {
             let reason = if init { "PodInitializing" } else { "ContainerCreating" };
-            match old(name, init).filter(|c| c.container_id.as_deref().is_some_and(|id| !id.is_empty())) {
-                Some(before) => Container::waiting(reason, before.restart_count + 1, lost(before, now)),
-                None => Container::waiting(reason, 0, None),
-            }
+            earlier::take_over(old(name, init), Again::of(pod, init), reason, now)
         };
         let init = spec.and_then(|s| s.init_containers.as_ref()).into_iter().flatten();
         let main = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
         let has_init = spec.and_then(|s| s.init_containers.as_ref()).is_some_and(|l| !l.is_empty());
-        Self {
+        let mut state = Self {
             address: None,
             host,
             started: status.and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0),
@@ -132,7 +133,9 @@ impl State {
                 .collect(),
             failed: None,
             capture: Capture::Outside,
-        }
+        };
+        earlier::end_what_runs_once(&mut state, pod, now);
+        state
     }
 
     pub(crate) fn container(&mut self, name: &str) -> Option<&mut Container> {
@@ -162,6 +165,11 @@ impl State {
         if self.main.values().all(begun) { "Running" } else { "Pending" }
     }
 
+    /// Whether nothing of the Pod runs any more, or ever again.
+    pub(crate) fn is_over(&self, restart_policy: &str) -> bool {
+        matches!(self.phase(restart_policy), "Succeeded" | "Failed")
+    }
+
     /// Whether every container is ready.
     pub(crate) fn ready(&self) -> bool {
         self.initialized && self.main.values().all(|c| c.ready && matches!(c.phase, Phase::Running { .. }))
@@ -172,7 +180,7 @@ impl State {
         let spec = pod.spec.as_ref();
         let policy = spec.and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
         let phase = self.phase(policy);
-        let over = phase == "Succeeded" || phase == "Failed";
+        let over = self.is_over(policy);
         let images: BTreeMap<&str, &str> = spec
             .into_iter()
             .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
@@ -273,30 +281,6 @@ impl State {
         all.extend(others.cloned());
         all
     }
-}
-
-/// An instance that an earlier life of the runner left behind.
-fn lost(before: &ContainerStatus, now: Timestamp) -> Option<Ended> {
-    let state = before.state.as_ref()?;
-    if let Some(t) = &state.terminated {
-        return Some(Ended {
-            code: t.exit_code,
-            signal: t.signal,
-            reason: t.reason.clone().unwrap_or_default(),
-            message: t.message.clone(),
-            started: t.started_at.as_ref().map_or(now, |t| t.0),
-            finished: t.finished_at.as_ref().map_or(now, |t| t.0),
-        });
-    }
-    let started = state.running.as_ref()?.started_at.as_ref().map_or(now, |t| t.0);
-    Some(Ended {
-        code: 137,
-        signal: None,
-        reason: "ContainerStatusUnknown".to_owned(),
-        message: Some("the runner of the node was restarted, and the container ended with it".to_owned()),
-        started,
-        finished: now,
-    })
 }
 
 fn status_of(name: &str, image: &str, c: &Container, init: bool) -> ContainerStatus {

@@ -22,7 +22,8 @@ fn a_container_over_its_memory_is_killed_and_no_group_is_left_behind() {
         &machine,
         &[
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": {
-            "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [hungry, beside]}}),
+            "nodeName": "node-1", "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+            "containers": [hungry, beside]}}),
         ],
     );
     let state = |name: &str, field: &str| {
@@ -50,6 +51,11 @@ fn a_container_over_its_memory_is_killed_and_no_group_is_left_behind() {
     assert!(held.is_empty() || groups.iter().any(|group| group.exists()), "{groups:?}");
     // Its next life has no use for what one that is killed leaves.
     machine.kill("serve runner");
+    // What runs once does not run twice because of us: it has failed, and says how each container ended.
+    machine.eventually("kubectl get pod p -o jsonpath='{.status.phase}'", "Failed");
+    machine.step(&state("hungry", "terminated.reason"), reason, 0);
+    machine.step(&state("beside", "terminated.reason"), "ContainerStatusUnknown", 0);
+    machine.step("kubectl get pod p -o jsonpath='{.status.containerStatuses[*].restartCount}'", "0 0", 0);
     machine.until("kubectl wait --for=condition=Ready node --all --timeout=120s", "condition met", 0);
     machine.down();
     assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");

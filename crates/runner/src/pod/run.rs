@@ -89,6 +89,10 @@ async fn companion(
 
 /// Runs a container, again and again as its policy says.
 async fn keep(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>, spec: &Spec, policy: &str) {
+    // It ended for good in an earlier life of the runner.
+    if entry.state().container(&spec.name).is_some_and(|c| c.terminated()) {
+        return;
+    }
     let pace = backoff::Pace::of(&entry.pod());
     let mut pause = Duration::ZERO;
     loop {
