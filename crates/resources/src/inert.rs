@@ -31,25 +31,18 @@ pub struct Inert {
     pub place: Place,
 }
 
-const fn in_mesh(
+const fn inert(
+    place: Place,
     group: &'static str,
     version: &'static str,
     kind: &'static str,
     plural: &'static str,
     instead: &'static str,
 ) -> Inert {
-    Inert { group, version, kind, plural, instead, place: Place::Mesh }
+    Inert { group, version, kind, plural, instead, place }
 }
 
-const fn on_one_machine(
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    instead: &'static str,
-) -> Inert {
-    Inert { group, version, kind, plural, instead, place: Place::OneMachine }
-}
+use Place::{Mesh, OneMachine};
 
 const ROUTE: &str = "an HTTPRoute is served";
 const GATEWAY: &str = "a Gateway of gateway.networking.k8s.io is served";
@@ -62,57 +55,68 @@ const ADMISSION: &str = "admissionregistration.k8s.io";
 
 /// Every such kind.
 pub const KINDS: &[Inert] = &[
-    in_mesh("networking.istio.io", "v1", "VirtualService", "virtualservices", ROUTE),
-    in_mesh("networking.istio.io", "v1", "DestinationRule", "destinationrules", ""),
-    in_mesh("networking.istio.io", "v1", "Gateway", "gateways", GATEWAY),
-    in_mesh("networking.istio.io", "v1", "ServiceEntry", "serviceentries", ""),
-    in_mesh("networking.istio.io", "v1", "Sidecar", "sidecars", ""),
-    in_mesh("networking.istio.io", "v1", "WorkloadEntry", "workloadentries", ""),
-    in_mesh("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups", ""),
-    in_mesh("networking.istio.io", "v1alpha3", "EnvoyFilter", "envoyfilters", "no proxy here is Envoy"),
-    in_mesh("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs", ""),
-    in_mesh("telemetry.istio.io", "v1", "Telemetry", "telemetries", ""),
-    in_mesh("extensions.istio.io", "v1alpha1", "WasmPlugin", "wasmplugins", "no proxy here runs WebAssembly"),
-    in_mesh("extensions.istio.io", "v1alpha1", "TrafficExtension", "trafficextensions", ""),
-    in_mesh("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes", GRPC),
-    in_mesh("gateway.networking.k8s.io", "v1", "ListenerSet", "listenersets", ""),
-    in_mesh("gateway.networking.x-k8s.io", "v1alpha1", "XListenerSet", "xlistenersets", ""),
-    in_mesh(
+    inert(Mesh, "networking.istio.io", "v1", "VirtualService", "virtualservices", ROUTE),
+    inert(Mesh, "networking.istio.io", "v1", "DestinationRule", "destinationrules", ""),
+    inert(Mesh, "networking.istio.io", "v1", "Gateway", "gateways", GATEWAY),
+    inert(Mesh, "networking.istio.io", "v1", "ServiceEntry", "serviceentries", ""),
+    inert(Mesh, "networking.istio.io", "v1", "Sidecar", "sidecars", ""),
+    inert(Mesh, "networking.istio.io", "v1", "WorkloadEntry", "workloadentries", ""),
+    inert(Mesh, "networking.istio.io", "v1", "WorkloadGroup", "workloadgroups", ""),
+    inert(Mesh, "networking.istio.io", "v1alpha3", "EnvoyFilter", "envoyfilters", "no proxy here is Envoy"),
+    inert(Mesh, "networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs", ""),
+    inert(Mesh, "telemetry.istio.io", "v1", "Telemetry", "telemetries", ""),
+    inert(
+        Mesh,
+        "extensions.istio.io",
+        "v1alpha1",
+        "WasmPlugin",
+        "wasmplugins",
+        "no proxy here runs WebAssembly",
+    ),
+    inert(Mesh, "extensions.istio.io", "v1alpha1", "TrafficExtension", "trafficextensions", ""),
+    inert(Mesh, "gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes", GRPC),
+    inert(Mesh, "gateway.networking.k8s.io", "v1", "ListenerSet", "listenersets", ""),
+    inert(Mesh, "gateway.networking.x-k8s.io", "v1alpha1", "XListenerSet", "xlistenersets", ""),
+    inert(
+        Mesh,
         "gateway.networking.x-k8s.io",
         "v1alpha1",
         "XBackendTrafficPolicy",
         "xbackendtrafficpolicies",
         "",
     ),
-    in_mesh("gateway.networking.x-k8s.io", "v1alpha1", "XMesh", "xmeshes", ""),
-    in_mesh("gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies", ""),
-    in_mesh("gateway.networking.k8s.io", "v1", "TLSRoute", "tlsroutes", ""),
-    in_mesh("gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes", ""),
-    in_mesh("gateway.networking.k8s.io", "v1alpha2", "UDPRoute", "udproutes", ""),
-    in_mesh("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", POLICY),
-    in_mesh(
+    inert(Mesh, "gateway.networking.x-k8s.io", "v1alpha1", "XMesh", "xmeshes", ""),
+    inert(Mesh, "gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies", ""),
+    inert(Mesh, "gateway.networking.k8s.io", "v1", "TLSRoute", "tlsroutes", ""),
+    inert(Mesh, "gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes", ""),
+    inert(Mesh, "gateway.networking.k8s.io", "v1alpha2", "UDPRoute", "udproutes", ""),
+    inert(Mesh, "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", POLICY),
+    inert(
+        Mesh,
         "networking.k8s.io",
         "v1",
         "Ingress",
         "ingresses",
         "a Gateway of class istio with an HTTPRoute is served",
     ),
-    on_one_machine("apps", "v1", "StatefulSet", "statefulsets", DEPLOYMENT),
-    on_one_machine("batch", "v1", "CronJob", "cronjobs", "a Job is run"),
-    on_one_machine(
+    inert(OneMachine, "apps", "v1", "StatefulSet", "statefulsets", DEPLOYMENT),
+    inert(OneMachine, "batch", "v1", "CronJob", "cronjobs", "a Job is run"),
+    inert(
+        OneMachine,
         "autoscaling",
         "v2",
         "HorizontalPodAutoscaler",
         "horizontalpodautoscalers",
         "kubectl scale changes the number of Pods",
     ),
-    on_one_machine("", "v1", "ReplicationController", "replicationcontrollers", DEPLOYMENT),
-    on_one_machine("", "v1", "ResourceQuota", "resourcequotas", ""),
-    on_one_machine("", "v1", "LimitRange", "limitranges", ""),
-    on_one_machine("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", VOLUME),
-    on_one_machine("", "v1", "PersistentVolume", "persistentvolumes", VOLUME),
-    on_one_machine(ADMISSION, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", WEBHOOK),
-    on_one_machine(
+    inert(OneMachine, "", "v1", "ReplicationController", "replicationcontrollers", DEPLOYMENT),
+    inert(OneMachine, "", "v1", "ResourceQuota", "resourcequotas", ""),
+    inert(OneMachine, "", "v1", "LimitRange", "limitranges", ""),
+    inert(OneMachine, "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", VOLUME),
+    inert(OneMachine, "", "v1", "PersistentVolume", "persistentvolumes", VOLUME),
+    inert(OneMachine, ADMISSION, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", WEBHOOK),
+    inert(
+        OneMachine,
         ADMISSION,
         "v1",
         "ValidatingAdmissionPolicyBinding",
