@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub(crate) fn is_gateway_error(status: StatusCode) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Outliers {
     hosts: Mutex<HashMap<SocketAddr, Health>>,
+    /// How many there are: while nothing fails, no request asks for the lock.
+    known: AtomicUsize,
 }
 
 /// What is known of one endpoint.
@@ -107,25 +110,32 @@ impl Outliers {
     }
 
     fn is_ejected(&self, host: SocketAddr, now: Instant) -> bool {
-        self.hosts().get(&host).is_some_and(|health| health.is_ejected(now))
+        self.known.load(Ordering::Relaxed) > 0
+            && self.hosts().get(&host).is_some_and(|health| health.is_ejected(now))
     }
 
     /// Takes down how an exchange with an endpoint has ended, or a connection to it. Returns the duration of the ejection
     /// that begins by it.
     pub(crate) fn report(&self, host: SocketAddr, succeeded: bool, now: Instant) -> Option<Duration> {
+        if succeeded && self.known.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let mut hosts = self.hosts();
         if succeeded {
             let health = hosts.get_mut(&host)?;
             health.failures = 0;
             if health.until.is_none_or(|until| now >= until + MAX_EJECTION) {
                 hosts.remove(&host);
+                self.known.store(hosts.len(), Ordering::Relaxed);
             }
             return None;
         }
         if hosts.len() >= MAX_HOSTS {
             hosts.retain(|_, health| health.is_ejected(now));
         }
-        let health = hosts.entry(host).or_default();
+        hosts.entry(host).or_default();
+        self.known.store(hosts.len(), Ordering::Relaxed);
+        let health = hosts.get_mut(&host)?;
         // What was under way when it was ejected does not count again.
         if health.is_ejected(now) {
             return None;

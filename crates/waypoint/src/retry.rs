@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use meltemi_model::NamespacedHostname;
@@ -28,7 +28,7 @@ pub(crate) fn pause(attempt: u32) -> Duration {
 
 /// The budgets of all services.
 #[derive(Debug, Default)]
-pub(crate) struct Budgets(Mutex<HashMap<NamespacedHostname, Arc<Budget>>>);
+pub(crate) struct Budgets(RwLock<HashMap<NamespacedHostname, Arc<Budget>>>);
 
 /// Retries of a service are bounded by its requests: one that fails as a whole does not get three times as many.
 #[derive(Debug, Default)]
@@ -48,17 +48,24 @@ pub(crate) struct Retry(Arc<Budget>);
 impl Budgets {
     /// Counts a request to a service.
     pub(crate) fn enter(&self, service: &NamespacedHostname) -> Waiting {
-        let mut budgets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // All that a request does, but for the first one to a service.
+        if let Some(budget) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(service) {
+            return Waiting::new(budget.clone());
+        }
+        let mut budgets = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if budgets.len() >= MAX_BUDGETS {
             budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
         }
-        let budget = budgets.entry(service.clone()).or_default().clone();
-        budget.requests.fetch_add(1, Ordering::Relaxed);
-        Waiting(budget)
+        Waiting::new(budgets.entry(service.clone()).or_default().clone())
     }
 }
 
 impl Waiting {
+    fn new(budget: Arc<Budget>) -> Self {
+        budget.requests.fetch_add(1, Ordering::Relaxed);
+        Self(budget)
+    }
+
     /// Counts a retry of this request; `None` when too many are under way.
     pub(crate) fn retry(&self) -> Option<Retry> {
         let budget = &self.0;
@@ -109,7 +116,7 @@ mod tests {
         for n in 1..MAX_BUDGETS * 3 {
             drop(budgets.enter(&service(n)));
         }
-        assert!(budgets.0.lock().unwrap().len() <= MAX_BUDGETS);
+        assert!(budgets.0.read().unwrap().len() <= MAX_BUDGETS);
         let held: Vec<_> = std::iter::from_fn(|| waiting.retry()).collect();
         assert!(
             budgets.enter(&service(0)).retry().is_none() && held.len() == MIN_RETRIES,
