@@ -7,6 +7,7 @@ use http::{HeaderMap, header};
 
 use crate::api::Api;
 use crate::auth::{self, Attributes, ResourceTarget, User};
+use crate::document::Duplicate;
 use crate::options::Options;
 use crate::path::Target;
 use crate::registry::ResourceInfo;
@@ -29,6 +30,8 @@ pub struct Call {
     pub options: Options,
     /// Headers.
     pub headers: HeaderMap,
+    /// Fields that stand twice in the body.
+    pub duplicates: Vec<Duplicate>,
     /// What the client is to be warned of.
     pub warnings: Warnings,
 }

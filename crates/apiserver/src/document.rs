@@ -4,6 +4,8 @@
 
 mod reader;
 
+use std::fmt;
+
 use serde::de::DeserializeSeed as _;
 use serde_json::Value;
 
@@ -14,9 +16,9 @@ use crate::status::Refusal;
 /// Why a document cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    /// A field stands twice.
-    #[error("strict decoding error: duplicate field \"{0}\"")]
-    Duplicate(String),
+    /// Fields stand twice; each is named.
+    #[error("strict decoding error: {}", listed(.0))]
+    Duplicates(Vec<Duplicate>),
     /// A bound is exceeded.
     #[error("the document has {0}")]
     OverBound(OverBound),
@@ -34,37 +36,102 @@ impl From<DocumentError> for Refusal {
     fn from(error: DocumentError) -> Self {
         match error {
             DocumentError::OverBound(over) => over.into(),
-            DocumentError::Duplicate(_) | DocumentError::Malformed { .. } => {
+            DocumentError::Duplicates(_) | DocumentError::Malformed { .. } => {
                 Self::bad_request(error.to_string())
             }
         }
     }
 }
 
-/// Reads JSON.
+/// A field that stands twice. It is shown in the words of Kubernetes' readers of JSON and YAML.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    /// E.g. `spec.rules[1].from`; long keys are cut.
+    pub path: String,
+    /// Its last key.
+    pub key: String,
+    /// How many other fields its map has before it stands again.
+    pub place: usize,
+    /// The line where it stands again, from 1; YAML only.
+    pub line: Option<u64>,
+}
+
+impl fmt::Display for Duplicate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: key \"{}\" already set in map", self.key),
+            None => write!(f, "duplicate field \"{}\"", self.path),
+        }
+    }
+}
+
+fn listed(duplicates: &[Duplicate]) -> String {
+    duplicates.iter().map(Duplicate::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A document, and what a strict reader refuses about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Document {
+    /// What it says; of a field that stands twice, the last value.
+    pub value: Value,
+    /// The fields that stand twice, in their order; a long list is cut.
+    pub duplicates: Vec<Duplicate>,
+}
+
+impl Document {
+    /// The value, if no field stands twice.
+    ///
+    /// # Errors
+    /// [`DocumentError::Duplicates`].
+    pub fn strict(self) -> Result<Value, DocumentError> {
+        if self.duplicates.is_empty() {
+            Ok(self.value)
+        } else {
+            Err(DocumentError::Duplicates(self.duplicates))
+        }
+    }
+}
+
+/// Reads JSON in which no field stands twice.
 ///
 /// # Errors
 /// See [`DocumentError`].
 pub fn json(bytes: &[u8]) -> Result<Value, DocumentError> {
-    let reader = Reader::default();
+    read_json(bytes)?.strict()
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// See [`DocumentError`].
+pub fn read_json(bytes: &[u8]) -> Result<Document, DocumentError> {
+    let reader = Reader::json();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = reader.element().deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v));
-    finish(&reader, "JSON", value.map_err(|e| e.to_string()))
+    finish(reader, "JSON", value.map_err(|e| e.to_string()))
+}
+
+/// Reads YAML, of which JSON is a part, in which no field stands twice.
+///
+/// # Errors
+/// See [`DocumentError`].
+pub fn yaml(bytes: &[u8]) -> Result<Value, DocumentError> {
+    read_yaml(bytes)?.strict()
 }
 
 /// Reads YAML, of which JSON is a part.
 ///
 /// # Errors
 /// See [`DocumentError`].
-pub fn yaml(bytes: &[u8]) -> Result<Value, DocumentError> {
+pub fn read_yaml(bytes: &[u8]) -> Result<Document, DocumentError> {
     // What clients send as YAML is JSON nearly always, and is read by the same parser then.
     if bytes.trim_ascii_start().starts_with(b"{") {
-        match json(bytes) {
+        match read_json(bytes) {
             Err(DocumentError::Malformed { .. }) => {}
             read => return read,
         }
     }
-    let reader = Reader::default();
+    let reader = Reader::yaml();
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_anchors: 0,
@@ -76,7 +143,7 @@ pub fn yaml(bytes: &[u8]) -> Result<Value, DocumentError> {
             max_events: MAX_ELEMENTS * 4,
             max_total_scalar_bytes: MAX_BODY,
         },
-        // The reader names the field.
+        // The reader names the fields.
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         strict_booleans: true,
         with_snippet: false,
@@ -84,23 +151,22 @@ pub fn yaml(bytes: &[u8]) -> Result<Value, DocumentError> {
     let value = serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, |deserializer| {
         reader.element().deserialize(deserializer)
     });
-    finish(&reader, "YAML", value.map_err(|e| e.to_string()))
+    finish(reader, "YAML", value.map_err(|e| e.to_string()))
 }
 
 fn finish(
-    reader: &Reader,
+    reader: Reader,
     format: &'static str,
     value: Result<Value, String>,
-) -> Result<Value, DocumentError> {
-    match (reader.over(), reader.duplicate(), value) {
-        (Some(over), _, _) => Err(DocumentError::OverBound(over)),
-        (None, Some(field), _) => Err(DocumentError::Duplicate(field)),
-        (None, None, Ok(value)) => Ok(value),
+) -> Result<Document, DocumentError> {
+    match (reader.over(), value) {
+        (Some(over), _) => Err(DocumentError::OverBound(over)),
+        (None, Ok(value)) => Ok(Document { value, duplicates: reader.duplicates() }),
         // serde_json has a bound of its own on nesting, above ours.
-        (None, None, Err(reason)) if reason.contains("recursion limit") => {
+        (None, Err(reason)) if reason.contains("recursion limit") => {
             Err(DocumentError::OverBound(OverBound::Depth))
         }
-        (None, None, Err(reason)) => Err(DocumentError::Malformed { format, reason }),
+        (None, Err(reason)) => Err(DocumentError::Malformed { format, reason }),
     }
 }
 

@@ -65,7 +65,16 @@ async fn answer(
     let options = Options::parse(request.uri().query().unwrap_or_default())?;
     let verb = path::verb(request.method(), &target, options.watch)?;
     let headers = request.headers().clone();
-    let mut call = Call { api, user, target, info, options, headers, warnings: Warnings::default() };
+    let mut call = Call {
+        api,
+        user,
+        target,
+        info,
+        options,
+        headers,
+        duplicates: Vec::new(),
+        warnings: Warnings::default(),
+    };
     if !call.is_served() {
         return Err(Refusal::no_such_path());
     }
@@ -95,7 +104,11 @@ fn kind_of(method: &Method, target: &path::Target, options: &Options) -> limits:
     }
 }
 
-async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+async fn dispatch(
+    mut call: Call,
+    verb: &'static str,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
     if !call.subresource().is_empty() {
         let sub = call.info.subresource(call.subresource()).ok_or_else(Refusal::no_such_path)?;
         if !sub.verbs().contains(&verb) {
@@ -115,16 +128,19 @@ async fn dispatch(call: Call, verb: &'static str, request: Request<Body>) -> Res
         "list" => collection::list(&call),
         "watch" => watch::watch(call),
         "create" => {
-            let body = body::read(request).await?;
-            write::create(&call, body).await
+            let body = body::read_document(request).await?;
+            call.duplicates = body.duplicates;
+            write::create(&call, body.value).await
         }
         "update" => {
-            let body = body::read(request).await?;
-            write::update(&call, body).await
+            let body = body::read_document(request).await?;
+            call.duplicates = body.duplicates;
+            write::update(&call, body.value).await
         }
         "patch" => {
             let (kind, patch) = body::patch(request).await?;
-            write::patch(&call, kind, patch).await
+            call.duplicates = patch.duplicates;
+            write::patch(&call, kind, patch.value).await
         }
         "delete" | "deletecollection" => {
             let body = body::read_optional(request).await?;

@@ -7,6 +7,7 @@ mod builtin;
 mod check;
 mod cost;
 mod pattern;
+mod strict;
 mod typed;
 
 use std::sync::OnceLock;
@@ -18,8 +19,9 @@ use crate::bounds::Work;
 use crate::registry::ResourceInfo;
 use crate::status::Cause;
 
-pub use self::body::{delete_options, review_body, strict_body, unknown_fields};
+pub use self::body::{delete_options, review_body, strict_body, undecodable};
 pub use self::check::Found;
+pub use self::strict::strict_faults;
 pub use self::typed::{ListKind, Typed};
 
 /// Definitions of all built-in kinds, by name (`io.k8s.api.core.v1.Pod`), as JSON schema with `#/$defs/` references.

@@ -1,21 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads any serde format into JSON values. No field may stand twice: of two readings of a policy, neither must win
-//! silently. Elements are counted while they are read.
+//! Reads any serde format into JSON values, and notes the fields that stand twice: of two readings of a policy, neither
+//! must win silently. Elements are counted while they are read.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use serde_saphyr::Spanned;
 
+use super::Duplicate;
 use crate::bounds::{Elements, OverBound};
 
-/// Where the reader is, the first field that came twice, and the bound that was exceeded.
+/// Most bytes of the texts that name fields which stand twice.
+const MAX_NAMED: usize = 16 * 1024;
+/// Longest key in such a text, in bytes.
+const MAX_KEY: usize = 256;
+
+/// Where the reader is, the fields that came twice, and the bound that was exceeded.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
+    /// Keys have lines: the format is YAML. No other deserializer knows `Spanned`.
+    has_lines: bool,
     path: RefCell<Vec<Step>>,
     elements: Cell<Elements>,
-    duplicate: RefCell<Option<String>>,
+    duplicates: RefCell<Vec<Duplicate>>,
+    named: Cell<usize>,
     over: Cell<Option<OverBound>>,
 }
 
@@ -26,14 +36,35 @@ enum Step {
 }
 
 impl Reader {
+    pub(super) fn json() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn yaml() -> Self {
+        Self { has_lines: true, ..Self::default() }
+    }
+
     /// The element that is read next.
     pub(super) fn element(&self) -> Element<'_> {
         Element(self)
     }
 
-    /// The path of the first field that came twice.
-    pub(super) fn duplicate(&self) -> Option<String> {
-        self.duplicate.borrow().clone()
+    /// The fields that came twice.
+    pub(super) fn duplicates(self) -> Vec<Duplicate> {
+        self.duplicates.into_inner()
+    }
+
+    fn note_duplicate(&self, key: &str, place: usize, line: Option<u64>) {
+        let duplicate = Duplicate { path: self.path_of(key), key: shortened(key).to_owned(), place, line };
+        let mut duplicates = self.duplicates.borrow_mut();
+        let named = self.named.get() + duplicate.path.len() + duplicate.key.len();
+        if duplicates.is_empty()
+            || named <= MAX_NAMED
+                && !duplicates.iter().any(|known| known.to_string() == duplicate.to_string())
+        {
+            self.named.set(named);
+            duplicates.push(duplicate);
+        }
     }
 
     /// The bound that ended the reading.
@@ -49,6 +80,17 @@ impl Reader {
             self.over.set(Some(over));
             E::custom(over)
         })
+    }
+
+    fn next_key<'de, A: MapAccess<'de>>(
+        &self,
+        fields: &mut A,
+    ) -> Result<Option<(String, Option<u64>)>, A::Error> {
+        if self.has_lines {
+            let key = fields.next_key::<Spanned<String>>()?;
+            return Ok(key.map(|key| (key.value, Some(key.referenced.line().into()))));
+        }
+        Ok(fields.next_key()?.map(|key| (key, None)))
     }
 
     fn path_of(&self, key: &str) -> String {
@@ -68,7 +110,11 @@ fn push_field(path: &mut String, field: &str) {
     if !path.is_empty() {
         path.push('.');
     }
-    path.push_str(field);
+    path.push_str(shortened(field));
+}
+
+fn shortened(key: &str) -> &str {
+    key.get(..key.floor_char_boundary(MAX_KEY)).unwrap_or_default()
 }
 
 /// One element of a document.
@@ -140,11 +186,11 @@ impl<'de> Visitor<'de> for Element<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = fields.next_key::<String>()? {
-            let value = self.below(Step::Field(key.clone()), |element| fields.next_value_seed(element))?;
-            if map.contains_key(&key) && self.0.duplicate.borrow().is_none() {
-                self.0.duplicate.replace(Some(self.0.path_of(&key)));
+        while let Some((key, line)) = self.0.next_key(&mut fields)? {
+            if map.contains_key(&key) {
+                self.0.note_duplicate(&key, map.len(), line);
             }
+            let value = self.below(Step::Field(key.clone()), |element| fields.next_value_seed(element))?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))

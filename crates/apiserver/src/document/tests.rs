@@ -14,6 +14,10 @@ fn everything_is_read_and_nothing_twice() {
     let cases = [
         (r#"{"a": 1, "a": 2}"#, "duplicate field \"a\""),
         (r#"{"spec": {"rules": [{}, {"from": [], "from": []}]}}"#, "duplicate field \"spec.rules[1].from\""),
+        (
+            r#"{"a": 1, "a": 2, "b": {"c": 1, "c": 2, "c": 3}}"#,
+            "error: duplicate field \"a\", duplicate field \"b.c\"",
+        ),
         (r#"{"a": }"#, "error decoding JSON"),
         (r#"{} x"#, "error decoding JSON"),
     ];
@@ -46,8 +50,12 @@ fn yaml_is_read_as_kubernetes_reads_it() {
         assert_eq!(yaml(text.as_bytes()), Ok(expected), "{text}");
     }
     for (text, expected) in [
-        ("spec: {a: 1}\nspec: {}", "duplicate field \"spec\""),
-        ("a:\n- b: 1\n  b: 2", "duplicate field \"a[0].b\""),
+        ("spec: {a: 1}\nspec: {}", "line 2: key \"spec\" already set in map"),
+        ("a:\n- b: 1\n  b: 2", "line 3: key \"b\" already set in map"),
+        (
+            "a:\n- b: 1\n  b: 2\n  c: 3\nd: 1\nd: 2",
+            "line 3: key \"b\" already set in map, line 6: key \"d\" already",
+        ),
         ("{\"a\": 1, \"a\": 2}", "duplicate field \"a\""),
         ("a: &x [1]\nb: 2", "error decoding YAML"),
         ("a: &x [1]\nb: *x", "error decoding YAML"),
@@ -55,6 +63,21 @@ fn yaml_is_read_as_kubernetes_reads_it() {
     ] {
         let error = yaml(text.as_bytes()).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+/// Of what stands twice the last value counts, and the names of a hostile document are bounded.
+#[test]
+fn duplicates_are_read_and_named_within_a_bound() {
+    let read = read_json(br#"{"a": 1, "b": 2, "a": 3}"#).unwrap();
+    assert_eq!((read.value, read.duplicates.len()), (json!({"a": 3, "b": 2}), 1));
+    let read = read_yaml(b"a: 1\nb: 2\na: 3").unwrap();
+    assert_eq!((read.value, read.duplicates[0].line), (json!({"a": 3, "b": 2}), Some(3)));
+    let keys: String = (0..30_000).map(|n| format!("\"k{n}\":1,\"k{n}\":2,")).collect();
+    let long = format!("{{\"{0}\":1,\"{0}\":2,{keys}\"z\":1}}", "x".repeat(1_000_000));
+    for read in [read_json(long.as_bytes()).unwrap(), read_yaml(long.as_bytes()).unwrap()] {
+        assert!(read.duplicates.iter().map(|one| one.to_string().len()).sum::<usize>() < 64 * 1024);
+        assert!(read.duplicates.len() > 100);
     }
 }
 

@@ -102,7 +102,7 @@ fn raw(bytes: &[u8]) -> Result<Value, ProtobufError> {
         if number == 1 && !payload.bytes()?.is_empty() {
             return document::json(payload.bytes()?).map_err(|error| match error {
                 DocumentError::OverBound(over) => ProtobufError::OverBound(over),
-                DocumentError::Duplicate(_) | DocumentError::Malformed { .. } => ProtobufError::Text,
+                DocumentError::Duplicates(_) | DocumentError::Malformed { .. } => ProtobufError::Text,
             });
         }
     }

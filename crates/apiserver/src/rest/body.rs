@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
 use crate::bounds::MAX_BODY;
+use crate::document::Document;
 use crate::patch::PatchKind;
 use crate::status::Refusal;
 use crate::{document, protobuf};
@@ -32,33 +33,43 @@ async fn bytes(request: Request<Body>) -> Result<bytes::Bytes, Refusal> {
     }
 }
 
-fn decode(content_type: &str, bytes: &[u8]) -> Result<Value, Refusal> {
+fn decode(content_type: &str, bytes: &[u8]) -> Result<Document, Refusal> {
     let kind = content_type.split(';').next().unwrap_or_default().trim();
     if kind.ends_with("protobuf") {
-        return protobuf::decode(bytes).map_err(|error| match error {
+        let value = protobuf::decode(bytes).map_err(|error| match error {
             protobuf::ProtobufError::OverBound(over) => over.into(),
             error => Refusal::bad_request(format!("error decoding protobuf: {error}")),
-        });
+        })?;
+        return Ok(Document { value, ..Document::default() });
     }
-    if kind.ends_with("yaml") { Ok(document::yaml(bytes)?) } else { Ok(document::json(bytes)?) }
+    Ok(if kind.ends_with("yaml") { document::read_yaml(bytes)? } else { document::read_json(bytes)? })
 }
 
-/// The object in the body.
+/// The object in the body; no field of it may stand twice.
 pub(super) async fn read(request: Request<Body>) -> Result<Value, Refusal> {
+    Ok(read_document(request).await?.strict()?)
+}
+
+/// The object in the body, and what stands twice in it.
+pub(super) async fn read_document(request: Request<Body>) -> Result<Document, Refusal> {
     let kind = content_type(request.headers()).to_owned();
-    let value = decode(&kind, &bytes(request).await?)?;
-    if value.is_object() { Ok(value) } else { Err(Refusal::bad_request("the body is not an object")) }
+    let document = decode(&kind, &bytes(request).await?)?;
+    if document.value.is_object() {
+        Ok(document)
+    } else {
+        Err(Refusal::bad_request("the body is not an object"))
+    }
 }
 
 /// The object in the body, when there is one.
 pub(super) async fn read_optional(request: Request<Body>) -> Result<Option<Value>, Refusal> {
     let kind = content_type(request.headers()).to_owned();
     let bytes = bytes(request).await?;
-    if bytes.is_empty() { Ok(None) } else { decode(&kind, &bytes).map(Some) }
+    if bytes.is_empty() { Ok(None) } else { Ok(Some(decode(&kind, &bytes)?.strict()?)) }
 }
 
-/// The patch in the body.
-pub(super) async fn patch(request: Request<Body>) -> Result<(PatchKind, Value), Refusal> {
+/// The patch in the body, and what stands twice in it.
+pub(super) async fn patch(request: Request<Body>) -> Result<(PatchKind, Document), Refusal> {
     let kind = content_type(request.headers()).to_owned();
     let patch = PatchKind::of(&kind)?;
     Ok((patch, decode(&kind, &bytes(request).await?)?))

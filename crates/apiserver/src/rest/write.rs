@@ -283,38 +283,50 @@ fn decode(call: &Call, object: &mut Value, old: Option<&Value>) -> Result<(), Re
             |cause: &Cause| cause.reason == "FieldValueRequired" && cause.field.starts_with("status.");
         found.causes.retain(|cause| !is_missing_status(cause));
     }
-    refuse_unknown(call, &found)?;
+    let is_typed = call.info.custom.is_none();
+    refuse_undecodable(call, &schema::strict_faults(object, &found.unknown, &call.duplicates, is_typed))?;
     refuse(call, object, &found.causes)?;
-    drop_unknown(call, object, &found);
+    if !found.unknown.is_empty() {
+        schema::prune(&call.info, object);
+    }
     Ok(())
 }
 
 /// Reads an applied configuration. It names the fields that its manager cares about: what it lacks is not missing, so
-/// only unknown fields are judged here; the merged object is judged as a whole.
+/// only unknown fields are judged here; the merged object is judged as a whole. As in Kubernetes they are refused
+/// whatever the client asks: a field without a type has no owner.
 fn decode_config(call: &Call, config: &mut Value) -> Result<(), Refusal> {
     schema::drop_nulls(config);
-    let found = schema::check(&call.info, config, None);
-    refuse_unknown(call, &found)?;
-    drop_unknown(call, config, &found);
-    Ok(())
+    let duplicates = schema::strict_faults(config, &[], &call.duplicates, false);
+    refuse_undecodable(call, &duplicates)?;
+    let unknown = schema::check(&call.info, config, None).unknown;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let faults: Vec<String> =
+        unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+    let faults =
+        if faults.len() == 1 { faults.concat() } else { format!("errors:\n  {}", faults.join("\n  ")) };
+    let place = [call.namespace(), "/", call.name()].concat();
+    let (version, kind) = (call.info.api_version(), &call.info.kind);
+    Err(Refusal::bad_request(format!(
+        "failed to create typed patch object ({place}; {version}, Kind={kind}): {faults}"
+    )))
 }
 
-fn refuse_unknown(call: &Call, found: &schema::Found) -> Result<(), Refusal> {
-    let strict = call.api.strict_groups.contains(&call.info.group.as_str())
-        || call.options.field_validation == FieldValidation::Strict;
-    if !found.unknown.is_empty() && strict {
-        return Err(schema::unknown_fields(&call.info.kind, &call.info.version, &found.unknown));
+/// Refuses unknown and duplicate fields where the group or the client is strict; warns of each otherwise, unless the
+/// client does not want to know.
+fn refuse_undecodable(call: &Call, faults: &[String]) -> Result<(), Refusal> {
+    let validation = call.options.field_validation;
+    let is_strict =
+        call.api.strict_groups.contains(&call.info.group.as_str()) || validation == FieldValidation::Strict;
+    if !faults.is_empty() && is_strict {
+        return Err(schema::undecodable(&call.info.kind, &call.info.version, faults));
+    }
+    if validation == FieldValidation::Warn {
+        call.warnings.extend(faults.iter().cloned());
     }
     Ok(())
-}
-
-fn drop_unknown(call: &Call, object: &mut Value, found: &schema::Found) {
-    if !found.unknown.is_empty() {
-        schema::prune(&call.info, object);
-        if call.options.field_validation == FieldValidation::Warn {
-            call.warnings.extend(found.unknown.iter().map(|field| format!("unknown field \"{field}\"")));
-        }
-    }
 }
 
 fn refuse(call: &Call, object: &Value, causes: &[Cause]) -> Result<(), Refusal> {

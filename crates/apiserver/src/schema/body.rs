@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::check::{self, Found};
-use super::{definition_name, drop_nulls};
+use super::{definition_name, drop_nulls, strict_faults};
 use crate::options::FieldValidation;
 use crate::status::Refusal;
 
@@ -84,7 +84,7 @@ fn api_version(group: &str, version: &str) -> String {
 
 fn refuse(kind: &str, version: &str, found: &Found, validation: FieldValidation) -> Result<(), Refusal> {
     if validation == FieldValidation::Strict && !found.unknown.is_empty() {
-        return Err(unknown_fields(kind, version, &found.unknown));
+        return Err(undecodable(kind, version, &strict_faults(&Value::Null, &found.unknown, &[], true)));
     }
     // What is missing has a default, or is refused by the handler in its own words.
     let wrong: Vec<&str> = found
@@ -102,10 +102,9 @@ fn refuse(kind: &str, version: &str, found: &Found, validation: FieldValidation)
     )))
 }
 
-/// 400 for fields that the schema does not know, in the words of Kubernetes.
-pub fn unknown_fields(kind: &str, version: &str, fields: &[String]) -> Refusal {
-    let list: Vec<String> = fields.iter().map(|field| format!("unknown field \"{field}\"")).collect();
-    let list = list.join(", ");
+/// 400 for what a strict decoder refuses ([`strict_faults`]), in the words of Kubernetes.
+pub fn undecodable(kind: &str, version: &str, faults: &[String]) -> Refusal {
+    let list = faults.join(", ");
     Refusal::bad_request(format!(
         "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {list}"
     ))

@@ -62,12 +62,13 @@ async fn hostile_documents_are_refused_and_break_nothing() {
         json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": 1, "data": nested(150)});
     let twice = "{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {\"name\": \"b\"}, data: {a: b}, data: {}}";
     let large = json!({"data": {"x": "x".repeat(1_600_000)}});
+    let strict = "/api/v1/namespaces/default/configmaps?fieldValidation=Strict";
     let (yaml, merge, patch) =
         ("application/yaml", "application/merge-patch+json", "application/json-patch+json");
     let (apply, json) = ("application/apply-patch+yaml", "application/json");
     let cases = [
         ("YAML aliases", "POST", review, yaml, aliases),
-        ("YAML fields twice", "POST", maps, yaml, twice.to_owned()),
+        ("YAML fields twice", "POST", strict, yaml, twice.to_owned()),
         ("YAML fields twice, applied", "PATCH", map, apply, "kind: ConfigMap\nkind: ConfigMap\n".to_owned()),
         ("deep JSON", "POST", maps, json, "[".repeat(200_000)),
         ("deep YAML", "POST", maps, yaml, "[".repeat(200_000)),

@@ -6,6 +6,7 @@
 mod bounds;
 mod client;
 mod custom;
+mod decoding;
 mod server;
 mod webhook;
 mod workloads;

@@ -260,7 +260,7 @@ fn a_service_cannot_take_an_address_of_another() {
     let server = Server::start();
     let service = |name: &str, spec: &str| {
         format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: 80}}], {spec}}}}}"
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}], {spec}}}"
         )
     };
     server.kubectl_with(&["apply", "-f", "-"], &service("shop", "externalIPs: [172.30.1.7]"));

@@ -26,7 +26,7 @@ pub(super) async fn serve(
         "get" => return Ok(json_response(StatusCode::OK, &current)),
         "patch" => {
             let (kind, patch) = body::patch(request).await?;
-            patched(call, current, kind, patch)?
+            patched(call, current, kind, patch.strict()?)?
         }
         _ => body::read(request).await?,
     };
