@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command istio-rbac writes the RBAC filters that Istio's control plane generates for AuthorizationPolicies, each policy
-// on its own, as JSON. It reads the policies as a YAML stream.
+// Command istio-rbac writes the RBAC filters that Istio's control plane generates for AuthorizationPolicies, as JSON. It
+// reads the policies as a YAML stream; those whose names are the same before "-" apply together.
 package main
 
 import (
@@ -23,16 +23,18 @@ import (
 	_ "istio.io/istio/pkg/config/schema/collections"
 )
 
-// filters returns the filters that a waypoint of Istio has for one policy.
-func filters(policy model.AuthorizationPolicy) ([]*hcm.HttpFilter, error) {
+// filters returns the filters that a waypoint of Istio has for policies that apply together.
+func filters(policies []model.AuthorizationPolicy) ([]*hcm.HttpFilter, error) {
 	result := model.AuthorizationPoliciesResult{}
-	switch policy.Spec.Action {
-	case v1beta1.AuthorizationPolicy_DENY:
-		result.Deny = append(result.Deny, policy)
-	case v1beta1.AuthorizationPolicy_ALLOW:
-		result.Allow = append(result.Allow, policy)
-	default:
-		return nil, fmt.Errorf("%s: action %s is not compared", policy.Name, policy.Spec.Action)
+	for _, policy := range policies {
+		switch policy.Spec.Action {
+		case v1beta1.AuthorizationPolicy_DENY:
+			result.Deny = append(result.Deny, policy)
+		case v1beta1.AuthorizationPolicy_ALLOW:
+			result.Allow = append(result.Allow, policy)
+		default:
+			return nil, fmt.Errorf("%s: action %s is not compared", policy.Name, policy.Spec.Action)
+		}
 	}
 	bundle := trustdomain.NewBundle("cluster.local", nil)
 	// The peer's identity comes from filter state at a waypoint.
@@ -49,14 +51,19 @@ func run(from, to string) error {
 	if err != nil {
 		return err
 	}
-	out := map[string][]json.RawMessage{}
+	groups := map[string][]model.AuthorizationPolicy{}
 	for _, config := range configs {
 		spec, ok := config.Spec.(*v1beta1.AuthorizationPolicy)
 		if !ok {
 			return fmt.Errorf("%s is not an AuthorizationPolicy", config.Name)
 		}
+		name, _, _ := strings.Cut(config.Name, "-")
 		policy := model.AuthorizationPolicy{Name: config.Name, Namespace: config.Namespace, Spec: spec}
-		built, err := filters(policy)
+		groups[name] = append(groups[name], policy)
+	}
+	out := map[string][]json.RawMessage{}
+	for name, group := range groups {
+		built, err := filters(group)
 		if err != nil {
 			return err
 		}
@@ -65,7 +72,7 @@ func run(from, to string) error {
 			if err != nil {
 				return err
 			}
-			out[config.Name] = append(out[config.Name], written)
+			out[name] = append(out[name], written)
 		}
 	}
 	names := make([]string, 0, len(out))
@@ -73,7 +80,7 @@ func run(from, to string) error {
 		names = append(names, name)
 	}
 	sort.Strings(names)
-	// One policy a line.
+	// One group a line.
 	var lines []string
 	for _, name := range names {
 		written, err := json.Marshal(out[name])
@@ -82,7 +89,7 @@ func run(from, to string) error {
 		}
 		lines = append(lines, fmt.Sprintf("%q: %s", name, written))
 	}
-	fmt.Printf("%d policies\n", len(names))
+	fmt.Printf("%d groups of policies\n", len(names))
 	return os.WriteFile(to, []byte("{\n"+strings.Join(lines, ",\n")+"\n}\n"), 0o644)
 }
 

@@ -3,11 +3,13 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 /// How long Envoy may take to serve after its start.
@@ -38,7 +40,7 @@ impl Drop for Envoy {
 impl Envoy {
     /// Starts it with one listener for each list of HTTP filters, in order, which are followed by the router. A request that
     /// they let pass is answered with 200. Clients are taken for `identity`, as Istio's waypoint takes them for whom their
-    /// tunnel says.
+    /// tunnel says; where they come from and what they have called is for [`Self::connect`] to say.
     ///
     /// # Errors
     /// The program does not start, or does not serve in time.
@@ -48,8 +50,9 @@ impl Envoy {
         let listeners: Vec<Value> =
             filters.iter().enumerate().map(|(at, list)| listener(at, socket(at), list, identity)).collect();
         let config = folder.path().join("envoy.json");
-        let bootstrap = json!({ "static_resources": { "listeners": listeners } });
-        std::fs::write(&config, bootstrap.to_string())?;
+        let bootstrap = json!({ "static_resources": { "listeners": listeners } }).to_string();
+        // Istio's waypoint gives its inner connection the peer's address; here only the PROXY protocol has it.
+        std::fs::write(&config, bootstrap.replace("\"direct_remote_ip\"", "\"source_ip\""))?;
         let child = Command::new(program)
             .arg("--config-path")
             .arg(&config)
@@ -59,7 +62,7 @@ impl Envoy {
         let envoy = Self { child, folder };
         let serves = async {
             for number in 0..filters.len() {
-                while envoy.connect(number).await.is_err() {
+                while UnixStream::connect(envoy.socket(number)).await.is_err() {
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -68,12 +71,25 @@ impl Envoy {
         Ok(envoy)
     }
 
-    /// A connection to a listener, by the number of its filters.
+    fn socket(&self, number: usize) -> PathBuf {
+        self.folder.path().join(number.to_string())
+    }
+
+    /// A connection to a listener, by the number of its filters, as of a client at `from` that has called `to`.
     ///
     /// # Errors
     /// Nobody listens there.
-    pub async fn connect(&self, number: usize) -> io::Result<UnixStream> {
-        UnixStream::connect(self.folder.path().join(number.to_string())).await
+    pub async fn connect(
+        &self,
+        number: usize,
+        from: SocketAddrV4,
+        to: SocketAddrV4,
+    ) -> io::Result<UnixStream> {
+        let mut io = UnixStream::connect(self.socket(number)).await?;
+        // PROXY protocol, version 1: the addresses that Istio's waypoint takes from the tunnel.
+        let addresses = format!("PROXY TCP4 {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port());
+        io.write_all(addresses.as_bytes()).await?;
+        Ok(io)
     }
 }
 
@@ -99,6 +115,8 @@ fn listener(number: usize, socket: PathBuf, filters: &[Value], identity: &str) -
         "normalize_path": true,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "use_remote_address": false,
+        // A connection that has gone wrong ends at once.
+        "delayed_close_timeout": "0s",
         "upgrade_configs": [{ "upgrade_type": "websocket" }],
         "route_config": { "virtual_hosts": [{
             "name": "all",
@@ -107,9 +125,11 @@ fn listener(number: usize, socket: PathBuf, filters: &[Value], identity: &str) -
         }] },
     });
     let of = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let proxied = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
     json!({
         "name": number.to_string(),
         "address": { "pipe": { "path": socket } },
+        "listener_filters": [extension("addresses", proxied, json!({}))],
         "filter_chains": [{ "filters": [extension("http", of, manager)] }],
     })
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The requests: raw bytes of HTTP/1.1, frames of HTTP/2.
+//! The requests, whatever they are sent over.
 
 use std::time::Duration;
 
 use proptest::collection::vec;
-use proptest::prelude::{Just, prop_oneof};
+use proptest::prelude::{Just, any, prop_oneof};
 use proptest::sample::select;
 use proptest::strategy::Strategy;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{http1, http2};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,20 +20,22 @@ pub(crate) enum Verdict {
     Allowed,
     /// 403.
     Denied,
-    /// Another status, or 0 for none.
+    /// Another status, 0 for none, 1 for one that no policy is the reason of.
     Refused(u16),
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     http2: bool,
-    method: &'static str,
-    target: String,
-    host: &'static str,
+    pub(crate) method: &'static str,
+    pub(crate) target: String,
+    pub(crate) host: &'static str,
     /// The target names the host, and no header does.
-    absolute: bool,
-    headers: Vec<(&'static str, &'static str)>,
-    chunked: bool,
+    pub(crate) absolute: bool,
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+    pub(crate) chunked: bool,
+    /// How a client that means harm writes it, by number.
+    pub(crate) spelling: Option<u8>,
 }
 
 const TARGETS: &[&str] = &[
@@ -69,6 +73,25 @@ const TARGETS: &[&str] = &[
     "/p/keys",
     "/p//keys",
     "/p",
+    "/public/.%2e/admin",
+    "/public/%2e%2e%2fadmin",
+    "/public/%252e%252e/admin",
+    "/public/..;/admin",
+    "/public/..\\admin",
+    "/public/./x",
+    "/public//x",
+    "/./admin",
+    "/admin%00",
+    "/admin%20",
+    "/admin%0a",
+    "/admin.",
+    "/admin%3f",
+    "/admin%23x",
+    "/%2fadmin",
+    "/%5cadmin",
+    "/a%2fb/keys",
+    "/x?/../admin",
+    "/x?a=/admin",
 ];
 const TAILS: &[&str] = &["/keys", "/b", "/..", "/.", "//", "%2F", ";v=1", "%5C", "?q", "%41", "%zz"];
 const HOSTS: &[&str] = &[
@@ -84,7 +107,14 @@ const HOSTS: &[&str] = &[
     "secret.com",
     "secret.com:8080",
     "secret.com.:8080",
+    "secret.com:08080",
+    "SECRET.COM",
+    "secret.com:",
+    "secret.com..",
     "other",
+    "127.0.0.1:81",
+    "[::1]:81",
+    "ok%2ecom",
 ];
 const HEADERS: &[(&str, &[&str])] = &[
     ("x-a", &["a", "b", "ab", "ba", "", " ", " a ", "a,b", "a, b", "b,a"]),
@@ -100,8 +130,12 @@ const HEADERS: &[(&str, &[&str])] = &[
     ("connection", &["close", "keep-alive", "x-a", "upgrade"]),
     ("keep-alive", &["a", "timeout=5"]),
     ("upgrade", &["websocket", "h2c"]),
+    ("cookie2", &["a"]),
+    ("x-forwarded-host", &["secret.com"]),
+    ("x-http-method-override", &["DELETE"]),
+    ("x-original-url", &["/admin"]),
 ];
-/// Headers of [`HEADERS`] that HTTP/2 does not have.
+/// Those of [`HEADERS`] that HTTP/2 does not have.
 const HTTP1_ONLY: &[&str] = &["connection", "keep-alive", "upgrade"];
 
 pub(crate) fn request(http2: bool) -> impl Strategy<Value = Request> {
@@ -109,8 +143,10 @@ pub(crate) fn request(http2: bool) -> impl Strategy<Value = Request> {
     let target = (select(TARGETS), tail).prop_map(|(target, tail)| format!("{target}{tail}"));
     let header = select(HEADERS).prop_flat_map(|(name, values)| (Just(name), select(values)));
     let websocket = prop_oneof![9 => Just(false), 1 => Just(true)];
-    (select(&["GET", "GET", "POST", "PUT"][..]), target, select(HOSTS), vec(header, 0..4), websocket, 0..10u8)
-        .prop_map(move |(method, target, host, mut headers, websocket, form)| {
+    let spelling = proptest::option::weighted(0.3, any::<u8>());
+    let line = (select(&["GET", "GET", "POST", "PUT"][..]), target, select(HOSTS));
+    (line, vec(header, 0..4), websocket, 0..10u8, spelling).prop_map(
+        move |((method, target, host), mut headers, websocket, form, spelling)| {
             if http2 {
                 headers.retain(|(name, value)| {
                     !HTTP1_ONLY.contains(name) && (*name != "te" || *value == "trailers")
@@ -118,24 +154,17 @@ pub(crate) fn request(http2: bool) -> impl Strategy<Value = Request> {
             } else if websocket {
                 headers.extend([("connection", "upgrade"), ("upgrade", "websocket")]);
             }
-            // To two of them Envoy itself answers 403, whatever the policies say.
-            let mut upgrades = 0;
-            headers.retain(|(name, _)| {
-                upgrades += usize::from(*name == "upgrade");
-                *name != "upgrade" || upgrades < 2
-            });
             let chunked = form == 0 && method != "GET";
-            Request { http2, method, target, host, absolute: form == 1, headers, chunked }
-        })
+            Request { http2, method, target, host, absolute: form == 1, headers, chunked, spelling }
+        },
+    )
 }
 
 impl Request {
     /// Sends it over a new connection.
-    pub(crate) async fn send<IO>(&self, io: IO) -> Verdict
-    where
-        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let sent = async { if self.http2 { self.send_http2(io).await } else { self.send_http1(io).await } };
+    pub(crate) async fn send<IO: AsyncRead + AsyncWrite + Unpin>(&self, io: IO) -> Verdict {
+        let sent =
+            async { if self.http2 { http2::send(self, io).await } else { http1::send(self, io).await } };
         let status =
             tokio::time::timeout(PATIENCE, sent).await.unwrap_or_else(|_| panic!("no answer to {self:?}"));
         match status {
@@ -143,44 +172,5 @@ impl Request {
             Some(403) => Verdict::Denied,
             other => Verdict::Refused(other.unwrap_or_default()),
         }
-    }
-
-    async fn send_http1<IO: AsyncRead + AsyncWrite + Unpin>(&self, mut io: IO) -> Option<u16> {
-        let Self { method, target, host, .. } = self;
-        let mut text = if self.absolute {
-            format!("{method} http://{host}{target} HTTP/1.1\r\n")
-        } else {
-            format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n")
-        };
-        for (name, value) in &self.headers {
-            text += &format!("{name}: {value}\r\n");
-        }
-        text += match (self.chunked, *method) {
-            (true, _) => "transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-            (false, "GET") => "\r\n",
-            (false, _) => "content-length: 0\r\n\r\n",
-        };
-        // A proxy may answer before it has taken everything.
-        let _ = io.write_all(text.as_bytes()).await;
-        let mut answer = Vec::new();
-        while !answer.contains(&b'\n') && io.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {}
-        String::from_utf8_lossy(&answer).split(' ').nth(1)?.parse().ok()
-    }
-
-    async fn send_http2<IO>(&self, io: IO) -> Option<u16>
-    where
-        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let (mut sender, connection) = h2::client::handshake(io).await.ok()?;
-        let driver = tokio::spawn(connection);
-        let uri = http::Uri::try_from(format!("http://{}{}", self.host, self.target)).ok()?;
-        let mut request = http::Request::builder().method(self.method).uri(uri);
-        for (name, value) in &self.headers {
-            request = request.header(*name, *value);
-        }
-        let (response, _) = sender.send_request(request.body(()).ok()?, true).ok()?;
-        let status = response.await.ok().map(|response| response.status().as_u16());
-        driver.abort();
-        status
     }
 }
