@@ -104,6 +104,11 @@ fn cases(offered: Vec<Offered>) -> impl Strategy<Value = Vec<Case>> {
 }
 
 impl Case {
+    /// A request for the object `one` of the namespace `a`.
+    fn of(who: &Who, offered: Offered) -> Self {
+        Self { who: who.clone(), offered, namespace: "a", name: "one", selected: None, everywhere: false }
+    }
+
     fn is_collection(&self) -> bool {
         matches!(self.offered.verb.as_str(), "list" | "watch" | "deletecollection")
     }
@@ -257,14 +262,7 @@ fn every_verb_that_discovery_lists_is_served_and_no_other() {
     let root = users().pop().unwrap();
     let all = offered();
     for offered in &all {
-        let case = Case {
-            who: root.clone(),
-            offered: offered.clone(),
-            namespace: "a",
-            name: "one",
-            selected: None,
-            everywhere: false,
-        };
+        let case = Case::of(&root, offered.clone());
         let (method, kind, body) = case.request();
         let answer = server.send(&root, method, &case.path(), kind, body.as_ref());
         // A path that nothing serves has no details; an object that is not there is named in them.
@@ -287,14 +285,7 @@ fn every_verb_that_discovery_lists_is_served_and_no_other() {
             namespaced: !resource.starts_with("namespaces"),
             verb: verb.into(),
         };
-        let case = Case {
-            who: root.clone(),
-            offered,
-            namespace: "a",
-            name: "one",
-            selected: None,
-            everywhere: false,
-        };
+        let case = Case::of(&root, offered);
         let (method, kind, body) = case.request();
         let answer = server.send(&root, method, &case.path(), kind, body.as_ref());
         assert!(matches!(answer.code, 404 | 405), "{resource} {verb}: {answer:?}");
