@@ -3,6 +3,7 @@
 
 mod cells;
 mod custom;
+mod fields;
 mod pod;
 mod value;
 
@@ -119,6 +120,64 @@ mod tests {
         ];
         for (object, expected) in cases {
             assert_eq!(row("", "v1", "pods", object)[..5], expected);
+        }
+    }
+
+    #[test]
+    fn kinds_that_are_seldom_looked_at_show_what_kubernetes_shows() {
+        let metadata = json!({"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"});
+        let one = |fields: Value| {
+            let mut object = json!({"metadata": metadata});
+            object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            object
+        };
+        let ingress = json!({"spec": {"ingressClassName": "c", "tls": [{}], "rules": [{"host": "y.z"}, {"host": "x.z"}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}});
+        let claim = json!({"spec": {"volumeName": "v", "storageClassName": "s"}, "status": {"phase": "Bound",
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce", "ReadOnlyMany"]}});
+        let volume = json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "claimRef": {"namespace": "n", "name": "c"}}, "status": {"phase": "Bound"}});
+        let quota = json!({"spec": {}, "status": {"hard": {"limits.cpu": "2", "pods": "5", "cpu": "1"},
+            "used": {"pods": "3", "limits.cpu": "1"}}});
+        let revision = json!({"revision": 3, "metadata": {"name": "a", "ownerReferences":
+            [{"kind": "DaemonSet", "apiVersion": "apps/v1", "name": "d", "controller": true}]}});
+        let cases: [(&str, &str, Value, &[&str]); 12] = [
+            ("networking.k8s.io", "ingresses", ingress, &["a", "c", "x.z,y.z", "10.0.0.1", "80, 443", "10m"]),
+            ("networking.k8s.io", "ingresses", json!({}), &["a", "<none>", "*", "", "80", "10m"]),
+            (
+                "networking.k8s.io",
+                "networkpolicies",
+                json!({"spec": {"podSelector": {}}}),
+                &["a", "<none>", "10m"],
+            ),
+            ("", "persistentvolumeclaims", claim, &["a", "Bound", "v", "1Gi", "RWO,ROX", "s", "10m"]),
+            ("", "persistentvolumes", volume, &["a", "1Gi", "RWO", "Retain", "Bound", "n/c", "", "", "10m"]),
+            ("", "resourcequotas", quota, &["a", "cpu: 0/1, pods: 3/5", "limits.cpu: 1/2", "10m"]),
+            ("", "replicationcontrollers", json!({"spec": {"replicas": 2}}), &["a", "2", "0", "0", "10m"]),
+            ("apps", "controllerrevisions", revision, &["a", "daemonset.apps/d", "3", "<unknown>"]),
+            (
+                "storage.k8s.io",
+                "storageclasses",
+                json!({"provisioner": "p"}),
+                &["a", "p", "Delete", "Immediate", "false", "10m"],
+            ),
+            ("scheduling.k8s.io", "priorityclasses", json!({"value": 7}), &["a", "7", "false", "10m"]),
+            (
+                "admissionregistration.k8s.io",
+                "validatingadmissionpolicies",
+                json!({"spec": {"validations": [{}]}}),
+                &["a", "1", "<unset>", "10m"],
+            ),
+            (
+                "admissionregistration.k8s.io",
+                "validatingadmissionpolicybindings",
+                json!({"spec": {"policyName": "p",
+                "paramRef": {"name": "x"}}}),
+                &["a", "p", "*/x", "10m"],
+            ),
+        ];
+        for (group, plural, fields, expected) in cases {
+            assert_eq!(row(group, "v1", plural, one(fields))[..expected.len()], *expected, "{plural}");
         }
     }
 

@@ -65,15 +65,23 @@ pub fn unenforced(info: &ResourceInfo, object: &Value) -> Vec<String> {
             let why = "evictions obey the budget, but its numbers are not kept up in the status";
             warnings.push(format!("status: {why}"));
         }
-        ("batch", "Job") => {
-            let fields =
-                ["podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "podReplacementPolicy"];
-            let given = fields.iter().filter(|field| !spec[**field].is_null());
-            warnings.extend(given.map(|field| format!("spec.{field}: nothing in this cluster acts on it")));
+        ("batch", "Job") => unenforced_job(spec, "spec", &mut warnings),
+        ("batch", "CronJob") => {
+            unenforced_job(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec", &mut warnings);
         }
         _ => {}
     }
     warnings
+}
+
+fn unenforced_job(spec: &Value, path: &str, warnings: &mut Vec<String>) {
+    let fields = ["podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "podReplacementPolicy"];
+    let given = fields.iter().filter(|field| !spec[**field].is_null());
+    warnings.extend(given.map(|field| format!("{path}.{field}: nothing in this cluster acts on it")));
+    if spec["completionMode"] == "Indexed" {
+        warnings
+            .push(format!("{path}.completionMode: Indexed Jobs are not run in this cluster: the Job fails"));
+    }
 }
 
 fn template(template: &Value, path: &str, policies: &[&str], claims: &[Value], faults: &mut Vec<Cause>) {

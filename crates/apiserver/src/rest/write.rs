@@ -237,6 +237,9 @@ async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str
         }
     }
     defaults::fill_in(&call.info, object);
+    if call.subresource().is_empty() {
+        call.warnings.extend(validate::unenforced(&call.info, object));
+    }
     if admission::mutate(call, Operation::Update, object, Some(&live.value)).await? {
         decode(call, object, Some(&live.value))?;
         defaults::fill_in(&call.info, object);

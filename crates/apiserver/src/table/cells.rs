@@ -4,10 +4,13 @@
 use serde_json::{Value, json};
 
 use super::value::{age, count, each, labels, number, or, text};
-use super::{Column, column, pod, value, wide};
+use super::{Column, column, fields, pod, value, wide};
 
 pub(super) fn columns(group: &str, kind: &str) -> Vec<Column> {
     let text = |names: &[&str]| names.iter().map(|n| column(n, "string")).collect::<Vec<_>>();
+    if let Some((plain, extra)) = fields::names(group, kind) {
+        return text(plain).into_iter().chain(extra.iter().map(|name| wide(name))).collect();
+    }
     let (plain, extra): (Vec<Column>, &[&str]) = match (group, kind) {
         ("", "Pod") => (
             text(&["Name", "Ready", "Status", "Restarts", "Age"]),
@@ -72,6 +75,7 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, now: jiff::Timestamp)
     let name = metadata["name"].clone();
     let age = json!(age(&metadata["creationTimestamp"], now));
     match (group, kind) {
+        _ if fields::names(group, kind).is_some() => fields::cells(group, kind, item, age),
         ("", "Pod") => pod::cells(item, now),
         ("", "Service") => service(item, age),
         ("", "Node") => node(item, age),

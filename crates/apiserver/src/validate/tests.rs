@@ -391,3 +391,16 @@ fn faults_of_other_kinds() {
         assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{shown}: {said}");
     }
 }
+
+#[test]
+fn what_a_job_asks_for_and_does_not_get_is_named() {
+    let registry = Registry::new();
+    let said =
+        |plural: &str, object: Value| unenforced(&registry.find("batch", "v1", plural).unwrap(), &object);
+    let job = json!({"completionMode": "Indexed", "podFailurePolicy": {}});
+    let of_job = said("jobs", json!({"spec": job}));
+    assert!(of_job[0].starts_with("spec.podFailurePolicy:") && of_job[1].starts_with("spec.completionMode:"));
+    let of_cron_job = said("cronjobs", json!({"spec": {"jobTemplate": {"spec": job}}}));
+    assert!(of_cron_job[1].starts_with("spec.jobTemplate.spec.completionMode:"), "{of_cron_job:?}");
+    assert_eq!(said("jobs", json!({"spec": {"completionMode": "NonIndexed"}})), [""; 0]);
+}
