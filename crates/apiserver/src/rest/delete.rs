@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use super::read::respond;
 use crate::admission::{self, Operation};
 use crate::answer::json_response;
+use crate::bounds::Extent;
 use crate::call::Call;
 use crate::options::Propagation;
 use crate::registry::ResourceInfo;
 use crate::status::Refusal;
-use crate::store::{StoreError, Stored};
+use crate::store::{ObjectName, StoreError, Stored};
 
 pub(super) use options::DeleteOptions;
 
@@ -35,26 +36,66 @@ pub(super) async fn delete(call: &Call, options: &DeleteOptions) -> Result<Respo
 }
 
 pub(super) async fn collection(call: &Call, options: &DeleteOptions) -> Result<Response<Body>, Refusal> {
-    let namespace = if call.info.namespaced { call.target.namespace.as_deref() } else { None };
-    let (stored, _) = call.api.store.list(&call.info.key, namespace, None);
-    let mut items = Vec::new();
-    for item in stored {
-        if !call.options.labels.matches(&item.value) || !call.options.fields.matches(&item.value) {
-            continue;
-        }
-        let text = |key: &str| item.value["metadata"][key].as_str().unwrap_or_default().to_owned();
+    let mut answer = Deleted::default();
+    for name in selected(call) {
         let mut one = call.clone();
-        one.target.namespace = call.info.namespaced.then(|| text("namespace"));
-        one.target.name = Some(text("name"));
+        one.target.namespace = call.info.namespaced.then(|| name.0.clone());
+        one.target.name = Some(name.1.clone());
         match delete_one(&one, one.name(), options).await {
-            Ok((value, _)) => items.push((*value).clone()),
+            Ok((value, _)) => answer.add(&value),
             Err(refusal) if refusal.code == 404 => {}
             Err(refusal) => return Err(refusal),
         }
+        // A long collection must not keep the other requests of this thread waiting.
+        tokio::task::yield_now().await;
     }
-    let list = json!({"kind": call.info.list_kind(), "apiVersion": call.info.api_version(),
-                      "metadata": {"resourceVersion": call.api.store.revision().to_string()}, "items": items});
-    Ok(json_response(StatusCode::OK, &list))
+    Ok(json_response(StatusCode::OK, &answer.to_value(call)))
+}
+
+/// Names of the objects that a collection has now and that the client selects. The objects themselves would be kept in
+/// memory until the last one is deleted.
+fn selected(call: &Call) -> Vec<ObjectName> {
+    let selects = |object: &Value| call.options.labels.matches(object) && call.options.fields.matches(object);
+    let stored = call.api.store.list(&call.info.key, call.listed_namespace(), None).0;
+    let text = |object: &Value, key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+    let selected = stored.iter().filter(|one| selects(&one.value));
+    selected.map(|one| (text(&one.value, "namespace"), text(&one.value, "name"))).collect()
+}
+
+/// What a deletion of a collection answers: the objects, as long as they are few; how many they were otherwise.
+#[derive(Debug, Default)]
+struct Deleted {
+    items: Vec<Value>,
+    memory: usize,
+    count: usize,
+}
+
+/// Memory of the deleted objects that are listed in an answer, in bytes.
+const MAX_LISTED: usize = 1024 * 1024;
+
+impl Deleted {
+    fn add(&mut self, object: &Value) {
+        self.count += 1;
+        // A row that could not be read has no extent that matters.
+        self.memory = self.memory.saturating_add(Extent::of(object).map_or(0, |extent| extent.memory));
+        if self.memory <= MAX_LISTED {
+            self.items.push(object.clone());
+        } else {
+            self.items = Vec::new();
+        }
+    }
+
+    fn to_value(&self, call: &Call) -> Value {
+        let info = &call.info;
+        if self.memory <= MAX_LISTED {
+            let revision = call.api.store.revision().to_string();
+            return json!({"kind": info.list_kind(), "apiVersion": info.api_version(),
+                          "metadata": {"resourceVersion": revision}, "items": self.items});
+        }
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+               "message": format!("{} {} deleted", self.count, info.qualified()),
+               "details": {"group": info.group, "kind": info.plural}})
+    }
 }
 
 /// Deletes or marks an object; says whether it is gone.
