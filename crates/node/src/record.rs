@@ -67,6 +67,8 @@ impl<'a> Recording<'a> {
             bytes_sent: 0,
             bytes_recv: 0,
             duration: std::time::Duration::ZERO,
+            // A node proxy is told of no policy that only reports.
+            reports: None,
             error: None,
         };
         Self { context, labels, record, begun: Instant::now(), opened: None }

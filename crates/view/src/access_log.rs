@@ -100,6 +100,8 @@ pub struct L4Record {
     pub bytes_recv: u64,
     /// How long it lasted.
     pub duration: Duration,
+    /// What AUDIT policies and policies on trial say of it.
+    pub reports: Option<String>,
     /// Why it failed, if it did.
     pub error: Option<String>,
 }
@@ -169,6 +171,7 @@ impl L4Record {
             ("bytes_sent", Some(Value::Number(self.bytes_sent))),
             ("bytes_recv", Some(Value::Number(self.bytes_recv))),
             ("duration", text(&duration)),
+            ("reports", text(self.reports.as_deref().unwrap_or_default())),
             ("error", text(self.error.as_deref().unwrap_or_default())),
         ];
         for (name, value) in fields {
@@ -215,13 +218,14 @@ mod tests {
             bytes_sent: 0,
             bytes_recv: 0,
             duration: Duration::from_millis(12),
+            reports: Some("audit policy=a/b rule=0".into()),
             error: Some("denied \"x\"\nforged".into()),
         };
         assert_eq!(
             record.line("T", Format::Text),
             "T\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:4 src.workload=\"curl-1\" src.namespace=\"default\" \
              src.identity=\"spiffe://cluster.local/ns/default/sa/curl\" dst.addr=10.0.0.2:9080 direction=\"inbound\" \
-             bytes_sent=0 bytes_recv=0 duration=\"12ms\" error=\"denied \\\"x\\\"\\nforged\""
+             bytes_sent=0 bytes_recv=0 duration=\"12ms\" reports=\"audit policy=a/b rule=0\" error=\"denied \\\"x\\\"\\nforged\""
         );
         let json = record.line("T", Format::Json);
         assert!(json.starts_with(

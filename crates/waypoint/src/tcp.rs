@@ -97,6 +97,7 @@ pub(crate) async fn serve(
         bytes_sent: 0,
         bytes_recv: 0,
         duration: Duration::ZERO,
+        reports: None,
         error: None,
     };
     let facts = RequestFacts {
@@ -166,6 +167,7 @@ async fn carry(
             return Err(crate::log::reason(&denied));
         }
     };
+    record.reports = subject.reported(&context.view.mesh());
     let (mut way, upstream) = match client.while_waited(open(context, &subject, service, &facts)).await {
         None => return Err("the client has given up".into()),
         Some(Ok(opened)) => opened,
@@ -195,11 +197,15 @@ async fn carry(
         Ok::<_, std::io::Error>(Some((sent + first.len() as u64, received + answer.len() as u64)))
     };
     let copied = tokio::select! {
-        copied = copy => copied.map_err(|e| e.to_string())?,
-        reason = permit.revoked() => return Err(reason.to_string()),
-        () = drain.forced() => return Err("the proxy ends".into()),
+        copied = copy => copied.map_err(|e| e.to_string()),
+        reason = permit.revoked() => Err(reason.to_string()),
+        () = drain.forced() => Err("the proxy ends".into()),
     };
-    let Some((sent, received)) = copied else { return Ok(Ended::IsHttp(client, first)) };
+    if let (Err(_), Way::Right(tcp)) = (&copied, &way) {
+        // The server sees a reset, as through a tunnel: it must not take what was cut off for whole.
+        meltemi_tunnel::copy::reset(tcp);
+    }
+    let Some((sent, received)) = copied? else { return Ok(Ended::IsHttp(client, first)) };
     (record.bytes_sent, record.bytes_recv) = (sent, received);
     Ok(Ended::Served)
 }
