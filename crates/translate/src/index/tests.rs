@@ -2,7 +2,7 @@
 //! Changes in, differences out.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service as KubeService};
-use meltemi_model::authz::{Action, Scope as PolicyScope};
+use meltemi_model::authz::{Action, Scope as PolicyScope, StringMatch, ValueMatch};
 use meltemi_model::workload::{Health, TunnelProtocol};
 
 use super::*;
@@ -260,5 +260,43 @@ fn the_way_around_a_waypoint_is_closed_where_a_service_or_its_namespace_asks() {
         index.apply(namespace("{istio.io/use-waypoint: waypoint}"));
         let delta = index.flush();
         assert_eq!(delta.removed_policies.contains(&name), closed, "{own} {of_namespace}");
+    }
+}
+
+#[test]
+fn the_way_around_is_open_to_the_account_that_the_waypoint_runs_as_and_to_no_other() {
+    let gateway = |annotations: &str| {
+        let text = format!(
+            "{{metadata: {{name: waypoint, namespace: default, annotations: {annotations}}}, \
+             spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: m, port: 15008, protocol: HBONE}}]}}}}"
+        );
+        let gateway = serde_yaml_ng::from_str(&text).unwrap();
+        let facts = WaypointFacts::read(&gateway, &MeshConfig::default()).unwrap();
+        Change::Waypoint(NamespacedName::new("default", "waypoint"), Some(facts))
+    };
+    let closed = SERVICE.replace(
+        "namespace: default}",
+        "namespace: default, labels: {istio.io/use-waypoint: waypoint, meltemi.dev/waypoint-bypass: deny}}",
+    );
+    let mut index = Index::new(MeshConfig::default());
+    for change in [gateway("{}"), productpage(true), namespace("{}"), service(&closed)] {
+        index.apply(change);
+    }
+    // The annotation comes and goes while the Service stays as it is.
+    for (annotations, account) in [
+        ("{}", "waypoint"),
+        ("{gateway.istio.io/service-account: proxy}", "proxy"),
+        ("{gateway.istio.io/name-override: other}", "other"),
+        ("{gateway.istio.io/name-override: other, gateway.istio.io/service-account: proxy}", "proxy"),
+        ("{}", "waypoint"),
+    ] {
+        index.apply(gateway(annotations));
+        index.flush();
+        let name = NamespacedName::new("default", "meltemi_only_through_waypoint_productpage");
+        let policy = index.policy(&name).unwrap_or_else(|| panic!("{annotations}: no policy"));
+        let predicate = &policy.policy.rules[0].clauses[0].matches[0].predicates[0];
+        let admitted = format!("cluster.local/ns/default/sa/{account}");
+        let expected = [ValueMatch::String(StringMatch::Exact(admitted.into()))];
+        assert_eq!(predicate.not_values, expected, "{annotations}");
     }
 }
