@@ -7,7 +7,7 @@ mod policies;
 mod requests;
 mod wire;
 
-pub use peers::{certificate, csr, target};
+pub use peers::{certificate, csr, target, tunnel};
 pub use policies::{mesh_config, policy};
 pub use requests::{identity, path, template};
 pub use wire::{address, authorization, document, zds};

@@ -52,3 +52,11 @@ pub fn csr(data: &[u8]) {
     let leaf = CertificateDer::from_pem_slice(chain[0].as_bytes()).expect("a certificate");
     assert_eq!(identity_of(&leaf), Ok(caller));
 }
+
+/// The frames of a tunnel's peer, among what users of its streams do: nothing panics, and no stream, queue or window is more
+/// than its bound. The first octet says which side we are.
+pub fn tunnel(data: &[u8]) {
+    if let Some((side, rest)) = data.split_first() {
+        meltemi_tunnel::probe(side & 1 == 1, rest);
+    }
+}

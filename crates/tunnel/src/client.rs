@@ -9,21 +9,22 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, StatusCode};
 use meltemi_identity::{Svid, tls};
 use meltemi_model::SpiffeId;
 use meltemi_runtime::Tasks;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio_rustls::TlsConnector;
 
-use crate::copy::Stream;
-use crate::inbox::Inboxes;
+use crate::STREAMS_PER_TUNNEL;
+use crate::framing::Broken;
+use crate::framing::conn::{Role, Shared, lock};
+use crate::framing::driver::{Driver, User};
+use crate::framing::stream::Stream;
 use crate::liveness::Liveness;
-use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, SEND_BUFFER, STREAM_WINDOW, STREAMS_PER_TUNNEL};
+use crate::tls::Tls;
 
 /// A tunnel that nobody used for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
@@ -113,9 +114,14 @@ type Key = (String, SocketAddr, Vec<SpiffeId>);
 /// An open tunnel.
 #[derive(Clone)]
 struct Tunnel {
-    sender: SendRequest<Bytes>,
-    inboxes: Inboxes,
+    user: Arc<User>,
     liveness: Arc<Liveness>,
+}
+
+impl Tunnel {
+    fn shared(&self) -> &Shared {
+        &self.user.0
+    }
 }
 
 struct Pooled {
@@ -199,6 +205,7 @@ impl Pool {
         let turn = tokio::time::timeout(TURN, tunnels.lock()).await;
         let mut list = turn.map_err(|_| slow(dial.address))?;
         let now = Instant::now();
+        list.retain(|pooled| !lock(pooled.tunnel.shared()).is_over());
         for pooled in list.iter_mut() {
             let has_room = Arc::strong_count(&pooled.open) <= STREAMS_PER_TUNNEL as usize;
             if has_room && !pooled.tunnel.liveness.is_suspect() {
@@ -233,43 +240,45 @@ impl Pool {
             .await
             .unwrap_or_else(|_| Err(timeout()))
             .map_err(|source| DialError::Tls { address, source })?;
-        let mut builder = h2::client::Builder::new();
-        builder
-            .enable_push(false)
-            .max_header_list_size(MAX_HEADERS)
-            .max_frame_size(FRAME)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buffer_size(SEND_BUFFER);
-        let (sender, mut connection) = builder.handshake(tls).await.map_err(|e| broken(address, e))?;
+        let (tcp, tls) = tls.into_inner();
+        let driver = Driver::new(Role::Client, Tls::new(tcp, tls));
+        let user = Arc::new(User(driver.shared.clone()));
         let liveness = Arc::new(Liveness::default());
-        let alive = liveness.clone().watch(connection.ping_pong());
-        let inboxes = Inboxes::default();
-        let (tunnels, gathered) = (Arc::downgrade(&self.tunnels), inboxes.clone());
+        self.drive(driver, liveness.clone());
+        Ok(Tunnel { user, liveness })
+    }
+
+    /// Drives a tunnel, and beside that looks after it: what is seldom must not be asked for with every packet.
+    fn drive(&self, mut driver: Driver, liveness: Arc<Liveness>) {
+        let (shared, tunnels) = (driver.shared.clone(), Arc::downgrade(&self.tunnels));
         let mut drain = self.tasks.drain();
+        let (ended, mut over) = oneshot::channel::<()>();
         self.tasks.spawn_job("tunnel", async move {
+            let _ended = ended;
+            std::future::poll_fn(|cx| driver.poll(cx)).await
+        });
+        self.tasks.spawn_job("tunnel watch", async move {
             let mut sweep = tokio::time::interval(SWEEP);
-            tokio::pin!(connection, alive);
+            let alive = liveness.watch(&shared);
+            tokio::pin!(alive);
             let mut draining = false;
             loop {
-                let driven = std::future::poll_fn(|cx| {
-                    let ended = connection.as_mut().poll(cx);
-                    gathered.gather();
-                    ended
-                });
                 tokio::select! {
+                    _ = &mut over => return Ok(()),
                     // A tunnel that nobody uses must not keep the process.
                     () = drain.started(), if !draining => {
                         draining = true;
                         let_go(&tunnels);
                     }
-                    ended = driven => return ended.map_err(io::Error::other),
-                    error = &mut alive => return Err(error),
+                    error = &mut alive => {
+                        let text = error.to_string();
+                        lock(&shared).fail(error);
+                        return Err(text);
+                    }
                     _ = sweep.tick() => sweep_idle(&tunnels),
                 }
             }
         });
-        Ok(Tunnel { sender, inboxes, liveness })
     }
 }
 
@@ -303,35 +312,26 @@ fn slow(address: SocketAddr) -> DialError {
     }
 }
 
-/// A tunnel that failed by HTTP/2's account. With TLS 1.3 the client is done before the server has judged its certificate,
-/// so that a refusal arrives as an error of the first read: it is one of TLS, and another attempt would change nothing.
-fn broken(address: SocketAddr, error: h2::Error) -> DialError {
+/// A tunnel that failed. With TLS 1.3 the client is done before the server has judged its certificate, so that a refusal
+/// arrives as an error of the first read: it is one of TLS, and another attempt would change nothing.
+fn broken(address: SocketAddr, broken: Broken) -> DialError {
     // What rustls reports, alerts of the peer among it, has this kind; no error of a socket has.
-    if error.get_io().is_some_and(|source| source.kind() == io::ErrorKind::InvalidData) {
-        return DialError::Tls {
-            address,
-            source: error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()),
-        };
+    let source = io::Error::from(broken);
+    match source.kind() {
+        io::ErrorKind::InvalidData => DialError::Tls { address, source },
+        _ => DialError::Tunnel { address, reason: source.to_string() },
     }
-    DialError::Tunnel { address, reason: error.to_string() }
 }
 
 async fn request(to: Tunnel, dial: &Dial) -> Result<Stream, DialError> {
-    let tunnel = |reason: String| DialError::Tunnel { address: dial.address, reason };
-    let mut sender = to.sender.ready().await.map_err(|e| broken(dial.address, e))?;
-    let uri = Uri::builder().authority(dial.authority.as_str()).build().map_err(|e| tunnel(e.to_string()))?;
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = dial.headers.clone();
-    let (response, send) = sender.send_request(request, false).map_err(|e| broken(dial.address, e))?;
-    let answered = tokio::select! {
-        answered = tokio::time::timeout(ANSWER, response) => answered.map_err(|_| slow(dial.address))?,
+    let broken = |error| broken(dial.address, error);
+    let stream = Stream::connect(to.shared(), &dial.authority, &dial.headers).await.map_err(broken)?;
+    let status = tokio::select! {
+        answered = tokio::time::timeout(ANSWER, stream.status()) => answered.map_err(|_| slow(dial.address))?,
         () = to.liveness.lost() => return Err(DialError::Silent { address: dial.address }),
     };
-    let response = answered.map_err(|e| broken(dial.address, e))?;
-    if response.status() != StatusCode::OK {
-        return Err(DialError::Status(response.status()));
+    match StatusCode::from_u16(status.map_err(broken)?) {
+        Ok(StatusCode::OK) => Ok(stream),
+        other => Err(DialError::Status(other.unwrap_or_default())),
     }
-    Ok(Stream { send, recv: to.inboxes.inbox(response.into_body()) })
 }

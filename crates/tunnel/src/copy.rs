@@ -4,24 +4,19 @@
 use std::cell::RefCell;
 use std::io;
 
-use bytes::{Bytes, BytesMut};
-use h2::{Reason, SendStream};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use meltemi_policy::Permit;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use crate::inbox::Inbox;
+use crate::framing::stream::Stream;
+use crate::framing::{Broken, Reason};
 
 /// Largest read from an application: nothing is held while it is idle.
 const READ: usize = 64 * 1024;
-
-/// One stream of a tunnel.
-#[derive(Debug)]
-pub struct Stream {
-    pub(crate) send: SendStream<Bytes>,
-    pub(crate) recv: Inbox,
-}
+/// What is read and not longer than this is copied: otherwise it would keep a buffer of [`READ`] for itself.
+const SMALL: usize = 8 * 1024;
 
 /// What went over a connection, and how it ended.
 #[derive(Clone, Debug, Default)]
@@ -35,13 +30,13 @@ pub struct Copied {
 }
 
 /// Copies until both sides have closed, one fails, or the permit is taken back; then the other side is reset.
-pub async fn splice(mut stream: Stream, mut tcp: TcpStream, permit: Option<Permit>) -> Copied {
+pub async fn splice(stream: Stream, mut tcp: TcpStream, permit: Option<Permit>) -> Copied {
     let mut copied = Copied::default();
     let (mut up, mut down) = (0, 0);
     let outcome = {
         let (read, write) = tcp.split();
-        let upward = to_tunnel(read, &mut stream.send, &mut up);
-        let downward = from_tunnel(&stream.recv, write, &mut down);
+        let upward = to_tunnel(read, &stream, &mut up);
+        let downward = from_tunnel(&stream, write, &mut down);
         let both = async { tokio::try_join!(upward, downward).map(|_| ()).map_err(|e| e.to_string()) };
         match &permit {
             None => both.await,
@@ -54,7 +49,7 @@ pub async fn splice(mut stream: Stream, mut tcp: TcpStream, permit: Option<Permi
     copied.to_tunnel = up;
     copied.from_tunnel = down;
     if let Err(error) = outcome {
-        stream.send.send_reset(Reason::CANCEL);
+        stream.reset(Reason::CANCEL);
         reset(&tcp);
         copied.error = Some(error);
     }
@@ -89,7 +84,7 @@ pub async fn relay(mut client: TcpStream, mut server: TcpStream, permit: Option<
 /// Everything that can be read goes through one buffer of the thread: a connection that is idle holds none.
 async fn pipe(read: ReadHalf<'_>, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
     loop {
-        let data = next(&read).await?;
+        let data = next(&read, READ).await?;
         if data.is_empty() {
             return write.shutdown().await;
         }
@@ -102,13 +97,19 @@ thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::default();
 }
 
-/// What can be read next, at most [`READ`]; empty at the end.
-async fn next(read: &ReadHalf<'_>) -> io::Result<Bytes> {
+/// What can be read next, at most `limit` and [`READ`]; empty at the end.
+async fn next(read: &ReadHalf<'_>, limit: usize) -> io::Result<Bytes> {
     loop {
         read.readable().await?;
-        let got = BUFFER.with_borrow_mut(|buffer| {
+        let got = BUFFER.with_borrow_mut(|buffer| -> io::Result<Bytes> {
             buffer.reserve(READ);
-            read.try_read_buf(buffer).map(|_| buffer.split().freeze())
+            let n = read.try_read_buf(&mut (&mut *buffer).limit(limit.min(READ)))?;
+            if n > SMALL {
+                return Ok(buffer.split().freeze());
+            }
+            let data = Bytes::copy_from_slice(buffer);
+            buffer.clear();
+            Ok(data)
         });
         match got {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -122,40 +123,32 @@ pub fn reset(tcp: &TcpStream) {
     let _ = tcp.set_zero_linger();
 }
 
-async fn to_tunnel(read: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &mut u64) -> io::Result<()> {
+async fn to_tunnel(read: ReadHalf<'_>, stream: &Stream, count: &mut u64) -> io::Result<()> {
     loop {
-        let mut data = next(&read).await?;
+        // Nothing is read before it can go on: what waits, waits in the kernel.
+        let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await?;
+        let data = next(&read, capacity).await?;
         if data.is_empty() {
             // A peer that has ended already and reads no further is told in vain; how it ended the other way says.
-            let _ = send.send_data(Bytes::new(), true);
+            stream.end();
             return Ok(());
         }
         *count += data.len() as u64;
-        while !data.is_empty() {
-            send.reserve_capacity(data.len());
-            let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
-            let granted = match granted {
-                Some(Ok(n)) => n,
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                None => return Err(io::ErrorKind::ConnectionReset.into()),
-            };
-            let part = data.split_to(granted.min(data.len()));
-            send.send_data(part, false).map_err(io::Error::other)?;
-        }
+        stream.send(data)?;
     }
 }
 
-async fn from_tunnel(recv: &Inbox, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
-    while let Some(data) = recv.data().await {
+async fn from_tunnel(stream: &Stream, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
+    while let Some(data) = stream.data().await {
         let data = match data {
             Ok(data) => data,
             // The peer has ended, and reads no further.
-            Err(error) if error.reason() == Some(Reason::NO_ERROR) => break,
-            Err(error) => return Err(io::Error::other(error)),
+            Err(Broken::Reset(Reason::NO_ERROR)) => break,
+            Err(broken) => return Err(broken.into()),
         };
         write.write_all(&data).await?;
         *count += data.len() as u64;
-        recv.release(data.len()).map_err(io::Error::other)?;
+        stream.release(data.len());
     }
     write.shutdown().await
 }

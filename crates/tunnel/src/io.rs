@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::copy::Stream;
+use crate::framing::Reason;
+use crate::framing::stream::Stream;
 
 /// A stream as [`AsyncRead`] and [`AsyncWrite`]; dropped before its end it is reset.
 #[derive(Debug)]
@@ -19,18 +19,18 @@ pub struct TunnelIo {
     unread: Bytes,
     ended: bool,
     /// Of the tunnel: it is in use as long as this lives.
-    lease: Option<Arc<()>>,
+    _lease: Option<Arc<()>>,
 }
 
 impl TunnelIo {
     /// Around a stream.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, unread: Bytes::new(), ended: false, lease: None }
+        Self { stream, unread: Bytes::new(), ended: false, _lease: None }
     }
 
     /// Around a stream that was dialled, with the lease of its tunnel.
     pub fn holding(stream: Stream, lease: Arc<()>) -> Self {
-        Self { stream, unread: Bytes::new(), ended: false, lease: Some(lease) }
+        Self { stream, unread: Bytes::new(), ended: false, _lease: Some(lease) }
     }
 }
 
@@ -38,12 +38,12 @@ impl AsyncRead for TunnelIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.unread.is_empty() {
-            match ready!(this.stream.recv.poll_data(cx)) {
+            match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    this.stream.recv.release(data.len()).map_err(io::Error::other)?;
+                    this.stream.release(data.len());
                     this.unread = data;
                 }
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Some(Err(broken)) => return Poll::Ready(Err(broken.into())),
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -60,15 +60,10 @@ impl AsyncWrite for TunnelIo {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        this.stream.send.reserve_capacity(data.len());
-        let granted = match ready!(this.stream.send.poll_capacity(cx)) {
-            Some(Ok(n)) => n.min(data.len()),
-            Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        };
-        let part = Bytes::copy_from_slice(&data[..granted]);
-        this.stream.send.send_data(part, false).map_err(io::Error::other)?;
-        Poll::Ready(Ok(granted))
+        let capacity = ready!(this.stream.poll_capacity(cx))?;
+        let part = &data[..capacity.min(data.len())];
+        this.stream.send(Bytes::copy_from_slice(part))?;
+        Poll::Ready(Ok(part.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -77,10 +72,8 @@ impl AsyncWrite for TunnelIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.ended {
-            this.ended = true;
-            this.stream.send.send_data(Bytes::new(), true).map_err(io::Error::other)?;
-        }
+        this.ended = true;
+        this.stream.end();
         Poll::Ready(Ok(()))
     }
 }
@@ -88,12 +81,8 @@ impl AsyncWrite for TunnelIo {
 impl Drop for TunnelIo {
     fn drop(&mut self) {
         if !self.ended {
-            self.stream.send.send_reset(Reason::CANCEL);
-        } else if self.lease.is_some() && !self.stream.recv.is_end_stream() {
-            // After an end of our own: nothing was cut off, we only read no further.
-            self.stream.send.send_reset(Reason::NO_ERROR);
+            self.stream.reset(Reason::CANCEL);
         }
-        // Otherwise what is still to be sent must not be thrown away by a reset. An accepting side that has ended tells
-        // NO_ERROR behind it by itself (RFC 9113 §8.1).
+        // After an end of ours the stream tells by itself that we only read no further.
     }
 }

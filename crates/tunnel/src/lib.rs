@@ -7,15 +7,17 @@
 pub mod client;
 pub mod copy;
 pub mod deliver;
-mod inbox;
+mod framing;
 pub mod io;
 mod liveness;
 pub mod server;
 pub mod target;
+mod tls;
 
 pub use client::{Dial, DialError, Pool};
-pub use copy::{Copied, Stream, relay, splice};
+pub use copy::{Copied, relay, splice};
 pub use deliver::{Delivered, deliver};
+pub use framing::stream::Stream;
 pub use io::TunnelIo;
 pub use server::{Connect, Incoming, accept};
 pub use target::{InvalidTarget, Target};
@@ -26,12 +28,24 @@ const MAX_STREAMS: u32 = 200;
 const MAX_HEADERS: u32 = 64 * 1024;
 /// Connections that a client puts on one tunnel; a further one gets a tunnel of its own.
 const STREAMS_PER_TUNNEL: u32 = 100;
-/// Window of a stream: what may be in flight for one connection, and what is held of one that nobody reads. Less would cost
-/// throughput where peers are far from each other.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// Window of a tunnel: not the narrower one, for streams that nobody reads would hold up all others.
-const CONNECTION_WINDOW: u32 = STREAMS_PER_TUNNEL * STREAM_WINDOW;
+/// Window of a stream at first: what may be held of one that nobody reads.
+const BASE_WINDOW: u32 = 64 * 1024;
+/// Window of a stream at most, once its peer has filled what it had and its reader kept up. Less would cost throughput where
+/// peers are far from each other.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+/// What the streams of one tunnel, and all of a process, have beyond their first windows.
+const EXTRA_PER_TUNNEL: u32 = 16 * 1024 * 1024;
+const EXTRA_PER_PROCESS: u32 = 256 * 1024 * 1024;
+/// Window of a tunnel: never the narrower one, for streams that nobody reads would hold up all others.
+const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Bytes of a stream that wait for the connection at most, whatever window the peer gives.
 const SEND_BUFFER: usize = 128 * 1024;
-/// Largest frame that is accepted: a read's worth. What is held of a smaller one may be a buffer of this size.
+/// Largest frame that is accepted: a read's worth.
 const FRAME: u32 = 64 * 1024;
+
+/// What a fuzzer makes of a peer and a user of streams, of the accepting or the dialling side; panics where something does
+/// not hold that must.
+#[doc(hidden)]
+pub fn probe(is_server: bool, data: &[u8]) {
+    framing::probe::drive(is_server, data);
+}

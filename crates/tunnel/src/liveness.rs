@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::framing::conn::Shared;
+use crate::framing::ping::ping;
 use crate::server::{PING_EVERY, PING_LIMIT};
 
 /// A tunnel whose peer was heard this recently is used without a question; a request that has waited for as long asks.
@@ -60,14 +61,13 @@ impl Liveness {
 
     /// Pings the peer every [`PING_EVERY`], and whenever somebody asks; resolves when it has not answered for
     /// [`PING_LIMIT`]. Progresses only while its connection does.
-    pub(crate) async fn watch(self: Arc<Self>, ping: Option<PingPong>) -> io::Error {
-        let Some(mut ping) = ping else { return std::future::pending().await };
+    pub(crate) async fn watch(self: Arc<Self>, shared: &Shared) -> io::Error {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(PING_EVERY) => {}
                 () = self.asked.notified() => {}
             }
-            let pong = ping.ping(Ping::opaque());
+            let pong = ping(shared);
             tokio::pin!(pong);
             let answered = match tokio::time::timeout(SUSPECT, &mut pong).await {
                 Ok(answered) => Ok(answered),
@@ -77,11 +77,11 @@ impl Liveness {
                 }
             };
             match answered {
-                Ok(Ok(_)) => {
+                Ok(Ok(())) => {
                     *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     self.suspect.send_replace(false);
                 }
-                Ok(Err(error)) => return io::Error::other(error),
+                Ok(Err(broken)) => return broken.into(),
                 Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer no longer answers"),
             }
         }

@@ -1,38 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The accepting side: a TLS connection of a known peer, and the CONNECTs on it.
 
+use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Ping, PingPong, Reason};
-use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::StatusCode;
 use meltemi_identity::svid::peer_of;
 use meltemi_model::SpiffeId;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Interval, interval};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
-use crate::copy::Stream;
-use crate::inbox::{Inbox, Inboxes};
-use crate::{CONNECTION_WINDOW, FRAME, MAX_HEADERS, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use crate::MAX_STREAMS;
+use crate::framing::Reason;
+use crate::framing::conn::{Role, Shared, lock};
+use crate::framing::driver::Driver;
+use crate::framing::head::Request;
+use crate::framing::ping::ping;
+use crate::framing::stream::Stream;
+use crate::tls::Tls;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Streams that a peer may reset before they were answered; more ends the connection with ENHANCE_YOUR_CALM.
-const MAX_RESETS: usize = 128;
 /// CONNECTs of one tunnel that wait for their answer; a further one is refused. A peer that resets what it asked for does
 /// not make room for more at once: what was begun for it must have ended.
 const MAX_UNANSWERED: usize = MAX_STREAMS as usize;
-/// CONNECTs that a peer may abandon before their answer at once, and each second: for more the tunnel ends with
-/// ENHANCE_YOUR_CALM. Clients that give up early are no attack, at a pace of clients.
-const ABANDONED: u32 = 256;
-const ABANDONED_A_SECOND: u32 = 100;
 /// How often it is looked whether the peer's certificate has expired.
 const LOOK: Duration = Duration::from_secs(30);
 pub(crate) const PING_EVERY: Duration = Duration::from_secs(10);
@@ -40,12 +36,9 @@ pub(crate) const PING_LIMIT: Duration = Duration::from_secs(20);
 
 /// An accepted tunnel.
 pub struct Incoming {
-    connection: h2::server::Connection<TlsStream<TcpStream>, Bytes>,
-    ping: Option<PingPong>,
-    inboxes: Inboxes,
+    driver: Driver,
     unanswered: Arc<Semaphore>,
-    calm: Arc<Calm>,
-    told: bool,
+    expiry: Interval,
     /// Who the peer has proven to be.
     pub peer: SpiffeId,
     /// End of the validity of what proves it; nothing is accepted after that.
@@ -69,31 +62,12 @@ pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let leaf = certificates.first().ok_or_else(|| wrong("the peer has no certificate".into()))?;
         let (peer, expires) = peer_of(leaf).map_err(|e| wrong(e.to_string()))?;
-        let mut builder = h2::server::Builder::new();
-        builder
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEADERS)
-            .max_frame_size(FRAME)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buffer_size(SEND_BUFFER)
-            .max_concurrent_reset_streams(MAX_RESETS)
-            .max_pending_accept_reset_streams(MAX_RESETS)
-            .max_local_error_reset_streams(Some(MAX_RESETS));
-        let mut connection = builder.handshake(tls).await.map_err(io::Error::other)?;
-        let ping = connection.ping_pong();
+        let (tcp, tls) = tls.into_inner();
+        let mut driver = Driver::new(Role::Server, Tls::new(tcp, tls));
+        // Until it has said that it speaks HTTP/2.
+        std::future::poll_fn(|cx| driver.poll_begun(cx)).await?;
         let unanswered = Arc::new(Semaphore::new(MAX_UNANSWERED));
-        let inboxes = Inboxes::default();
-        Ok(Incoming {
-            connection,
-            ping,
-            inboxes,
-            unanswered,
-            calm: Arc::default(),
-            told: false,
-            peer,
-            expires,
-        })
+        Ok(Incoming { driver, unanswered, expiry: interval(LOOK), peer, expires })
     };
     tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
@@ -105,40 +79,30 @@ impl Incoming {
     /// The connection failed.
     pub async fn next(&mut self) -> io::Result<Option<Connect>> {
         loop {
-            let driven = std::future::poll_fn(|cx| {
-                let accepted = self.connection.poll_accept(cx);
-                self.inboxes.gather();
-                accepted
-            });
-            let accepted = tokio::select! {
-                accepted = driven => accepted,
-                () = self.calm.exceeded.notified(), if !self.told => {
-                    self.told = true;
-                    self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    continue;
-                }
-                () = tokio::time::sleep(LOOK), if !self.told => {
-                    if self.is_expired() {
-                        self.told = true;
-                        self.connection.graceful_shutdown();
-                    }
-                    continue;
-                }
-            };
-            let (request, mut response) = match accepted {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                Some(Ok(accepted)) => accepted,
-            };
+            let next = std::future::poll_fn(|cx| self.poll_next(cx)).await?;
+            let Some((stream, request)) = next else { return Ok(None) };
             match self.unanswered.clone().try_acquire_owned() {
                 Ok(place) if !self.is_expired() => {
-                    let calm = self.calm.clone();
-                    let (request, body) = request.into_parts();
-                    let body = self.inboxes.inbox(body);
-                    return Ok(Some(Connect { request, body, response, calm, _place: place }));
+                    return Ok(Some(Connect { request, stream, _place: place }));
                 }
-                _ => response.send_reset(Reason::REFUSED_STREAM),
+                _ => stream.reset(Reason::REFUSED_STREAM),
             }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<(Stream, Request)>>> {
+        if let Some(next) = Stream::accepted(&self.driver.shared) {
+            return Poll::Ready(Ok(Some(next)));
+        }
+        while self.expiry.poll_tick(cx).is_ready() {
+            if self.is_expired() {
+                self.graceful_shutdown();
+            }
+        }
+        let driven = self.driver.poll(cx);
+        match Stream::accepted(&self.driver.shared) {
+            Some(next) => Poll::Ready(Ok(Some(next))),
+            None => driven.map_ok(|()| None),
         }
     }
 
@@ -149,44 +113,22 @@ impl Incoming {
 
     /// The keepalive of this tunnel: fails when the peer no longer answers. Taken once.
     pub fn keepalive(&mut self) -> impl Future<Output = io::Error> + Send + use<> {
-        keepalive(self.ping.take())
+        keepalive(self.driver.shared.clone())
     }
 
     /// Says that no further request is taken; what is open goes on.
     pub fn graceful_shutdown(&mut self) {
-        self.connection.graceful_shutdown();
-    }
-}
-
-/// What a peer has abandoned: a bucket that fills with each, and empties with time.
-#[derive(Debug, Default)]
-struct Calm {
-    level: Mutex<Option<(f64, Instant)>>,
-    exceeded: Notify,
-}
-
-impl Calm {
-    fn abandoned(&self) {
-        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let before = level.map_or(0.0, |(level, at)| {
-            (level - now.duration_since(at).as_secs_f64() * f64::from(ABANDONED_A_SECOND)).max(0.0)
-        });
-        *level = Some((before + 1.0, now));
-        if before + 1.0 > f64::from(ABANDONED) {
-            self.exceeded.notify_one();
-        }
+        lock(&self.driver.shared).leave();
     }
 }
 
 /// Asks the peer every [`PING_EVERY`] whether it is there; resolves when it is not. Progresses only while its connection does.
-async fn keepalive(ping: Option<PingPong>) -> io::Error {
-    let Some(mut ping) = ping else { return std::future::pending().await };
+async fn keepalive(shared: Shared) -> io::Error {
     loop {
         tokio::time::sleep(PING_EVERY).await;
-        match tokio::time::timeout(PING_LIMIT, ping.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return io::Error::other(error),
+        match tokio::time::timeout(PING_LIMIT, ping(&shared)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(broken)) => return broken.into(),
             Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer no longer answers"),
         }
     }
@@ -195,35 +137,33 @@ async fn keepalive(ping: Option<PingPong>) -> io::Error {
 /// A request on a tunnel.
 #[derive(Debug)]
 pub struct Connect {
-    request: Parts,
-    body: Inbox,
-    response: SendResponse<Bytes>,
-    calm: Arc<Calm>,
+    request: Request,
+    stream: Stream,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connect {
     /// Whether it is a CONNECT; anything else is refused with 405.
     pub fn is_connect(&self) -> bool {
-        self.request.method == Method::CONNECT
+        self.request.is_connect
     }
 
     /// The destination asked for, `ip:port` or `host:port`.
     pub fn authority(&self) -> &str {
-        self.request.uri.authority().map_or("", http::uri::Authority::as_str)
+        &self.request.authority
     }
 
     /// A header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.request.headers.get(name).and_then(|value| value.to_str().ok())
+        self.request.header(name)
     }
 
     /// Does what has to be done before the answer, as long as the peer waits for it; none when it has given up.
     pub async fn while_waited<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            _ = std::future::poll_fn(|cx| self.response.poll_reset(cx)) => {
-                self.calm.abandoned();
+            () = self.stream.given_up() => {
+                self.stream.abandon();
                 None
             }
             done = work => Some(done),
@@ -234,15 +174,14 @@ impl Connect {
     ///
     /// # Errors
     /// The peer is gone.
-    pub fn accept(mut self) -> io::Result<Stream> {
-        let send = self.response.send_response(Response::new(()), false).map_err(io::Error::other)?;
-        Ok(Stream { send, recv: self.body })
+    pub fn accept(self) -> io::Result<Stream> {
+        self.stream.respond(StatusCode::OK.as_u16(), false)?;
+        Ok(self.stream)
     }
 
     /// Refuses with a status.
-    pub fn refuse(mut self, status: StatusCode) {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        let _ = self.response.send_response(response, true);
+    pub fn refuse(self, status: StatusCode) {
+        // In vain where the peer is gone.
+        let _ = self.stream.respond(status.as_u16(), true);
     }
 }
