@@ -23,6 +23,7 @@ const ATTR_RDONLY: u64 = 0x1;
 const ATTR_NOSUID: u64 = 0x2;
 const ATTR_NODEV: u64 = 0x4;
 const ATTR_NOEXEC: u64 = 0x8;
+const ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// What a mount forbids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,15 +67,18 @@ fn set_attributes(folder: i32, path: &CStr, flags: libc::c_int, forbid: Forbid) 
         | flag(forbid.write, ATTR_RDONLY)
         | flag(forbid.devices, ATTR_NODEV)
         | flag(forbid.execute, ATTR_NOEXEC);
-    let attr = MountAttr { set, clear: 0, propagation: 0, userns: 0 };
+    set_attr(folder, path, flags | AT_RECURSIVE, &MountAttr { set, clear: 0, propagation: 0, userns: 0 })
+}
+
+fn set_attr(folder: i32, path: &CStr, flags: libc::c_int, attr: &MountAttr) -> io::Result<()> {
     // SAFETY: a NUL-terminated path and a struct of the size that is passed.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             folder,
             path.as_ptr(),
-            flags | AT_RECURSIVE,
-            &raw const attr,
+            flags,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
@@ -94,6 +98,47 @@ pub fn detached(of: BorrowedFd<'_>, forbid: Forbid) -> io::Result<OwnedFd> {
     let mount = crate::sys::owned(crate::sys::check(result)?);
     set_attributes(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH, forbid)?;
     Ok(mount)
+}
+
+/// Shows the owners of files through a mount that [`detached`] made as if the ids on the disk were those inside of a user
+/// namespace: the file system's user 33 is user 33 of the namespace.
+///
+/// # Errors
+/// The file system or the kernel cannot, the mount is in a place already, or the file system belongs to another user
+/// namespace than the caller's.
+pub fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    let userns = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
+    let attr = MountAttr { set: ATTR_IDMAP, clear: 0, propagation: 0, userns };
+    set_attr(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &attr)
+}
+
+/// Mounts on `target` what is in the folder `lower`, with all changes kept in `upper`. `work` is an empty folder on the file
+/// system of `upper`. The paths have no comma, colon or backslash; relative ones begin at the working directory. Set-user-id
+/// bits and device files mean nothing there.
+///
+/// # Errors
+/// The kernel has no overlay file system, or gives none to this user namespace.
+pub fn overlay(lower: &Path, upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    let (lower, upper_path, work) = (lower.display(), upper, work.display());
+    let options = format!("lowerdir={lower},upperdir={},workdir={work}", upper.display());
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let own = if may_set_trusted(upper_path)? { "" } else { ",userxattr" };
+    let options = format!("{options}{own}");
+    Ok(mount(Some("overlay"), target, Some("overlay"), flags, Some(options.as_str()))?)
+}
+
+/// Whether this process may set the attributes by which an overlay marks what was removed. Only the machine's root may; where
+/// it cannot, an overlay can be mounted all the same, and its folders not removed.
+fn may_set_trusted(path: &Path) -> io::Result<bool> {
+    let (path, name) = (cstring(path)?, c"trusted.overlay.meltemi");
+    // SAFETY: two NUL-terminated strings and an empty value.
+    let set = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), std::ptr::null(), 0, 0) };
+    if set < 0 {
+        return Ok(false);
+    }
+    // SAFETY: two NUL-terminated strings.
+    let removed = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
+    crate::sys::check(removed.into()).map(|_| true)
 }
 
 /// Mounts what [`detached`] made on the file or folder that `target` is open on.

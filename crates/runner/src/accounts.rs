@@ -2,11 +2,18 @@
 //! The users and groups of the machine's programs: those of its `/etc/passwd` and `/etc/group` that belong to the
 //! system. People are none of a Pod's business.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+
+use meltemi_linux::beneath::{self, Links};
 
 /// Ids of Debian's system users end before this one.
 const END_OF_SYSTEM: u32 = 1_000;
 const NOBODY: u32 = 65_534;
+/// How much of a file of an image is read.
+const MAX_FILE: u64 = 1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct User {
@@ -38,8 +45,17 @@ impl Accounts {
         Self::parse(&text("passwd"), &text("group"))
     }
 
+    /// Reads those of an image, all of them; `root` is its root.
+    pub(crate) fn of_image(root: &Path) -> Self {
+        let text = |name: &str| read_in(root, name).unwrap_or_default();
+        Self::parse_all(&text("etc/passwd"), &text("etc/group"), |_| true)
+    }
+
     fn parse(passwd: &str, group: &str) -> Self {
-        let is_system = |id: u32| id < END_OF_SYSTEM || id == NOBODY;
+        Self::parse_all(passwd, group, |id| id < END_OF_SYSTEM || id == NOBODY)
+    }
+
+    fn parse_all(passwd: &str, group: &str, is_system: impl Fn(u32) -> bool) -> Self {
         let mut users: Vec<User> = passwd.lines().filter_map(user).filter(|u| is_system(u.uid)).collect();
         for line in ["root:x:0:0::/root:/bin/sh", "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin"] {
             users.extend(user(line).filter(|known| users.iter().all(|u| u.uid != known.uid)));
@@ -82,9 +98,32 @@ impl Accounts {
         self.user(uid).map_or("/", |u| &u.home)
     }
 
+    /// The id of a user of this name.
+    pub(crate) fn uid(&self, name: &str) -> Option<u32> {
+        self.users.iter().find(|u| u.name == name).map(|u| u.uid)
+    }
+
+    /// The id of a group of this name.
+    pub(crate) fn gid(&self, name: &str) -> Option<u32> {
+        self.groups.iter().find(|g| g.name == name).map(|g| g.gid)
+    }
+
     fn user(&self, uid: u32) -> Option<&User> {
         self.users.iter().find(|u| u.uid == uid)
     }
+}
+
+/// A file of an image, whose links lead to nothing outside of its root.
+fn read_in(root: &Path, name: &str) -> std::io::Result<String> {
+    let root = File::open(root)?;
+    let found = beneath::open(root.as_fd(), Path::new(name), Links::WithinRoot)?;
+    if !File::from(found.try_clone()?).metadata()?.is_file() {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    let mut text = Vec::new();
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+    file.take(MAX_FILE).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn user(line: &str) -> Option<User> {

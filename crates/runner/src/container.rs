@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One instance of a container: made, started, logged, ended.
 
+mod etc;
 pub(crate) mod running;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use meltemi_linux::process::{Exit, pipe};
 use meltemi_linux::pty;
+use nix::fcntl::Flock;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
@@ -26,9 +28,10 @@ use crate::cgroups::Limits;
 use crate::context::{Context, PodEntry};
 use crate::expand::expand;
 use crate::image::Image;
+use crate::image::loaded::Store;
 use crate::lock::lock;
 use crate::logs::{Log, Stream};
-use crate::pod_init::{Bind, ContainerSpec};
+use crate::pod_init::{Bind, ContainerSpec, ImageRoot};
 use crate::sandbox::{Sandbox, Stdio};
 use crate::{env, image, rights, volumes};
 
@@ -64,6 +67,36 @@ pub(crate) fn image_of(ctx: &Context, container: &Container) -> Result<Image, im
     image::resolve(reference, &ctx.images())
 }
 
+/// The users that an image knows: its own, or those of the machine whose programs it runs.
+fn accounts_of(ctx: &Context, image: &Image) -> Accounts {
+    match &image.loaded {
+        Some(loaded) => Accounts::of_image(&Store::of(&ctx.config.images).root(loaded)),
+        None => Accounts::read(Path::new("/etc")),
+    }
+}
+
+/// The users and groups that the images of a Pod say its programs are.
+pub(crate) fn image_ids(ctx: &Context, pod: &Pod) -> BTreeSet<u32> {
+    let Some(spec) = &pod.spec else { return BTreeSet::new() };
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let ids = containers.filter_map(|container| {
+        let image = image_of(ctx, container).ok()?;
+        let user = image.loaded.as_ref().map(|loaded| loaded.config.user.clone())?;
+        rights::of_image(&user, &accounts_of(ctx, &image)).ok()
+    });
+    ids.flat_map(|(uid, gid)| [Some(uid), gid]).flatten().collect()
+}
+
+/// Marks the files of an image as used while the result lives. `None` for programs of the machine.
+pub(crate) fn hold(ctx: &Context, image: &Image) -> Result<Option<Flock<File>>, StartError> {
+    let held = image.loaded.as_ref().map(|loaded| Store::of(&ctx.config.images).hold(loaded));
+    let removed = |e: io::Error| StartError {
+        reason: "CreateContainerConfigError",
+        message: format!("the files of image {} are being removed: {e}", image.reference),
+    };
+    held.transpose().map_err(removed)
+}
+
 /// Builds the spec of an instance.
 pub(crate) async fn spec(
     ctx: &Arc<Context>,
@@ -74,26 +107,33 @@ pub(crate) async fn spec(
     let config_error = |message: String| StartError { reason: "CreateContainerConfigError", message };
     let pod = entry.pod();
     let address = entry.state().address;
-    let accounts = Accounts::read(Path::new("/etc"));
-    let rights = rights::of(&pod, container, &accounts).map_err(config_error)?;
-    let mut variables = env::build(ctx, &pod, container, address).await.map_err(config_error)?;
-    if !container.env.iter().flatten().any(|variable| variable.name == "HOME") {
+    let image_config = image.config();
+    let accounts = accounts_of(ctx, image);
+    let rights = rights::of(&pod, container, &image_config.user, &accounts).map_err(config_error)?;
+    let built = env::build(ctx, &pod, container, &image_config.env, address).await;
+    let mut variables = built.map_err(config_error)?;
+    let has_home = container.env.iter().flatten().any(|variable| variable.name == "HOME")
+        || image_config.env.iter().any(|variable| variable.starts_with("HOME="));
+    if !has_home {
         variables.insert("HOME".to_owned(), accounts.home(rights.ids().0).to_owned());
     }
     let words = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|w| expand(w, &variables)).collect()
     };
-    let mut argv = match &container.command {
-        Some(command) if !command.is_empty() => words(&Some(command.clone())),
-        _ => image.entrypoint.clone(),
-    };
-    argv.extend(words(&container.args));
+    let argv = image.argv(words(&container.command), words(&container.args));
+    if argv.is_empty() {
+        return Err(config_error("no command specified".to_owned()));
+    }
     let dir = ctx.config.pods_dir.join(&entry.uid);
     let root = dir.join("roots").join(&container.name);
     fs::create_dir_all(&root).map_err(|e| config_error(e.to_string()))?;
-    let mut binds = vec![whole(ctx.config.binary.clone(), image::BINARY.into(), true)];
-    binds.extend(own_program(&image.entrypoint));
-    binds.extend(image.binds());
+    let mut binds = Vec::new();
+    // A root of its own shows nothing of the machine.
+    if image.loaded.is_none() {
+        binds.push(whole(ctx.config.binary.clone(), image::BINARY.into(), true));
+        binds.extend(own_program(&image.entrypoint));
+        binds.extend(image.binds());
+    }
     binds.extend(volume_binds(ctx, &pod, container, &dir, &variables).map_err(config_error)?);
     let termination = dir.join("termination").join(&container.name);
     let written = fs::create_dir_all(dir.join("termination")).and_then(|()| fs::write(&termination, ""));
@@ -107,14 +147,21 @@ pub(crate) async fn spec(
     opened.map_err(|e| config_error(e.to_string()))?;
     binds.push(whole(termination, target.into(), false));
     let host = entry.host_network();
+    let asked = container.working_dir.clone().filter(|d| !d.is_empty());
+    let cwd = asked.or(Some(image_config.working_dir).filter(|d| !d.is_empty()));
+    let image_root = image.loaded.as_ref().map(|loaded| ImageRoot {
+        folder: Store::of(&ctx.config.images).root(loaded),
+        copy: dir.join("copies").join(&container.name).join(&loaded.folder),
+    });
     Ok(ContainerSpec {
         root,
+        image: image_root,
         hostname: (!host).then(|| env::hostname(&pod, &ctx.config.node_name)),
         binds,
-        files: etc(ctx, &pod, address, &accounts),
+        files: etc::files(ctx, &pod, address, image.loaded.is_none().then_some(&accounts)),
         env: variables.into_iter().collect(),
         argv,
-        cwd: container.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| "/".to_owned()).into(),
+        cwd: cwd.unwrap_or_else(|| "/".to_owned()).into(),
         read_only_root: security.and_then(|s| s.read_only_root_filesystem) == Some(true),
         rights,
         share_processes: shares_processes(&pod),
@@ -190,55 +237,6 @@ fn sub_path(sub: &str) -> Result<PathBuf, String> {
     Ok(sub.into())
 }
 
-/// The files of /etc that differ from Pod to Pod.
-fn etc(
-    ctx: &Context,
-    pod: &Pod,
-    address: Option<std::net::IpAddr>,
-    accounts: &Accounts,
-) -> Vec<(PathBuf, String)> {
-    let spec = pod.spec.clone().unwrap_or_default();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let domain = &ctx.config.cluster_domain;
-    let name = env::hostname(pod, &ctx.config.node_name);
-    let mut resolv = format!(
-        "search {namespace}.svc.{domain} svc.{domain} {domain}\nnameserver {}\noptions ndots:5\n",
-        ctx.config.dns_address
-    );
-    if spec.dns_policy.as_deref() == Some("None") {
-        let dns = spec.dns_config.clone().unwrap_or_default();
-        resolv = dns.nameservers.iter().flatten().map(|n| format!("nameserver {n}\n")).collect();
-        if let Some(searches) = dns.searches.filter(|s| !s.is_empty()) {
-            resolv.push_str(&format!("search {}\n", searches.join(" ")));
-        }
-        for option in dns.options.into_iter().flatten() {
-            let value = option.value.map(|v| format!(":{v}")).unwrap_or_default();
-            resolv.push_str(&format!("options {}{value}\n", option.name.unwrap_or_default()));
-        }
-    }
-    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    if let Some(ip) = address {
-        hosts.push_str(&format!("{ip}\t{name}\n"));
-    }
-    for alias in spec.host_aliases.iter().flatten() {
-        hosts.push_str(&format!(
-            "{}\t{}\n",
-            alias.ip,
-            alias.hostnames.clone().unwrap_or_default().join("\t")
-        ));
-    }
-    [
-        ("/etc/resolv.conf", resolv),
-        ("/etc/hosts", hosts),
-        ("/etc/hostname", format!("{name}\n")),
-        ("/etc/passwd", accounts.passwd()),
-        ("/etc/group", accounts.group()),
-        ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
-    ]
-    .map(|(path, text)| (PathBuf::from(path), text))
-    .into()
-}
-
 /// Starts an instance and its log.
 pub(crate) async fn start(
     ctx: &Arc<Context>,
@@ -247,6 +245,7 @@ pub(crate) async fn start(
     spec: ContainerSpec,
     log: Log,
     container: &Container,
+    image: Option<Flock<File>>,
 ) -> Result<Arc<Running>, StartError> {
     let failed = |e: io::Error| StartError { reason: "RunContainerError", message: e.to_string() };
     let unprepared =
@@ -295,6 +294,7 @@ pub(crate) async fn start(
     let running = Arc::new(Running {
         child,
         group,
+        _image: image,
         env,
         cwd,
         rights,
@@ -418,7 +418,12 @@ mod tests {
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
         let state = crate::state::State::of(&pod, node.into(), jiff::Timestamp::now());
         let entry = PodEntry::new(Arc::new(pod), state);
-        let image = Image { reference: "x".into(), entrypoint: vec![entrypoint.into()], mounts: Vec::new() };
+        let image = Image {
+            reference: "x".into(),
+            entrypoint: vec![entrypoint.into()],
+            mounts: Vec::new(),
+            loaded: None,
+        };
         let spec = spec(&ctx, &entry, &container, &image).await.unwrap();
         let first = command.unwrap_or(entrypoint);
         assert_eq!(spec.argv, [first]);

@@ -13,7 +13,7 @@ use crate::expand::expand;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Builds it: defaults, then `envFrom`, then `env` in order, each seeing those before it.
+/// Builds it: defaults, then those of the image (`NAME=VALUE`), then `envFrom`, then `env` in order, each seeing those before it.
 ///
 /// # Errors
 /// A config map, secret or key is missing; the text is what Kubernetes shows.
@@ -21,9 +21,11 @@ pub(crate) async fn build(
     ctx: &Arc<Context>,
     pod: &Pod,
     container: &Container,
+    image: &[String],
     address: Option<std::net::IpAddr>,
 ) -> Result<BTreeMap<String, String>, String> {
     let mut all = defaults(ctx, pod, container);
+    all.extend(image.iter().filter_map(|v| v.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The image table: which command of this machine an image reference stands for. Nothing is ever pulled.
+//! The image table: which command of this machine, or which loaded root, an image reference stands for. Nothing is ever pulled.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::loaded::Loaded;
 use crate::pod_init::Bind;
+
+pub(crate) mod folder;
+mod layer;
+pub mod loaded;
+mod packed;
+mod source;
+pub(crate) mod tree;
 
 /// Where the running binary is found in every Pod.
 pub(crate) const BINARY: &str = "/opt/meltemi/bin/meltemi";
@@ -22,6 +30,9 @@ pub struct Entry {
     pub command: Vec<String>,
     /// Folders of the machine that its containers see.
     pub mounts: Vec<HostFolder>,
+    /// A root of its own. `None` for programs of the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<Loaded>,
 }
 
 /// A folder of the machine, read-only in a container.
@@ -42,14 +53,16 @@ enum Written {
         command: Vec<String>,
         #[serde(default)]
         mounts: Vec<HostFolder>,
+        #[serde(default)]
+        loaded: Option<Loaded>,
     },
 }
 
 impl From<Written> for Entry {
     fn from(written: Written) -> Self {
         match written {
-            Written::Command(command) => Self { command, mounts: Vec::new() },
-            Written::Whole { command, mounts } => Self { command, mounts },
+            Written::Command(command) => Self { command, ..Self::default() },
+            Written::Whole { command, mounts, loaded } => Self { command, mounts, loaded },
         }
     }
 }
@@ -133,9 +146,29 @@ pub(crate) struct Image {
     pub entrypoint: Vec<String>,
     /// What of the machine it shows beside the programs that every container sees.
     pub mounts: Vec<HostFolder>,
+    /// Its own root, which shows nothing of the machine.
+    pub loaded: Option<Loaded>,
 }
 
 impl Image {
+    /// What its configuration says of its containers; empty for programs of the machine.
+    pub(crate) fn config(&self) -> loaded::Config {
+        self.loaded.as_ref().map(|loaded| loaded.config.clone()).unwrap_or_default()
+    }
+
+    /// The command of a container whose manifest has this command and these arguments.
+    pub(crate) fn argv(&self, command: Vec<String>, arguments: Vec<String>) -> Vec<String> {
+        let mut argv = command;
+        if argv.is_empty() {
+            argv.clone_from(&self.entrypoint);
+            if arguments.is_empty() {
+                argv.extend(self.config().cmd);
+            }
+        }
+        argv.extend(arguments);
+        argv
+    }
+
     /// Its folders in a container; one that is above another one comes first.
     pub(crate) fn binds(&self) -> Vec<Bind> {
         let mut mounts: Vec<&HostFolder> = self.mounts.iter().collect();
@@ -159,7 +192,8 @@ pub(crate) enum ImageError {
     /// Not in the table.
     #[error(
         "image {reference:?} is not in the image table of this machine (no image is ever pulled); \
-         say what it stands for: meltemi image add {reference} -- COMMAND"
+         say what it stands for: meltemi image add {reference} -- COMMAND, or give it its files: \
+         meltemi image load {reference} PATH"
     )]
     Unknown {
         /// The reference as the manifest has it.
@@ -180,10 +214,12 @@ pub(crate) fn resolve(text: &str, entries: &Entries) -> Result<Image, ImageError
     });
     let entry = match user {
         Some((_, entry)) => Some(entry.clone()),
-        None => built_in(&reference.name).map(|command| Entry { command, mounts: Vec::new() }),
+        None => built_in(&reference.name).map(|command| Entry { command, ..Entry::default() }),
     };
     match entry {
-        Some(Entry { command, mounts }) => Ok(Image { reference: full, entrypoint: command, mounts }),
+        Some(Entry { command, mounts, loaded }) => {
+            Ok(Image { reference: full, entrypoint: command, mounts, loaded })
+        }
         None => Err(ImageError::Unknown { reference: text.to_owned() }),
     }
 }
@@ -235,6 +271,9 @@ pub fn load(path: &Path) -> Result<Entries, String> {
         Err(e) => Err(format!("{}: {e}", path.display())),
     }
 }
+
+#[cfg(test)]
+mod loading_tests;
 
 #[cfg(test)]
 mod tests {
@@ -311,12 +350,24 @@ mod tests {
         );
         assert_eq!(known("curlimages/curl", &entries), ["curl"]);
         assert_eq!(known("ghcr.io/meltemi/meltemi:0.1.0", &entries), [BINARY]);
-        let entry = |program: &str| Entry { command: vec![program.into()], mounts: Vec::new() };
+        let entry = |program: &str| Entry { command: vec![program.into()], ..Entry::default() };
         entries.insert("*/mlflow:*".into(), entry("/bin/mlflow"));
         entries.insert("curlimages/curl".into(), entry("/bin/true"));
         assert_eq!(known("ghcr.io/mlflow/mlflow:v2", &entries), ["/bin/mlflow"]);
         assert_eq!(known("curlimages/curl", &entries), ["/bin/true"]);
         assert_eq!(known("curlimages/curl:8", &entries), ["curl"]);
+        let config = loaded::Config { cmd: vec!["c".into()], ..loaded::Config::default() };
+        let loaded = Some(Loaded { folder: "1".into(), config });
+        entries.insert("web:2".into(), Entry { command: vec!["e".into()], mounts: Vec::new(), loaded });
+        let text = serde_json::to_string(&entries).unwrap();
+        assert_eq!(serde_json::from_str::<Entries>(&text).unwrap(), entries);
+        let argv = |command: &[&str], arguments: &[&str]| {
+            let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
+            resolve("web:2", &entries).unwrap().argv(words(command), words(arguments)).join(" ")
+        };
+        // The table of "Define a Command and Arguments for a Container".
+        let four = [argv(&[], &[]), argv(&["k"], &[]), argv(&[], &["a"]), argv(&["k"], &["a"])];
+        assert_eq!(four, ["e c", "k", "e a", "k a"]);
         let error = resolve("acme/api:1", &entries).unwrap_err().to_string();
         assert!(error.contains("meltemi image add acme/api:1 -- COMMAND"), "{error}");
     }

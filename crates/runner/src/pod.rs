@@ -216,7 +216,11 @@ async fn sandbox(ctx: &Arc<Context>, entry: &Arc<PodEntry>) -> std::io::Result<A
     let pod = entry.pod();
     let users = match rights::is_system(&pod) {
         true => None,
-        false => Some(ctx.users.take(&rights::named_ids(&pod))?),
+        false => {
+            let mut named = rights::named_ids(&pod);
+            named.append(&mut crate::container::image_ids(ctx, &pod));
+            Some(ctx.users.take(&named)?)
+        }
     };
     if host {
         enrol::check_host_network(ctx, entry).await.map_err(std::io::Error::other)?;

@@ -29,7 +29,8 @@ pub(crate) const REPORT_FD: i32 = 4;
 pub(crate) const PARENT_FD: i32 = 5;
 /// Descriptor of the Pod's user namespace.
 pub(crate) const USERS_FD: i32 = 6;
-/// Descriptor of the first of the container's mounts, in the order of [`ContainerSpec::binds`].
+/// Descriptor of the first of the container's mounts: the image's root if it has one, then the others in the order of
+/// [`ContainerSpec::binds`].
 pub(crate) const MOUNTS_FD: i32 = 7;
 /// Most folders of `PATH` that a program is looked for in: each costs time between fork and exec.
 pub(crate) const MAX_PATH_FOLDERS: usize = 256;
@@ -122,6 +123,8 @@ pub(crate) struct Order {
 pub struct ContainerSpec {
     /// An empty folder of the host on which the root is mounted.
     pub root: PathBuf,
+    /// Where the root comes from. `None`: it is made of the machine's programs.
+    pub image: Option<ImageRoot>,
     /// Set in the Pod's UTS namespace; not for Pods that share the node's name.
     pub hostname: Option<String>,
     /// Files and folders of the host shown in the container, in this order.
@@ -142,6 +145,15 @@ pub struct ContainerSpec {
     pub share_processes: bool,
     /// Standard input is a terminal.
     pub terminal: bool,
+}
+
+/// The root of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRoot {
+    /// Where it is; nothing changes there.
+    pub folder: PathBuf,
+    /// Where a copy is made if the owners of its files cannot be shown as the Pod's; it goes with the Pod.
+    pub copy: PathBuf,
 }
 
 /// A file or folder of the host in a container.

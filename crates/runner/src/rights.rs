@@ -44,11 +44,38 @@ pub(crate) fn fs_group(pod: &Pod) -> Option<u32> {
     u32::try_from(group).ok()
 }
 
-/// What a container runs with.
+/// User and group that the configuration of an image says: `USER[:GROUP]`, names or numbers.
 ///
 /// # Errors
-/// It may not run as root and would; the text is what Kubernetes shows.
-pub(crate) fn of(pod: &Pod, container: &Container, accounts: &Accounts) -> Result<Rights, String> {
+/// The image has no such user or group.
+pub(crate) fn of_image(user: &str, accounts: &Accounts) -> Result<(u32, Option<u32>), String> {
+    let (user, group) = user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
+    let uid = match user.parse() {
+        Ok(uid) => uid,
+        Err(_) if user.is_empty() => 0,
+        Err(_) => accounts
+            .uid(user)
+            .ok_or_else(|| format!("unable to find user {user}: no matching entries in passwd file"))?,
+    };
+    let gid = group.filter(|group| !group.is_empty()).map(|group| match group.parse() {
+        Ok(gid) => Ok(gid),
+        Err(_) => accounts
+            .gid(group)
+            .ok_or_else(|| format!("unable to find group {group}: no matching entries in group file")),
+    });
+    Ok((uid, gid.transpose()?))
+}
+
+/// What a container runs with. `image_user` is what the configuration of its image says.
+///
+/// # Errors
+/// It may not run as root and would, or the image has no such user; the text is what Kubernetes shows.
+pub(crate) fn of(
+    pod: &Pod,
+    container: &Container,
+    image_user: &str,
+    accounts: &Accounts,
+) -> Result<Rights, String> {
     if is_system(pod) {
         return Ok(if is_network_admin(pod, container) { Rights::NetworkAdmin } else { Rights::Nothing });
     }
@@ -61,11 +88,21 @@ pub(crate) fn of(pod: &Pod, container: &Container, accounts: &Accounts) -> Resul
         Some(id) => u32::try_from(id).map(Some).map_err(|_| format!("{field} {id} is not valid")),
     };
     let asked = id("runAsUser", own.run_as_user.or(whole.run_as_user))?;
-    let uid = asked.unwrap_or(0);
-    if own.run_as_non_root.or(whole.run_as_non_root) == Some(true) && uid == 0 {
+    let (image_uid, image_gid) = match asked {
+        Some(_) => (0, None),
+        None => of_image(image_user, accounts)?,
+    };
+    let uid = asked.unwrap_or(image_uid);
+    // A name may be root's by another name in every image.
+    let name = image_user.split(':').next().unwrap_or_default();
+    let is_named = asked.is_none() && !name.is_empty() && name.parse::<u32>().is_err();
+    if own.run_as_non_root.or(whole.run_as_non_root) == Some(true) && (uid == 0 || is_named) {
         let why = match asked {
-            Some(_) => "container's runAsUser breaks non-root policy",
-            None => "container has runAsNonRoot and image will run as root",
+            Some(_) => "container's runAsUser breaks non-root policy".to_owned(),
+            None if is_named => format!(
+                "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+            ),
+            None => "container has runAsNonRoot and image will run as root".to_owned(),
         };
         let name = |text: &Option<String>| text.clone().unwrap_or_default();
         let (meta, container) = (&pod.metadata, &container.name);
@@ -73,7 +110,7 @@ pub(crate) fn of(pod: &Pod, container: &Container, accounts: &Accounts) -> Resul
         return Err(format!("{why} (pod: {pod:?}, container: {container})"));
     }
     let group = id("runAsGroup", own.run_as_group.or(whole.run_as_group))?;
-    let gid = group.unwrap_or_else(|| accounts.primary_group(uid));
+    let gid = group.or(image_gid).unwrap_or_else(|| accounts.primary_group(uid));
     let mut groups: BTreeSet<u32> = BTreeSet::new();
     for group in whole.supplemental_groups.iter().flatten() {
         groups.extend(id("supplementalGroups", Some(*group))?);
@@ -132,7 +169,43 @@ mod tests {
         std::fs::write(etc.path().join("passwd"), "web:x:33:34::/w:/bin/sh\n").unwrap();
         std::fs::write(etc.path().join("group"), "web:x:34:\nlogs:x:4:web\n").unwrap();
         let pod = pod(context, container);
-        of(&pod, &pod.spec.clone().unwrap().containers[0], &Accounts::read(etc.path()))
+        of(&pod, &pod.spec.clone().unwrap().containers[0], "", &Accounts::read(etc.path()))
+    }
+
+    #[test]
+    fn the_images_user_is_in_force_where_the_manifest_names_none() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/passwd"), "app:x:5000:6000::/app:/bin/sh\n").unwrap();
+        std::fs::write(root.path().join("etc/group"), "app:x:6000:\nlogs:x:7000:app\n").unwrap();
+        let accounts = Accounts::of_image(root.path());
+        let rights = |context: Value, user: &str| {
+            let pod = pod(json!({}), context);
+            of(&pod, &pod.spec.clone().unwrap().containers[0], user, &accounts)
+        };
+        for (context, user, expected) in [
+            (json!({}), "", (0, 0, vec![])),
+            (json!({}), "app", (5000, 6000, vec![7000])),
+            (json!({}), "app:logs", (5000, 7000, vec![7000])),
+            (json!({}), "5000:3", (5000, 3, vec![7000])),
+            (json!({"runAsNonRoot": true}), "65532", (65532, 0, vec![])),
+            (json!({"runAsUser": 7, "runAsNonRoot": true}), "nobody-here:x", (7, 0, vec![])),
+            (json!({"runAsGroup": 8}), "app:logs", (5000, 8, vec![7000])),
+        ] {
+            let Ok(Rights::User { uid, gid, groups, .. }) = rights(context.clone(), user) else {
+                panic!("{context} {user}");
+            };
+            assert_eq!((uid, gid, groups), expected, "{context} {user}");
+        }
+        for (context, user, why) in [
+            (json!({"runAsNonRoot": true}), "app", "image has non-numeric user (app), cannot verify"),
+            (json!({"runAsNonRoot": true}), "0:0", "image will run as root"),
+            (json!({}), "none", "unable to find user none: no matching entries in passwd file"),
+            (json!({}), "app:none", "unable to find group none: no matching entries in group file"),
+        ] {
+            let error = rights(context, user).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

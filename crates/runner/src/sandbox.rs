@@ -18,10 +18,11 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 
 use crate::cgroups::Group;
+use crate::image::folder;
 use crate::pod_init::pause::UNMAPPED;
 use crate::pod_init::{
-    Bind, ContainerSpec, MOUNTS_FD, Order, PARENT_FD, REPORT_FD, Rights, SPEC_FD, USERS_FD, UserNamespace,
-    WORD, search,
+    Bind, ContainerSpec, ImageRoot, MOUNTS_FD, Order, PARENT_FD, REPORT_FD, Rights, SPEC_FD, USERS_FD,
+    UserNamespace, WORD, search,
 };
 use crate::users::Users;
 
@@ -162,7 +163,32 @@ impl Sandbox {
     /// A source does not exist or cannot be shown, or the path below it leads out of it.
     pub fn open_mounts(&self, spec: &ContainerSpec) -> io::Result<Vec<OwnedFd>> {
         let owner = (self.id_outside(0), self.id_outside(0));
-        spec.binds.iter().map(|bind| open_mount(bind, owner)).collect()
+        let image = spec.image.iter().map(|image| self.open_image(image));
+        image.chain(spec.binds.iter().map(|bind| open_mount(bind, owner))).collect()
+    }
+
+    /// An image's root with the Pod's owners: its ids are mapped at the mount, where the kernel and the file system can, or
+    /// it is copied. No byte is then there twice, however many Pods have blocks of ids of their own.
+    fn open_image(&self, image: &ImageRoot) -> io::Result<OwnedFd> {
+        let open = |folder: &Path| {
+            open_mount(&Bind { source: folder.to_owned(), read_only: true, ..Bind::default() }, (0, 0))
+        };
+        let Some((users, namespace)) = self.users.as_ref().filter(|(users, _)| !users.is_single()) else {
+            return open(&image.folder);
+        };
+        let mount = open(&image.folder)?;
+        if mount::map_ids(mount.as_fd(), namespace.as_fd()).is_ok() {
+            return Ok(mount);
+        }
+        if !image.copy.exists() {
+            let failed = |e: io::Error| io::Error::new(e.kind(), format!("copy of the image: {e}"));
+            let part = image.copy.with_extension("part");
+            let _ = std::fs::remove_dir_all(&part);
+            std::fs::create_dir_all(&part).map_err(failed)?;
+            folder::copy(&image.folder, &part, &|id| Some(users.outside(id))).map_err(failed)?;
+            std::fs::rename(&part, &image.copy).map_err(failed)?;
+        }
+        open(&image.copy)
     }
 
     /// As [`Self::start_container`], with what [`Self::open_mounts`] gave, in these cgroups. `None` leaves it in this

@@ -105,6 +105,7 @@ fn remove(paths: &Paths) -> anyhow::Result<()> {
         "db.sqlite",
         "db.sqlite-shm",
         "db.sqlite-wal",
+        "images",
         "images.json",
         "kubeconfig",
         "lock",

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `meltemi image`: the user's part of the image table, kept in the data directory and watched by the runners.
+//! `meltemi image`: the user's part of the image table and the roots of loaded images, kept in the data directory and watched
+//! by the runners.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
+use meltemi_runner::image::loaded::Store;
 use meltemi_runner::image::{self, Entries, Entry, HostFolder};
 
 use crate::cmd::columns;
@@ -15,7 +17,7 @@ use crate::machine::paths::Paths;
 /// What a Pod's image runs on this machine; no image is ever pulled.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080"
+    after_help = "Examples:\n  meltemi image add ghcr.io/acme/api:1.4 -- /usr/local/bin/api --port 8080\n  meltemi image load ghcr.io/acme/web:2 web.tar"
 )]
 pub struct Args {
     /// Name of the mesh; else it is the one of $KUBECONFIG, else `default`
@@ -44,6 +46,19 @@ enum Verb {
         #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Give an image reference a root of its own: its containers see that, and nothing of this machine
+    #[command(
+        after_help = "Examples:\n  docker save -o web.tar ghcr.io/acme/web:2 && meltemi image load ghcr.io/acme/web:2 web.tar\n  skopeo copy docker://redis:8 oci:redis && meltemi image load redis:8 redis\n  meltemi image load acme/tools ./rootfs -- /bin/sh\n\nThe files are copied into the mesh's data directory. What a container changes of them is kept in memory and goes with the container. Loading a reference again replaces it for containers that start from then on."
+    )]
+    Load {
+        /// Image reference as in the manifest
+        reference: String,
+        /// A folder that is a root file system, an OCI image layout (folder or tar), or a tar of `docker save`
+        path: PathBuf,
+        /// Takes the place of the image's own entrypoint and arguments
+        #[arg(last = true, num_args = 1.., value_name = "COMMAND")]
+        command: Vec<String>,
+    },
     /// Print the entries
     #[command(after_help = "Example:\n  meltemi image list")]
     List {
@@ -51,7 +66,7 @@ enum Verb {
         #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
         output: String,
     },
-    /// Remove an entry
+    /// Remove an entry, and the files of a loaded image
     #[command(after_help = "Example:\n  meltemi image remove ghcr.io/acme/api:1.4")]
     Remove {
         /// The reference as `list` prints it
@@ -67,43 +82,118 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         std::env::var_os("KUBECONFIG").as_deref(),
     )?;
     let file = paths.images();
-    let mut table = image::load(&file).map_err(anyhow::Error::msg)?;
+    let store = Store::of(&file);
+    let read = || image::load(&file).map_err(anyhow::Error::msg);
     match &args.verb {
         Verb::Add { reference, mounts, command } => {
-            if reference.trim().is_empty() || reference.chars().any(char::is_whitespace) {
-                bail!(
-                    "image reference {reference:?}: expected a reference without blanks, e.g. docker.io/acme/api:1.4"
-                );
-            }
+            check_reference(reference)?;
             for mount in mounts {
                 check_folder(&mount.source, &paths.data)?;
             }
             paths.create()?;
-            table.insert(reference.clone(), Entry { command: command.clone(), mounts: mounts.clone() });
+            let changing = store.change()?;
+            let mut table = read()?;
+            let entry = Entry { command: command.clone(), mounts: mounts.clone(), loaded: None };
+            table.insert(reference.clone(), entry);
             write(&file, &table)?;
+            changing.sweep(&table);
             println!("image {reference} runs: {} (mesh in {})", written(command), paths.data.display());
             if let Some(doubt) = command.first().and_then(|program| doubt(Path::new(program), mounts)) {
                 eprintln!("warning: {doubt}");
             }
         }
-        Verb::List { output } if output == "json" => println!("{}", serde_json::to_string_pretty(&table)?),
+        Verb::Load { reference, path, command } => load(reference, path, command, &paths, &store)?,
+        Verb::List { output } if output == "json" => println!("{}", serde_json::to_string_pretty(&read()?)?),
         Verb::List { .. } => {
-            let heading = columns::row(["REFERENCE", "MOUNTS", "COMMAND"]);
+            let table = read()?;
+            let heading = columns::row(["REFERENCE", "FILES", "COMMAND"]);
             let rows = table.iter().map(|(reference, entry)| {
-                vec![reference.clone(), written_mounts(&entry.mounts), written(&entry.command)]
+                let default = entry.loaded.iter().flat_map(|loaded| &loaded.config.cmd);
+                let command: Vec<String> = entry.command.iter().chain(default).cloned().collect();
+                vec![reference.clone(), written_files(entry), written(&command)]
             });
             let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
             print!("{}", columns::lay_out(&rows, 3));
         }
         Verb::Remove { reference } => {
-            if table.remove(reference).is_none() {
-                bail!("image {reference:?} is not in the table; `meltemi image list` prints it");
+            let missing =
+                || anyhow!("image {reference:?} is not in the table; `meltemi image list` prints it");
+            read()?.get(reference).ok_or_else(missing)?;
+            let changing = store.change()?;
+            let mut table = read()?;
+            let entry = table.remove(reference).ok_or_else(missing)?;
+            if entry.loaded.is_some_and(|loaded| changing.is_used(&loaded)) {
+                bail!("image {reference}: containers of it are running; delete their Pods first");
             }
             write(&file, &table)?;
+            changing.sweep(&table);
             println!("image {reference} removed");
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn check_reference(reference: &str) -> anyhow::Result<()> {
+    if reference.trim().is_empty() || reference.chars().any(char::is_whitespace) {
+        bail!(
+            "image reference {reference:?}: expected a reference without blanks, e.g. docker.io/acme/api:1.4"
+        );
+    }
+    Ok(())
+}
+
+/// Gives a reference a root of its own. The table names it last of all: what is interrupted before leaves nothing that counts.
+fn load(
+    reference: &str,
+    path: &Path,
+    command: &[String],
+    paths: &Paths,
+    store: &Store,
+) -> anyhow::Result<()> {
+    check_reference(reference)?;
+    if reference.contains('*') {
+        bail!("image reference {reference:?}: `load` takes one reference, without `*`");
+    }
+    if path.is_dir() {
+        check_keys("PATH", path, &paths.data)?;
+    }
+    paths.create()?;
+    // Folders that the image does not describe are for all users of a Pod, whatever this user's habits are.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let changing = store.change()?;
+    let table = image::load(&paths.images()).map_err(anyhow::Error::msg)?;
+    let unpacked = changing.unpack(reference, path);
+    let mut loaded = unpacked.with_context(|| format!("image {}: not loaded", path.display()))?;
+    if !command.is_empty() {
+        loaded.config.entrypoint = command.to_vec();
+        loaded.config.cmd.clear();
+    }
+    let shown: Vec<String> = loaded.config.entrypoint.iter().chain(&loaded.config.cmd).cloned().collect();
+    let mut next = table.clone();
+    let entry = Entry { command: loaded.config.entrypoint.clone(), mounts: Vec::new(), loaded: Some(loaded) };
+    let before = next.insert(reference.to_owned(), entry);
+    if let Err(error) = write(&paths.images(), &next) {
+        changing.sweep(&table);
+        return Err(error);
+    }
+    changing.sweep(&next);
+    match shown.as_slice() {
+        [] => println!(
+            "image {reference} loaded; it has no command, so its manifests need one (mesh in {})",
+            paths.data.display()
+        ),
+        _ => println!(
+            "image {reference} loaded; it runs: {} (mesh in {})",
+            written(&shown),
+            paths.data.display()
+        ),
+    }
+    if before.and_then(|entry| entry.loaded).is_some_and(|loaded| changing.is_used(&loaded)) {
+        eprintln!(
+            "warning: containers run on the files that it had before; these go with the next `meltemi image` after their end"
+        );
+    }
+    Ok(())
 }
 
 /// A command as a shell would take it.
@@ -117,6 +207,10 @@ fn written(command: &[String]) -> String {
         }
     };
     command.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn written_files(entry: &Entry) -> String {
+    if entry.loaded.is_some() { "its own".to_owned() } else { written_mounts(&entry.mounts) }
 }
 
 fn written_mounts(mounts: &[HostFolder]) -> String {
@@ -141,8 +235,14 @@ fn check_folder(source: &Path, data: &Path) -> anyhow::Result<()> {
             if folder.starts_with("/run") { "/run" } else { "/proc" }
         );
     }
+    check_keys("--mount", source, &data)
+}
+
+fn check_keys(what: &str, source: &Path, data: &Path) -> anyhow::Result<()> {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (folder, data) = (real(source), real(data));
     if data.starts_with(&folder) || folder.starts_with(&data) {
-        bail!("--mount {}: the keys of the mesh are in {}", source.display(), data.display());
+        bail!("{what} {}: the keys of the mesh are in {}", source.display(), data.display());
     }
     Ok(())
 }

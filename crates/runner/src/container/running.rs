@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running instance of a container, for whoever looks at it or runs something beside it.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use meltemi_linux::process::{Child, Exit};
 use meltemi_linux::pty;
+use nix::fcntl::Flock;
 use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
 
@@ -19,6 +21,8 @@ use crate::sandbox::Exec;
 pub(crate) struct Running {
     pub child: Child,
     pub group: Arc<Group>,
+    /// Keeps the files of its image from being removed.
+    pub _image: Option<Flock<File>>,
     pub env: Vec<(String, String)>,
     pub cwd: PathBuf,
     pub rights: Rights,

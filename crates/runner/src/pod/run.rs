@@ -219,8 +219,14 @@ async fn begin(
         &pod,
         Some(name),
         "Pulled",
-        format!("Container image {written:?} is in the image table: {}", image.entrypoint.join(" ")),
+        match &image.loaded {
+            None => {
+                format!("Container image {written:?} is in the image table: {}", image.entrypoint.join(" "))
+            }
+            Some(_) => format!("Container image {written:?} is loaded on this machine"),
+        },
     );
+    let held = container::hold(ctx, image)?;
     let built = container::spec(ctx, entry, spec, image).await?;
     ctx.events.normal(&pod, Some(name), "Created", format!("Created container: {name}"));
     let restarts = entry.state().container(name).map_or(0, |c| c.restarts);
@@ -229,7 +235,7 @@ async fn begin(
     let log = log.map_err(|e| StartError { reason: "RunContainerError", message: format!("log: {e}") })?;
     // The log of the run before the last one is not asked for any more.
     let _ = std::fs::remove_file(folder.join(format!("{}.log", restarts - 2)));
-    container::start(ctx, entry, sandbox.clone(), built, log, spec).await
+    container::start(ctx, entry, sandbox.clone(), built, log, spec, held).await
 }
 
 /// Probes until the instance ends; a failed liveness or startup probe ends it.

@@ -39,15 +39,23 @@ fn become_container(order: &Order) -> io::Result<Infallible> {
     }
     // Where the container is among the machine's cgroups is not told to it.
     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| named("cgroup namespace")(e.into()))?;
-    let mounts = (MOUNTS_FD..).take(spec.binds.len()).map(process::inherited);
-    let mounts = mounts.collect::<io::Result<Vec<OwnedFd>>>()?;
+    let count = spec.binds.len() + usize::from(spec.image.is_some());
+    let mounts = (MOUNTS_FD..).take(count).map(process::inherited);
+    let mut mounts = mounts.collect::<io::Result<Vec<OwnedFd>>>()?;
+    let image = spec.image.is_some().then(|| mounts.remove(0));
     if let Some(name) = &spec.hostname {
         nix::unistd::sethostname(name).map_err(|e| named("hostname")(e.into()))?;
     }
     mount::make_private().map_err(named("private mounts"))?;
-    rootfs::build(spec, order.owner)?;
-    mount::pivot_root(&spec.root).map_err(named("pivot_root"))?;
+    let root = match image {
+        None => rootfs::build(spec, order.owner)?,
+        Some(image) => rootfs::image::build(spec, image, order.owner)?,
+    };
+    mount::pivot_root(&root).map_err(named("pivot_root"))?;
     // From here on a path of the container, whatever links it has, leads to nothing of the host.
+    if spec.image.is_some() {
+        rootfs::image::write_files(spec, order.owner)?;
+    }
     rootfs::attach(spec, mounts, order.owner)?;
     if spec.read_only_root {
         rootfs::seal().map_err(named("read-only root"))?;

@@ -5,12 +5,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use meltemi_linux::beneath::{self, Links, Make};
 use meltemi_linux::mount;
 
 use super::ContainerSpec;
+
+pub(super) mod image;
 
 const ROOT_SIZE: u64 = 1 << 30;
 const SHM_SIZE: u64 = 64 << 20;
@@ -58,8 +60,8 @@ const PROC_HIDDEN: [&str; 20] = [
     "vmallocinfo",
 ];
 
-/// Builds the root at `spec.root`; what is in it belongs to `owner`.
-pub(super) fn build(spec: &ContainerSpec, owner: (u32, u32)) -> io::Result<()> {
+/// Builds the root at `spec.root` and returns that; what is in it belongs to `owner`.
+pub(super) fn build(spec: &ContainerSpec, owner: (u32, u32)) -> io::Result<PathBuf> {
     let root = &spec.root;
     mount::tmpfs(root, ROOT_SIZE, 0o755).map_err(|e| at("root", root, e))?;
     for dir in [
@@ -89,7 +91,8 @@ pub(super) fn build(spec: &ContainerSpec, owner: (u32, u32)) -> io::Result<()> {
     }
     devices(root)?;
     proc(root)?;
-    give(root, owner, fs::metadata(root)?.dev())
+    give(root, owner, fs::metadata(root)?.dev())?;
+    Ok(root.clone())
 }
 
 /// Gives a folder of the root to its owner, with all that is in it and is not mounted there.

@@ -10,6 +10,7 @@ use meltemi_linux::process::Child;
 use meltemi_runner::pod_init::{Bind, ContainerSpec, Rights};
 use meltemi_runner::sandbox::{Exec, Sandbox, Stdio};
 
+use super::images;
 use super::{ENV_PATH, FLIP, POD, make_volume, pod, spec, stdio, user};
 
 const VOLUME: &str = "/run/volume";
@@ -47,6 +48,7 @@ pub(super) fn run() {
     let mut chance = Chance(seed);
     fs::create_dir("/run/machine").unwrap();
     fs::write("/run/canary", CANARY).unwrap();
+    images::make_root(Path::new(images::ROOT));
     let sandbox = pod(POD);
     make_volume(Path::new(VOLUME), &sandbox);
     let mut flip = spec(&["perl", "-e", FLIP]);
@@ -102,6 +104,9 @@ fn chosen(chance: &mut Chance, round: u32, argv: &[&str]) -> ContainerSpec {
     spec.cwd = chance.one_of(&["/", "/v/x", "/v/l", "/v/x/run", "/given"]).into();
     spec.share_processes = chance.coin();
     spec.read_only_root = chance.coin();
+    if chance.coin() {
+        spec.image = Some(images::root(round));
+    }
     if chance.coin() {
         spec.rights = user(1337, 4711, &[]);
     }
