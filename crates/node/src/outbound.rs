@@ -3,17 +3,31 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use meltemi_model::Workload;
 use meltemi_model::net::is_routable;
 use meltemi_state::{Destination, Hop, Route};
-use meltemi_tunnel::{Dial, DialError, relay, splice};
+use meltemi_tunnel::{Dial, DialError, Patience, relay, splice};
 use tokio::net::TcpStream;
 
 use crate::pod::{OWN, Served, refuse};
 use crate::record::{Recording, side};
 use crate::sockets;
+
+/// How often an endpoint is drawn to find another one than the one that failed.
+const DRAWS: usize = 16;
+
+/// A connection of the Pod's, before it goes anywhere.
+struct Captured {
+    stream: TcpStream,
+    from: SocketAddr,
+    /// Where the application was going.
+    to: SocketAddr,
+    /// The Pod's own workload.
+    own: Arc<Workload>,
+}
 
 impl Served {
     /// Serves a captured outbound connection.
@@ -37,7 +51,11 @@ impl Served {
         let mesh = self.context.view.mesh();
         let mut random = |n: u32| rand::random_range(0..n);
         match mesh.snapshot.resolve(to, &own, &mut random) {
-            Ok(Route::Hbone(hop, destination)) => self.tunnelled(stream, from, &own, hop, destination).await,
+            Ok(Route::Hbone(hop, destination)) => {
+                drop(mesh);
+                let captured = Captured { stream, from, to, own };
+                self.tunnelled(captured, hop, destination).await;
+            }
             Ok(Route::Plain(to, destination)) => self.passed(stream, from, &own, to, destination).await,
             Err(refused) => {
                 unresolved(Some(&own)).failed("-", refused);
@@ -66,15 +84,9 @@ impl Served {
         Recording::new(&self.context, "outbound", source, target)
     }
 
-    async fn tunnelled(
-        &self,
-        stream: TcpStream,
-        from: SocketAddr,
-        own: &Workload,
-        hop: Hop,
-        destination: Destination,
-    ) {
-        let mut recording = self.recording(from, own, hop.authority, Some(&hop), &destination);
+    async fn tunnelled(&self, captured: Captured, hop: Hop, destination: Destination) {
+        let Captured { stream, from, to, own } = captured;
+        let mut recording = self.recording(from, &own, hop.authority, Some(&hop), &destination);
         let svid = match self.context.certificates.get(&self.pod.identity, OWN).await {
             Ok(svid) => svid,
             Err(error) => {
@@ -82,14 +94,31 @@ impl Served {
                 return refuse(stream).await;
             }
         };
-        let dial = Dial {
+        let has_alternative = destination.has_alternative;
+        let mut dial = Dial {
             svid,
             address: hop.dial,
             expected: hop.expected,
             authority: hop.authority.to_string(),
-            headers: headers(from, own, &destination),
+            headers: headers(from, &own, &destination),
+            patience: if has_alternative { Patience::Short } else { Patience::Full },
         };
-        match self.pool.dial(&dial).await {
+        let mut dialled = self.pool.dial(&dial).await;
+        // No byte of the client has been sent yet: another endpoint of the same service can take the connection.
+        if let Err(error) = &dialled
+            && has_alternative
+            && !matches!(error, DialError::Status(_))
+            && let Some((hop, destination)) = self.other_endpoint(to, &own, dial.address)
+        {
+            tracing::debug!(pod = %self.pod.workload, %error, other = %hop.dial, "another endpoint is dialled");
+            recording = self.recording(from, &own, hop.authority, Some(&hop), &destination);
+            dial.headers = headers(from, &own, &destination);
+            (dial.address, dial.expected, dial.authority) =
+                (hop.dial, hop.expected, hop.authority.to_string());
+            dial.patience = Patience::Full;
+            dialled = self.pool.dial(&dial).await;
+        }
+        match dialled {
             Ok(dialled) => {
                 recording.opened(&self.pod.workload);
                 let copied = splice(dialled.stream, stream, None).await;
@@ -107,6 +136,21 @@ impl Served {
                 refuse(stream).await;
             }
         }
+    }
+
+    /// Another endpoint for a connection, to be dialled after the one at `failed`.
+    fn other_endpoint(
+        &self,
+        to: SocketAddr,
+        own: &Workload,
+        failed: SocketAddr,
+    ) -> Option<(Hop, Destination)> {
+        let mesh = self.context.view.mesh();
+        let mut random = |n: u32| rand::random_range(0..n);
+        (0..DRAWS).find_map(|_| match mesh.snapshot.resolve(to, own, &mut random) {
+            Ok(Route::Hbone(hop, destination)) if hop.dial != failed => Some((hop, destination)),
+            _ => None,
+        })
     }
 
     async fn passed(

@@ -19,7 +19,7 @@ use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Scope};
 use meltemi_state::Delta;
 use meltemi_testkit::namespaces;
-use meltemi_tunnel::{Dial, DialError, Pool};
+use meltemi_tunnel::{Dial, DialError, Patience, Pool};
 
 use crate::mesh::{A, B, Mesh, dial, greeting, id, issue, policy, workload};
 
@@ -250,6 +250,7 @@ async fn hostile() {
         expected: vec![id(expected)],
         authority: authority.to_owned(),
         headers: HeaderMap::new(),
+        patience: Patience::Full,
     };
     for (authority, status) in [
         ("10.244.1.3:15001", 400),

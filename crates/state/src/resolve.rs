@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where a connection goes: the order of look-ups, waypoints, load balancing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use meltemi_model::net::ports;
@@ -20,6 +20,8 @@ pub struct Destination {
     pub workload: Option<Arc<Workload>>,
     /// It goes to a waypoint first.
     pub waypoint: bool,
+    /// Another endpoint of the same service could take the connection as well.
+    pub has_alternative: bool,
 }
 
 /// A tunnel to open.
@@ -96,13 +98,14 @@ impl Snapshot {
         random: &mut dyn FnMut(u32) -> u32,
     ) -> Result<Route, Refused> {
         let refused = || Refused::NoEndpoint { service: service.key.clone() };
-        let (workload, ip, target) = self.choose(service, port, source, random).ok_or_else(refused)?;
+        let chosen = self.choose(service, port, source, random).ok_or_else(refused)?;
         let destination = Destination {
             service: Some(service.key.clone()),
-            workload: Some(workload.clone()),
+            workload: Some(chosen.workload.clone()),
             waypoint: false,
+            has_alternative: chosen.has_alternative,
         };
-        direct(&workload, SocketAddr::new(ip, target), Some(service), destination)
+        direct(&chosen.workload, chosen.address, Some(service), destination)
     }
 
     fn to_workload(
@@ -117,7 +120,7 @@ impl Snapshot {
         {
             return self.through(waypoint, to, None, source, random);
         }
-        let destination = Destination { service: None, workload: Some(workload.clone()), waypoint: false };
+        let destination = Destination { workload: Some(workload.clone()), ..Destination::default() };
         direct(workload, to, None, destination)
     }
 
@@ -139,11 +142,12 @@ impl Snapshot {
         };
         let refused = || Refused::NoWaypoint(name());
         let found = self.gateway_service(waypoint, source).ok_or_else(refused)?;
-        let (workload, ip, target) =
-            self.choose(found, waypoint.hbone_port, source, random).ok_or_else(refused)?;
-        let expected = identities(&workload, Some(found))?;
-        let destination = Destination { service, workload: Some(workload), waypoint: true };
-        Ok(Route::Hbone(Hop { dial: SocketAddr::new(ip, target), authority, expected }, destination))
+        let chosen = self.choose(found, waypoint.hbone_port, source, random).ok_or_else(refused)?;
+        let expected = identities(&chosen.workload, Some(found))?;
+        let has_alternative = chosen.has_alternative;
+        let destination =
+            Destination { service, workload: Some(chosen.workload), waypoint: true, has_alternative };
+        Ok(Route::Hbone(Hop { dial: chosen.address, authority, expected }, destination))
     }
 
     fn gateway_service(&self, gateway: &GatewayAddress, source: &Workload) -> Option<&Arc<Service>> {
@@ -168,7 +172,7 @@ impl Snapshot {
         port: u16,
         source: &Workload,
         random: &mut dyn FnMut(u32) -> u32,
-    ) -> Option<(Arc<Workload>, IpAddr, u16)> {
+    ) -> Option<Chosen> {
         let balancing = &service.load_balancing;
         let usable = |w: &&Arc<Workload>| {
             (w.health == Health::Healthy || balancing.allow_unhealthy)
@@ -200,9 +204,20 @@ impl Snapshot {
             at = at.saturating_sub(w.capacity);
             here
         })?;
-        let ip = *chosen.0.addresses.first()?;
-        Some((chosen.0.clone(), ip, chosen.1))
+        Some(Chosen {
+            workload: chosen.0.clone(),
+            address: SocketAddr::new(*chosen.0.addresses.first()?, chosen.1),
+            has_alternative: candidates.iter().any(|(w, ..)| w.capacity > 0 && w.uid != chosen.0.uid),
+        })
     }
+}
+
+/// One endpoint of a service.
+struct Chosen {
+    workload: Arc<Workload>,
+    address: SocketAddr,
+    /// It was drawn from several.
+    has_alternative: bool,
 }
 
 /// The waypoint of a service; of several by weight, for each connection anew.

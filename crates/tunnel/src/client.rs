@@ -23,7 +23,7 @@ use crate::framing::Broken;
 use crate::framing::conn::{Role, Shared, lock};
 use crate::framing::driver::{Driver, User};
 use crate::framing::stream::Stream;
-use crate::liveness::Liveness;
+use crate::liveness::{Liveness, SUSPECT};
 use crate::tls::Tls;
 
 /// A tunnel that nobody used for this long is closed.
@@ -35,6 +35,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a connection waits for others that open a tunnel to the same destination.
 const TURN: Duration = Duration::from_secs(25);
+/// How long a caller that has another peer waits for a tunnel to this one, or for a sign that it is there.
+const SHORT: Duration = Duration::from_secs(1);
 /// Attempts after the first one to open a stream, when tunnels turn out to be broken.
 const RETRIES: u32 = 2;
 
@@ -90,6 +92,15 @@ impl DialError {
     }
 }
 
+/// How long to wait for a peer that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as a busy peer may need: there is no other.
+    Full,
+    /// [`SHORT`]: the caller has another peer to go to.
+    Short,
+}
+
 /// A destination through a tunnel.
 #[derive(Clone, Debug)]
 pub struct Dial {
@@ -103,6 +114,8 @@ pub struct Dial {
     pub authority: String,
     /// Headers of the request (`forwarded`, `baggage`, `traceparent`).
     pub headers: HeaderMap,
+    /// How long to wait for a peer that does not answer.
+    pub patience: Patience,
 }
 
 /// Opens the TCP connection of a tunnel: in the right network namespace, with the right mark.
@@ -170,7 +183,7 @@ impl Pool {
     pub async fn dial(&self, dial: &Dial) -> Result<Dialled, DialError> {
         let mut retries = RETRIES;
         loop {
-            let error = match self.tunnel(dial).await {
+            let error = match self.tunnel_in_time(dial).await {
                 Ok((tunnel, lease, fresh)) => match request(tunnel, dial).await {
                     Ok(stream) => return Ok(Dialled { stream, lease }),
                     // The peer may close a tunnel at the moment it is used: that says nothing about the destination, which
@@ -180,7 +193,7 @@ impl Pool {
                         retries = if fresh { retries.min(1) } else { retries };
                         error
                     }
-                    Err(error @ DialError::Silent { .. }) => error,
+                    Err(error @ DialError::Silent { .. }) if dial.patience == Patience::Full => error,
                     Err(error) => return Err(error),
                 },
                 Err(error) if error.is_interrupted() => error,
@@ -199,6 +212,16 @@ impl Pool {
         tunnels.entry(key(dial)).or_default().clone()
     }
 
+    /// A tunnel, as soon as the caller's patience asks for it.
+    async fn tunnel_in_time(&self, dial: &Dial) -> Result<(Tunnel, Arc<()>, bool), DialError> {
+        match dial.patience {
+            Patience::Full => self.tunnel(dial).await,
+            Patience::Short => tokio::time::timeout(SHORT, self.tunnel(dial))
+                .await
+                .unwrap_or(Err(DialError::Silent { address: dial.address })),
+        }
+    }
+
     async fn tunnel(&self, dial: &Dial) -> Result<(Tunnel, Arc<()>, bool), DialError> {
         let tunnels = self.of(dial);
         // Whoever is before us may wait for a destination that does not answer; not all in a row.
@@ -212,6 +235,10 @@ impl Pool {
                 pooled.used = now;
                 return Ok((pooled.tunnel.clone(), pooled.open.clone(), false));
             }
+        }
+        if dial.patience == Patience::Short && list.iter().any(|pooled| pooled.tunnel.liveness.is_suspect()) {
+            // A new tunnel to a peer that does not answer would have to wait for it as well.
+            return Err(DialError::Silent { address: dial.address });
         }
         let tunnel = self.connect(dial).await?;
         let open = Arc::new(());
@@ -328,7 +355,7 @@ async fn request(to: Tunnel, dial: &Dial) -> Result<Stream, DialError> {
     let stream = Stream::connect(to.shared(), &dial.authority, &dial.headers).await.map_err(broken)?;
     let status = tokio::select! {
         answered = tokio::time::timeout(ANSWER, stream.status()) => answered.map_err(|_| slow(dial.address))?,
-        () = to.liveness.lost() => return Err(DialError::Silent { address: dial.address }),
+        () = to.liveness.lost(match dial.patience { Patience::Full => SUSPECT, Patience::Short => SHORT }) => return Err(DialError::Silent { address: dial.address }),
     };
     match StatusCode::from_u16(status.map_err(broken)?) {
         Ok(StatusCode::OK) => Ok(stream),

@@ -14,7 +14,7 @@ pub mod server;
 pub mod target;
 mod tls;
 
-pub use client::{Dial, DialError, Pool};
+pub use client::{Dial, DialError, Patience, Pool};
 pub use copy::{Copied, relay, splice};
 pub use deliver::{Delivered, deliver};
 pub use framing::stream::Stream;

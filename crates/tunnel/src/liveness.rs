@@ -19,7 +19,7 @@ use crate::server::{PING_EVERY, PING_LIMIT};
 /// A tunnel whose peer was heard this recently is used without a question; a request that has waited for as long asks.
 const RECENT: Duration = Duration::from_secs(1);
 /// A ping without an answer for so long makes the tunnel suspect.
-const SUSPECT: Duration = Duration::from_secs(2);
+pub(crate) const SUSPECT: Duration = Duration::from_secs(2);
 
 /// What is known of the peer of one tunnel.
 #[derive(Debug)]
@@ -41,22 +41,33 @@ impl Liveness {
         *self.suspect.borrow()
     }
 
-    /// Resolves when the tunnel becomes suspect. To be polled while an answer of the peer is waited for: the peer is asked
-    /// whether it is there, at once if it was not heard for a while.
-    pub(crate) async fn lost(&self) {
+    /// Resolves when the tunnel becomes suspect, or the peer has not answered for `limit`. To be polled while an answer of
+    /// the peer is waited for: the peer is asked whether it is there, at once if it was not heard for a while.
+    pub(crate) async fn lost(&self, limit: Duration) {
         let mut suspect = self.suspect.subscribe();
-        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ask_at = (heard + RECENT).max(Instant::now());
+        let mut ask_at = (self.heard() + RECENT).max(Instant::now());
+        // Since when an answer is waited for.
+        let mut asked: Option<Instant> = None;
         loop {
+            let due = asked.map_or(ask_at, |asked| asked + limit);
             tokio::select! {
                 // The sender lives in `self`: the channel cannot close.
                 _ = suspect.wait_for(|suspect| *suspect) => return,
-                () = tokio::time::sleep_until(ask_at) => {
+                () = tokio::time::sleep_until(due) => {}
+            }
+            match asked.take() {
+                None => {
                     self.asked.notify_one();
-                    ask_at = Instant::now() + RECENT;
+                    asked = Some(Instant::now());
                 }
+                Some(asked) if self.heard() < asked => return,
+                Some(_) => ask_at = Instant::now(),
             }
         }
+    }
+
+    fn heard(&self) -> Instant {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pings the peer every [`PING_EVERY`], and whenever somebody asks; resolves when it has not answered for

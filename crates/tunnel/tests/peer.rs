@@ -16,7 +16,7 @@ use meltemi_identity::svid::Svid;
 use meltemi_identity::tls;
 use meltemi_runtime::{Tasks, drain};
 use meltemi_testkit::ca::{authority, identity, issue};
-use meltemi_tunnel::{Dial, DialError, Pool, TunnelIo, accept};
+use meltemi_tunnel::{Dial, DialError, Patience, Pool, TunnelIo, accept};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -136,7 +136,14 @@ impl Dialler {
         let mut headers = HeaderMap::new();
         headers.insert("baggage", "a=b".parse().unwrap());
         let expected = vec![server.identity.clone()];
-        let ask = Dial { svid: client.clone(), address, expected, authority: String::new(), headers };
+        let ask = Dial {
+            svid: client.clone(),
+            address,
+            expected,
+            authority: String::new(),
+            headers,
+            patience: Patience::Full,
+        };
         Self { pool, ask, _held: (trigger, supervisor) }
     }
 

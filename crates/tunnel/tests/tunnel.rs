@@ -16,7 +16,7 @@ use meltemi_identity::svid::{Svid, key_and_csr};
 use meltemi_identity::tls;
 use meltemi_model::{SpiffeId, TrustDomain};
 use meltemi_runtime::{Tasks, drain};
-use meltemi_tunnel::{Dial, DialError, Pool, TunnelIo, accept};
+use meltemi_tunnel::{Dial, DialError, Patience, Pool, TunnelIo, accept};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -105,6 +105,7 @@ fn dial(svid: &Arc<Svid>, address: SocketAddr, expected: &SpiffeId, authority: &
         expected: vec![expected.clone()],
         authority: authority.to_owned(),
         headers: HeaderMap::new(),
+        patience: Patience::Full,
     }
 }
 
@@ -131,6 +132,46 @@ async fn tunnels_are_shared_to_a_bound_and_only_by_equals() {
     assert!(matches!(refused, Err(DialError::Status(StatusCode::SERVICE_UNAVAILABLE))));
     let wrong = pool.dial(&dial(&client, address, &other.identity, "10.0.0.1:80")).await;
     assert!(matches!(wrong, Err(DialError::Tls { .. })), "{wrong:?}");
+}
+
+/// A peer that shakes hands and then says nothing, as a process does that was stopped; with the number of its tunnels.
+async fn silent(svid: &Svid) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, tunnels) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let (config, count) = (Arc::new(tls::server(svid).unwrap()), tunnels.clone());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(accept(stream, config.clone()).await);
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (address, tunnels)
+}
+
+#[tokio::test]
+async fn who_has_another_peer_does_not_wait_for_a_silent_one() {
+    let ca = ca();
+    let (client, own) = (svid(&ca, "client"), svid(&ca, "server"));
+    let (_trigger, watch) = drain::channel();
+    let (tasks, _supervisor) = Tasks::new("test", watch);
+    let pool = Pool::new(Arc::new(|to| Box::pin(TcpStream::connect(to)) as _), tasks);
+    // The kernel accepts for it.
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (silent, tunnels) = silent(&own).await;
+    let ask =
+        |address| Dial { patience: Patience::Short, ..dial(&client, address, &own.identity, "10.0.0.1:80") };
+    for address in [deaf.local_addr().unwrap(), silent] {
+        // Whoever waits for an answer waits for ten seconds and more.
+        let dialled = tokio::time::timeout(Duration::from_secs(8), pool.dial(&ask(address))).await;
+        let error = dialled.expect("no long wait").map(|_| ()).expect_err("nobody answers");
+        assert!(matches!(error, DialError::Silent { .. }), "{error}");
+    }
+    // Once it is known to be silent, nobody opens another tunnel to it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let again = pool.dial(&ask(silent)).await;
+    assert!(matches!(again, Err(DialError::Silent { .. })), "{again:?}");
+    assert_eq!(tunnels.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

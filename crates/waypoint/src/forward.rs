@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use meltemi_model::service::AppProtocol;
 use meltemi_model::{NamespacedHostname, Workload};
 use meltemi_state::{Hop, Route};
-use meltemi_tunnel::{Dial, TunnelIo};
+use meltemi_tunnel::{Dial, Patience, TunnelIo};
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
@@ -105,6 +105,7 @@ async fn connect(context: &Context, route: Route) -> Result<Way, Unreached> {
                 expected: hop.expected,
                 authority: hop.authority.to_string(),
                 headers: HeaderMap::new(),
+                patience: Patience::Full,
             };
             let dialled = context.pool.dial(&dial).await.map_err(Unreached::failed)?;
             Ok(Either::Left(TunnelIo::holding(dialled.stream, dialled.lease)))

@@ -109,9 +109,15 @@ impl Machine {
         shell
     }
 
+    /// Runs a command once; what it prints, and its exit code.
+    pub(crate) fn run(&self, command: &str) -> (String, Option<i32>) {
+        let output = self.shell(command).output().unwrap();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
+    }
+
     /// What a command prints.
     pub(crate) fn output(&self, command: &str) -> String {
-        String::from_utf8_lossy(&self.shell(command).output().unwrap().stdout).into_owned()
+        self.run(command).0
     }
 
     /// Runs a command once. A `kubectl wait` whose objects do not exist yet (the Pods of a new Deployment) has not

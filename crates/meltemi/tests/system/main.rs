@@ -16,5 +16,6 @@ mod open;
 mod outside;
 mod pods;
 mod recovery;
+mod replicas;
 mod starts;
 mod walkthrough;

@@ -124,3 +124,28 @@ fn what_is_gone_is_gone_and_a_missing_policy_is_told() {
     assert_eq!(resolve(&snapshot, "10.96.0.20:80").unwrap(), "plain 10.96.0.20:80");
     assert_eq!(resolve(&snapshot, "10.244.1.2:80").unwrap(), "plain 10.244.1.2:80");
 }
+
+#[test]
+fn an_alternative_is_another_endpoint_that_can_take_the_connection() {
+    let with = |change: fn(&mut Workload)| {
+        let mut snapshot = mesh(|_, _| {});
+        let mut second = pod("web2", "10.244.1.3", &[("web", 80, 8080)]);
+        change(&mut second);
+        snapshot.apply([Delta::Workload(Box::new(second))]);
+        snapshot
+    };
+    let cases: [(&str, Snapshot, &str, bool); 6] = [
+        ("one endpoint", mesh(|_, _| {}), "10.96.0.20:80", false),
+        ("two endpoints", with(|_| {}), "10.96.0.20:80", true),
+        ("the address of one of them", with(|_| {}), "10.244.1.2:8080", false),
+        ("the other is not ready", with(|other| other.health = Health::Unhealthy), "10.96.0.20:80", false),
+        ("the other takes nothing", with(|other| other.capacity = 0), "10.96.0.20:80", false),
+        ("the other is of another service", with(|other| other.services.clear()), "10.96.0.20:80", false),
+    ];
+    for (what, snapshot, to, expected) in cases {
+        let source = snapshot.workload_named("default", "client").unwrap();
+        let route = snapshot.resolve(to.parse().unwrap(), source, &mut |_| 0).unwrap();
+        let (Route::Plain(_, destination) | Route::Hbone(_, destination)) = route;
+        assert_eq!(destination.has_alternative, expected, "{what}");
+    }
+}

@@ -10,7 +10,7 @@ use meltemi_identity::tls;
 use meltemi_model::SpiffeId;
 use meltemi_runtime::{Tasks, drain};
 use meltemi_testkit::ca::{authority, identity, issue};
-use meltemi_tunnel::{Dial, Pool, TunnelIo, accept};
+use meltemi_tunnel::{Dial, Patience, Pool, TunnelIo, accept};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -81,6 +81,7 @@ impl World {
             expected: vec![self.server.clone()],
             authority: format!("10.0.0.1:{port}"),
             headers: HeaderMap::new(),
+            patience: Patience::Full,
         };
         let dialled = self.pool.dial(&dial).await.unwrap();
         TunnelIo::holding(dialled.stream, dialled.lease)

@@ -30,7 +30,7 @@ use meltemi_runtime::metrics::Metrics;
 use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Tasks, tasks::Supervisor};
 use meltemi_state::Delta;
-use meltemi_tunnel::{Dial, DialError, Pool, TunnelIo};
+use meltemi_tunnel::{Dial, DialError, Patience, Pool, TunnelIo};
 use meltemi_view::Mesh;
 use meltemi_view::View;
 use meltemi_view::access_log::AccessLog;
@@ -343,6 +343,7 @@ impl World {
             expected: vec![id("waypoint")],
             authority: to.into(),
             headers: HeaderMap::new(),
+            patience: Patience::Full,
         };
         let dialled = self.pool.dial(&dial).await?;
         Ok(TunnelIo::holding(dialled.stream, dialled.lease))
