@@ -185,7 +185,7 @@ fn said(world: &World, out: &mut Vec<Finding>) {
 }
 
 /// Kinds of findings that a policy's status tells.
-const SUSPICIOUS: &[Code] = &[NEVER, SHADOWED, OPENS, LEAVES, EXEMPT];
+const SUSPICIOUS: &[Code] = &[NEVER, SHADOWED, OPENS, LEAVES, EXEMPT, STREAM];
 
 /// What each policy says and probably does not mean, in itself and beside the others: for its status. The questions that
 /// are left when `go_on` says no stay unanswered, and accuse no rule.
@@ -193,6 +193,7 @@ pub fn suspicious(world: &World, go_on: &dyn Fn() -> bool) -> Vec<Finding> {
     let mut all = Vec::new();
     intent::find(world, &mut all);
     ports::find(world, &mut all);
+    streams::find(world, &mut all);
     unseen::find(world, &mut all);
     rules::find(world, go_on, &mut all);
     all.retain(|f| f.level >= Level::Warning && SUSPICIOUS.iter().any(|c| c.code == f.code));

@@ -29,6 +29,7 @@ use serde_json::Value;
 pub use binding::{Binding, Path};
 pub use closed::Beside;
 pub use names::Known;
+pub(crate) use routes::difference;
 pub(crate) use tokens::space_delimited;
 
 /// An object, and what is to be said of it.

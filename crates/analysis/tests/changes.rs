@@ -281,22 +281,6 @@ fn each_change_is_decided_or_named() {
             2,
             "? Service shop/web: RequestAuthentication differs (shop/ra on the old side, shop/ra on the new side)",
         ),
-        (
-            "a route rewrites the path",
-            "route",
-            "rules: [{",
-            "rules: [{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /admin}}}], ",
-            2,
-            "? HTTPRoute shop/r: it differs",
-        ),
-        (
-            "a route to another backend",
-            "route",
-            "name: web, port: 80}]}",
-            "name: secret, port: 80}]}",
-            2,
-            "? HTTPRoute shop/r: it differs",
-        ),
         ("the route is gone", "route", REMOVED, "", 2, "? HTTPRoute shop/r: it is only on the old side"),
         (
             "paths are not normalised",
@@ -407,6 +391,16 @@ fn a_gateway_is_selected_by_every_label_of_its_pods() {
         let all = lines(&found);
         assert_eq!(code(&found), 1, "{selector}: {all:#?}");
         assert_eq!(all, ["+ Gateway shop/edge at gateway shop/edge: paths=[/admin]"], "{selector}");
+        // Without the policy, as well.
+        let whole = folder(selector, "/admin");
+        let removed = whole.rsplit_once("---\n").unwrap().0;
+        let found = diff(&read(&whole), &read(removed));
+        let all = lines(&found);
+        assert_eq!(code(&found), 1, "{selector}: {all:#?}");
+        assert!(
+            all.iter().any(|line| line == "+ Gateway shop/edge at gateway shop/edge: paths=[/admin]"),
+            "{all:#?}"
+        );
     }
     let other = diff(&read(&folder("role: other", "/admin")), &read(&folder("role: other", "/b")));
     assert!(lines(&other).iter().all(|line| !line.contains("Gateway shop/edge")), "{:#?}", lines(&other));

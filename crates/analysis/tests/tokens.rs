@@ -47,6 +47,52 @@ fn found(old: &[Value], new: &[Value]) -> (String, String) {
 }
 
 #[test]
+fn a_token_that_is_not_taken_is_refused_before_policies_are_asked() {
+    let anybody = policy("p", "ALLOW", json!([{}]));
+    let by_token = policy("p", "ALLOW", json!([{"from": [{"source": {"requestPrincipals": ["i/*"]}}]}]));
+    let service = json!({"kind": "Service", "metadata": {"name": "web", "namespace": "shop", "labels": {"istio.io/use-waypoint": "wp"}},
+        "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}, {"name": "tcp", "port": 81}]}});
+    let gateway = json!({"kind": "Gateway", "metadata": {"name": "wp", "namespace": "shop"},
+        "spec": {"gatewayClassName": "istio-waypoint", "listeners": [{"name": "m", "port": 15008, "protocol": "HBONE"}]}});
+    let both = tokens("ra", json!([issuer("i"), issuer("j")]));
+    let other = tokens("other", json!([issuer("k")]));
+    // The policy, RequestAuthentications, the port, the token's principal, the verdict, and what is in the reason.
+    let cases: [(&Value, &[&Value], u16, Option<&str>, Verdict, &str); 9] = [
+        (&by_token, &[&both], 80, Some("i/s"), Verdict::Allow, ""),
+        (&by_token, &[&both], 80, Some("j/s"), Verdict::Deny, "allow policies exist"),
+        (&anybody, &[&both], 80, Some("j/s"), Verdict::Allow, ""),
+        (
+            &anybody,
+            &[&both],
+            80,
+            Some("x/s"),
+            Verdict::Deny,
+            "401: RequestAuthentication shop/ra takes no token",
+        ),
+        (&anybody, &[&both], 80, None, Verdict::Allow, ""),
+        (&anybody, &[&both, &other], 80, Some("k/s"), Verdict::Allow, ""),
+        (&anybody, &[&both, &other], 80, Some("x/s"), Verdict::Deny, "shop/other and shop/ra takes no token"),
+        // Nobody looks for tokens.
+        (&anybody, &[], 80, Some("x/s"), Verdict::Allow, ""),
+        (&anybody, &[&both], 81, Some("x/s"), Verdict::Allow, ""),
+    ];
+    for (policy, looking, port, principal, verdict, reason) in cases {
+        let mut objects = vec![policy.clone(), service.clone(), gateway.clone()];
+        objects.extend(looking.iter().map(|tokens| (*tokens).clone()));
+        let token = Token::told(principal, []).unwrap();
+        let asker = Client::Principal("cluster.local/ns/shop/sa/default".into());
+        let to = To::Service(NamespacedName::new("shop", "web"));
+        let request = Request { port: Some(port), token, ..Request::new(asker, to) };
+        let answer = explain(&world(&objects), &request).unwrap();
+        let found = answer.verdict == verdict && answer.reason.contains(reason);
+        assert!(found, "{policy} {looking:?} {port} {principal:?}: {answer:?}");
+        let refused = answer.reason.contains("401");
+        assert_eq!(refused, reason.contains("takes no"), "{answer:?}");
+        assert!(!refused || answer.halves.last().is_some_and(|half| half.policy.is_some()), "{answer:?}");
+    }
+}
+
+#[test]
 fn what_comes_and_goes_is_said_exactly() {
     let get = policy("p", "ALLOW", json!([{"to": [{"operation": {"methods": ["GET"]}}]}]));
     let by_token = policy("p", "ALLOW", json!([{"from": [{"source": {"requestPrincipals": ["i/*"]}}]}]));

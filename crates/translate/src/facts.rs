@@ -88,6 +88,8 @@ pub struct PodFacts {
     pub capture: Capture,
     /// It asks for what comes in not to be captured.
     pub bypasses_inbound: bool,
+    /// Another implementation has given it a sidecar.
+    pub has_sidecar: bool,
     /// Container ports that have a name.
     pub named_ports: BTreeMap<String, u16>,
     /// Every container port that is declared.
@@ -128,6 +130,7 @@ impl PodFacts {
             bypasses_inbound: bypasses_inbound(
                 annotations.and_then(|a| a.get(labels::BYPASS_INBOUND)).map(String::as_str),
             ),
+            has_sidecar: annotations.is_some_and(|a| a.contains_key(labels::SIDECAR_STATUS)),
             named_ports: named_ports(pod),
             ports: declared_ports(pod),
             workload_name: workload_name(pod).into(),
@@ -136,7 +139,7 @@ impl PodFacts {
 }
 
 /// What [`crate::security::captured::passage`] looks at.
-type PassageFacts<'a> = (&'a Labels, &'a Capture, [bool; 6]);
+type PassageFacts<'a> = (&'a Labels, &'a Capture, [bool; 7]);
 
 impl PodFacts {
     /// What decides whether the Pod's traffic passes a node proxy: equal facts, equal passage.
@@ -147,6 +150,7 @@ impl PodFacts {
             self.enrolled,
             self.host_network,
             self.bypasses_inbound,
+            self.has_sidecar,
             self.ips.is_empty(),
         ];
         (&self.labels, &self.capture, flags)

@@ -4,6 +4,7 @@
 pub mod attach;
 pub mod backends;
 pub mod convert;
+pub mod offline;
 pub mod table;
 pub mod world;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use meltemi_translate::gateways::classes::Class;
 
 use crate::compare::Unknown;
-use crate::world::{Gateway, Path, Service, Workload, World};
+use crate::world::{Gateway, Path, Service, Workload, World, difference};
 
 /// Kinds of objects that the new side has none of and the old one has, though the new side holds more than policies:
 /// they are taken from the old side, and may have been deleted.
@@ -43,10 +43,12 @@ pub(super) fn find_unmodelled(old: &World, new: &World, out: &mut Vec<Unknown>) 
     for key in keys {
         let (was, is) = (old.unmodelled.get(key), new.unmodelled.get(key));
         let how = match (was, is) {
-            (Some(was), Some(is)) if was == is => continue,
-            (Some(_), Some(_)) => "differs",
-            (Some(_), None) => "is only on the old side",
-            _ => "is only on the new side",
+            (Some(was), Some(is)) => match difference(was, is) {
+                None => continue,
+                Some(how) => format!("differs{how}"),
+            },
+            (Some(_), None) => "is only on the old side".to_owned(),
+            _ => "is only on the new side".to_owned(),
         };
         let (kind, name) = key;
         out.push(unknown(format!("{kind} {name}"), format!("it {how}, and {}", consequence(kind))));

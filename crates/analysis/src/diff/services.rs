@@ -88,7 +88,10 @@ impl Ports {
         let of = |one: &BTreeSet<u16>, other: &BTreeSet<u16>| -> Vec<u16> {
             all.iter().copied().filter(|port| one.contains(port) || other.contains(port)).collect()
         };
-        let (streams, undeclared) = (of(&was.streams, &is.streams), of(&was.undeclared, &is.undeclared));
+        let (streams, mut undeclared) = (of(&was.streams, &is.streams), of(&was.undeclared, &is.undeclared));
+        // With a route on both sides, only requests are taken there.
+        let worlds = [old, new];
+        undeclared.retain(|port| !worlds.iter().all(|world| world.is_routed(service, *port)));
         Self { all, streams, undeclared }
     }
 

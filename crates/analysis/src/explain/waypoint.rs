@@ -10,7 +10,7 @@ use meltemi_policy::{Claims, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::selects;
 
 use super::open::{Told, absent, depends, not_told, unseen};
-use super::{Answer, Asked, NOWHERE, Port, Token, Verdict, answer};
+use super::{Answer, Asked, NOWHERE, Port, Token, Verdict, answer, unknown};
 use crate::proof::Layer;
 use crate::side::Attached;
 use crate::witness::Witness;
@@ -138,7 +138,15 @@ impl Asked<'_> {
             http: (!stream).then_some(http),
         };
         let why = meltemi_policy::explain(&set, &facts);
-        let mut answer = answer(&why, &set, &format!("{word} {gateway}"));
+        let at = format!("{word} {gateway}");
+        if !forwarded
+            && !stream
+            && let Some(refused) = self.refused(&at, gateway, *service)
+        {
+            self.half(&refused, client, port);
+            return Ok(refused);
+        }
+        let mut answer = answer(&why, &set, &at);
         let known = Witness {
             host: Some(host.to_owned()),
             method: Some(method.to_owned()),
@@ -158,6 +166,29 @@ impl Asked<'_> {
         }
         self.half(&answer, client, port);
         Ok(answer)
+    }
+
+    /// The refusal of a token that no RequestAuthentication takes, where one looks for tokens.
+    fn refused(
+        &self,
+        at: &str,
+        gateway: &NamespacedName,
+        service: Option<&NamespacedName>,
+    ) -> Option<Answer> {
+        let (issuer, _) = self.request.token.as_ref()?.issuer_and_subject()?;
+        let looking = self.world.tokens_at(gateway, service);
+        let mut rules = looking.iter().flat_map(|tokens| &tokens.rules);
+        let first = looking.first()?;
+        if rules.any(|rule| rule.issuer.as_ref().is_none_or(|taken| **taken == *issuer)) {
+            return None;
+        }
+        let names: Vec<String> = looking.iter().map(|tokens| tokens.name.to_string()).collect();
+        let reason = format!(
+            "401: RequestAuthentication {} takes no token of issuer {issuer:?}, before policies are asked",
+            names.join(" and ")
+        );
+        let policy = Some(first.name.to_string());
+        Some(Answer { verdict: Verdict::Deny, policy, ..unknown(Some(at), reason) })
     }
 
     /// The token as the proxy reads it.

@@ -72,7 +72,12 @@ impl World {
             }
             "Gateway" => self.gateway(name, object),
             "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => {
-                let spec = routes::in_order(without_defaults(&object["spec"], "spec"));
+                let mut spec = routes::in_order(without_defaults(&object["spec"], "spec"));
+                if kind == "HTTPRoute"
+                    && let Some(rules) = routes::rules(&name.namespace, object, &self.mesh)
+                {
+                    spec["rules"] = rules;
+                }
                 self.unmodelled.insert((kind.to_owned(), name), spec);
             }
             "ServiceAccount" => {

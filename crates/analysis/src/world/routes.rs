@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Routes in one order: what means the same whatever the order is written in is compared as equal.
+//! Routes as far as they decide which requests reach what, and as what: what means the same is compared as equal, in
+//! whatever order it is written.
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use meltemi_model::{NamespacedName, l7};
+use meltemi_translate::MeshConfig;
+use meltemi_translate::routes::offline;
+use serde_json::{Value, json};
+
+use super::World;
+
+/// What is answered with 500, in the place of a backend.
+const NOWHERE: &str = "nowhere";
 
 /// A route's spec with its lists in one order, where their order says nothing.
 pub(super) fn in_order(mut spec: Value) -> Value {
@@ -23,6 +32,102 @@ pub(super) fn in_order(mut spec: Value) -> Value {
         rules.sort_by_cached_key(Value::to_string);
     }
     without_nulls(spec)
+}
+
+/// The rules of an HTTPRoute as proxies are told them, without what no access depends on: how long requests may take, what
+/// is done to answers, and the shares of backends that have one. `None` when it cannot be read.
+pub(super) fn rules(namespace: &str, object: &Value, mesh: &MeshConfig) -> Option<Value> {
+    let told = offline::rules(namespace, object, mesh)?;
+    let mut rules: Vec<Value> = told.iter().map(rule).collect();
+    if object["spec"]["rules"].as_array().is_some_and(|written| are_apart(written)) {
+        rules.sort_by_cached_key(|rule| rule["matches"].to_string());
+    }
+    Some(rules.into())
+}
+
+fn rule(told: &l7::RouteRule) -> Value {
+    let everything = l7::PathMatch::Prefix("/".to_owned());
+    let matches = told.matches.iter().cloned().map(|mut one| {
+        one.path = one.path.filter(|path| *path != everything);
+        if let Some(l7::PathMatch::Prefix(prefix)) = &mut one.path {
+            prefix.truncate(prefix.trim_end_matches('/').len());
+        }
+        let mut one = json!(one);
+        sort(&mut one["headers"]);
+        sort(&mut one["query"]);
+        one.to_string()
+    });
+    let mut matches: BTreeSet<String> = matches.collect();
+    if matches.is_empty() {
+        matches.insert(json!(l7::RouteMatch::default()).to_string());
+    }
+    let filters = told.filters.iter().filter(|f| !matches!(f, l7::Filter::ResponseHeaders { .. }));
+    let shares = told.backends.iter().filter(|backend| backend.weight > 0);
+    let mut backends: BTreeSet<String> = shares
+        .map(|backend| match &backend.service {
+            Some(service) => format!("Service {service} port {}", backend.port),
+            None => NOWHERE.to_owned(),
+        })
+        .collect();
+    if backends.is_empty() {
+        backends.insert(NOWHERE.to_owned());
+    }
+    json!({ "matches": matches, "filters": filters.collect::<Vec<_>>(), "backends": backends })
+}
+
+/// What two forms of an HTTPRoute with the same rules, beside what they do, differ in; `None` when they lead requests to
+/// nothing new.
+pub(crate) fn difference(was: &Value, is: &Value) -> Option<String> {
+    if was == is {
+        return None;
+    }
+    let whole = Some(String::new());
+    let without = |spec: &Value| {
+        let mut spec = spec.clone();
+        spec["rules"] = Value::Null;
+        spec
+    };
+    let (Some(old), Some(new)) = (was["rules"].as_array(), is["rules"].as_array()) else { return whole };
+    if without(was) != without(is) || old.len() != new.len() {
+        return whole;
+    }
+    let mut found = Vec::new();
+    for (at, (old, new)) in old.iter().zip(new).enumerate() {
+        if old["matches"] != new["matches"] {
+            found.push(format!("rule[{at}] takes other requests"));
+        }
+        if old["filters"] != new["filters"] {
+            found.push(format!("rule[{at}] changes requests in another way"));
+        }
+        let of = |rule: &Value| -> BTreeSet<String> {
+            let list = rule["backends"].as_array().into_iter().flatten();
+            list.filter_map(|one| one.as_str().map(ToOwned::to_owned)).collect()
+        };
+        let added: Vec<String> = of(new).difference(&of(old)).cloned().collect();
+        if !added.is_empty() {
+            found.push(format!("rule[{at}] leads to {}", added.join(" and ")));
+        }
+    }
+    (!found.is_empty()).then(|| format!(" ({})", found.join("; ")))
+}
+
+impl World {
+    /// Whether an HTTPRoute of its namespace is for a port of a Service: a waypoint then takes requests there only.
+    pub(crate) fn is_routed(&self, service: &NamespacedName, port: u16) -> bool {
+        let near = self
+            .unmodelled
+            .iter()
+            .filter(|((kind, name), _)| kind == "HTTPRoute" && name.namespace == service.namespace);
+        let mut parents = near.flat_map(|(_, spec)| spec["parentRefs"].as_array().into_iter().flatten());
+        parents.any(|parent| {
+            parent["kind"] == "Service"
+                && matches!(parent["group"].as_str(), Some("" | "core"))
+                && parent["name"].as_str() == Some(&service.name)
+                && parent["namespace"].as_str().is_none_or(|n| *n == *service.namespace)
+                && parent["sectionName"].is_null()
+                && (parent["port"].is_null() || parent["port"] == port)
+        })
+    }
 }
 
 fn sort(list: &mut Value) {

@@ -46,6 +46,7 @@ fn reason_of(finding: &Finding) -> &'static str {
         (findings::SHADOWED, "RuleChangesNothing"),
         (findings::LEAVES, "NearPathIsOpen"),
         (findings::EXEMPT, "ExemptionHasNoEffect"),
+        (findings::STREAM, "FieldsAreNotSeen"),
     ];
     let found = words.iter().find(|(code, _)| code.code == finding.code);
     found.map_or("AllowsMoreThanItSeems", |(_, word)| word)
@@ -77,15 +78,16 @@ mod tests {
         };
         Subject {
             policies: policies.iter().map(read).collect(),
-            services: [(
-                name("web"),
-                TargetedService {
-                    labels: labels(&[("istio.io/use-waypoint", "wp")]),
-                    ports: vec![(80, Some(8080))],
-                    ..TargetedService::default()
-                },
-            )]
-            .into(),
+            services: [("web", 80, 8080, None), ("db", 5432, 5432, Some(5432))]
+                .map(|(of, port, target, stream)| {
+                    let service = TargetedService {
+                        labels: labels(&[("istio.io/use-waypoint", "wp")]),
+                        ports: vec![(port, Some(target))],
+                        streams: stream.into_iter().collect(),
+                    };
+                    (name(of), service)
+                })
+                .into(),
             pods: [SelectedPod {
                 namespace: "shop".into(),
                 labels: labels(&[("app", "plain")]),
@@ -115,7 +117,7 @@ mod tests {
             Vec<(&'static str, String)>,
             &'static [(&'static str, &'static str, &'static str)],
         );
-        let cases: [Case; 10] = [
+        let cases: [Case; 11] = [
             ("nothing", vec![("a", get("GET")), ("b", get("POST"))], &[]),
             (
                 "methods are upper case",
@@ -168,6 +170,15 @@ mod tests {
                         .to_owned(),
                 )],
                 &[("port", "RuleNeverMatches", "port 80 is not declared by a container")],
+            ),
+            (
+                "fields of requests where there are none",
+                vec![(
+                    "db",
+                    "targetRefs: [{kind: Service, group: '', name: db}]\naction: DENY\nrules: [{to: [{operation: {methods: [POST]}}]}]"
+                        .to_owned(),
+                )],
+                &[("db", "FieldsAreNotSeen", "denies connections to port 5432 of Service shop/db")],
             ),
             ("an ingress gateway sees HTTP", vec![("edge", edge.to_owned())], &[]),
             (

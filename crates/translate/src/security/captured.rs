@@ -42,6 +42,9 @@ pub fn passage(pod: &PodFacts, namespace: &Labels) -> Passage {
     if pod.host_network {
         return Passage::Open("on the network of its node".to_owned());
     }
+    if pod.has_sidecar {
+        return Passage::Open(format!("annotation {}: it has a sidecar", labels::SIDECAR_STATUS));
+    }
     if own == Some("none") {
         return Passage::Open(format!("label {}=none", labels::DATAPLANE_MODE));
     }
@@ -75,6 +78,7 @@ mod tests {
     #[test]
     fn labels_and_annotations_count_against_a_pod_only() {
         let enrolled = json!({"ambient.istio.io/redirection": "enabled"});
+        let sidecar = json!({"ambient.istio.io/redirection": "enabled", labels::SIDECAR_STATUS: "{}"});
         let bypass = json!({"ambient.istio.io/redirection": "enabled", labels::BYPASS_INBOUND: "true"});
         let condition =
             |status: &str| json!([{"type": labels::CAPTURED, "status": status, "message": "why"}]);
@@ -95,6 +99,17 @@ mod tests {
             (&own, &enrolled, false, "Running", &no, false, Passage::Proxy),
             (&none, &enrolled, false, "Running", &no, true, open("label istio.io/dataplane-mode=none")),
             (&no, &enrolled, true, "Running", &no, true, open("on the network of its node")),
+            (
+                &no,
+                &sidecar,
+                false,
+                "Running",
+                &no,
+                true,
+                open("annotation sidecar.istio.io/status: it has a sidecar"),
+            ),
+            // Who can write the condition has seen that it is captured all the same.
+            (&no, &sidecar, false, "Running", &condition("True"), true, Passage::Proxy),
             (
                 &no,
                 &bypass,
