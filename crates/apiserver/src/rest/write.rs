@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Create, update and patch: decode, check, default, admit, store.
 
+mod account;
 mod identity;
 mod rules;
 mod service;
@@ -47,6 +48,7 @@ async fn create_object(call: &Call, mut object: Value, applied: Option<()>) -> R
         defaults::fill_in(&call.info, &mut object);
     }
     refuse(call, &object, &validate::faults(&call.info, &object))?;
+    account::wait_for_default(call, &object).await;
     // The choice of an address and its storing must not interleave with another's.
     let allocation = call.api.allocation.lock().await;
     rules::on_create(call, &mut object)?;

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod accounts;
 mod collections;
 mod escalation;
 mod oracle;
