@@ -19,6 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long open connections may go on after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The same of waypoints and gateways, whose clients may have long requests and WebSockets under way: within the grace period
+/// of their Pods, which is 30 s. With nothing open they end sooner.
+const WAYPOINT_DRAIN: Duration = Duration::from_secs(25);
 
 /// The roles.
 #[derive(Subcommand, Debug)]
@@ -58,9 +61,8 @@ pub fn run(role: Role) -> anyhow::Result<ExitCode> {
         }
         Role::Runner(args) => runtime.block_on(supervised("runner", |tasks| runner::start(args, tasks))),
         Role::Control(args) => runtime.block_on(supervised("control", |tasks| control::start(args, tasks))),
-        Role::Waypoint(args) => {
-            runtime.block_on(supervised("waypoint", |tasks| waypoint::start(args, format, tasks)))
-        }
+        Role::Waypoint(args) => runtime
+            .block_on(drained_for(WAYPOINT_DRAIN, "waypoint", |tasks| waypoint::start(args, format, tasks))),
         Role::Node(args) => runtime.block_on(supervised("node", |tasks| node::start(args, format, tasks))),
     }
 }
@@ -73,6 +75,15 @@ fn raise_descriptors() -> anyhow::Result<()> {
 
 /// Starts a component and waits: for SIGTERM (then drains) or for one of its services to fail.
 async fn supervised<F, Fut>(component: &str, start: F) -> anyhow::Result<ExitCode>
+where
+    F: FnOnce(Tasks) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    drained_for(DRAIN, component, start).await
+}
+
+/// As [`supervised`], of a component whose drain may take as long as `limit`.
+async fn drained_for<F, Fut>(limit: Duration, component: &str, start: F) -> anyhow::Result<ExitCode>
 where
     F: FnOnce(Tasks) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
@@ -93,7 +104,7 @@ where
         _ = interrupt.recv() => {}
     }
     tracing::info!(component, "stopping");
-    let (ended, ()) = tokio::join!(running, trigger.start(DRAIN));
+    let (ended, ()) = tokio::join!(running, trigger.start(limit));
     ended?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -10,7 +11,7 @@ use meltemi_identity::channel::ControlPlane;
 use meltemi_model::NamespacedName;
 use meltemi_model::l7::HttpPolicy;
 use meltemi_policy::ValidPolicy;
-use meltemi_runtime::{Ready, Tasks};
+use meltemi_runtime::{DrainWatch, Ready, Tasks};
 use meltemi_state::{Delta, Snapshot};
 use meltemi_wire::convert::{self, Address};
 use meltemi_wire::xds::client::{self, Handler, Rejected, Update};
@@ -44,6 +45,18 @@ pub struct View {
     changes: watch::Sender<u64>,
     /// What is open.
     pub registry: Registry<Mesh>,
+    /// What may still bring something that is judged; see [`View::serving`].
+    serving: Arc<AtomicUsize>,
+}
+
+/// Keeps a view up to date during a drain, until it is dropped; see [`View::serving`].
+#[derive(Debug)]
+pub struct Serving(Arc<AtomicUsize>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl View {
@@ -53,6 +66,7 @@ impl View {
             mesh: Arc::new(ArcSwap::from_pointee(mesh)),
             changes: watch::channel(0).0,
             registry: Registry::default(),
+            serving: Arc::default(),
         }
     }
 
@@ -67,16 +81,9 @@ impl View {
         let token = config.control;
         let client =
             client::Config { node_id: config.node_id, metadata: config.metadata, types: config.types };
-        let (open, mut ending) = (view.registry.clone(), tasks.drain());
+        let (last, also_last) = (view.last_served(tasks.drain()), view.last_served(tasks.drain()));
         tasks.spawn("xds", async move {
             let connect = || control.connect();
-            // What is open during a drain is judged to its end, and then nothing holds the process.
-            let last = async {
-                ending.started().await;
-                while !open.is_empty() {
-                    tokio::time::sleep(LOOK).await;
-                }
-            };
             tokio::select! {
                 () = client::run(client, sink, connect, move || token.read_token()) => {}
                 () = last => {}
@@ -84,8 +91,8 @@ impl View {
             Ok::<(), std::convert::Infallible>(())
         });
         let patience = view.clone();
-        let mut drain = tasks.drain();
         tasks.spawn("patience", async move {
+            tokio::pin!(also_last);
             // What waits for a policy that does not come must not wait for the next change.
             let mut tick = tokio::time::interval(Duration::from_millis(250));
             loop {
@@ -95,16 +102,35 @@ impl View {
                             patience.registry.judge_again(&patience.mesh(), &Changes::All);
                         }
                     }
-                    () = drain.started() => return Ok::<(), std::convert::Infallible>(()),
+                    () = &mut also_last => return Ok::<(), std::convert::Infallible>(()),
                 }
             }
         });
         view
     }
 
+    /// Resolves in a drain when nothing is open and nothing may come any more: what is open is judged to its end, and so is
+    /// what still comes, but nothing else holds the process.
+    fn last_served(&self, mut drain: DrainWatch) -> impl Future<Output = ()> + Send + use<> {
+        let (open, serving) = (self.registry.clone(), self.serving.clone());
+        async move {
+            drain.started().await;
+            while !open.is_empty() || serving.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+
     /// What is known now.
     pub fn mesh(&self) -> Arc<Mesh> {
         self.mesh.load_full()
+    }
+
+    /// Says that something is served that may bring requests or connections, a listener or an idle connection: until this is
+    /// dropped a drain does not end what keeps the view up to date, and nothing is judged by policies of before.
+    pub fn serving(&self) -> Serving {
+        self.serving.fetch_add(1, Ordering::Relaxed);
+        Serving(self.serving.clone())
     }
 
     /// Wakes with every change.

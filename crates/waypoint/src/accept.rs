@@ -20,12 +20,12 @@ use crate::served::{Peer, Served};
 use crate::tcp::{self, Client, Ended};
 
 pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {
-    let drained = context.drained();
-    tokio::pin!(drained);
+    let (deserted, _serving) = (context.deserted(), context.view.serving());
+    tokio::pin!(deserted);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = &mut drained => return Ok(()),
+            () = &mut deserted => return Ok(()),
         };
         let Some((stream, from, place)) = context.place(accepted).await else { continue };
         let of = context.clone();
@@ -50,13 +50,23 @@ async fn tunnel(context: Arc<Context>, stream: TcpStream, from: SocketAddr) -> R
     let keepalive = incoming.keepalive();
     tokio::pin!(keepalive);
     let mut drain = context.tasks.drain();
+    let (deserted, _serving) = (context.deserted(), context.view.serving());
+    tokio::pin!(deserted);
+    let mut is_deserted = false;
     loop {
         let request = tokio::select! {
             request = incoming.next() => request.map_err(|e| e.to_string())?,
             error = &mut keepalive => return Err(error.to_string()),
+            // What is open goes on: the tunnel ends with it.
+            () = &mut deserted, if !is_deserted => {
+                is_deserted = true;
+                incoming.graceful_shutdown();
+                continue;
+            }
             () = drain.forced() => return Ok(()),
         };
         let Some(request) = request else { return Ok(()) };
+        context.arrived();
         let (of, peer) = (context.clone(), incoming.peer.clone());
         context.tasks.spawn_job("connect", async move {
             connect(of, request, Peer { identity: Some(peer), address: from }).await;
@@ -126,6 +136,7 @@ impl Context {
     ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
         match accepted {
             Ok((stream, from)) => {
+                self.arrived();
                 let place = self.places.clone().try_acquire_owned();
                 // Counted and not logged: it is for a flood.
                 let place = place.inspect_err(|_| self.metrics.crowded_out()).ok()?;

@@ -2,6 +2,7 @@
 //! What every request has at hand: the view, the proxy's certificate and workload, tunnels, the log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,9 +17,10 @@ use meltemi_view::access_log::AccessLog;
 use meltemi_view::{Mesh, View};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::balance::Outliers;
-use crate::limits::{DRAIN_GRACE, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
+use crate::limits::{DRAIN_QUIET, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
 use crate::pool::Upstreams;
 use crate::retry::Budgets;
@@ -54,6 +56,9 @@ pub(crate) struct Context {
     pub(crate) tasks: Tasks,
     /// Of `tasks`; every request looks at it.
     drain: DrainWatch,
+    begun: Instant,
+    /// When the last client came, in milliseconds after `begun`.
+    arrived: AtomicU64,
 }
 
 impl Context {
@@ -82,6 +87,8 @@ impl Context {
             handshakes: PerSource::new(MAX_HANDSHAKES, MAX_CONNECTIONS),
             heads: Arc::new(Semaphore::new(parts.limits.heads)),
             drain: tasks.drain(),
+            begun: Instant::now(),
+            arrived: AtomicU64::new(0),
             tasks,
         }
     }
@@ -94,7 +101,27 @@ impl Context {
     /// Resolves some time after the proxy has been told to end: clients have had the time to learn of it.
     pub(crate) async fn drained(&self) {
         self.drain.clone().started().await;
-        tokio::time::sleep(DRAIN_GRACE).await;
+        tokio::time::sleep(self.limits.drain).await;
+    }
+
+    /// Notes that a client has come.
+    pub(crate) fn arrived(&self) {
+        let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.arrived.store(since, Ordering::Relaxed);
+    }
+
+    /// Resolves when the proxy has been told to end and no client comes any more, or [`Context::drained`] does.
+    pub(crate) async fn deserted(&self) {
+        self.drain.clone().started().await;
+        let told = Instant::now();
+        loop {
+            let arrived = self.begun + Duration::from_millis(self.arrived.load(Ordering::Relaxed));
+            let quiet = (arrived.max(told) + DRAIN_QUIET).min(told + self.limits.drain);
+            if quiet <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(quiet).await;
+        }
     }
 
     /// Whether few places are left for connections.

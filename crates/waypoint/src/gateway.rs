@@ -14,8 +14,8 @@ use crate::served::{Peer, Served};
 
 pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
     let mut changes = context.view.changes();
-    let drained = context.drained();
-    tokio::pin!(drained);
+    let (deserted, _serving) = (context.deserted(), context.view.serving());
+    tokio::pin!(deserted);
     let mut open: BTreeMap<u16, tokio_util::sync::CancellationToken> = BTreeMap::new();
     // Listeners that cannot be served, and were said so.
     let mut told = BTreeSet::new();
@@ -63,7 +63,7 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return Ok(()) },
-            () = &mut drained => {
+            () = &mut deserted => {
                 open.values().for_each(tokio_util::sync::CancellationToken::cancel);
                 return Ok(());
             }

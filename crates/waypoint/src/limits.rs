@@ -47,9 +47,9 @@ pub(crate) const EXPECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection is read on after its last answer, when the client still sends a request's body: closed at once,
 /// the client's kernel would discard the answer.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
-/// How long a proxy that is told to end goes on to accept connections and keeps those of HTTP/1.1 that are idle: clients
-/// learn of its end with their next answer, and from its endpoints. Less than the drain, after which everything ends.
-pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(3);
+/// A proxy that is told to end accepts connections until none has come for this time: clients learn of its end from its
+/// endpoints, sooner or later.
+pub(crate) const DRAIN_QUIET: Duration = Duration::from_secs(3);
 /// Pause after an `accept` that failed, e.g. for want of file descriptors.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -72,6 +72,10 @@ pub struct Limits {
     pub body: Duration,
     /// An answer of which the client takes nothing.
     pub stall: Duration,
+    /// How long a proxy that is told to end keeps connections of HTTP/1.1 that are idle: clients learn of its end with their
+    /// next answer, and one that is closed may be about to ask. It accepts nothing after this time either. Less than the
+    /// drain, after which everything ends.
+    pub drain: Duration,
     /// KiB of heads that all open requests hold together, each at least one; further requests are answered with 503.
     pub heads: usize,
     /// Requests under way to one endpoint of a backend, over all connections to it.
@@ -90,6 +94,7 @@ impl Default for Limits {
             detect: Duration::from_secs(1),
             body: Duration::from_secs(60),
             stall: Duration::from_secs(300),
+            drain: Duration::from_secs(20),
             heads: 128 * 1024,
             upstream_requests: 4096,
             upstream_waiting: 1024,

@@ -16,10 +16,11 @@ mod world;
 use std::time::{Duration, Instant};
 
 use fixtures::{FREE, NO_ADMIN};
-use meltemi_model::l7::{Filter, HeaderChanges, PathChange};
+use meltemi_model::authz::{Action, Attribute};
+use meltemi_model::l7::{Filter, HeaderChanges, PathChange, Target};
 use meltemi_waypoint::Limits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use world::{PATIENCE, World, answer, status, write};
+use world::{PATIENCE, World, answer, policy, service, status, write};
 
 /// Everything that comes until the connection ends.
 async fn rest<IO: AsyncRead + Unpin + ?Sized>(io: &mut IO) -> String {
@@ -218,7 +219,8 @@ async fn a_filter_that_cannot_be_carried_out_is_never_passed_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_ends_says_so_before_it_closes_anything() {
-    let mut world = World::start(Limits::default()).await;
+    let limits = Limits { drain: Duration::from_secs(3), ..Limits::default() };
+    let mut world = World::start(limits).await;
     let get = "GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut kept = vec![world.to_service(FREE).await, world.to_service(FREE).await];
     for io in &mut kept {
@@ -242,6 +244,42 @@ async fn a_proxy_that_ends_says_so_before_it_closes_anything() {
     said(&mut world.to_gateway().await).await;
     // Who asks nothing is closed later.
     assert_eq!(rest(&mut kept[1]).await, "");
+}
+
+/// A request that is under way, a WebSocket and bytes outlive the beginning of a drain, and a policy that comes in it is in
+/// force at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_open_goes_on_during_a_drain_and_is_judged() {
+    let limits = Limits { drain: Duration::from_secs(3), ..Limits::default() };
+    let mut world = World::start(limits).await;
+    let mut endless = world.to_service(FREE).await;
+    write(&mut endless, b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut websocket = world.to_service(FREE).await;
+    write(
+        &mut websocket,
+        b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    )
+    .await;
+    assert_eq!(status(&answer(&mut websocket, &mut Vec::new()).await.unwrap()), 101);
+    let mut kept = world.to_service(FREE).await;
+    write(&mut kept, b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(status(&answer(&mut kept, &mut Vec::new()).await.unwrap()), 200);
+    let mut idle = world.to_service(FREE).await;
+    world.drain().await;
+    // Longer than idle connections are kept.
+    assert_eq!(rest(&mut idle).await, "");
+    for _ in 0..3 {
+        assert!(endless.read(&mut [0; 1024]).await.unwrap() > 0);
+        write(&mut websocket, b"abc").await;
+        websocket.read_exact(&mut [0; 3]).await.unwrap();
+    }
+    let nothing = policy("nothing", Action::Allow, &[(Attribute::Path, &["/none"])]);
+    world.policy(Target::Service(service(FREE)), nothing);
+    world.publish();
+    for io in [&mut endless, &mut websocket] {
+        let ended = async { while let Ok(1..) = io.read(&mut [0; 1024]).await {} };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    }
 }
 
 /// A connection of either kind.

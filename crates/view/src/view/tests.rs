@@ -165,3 +165,30 @@ fn a_layer_4_policy_that_is_refused_lets_nothing_through_in_its_place() {
     sink.apply(types::AUTHORIZATION, vec![Update { name: "shop/p".into(), resource: None }]);
     assert_eq!(judged(&sink, "else"), Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_leaves_the_view_alone_as_long_as_something_may_come() {
+    let (trigger, watch) = meltemi_runtime::drain::channel();
+    let view = View::fixed(Mesh::default());
+    let listener = view.serving();
+    let last = view.last_served(watch);
+    tokio::pin!(last);
+    let soon = LOOK * 10;
+    assert!(tokio::time::timeout(soon, &mut last).await.is_err(), "before the drain");
+    let draining = trigger.start(soon * 100);
+    tokio::pin!(draining);
+    let mut ended = async |what: &str, expected: bool| {
+        let ended = tokio::select! {
+            () = &mut last => true,
+            () = &mut draining => unreachable!("the drain takes longer"),
+            () = tokio::time::sleep(soon) => false,
+        };
+        assert_eq!(ended, expected, "{what}");
+    };
+    ended("a listener", false).await;
+    let idle_connection = view.clone().serving();
+    drop(listener);
+    ended("a connection without a request", false).await;
+    drop(idle_connection);
+    ended("nothing", true).await;
+}
