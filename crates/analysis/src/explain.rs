@@ -106,7 +106,10 @@ impl Asked<'_> {
             (To::Pod(namespace, labels), None | Some(At::NodeProxy)) => {
                 let peer = client.as_ref();
                 let (pods, port) = (vec![labels.clone()], Port::new(self.port));
-                self.at_node_proxy(&Reached { namespace, pods, port, peer, through: false })?
+                match self.unmodelled(namespace, &pods, peer) {
+                    Some(answer) => answer,
+                    None => self.at_node_proxy(&Reached { namespace, pods, port, peer, through: false })?,
+                }
             }
             (to, _) => return Err(format!("{to} is not reached at that enforcement point")),
         };
@@ -124,6 +127,7 @@ impl Asked<'_> {
         if let Binding::Assumed(gateway) = &binding {
             self.assumed.push(format!("Service {to} uses the waypoint {gateway}"));
         }
+        let headless = self.world.is_headless(to);
         let waypoint = match (binding.gateway(), self.request.at) {
             (_, Some(At::NodeProxy)) => None,
             (None, Some(At::Waypoint)) => {
@@ -135,9 +139,17 @@ impl Asked<'_> {
                 ));
                 None
             }
+            (Some(gateway), None) if headless => {
+                self.warnings.push(format!(
+                    "Service {to} is headless, so its clients connect to Pods: waypoint {gateway} does not see it as a \
+                     request to the Service"
+                ));
+                None
+            }
             (gateway, _) => gateway,
         };
-        if let (Path::Refused(reason), Some(client), None) = (self.world.path_to(to), client, self.request.at)
+        if let (Path::Refused(reason), Some(client), None, false) =
+            (self.world.path_to(to), client, self.request.at, headless)
         {
             let reason = format!("connections to Service {to} are refused: {reason}");
             let mut answer = unknown(Some("node proxy of the client"), reason);
@@ -158,10 +170,27 @@ impl Asked<'_> {
         if pods.is_empty() {
             pods.push(Labels::from([("app".to_owned(), to.name.to_string())]));
         }
+        if let Some(answer) = self.unmodelled(&to.namespace, &pods, client).filter(|_| headless) {
+            return Ok(answer);
+        }
         let through = waypoint_identity.is_some();
         let peer = waypoint_identity.as_ref().or(client);
         let port = self.target(to);
         self.at_node_proxy(&Reached { namespace: &to.namespace, pods, port, peer, through })
+    }
+
+    /// What is addressed to Pods themselves and passes a waypoint is judged by the Gateway's policies there and comes to the
+    /// node proxy with the waypoint's identity.
+    fn unmodelled(&self, namespace: &str, pods: &[Labels], client: Option<&SpiffeId>) -> Option<Answer> {
+        if client.is_none() || self.request.at.is_some() {
+            return None;
+        }
+        let gateway = pods.iter().find_map(|labels| self.world.waypoint_of_pods(namespace, labels))?;
+        let reason = format!(
+            "connections to the addresses of these Pods pass waypoint {gateway} (istio.io/waypoint-for), and what it says of \
+             them is not modelled; ask for an enforcement point"
+        );
+        Some(unknown(None, reason))
     }
 
     /// The Pods' port; the Service's own where it has no such port, as files that know no Service.

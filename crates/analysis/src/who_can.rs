@@ -204,6 +204,11 @@ fn at_pods(
         }
         doors.push(door(world, &policies, Layer::Connection, given, (place, way.to_owned()))?);
     }
+    let labels = world.pod_labels(to);
+    if let Some(waypoint) = labels.iter().find_map(|labels| world.waypoint_of_pods(&to.namespace, labels)) {
+        let what = format!("what waypoint {waypoint} says of connections to the addresses of Pods");
+        doors.iter_mut().for_each(|door| door.unknown.push(what.clone()));
+    }
     Ok((doors, admitted))
 }
 

@@ -58,6 +58,8 @@ pub struct Service {
     pub streams: BTreeSet<u16>,
     /// Ports that declare no protocol: a waypoint judges requests there, and what is none as a connection.
     pub undeclared: BTreeSet<u16>,
+    /// It has no address of its own: its clients connect to its Pods.
+    pub headless: bool,
 }
 
 /// A Gateway.

@@ -552,7 +552,7 @@ fn what_is_stored_and_not_acted_on_is_named() {
         ("another group's Service", object("serving.knative.dev/v1", "Service", "", "{}"), &[]),
         ("parameters", gateway("", ", infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: c}}"), &["spec.infrastructure.parametersRef has no effect"]),
         ("addresses", gateway("", ", addresses: [{value: 10.0.0.1}]"), &["spec.addresses is set"]),
-        ("traffic to Pods", gateway(", labels: {istio.io/waypoint-for: all}", ""), &["istio.io/waypoint-for=all: connections addressed to Pods"]),
+        ("traffic to Pods", gateway(", labels: {istio.io/waypoint-for: all}", ""), &[]),
         ("an unknown word", gateway(", labels: {istio.io/waypoint-for: al}", ""), &["istio.io/waypoint-for=al is not a known value"]),
         ("another revision", gateway(", labels: {istio.io/rev: canary}", ""), &["istio.io/rev=canary: nothing is deployed"]),
         ("settings of proxies", gateway(", annotations: {proxy.istio.io/config: 'gatewayTopology: {numTrustedProxies: 1}'}", ""), &["the annotation proxy.istio.io/config has no effect"]),
@@ -560,7 +560,7 @@ fn what_is_stored_and_not_acted_on_is_named() {
         ("a second waypoint", object("v1", "Service", ", labels: {istio.io/use-waypoint-canary: b}", "{ports: [{port: 80}]}"), &["istio.io/use-waypoint-canary has no effect"]),
         ("ranges of clients", object("v1", "Service", "", "{ports: [{port: 80}], loadBalancerSourceRanges: [10.0.0.0/8]}"), &["spec.loadBalancerSourceRanges is not enforced"]),
         ("a sidecar", pod(", labels: {sidecar.istio.io/inject: 'true'}"), &["no sidecar is injected"]),
-        ("a Pod's waypoint", pod(", labels: {istio.io/use-waypoint: waypoint}"), &["connections addressed to Pods pass no waypoint"]),
+        ("a Pod's waypoint", pod(", labels: {istio.io/use-waypoint: waypoint}"), &[]),
         ("ports out of capture", pod(", annotations: {traffic.sidecar.istio.io/excludeInboundPorts: '80'}"), &["traffic.sidecar.istio.io/excludeInboundPorts has no effect"]),
         (
             "mTLS that is switched off",

@@ -120,6 +120,14 @@ impl Snapshot {
         {
             return self.through(waypoint, to, None, source, random);
         }
+        self.directly(workload, to)
+    }
+
+    /// To a workload at one of its addresses, past its waypoint: what the waypoint asks for.
+    ///
+    /// # Errors
+    /// Its identity cannot be formed.
+    pub fn directly(&self, workload: &Arc<Workload>, to: SocketAddr) -> Result<Route, Refused> {
         let destination = Destination { workload: Some(workload.clone()), ..Destination::default() };
         direct(workload, to, None, destination)
     }

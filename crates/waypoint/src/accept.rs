@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use meltemi_identity::tls;
-use meltemi_model::NamespacedHostname;
 use meltemi_model::service::AppProtocol;
 use meltemi_tunnel::{Connect, Target, TunnelIo, server};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,9 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::connection;
 use crate::context::Context;
 use crate::detect::{Speech, detect};
+use crate::forward::declared_protocol;
 use crate::limits::ACCEPT_PAUSE;
 use crate::route::is_routed;
-use crate::served::{Peer, Served};
+use crate::served::{BackendRef, Peer, Served};
 use crate::tcp::{self, Client, Ended};
 
 pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {
@@ -75,11 +75,12 @@ async fn tunnel(context: Arc<Context>, stream: TcpStream, from: SocketAddr) -> R
     }
 }
 
-/// What a tunnel is for: a service's address that this proxy is the waypoint of. Nothing else is reached through it.
+/// What a tunnel is for: the address of a Service or Pod that this proxy is the waypoint of. Nothing else is reached through
+/// it.
 fn destination(
     context: &Context,
     connect: &Connect,
-) -> Result<(NamespacedHostname, SocketAddr, AppProtocol), StatusCode> {
+) -> Result<(BackendRef, SocketAddr, AppProtocol), StatusCode> {
     if !connect.is_connect() {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -88,25 +89,38 @@ fn destination(
     };
     let mesh = context.view.mesh();
     let own = context.own(&mesh);
+    // As node proxies look it up: the Pod of an address first.
+    if let Some(workload) = mesh.snapshot.workload_at(&own.network, to.ip().to_canonical()) {
+        let workload = Some(workload).filter(|w| context.serves_workload(w)).ok_or(StatusCode::NOT_FOUND)?;
+        return Ok((
+            BackendRef::Workload(workload.uid.clone(), to),
+            to,
+            declared_protocol(workload, to.port()),
+        ));
+    }
     let service = mesh.snapshot.service_at(&own.network, to.ip(), &own.namespace);
     let service = service.filter(|s| context.serves(s)).ok_or(StatusCode::NOT_FOUND)?;
     let port = service.ports.iter().find(|p| p.service_port == to.port()).ok_or(StatusCode::NOT_FOUND)?;
-    Ok((service.key.clone(), to, port.app_protocol))
+    Ok((BackendRef::Service(service.key.clone(), to.port()), to, port.app_protocol))
 }
 
 async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
-    let (service, to, protocol) = match destination(&context, &connect) {
+    let (backend, to, protocol) = match destination(&context, &connect) {
         Ok(found) => found,
         Err(status) => return connect.refuse(status),
     };
     if matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls) {
-        tcp::serve(&context, Client::Asked(connect), &service, to, &peer).await;
+        tcp::serve(&context, Client::Asked(connect), &backend, to, &peer).await;
         return;
     }
     let Ok(stream) = connect.accept() else { return };
     let (mut io, mut begun) = (TunnelIo::new(stream), Vec::new());
     // A route says what happens to requests: its port speaks HTTP, declared or not.
-    if protocol == AppProtocol::Unknown && !is_routed(&context.view.mesh(), &service, to.port()) {
+    let is_routed = match &backend {
+        BackendRef::Service(service, port) => is_routed(&context.view.mesh(), service, *port),
+        BackendRef::Workload(..) => false,
+    };
+    if protocol == AppProtocol::Unknown && !is_routed {
         let detected = tokio::select! {
             detected = detect(&mut io, &mut begun, &context.limits) => detected,
             () = context.drained() => return,
@@ -115,7 +129,7 @@ async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
             Ok(Speech::Http) => {}
             Ok(Speech::Tcp) => {
                 let client = Client::Begun { io, first: begun };
-                match tcp::serve(&context, client, &service, to, &peer).await {
+                match tcp::serve(&context, client, &backend, to, &peer).await {
                     Ended::Served => return,
                     Ended::IsHttp(client, first) => (io, begun) = (client, first),
                 }
@@ -123,7 +137,11 @@ async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
             Err(error) => return tracing::debug!(%error, "a client's connection has failed"),
         }
     }
-    let served = Served { service: Some(service), to, listener: None, peer, place: None };
+    let (service, workload) = match backend {
+        BackendRef::Service(service, _) => (Some(service), None),
+        BackendRef::Workload(uid, _) => (None, Some(uid)),
+    };
+    let served = Served { service, workload, to, listener: None, peer, place: None };
     connection::serve(context, io, begun, served).await;
 }
 

@@ -8,14 +8,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meltemi_model::l7::Target;
-use meltemi_model::{NamespacedHostname, NamespacedName, Service, Workload};
+use meltemi_model::{NamespacedHostname, NamespacedName, Service, Workload, WorkloadUid};
 use meltemi_policy::{Permit, Revoker};
 use meltemi_view::Denied;
 use meltemi_view::Mesh;
 use meltemi_view::judge::judge;
 use meltemi_view::registry::Guard;
 
-use crate::context::{Context, serves};
+use crate::context::{Context, serves, serves_workload};
 use crate::facts::RequestFacts;
 use crate::reports;
 use crate::tokens::unverified;
@@ -50,8 +50,11 @@ impl Subject {
 
     /// Why this proxy may not carry what is addressed to the Service; `None` when it may.
     pub(crate) fn unserved(&self, mesh: &Mesh) -> Option<Denied> {
-        let Some(Target::Service(key)) = &self.facts.target else { return None };
-        unserved(mesh, key, &self.facts.gateway)
+        match (&self.facts.target, &self.facts.workload) {
+            (Some(Target::Service(key)), _) => unserved(mesh, key, &self.facts.gateway),
+            (None, Some(uid)) => unserved_workload(mesh, uid, &self.facts),
+            _ => None,
+        }
     }
 
     fn judge(&self, mesh: &Mesh) -> Verdict {
@@ -146,6 +149,19 @@ fn unserved(mesh: &Mesh, key: &NamespacedHostname, gateway: &NamespacedName) -> 
         Some(service) if serves(gateway, service) => return None,
         Some(_) => format!("{gateway} is no longer the waypoint of {key}"),
         None => format!("{gateway} is no longer the waypoint of {key}, which does not exist any more"),
+    };
+    Some(Denied { text, policy: None, rule: None, clause: None, missing: false })
+}
+
+/// Why a Gateway may not carry what is addressed to a Pod. One of the same name that has come in its place has another
+/// address.
+fn unserved_workload(mesh: &Mesh, uid: &WorkloadUid, facts: &RequestFacts) -> Option<Denied> {
+    let (to, gateway) = (facts.to, &facts.gateway);
+    let workload = mesh.snapshot.workload(uid).filter(|w| w.addresses.contains(&to.ip().to_canonical()));
+    let text = match workload {
+        Some(workload) if serves_workload(gateway, workload) => return None,
+        Some(_) => format!("{gateway} is no longer the waypoint of {}", uid.0),
+        None => format!("{} does not exist any more at {to}", uid.0),
     };
     Some(Denied { text, policy: None, rule: None, clause: None, missing: false })
 }

@@ -10,13 +10,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
-use meltemi_model::NamespacedHostname;
 use meltemi_state::Route;
 use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::forward::{Unreached, host, pool_key, resolve};
 use crate::pool::HttpVersion;
+use crate::served::BackendRef;
 
 /// Endpoints that are drawn at most until one is found that neither was tried nor is ejected. When nearly all are ejected,
 /// draws run out and ejected ones get their part: they may be better than nothing.
@@ -37,8 +37,7 @@ const MAX_HOSTS: usize = 4096;
 /// `UH`: there is none.
 pub(crate) fn choose_endpoint(
     context: &Context,
-    service: &NamespacedHostname,
-    port: u16,
+    backend: &BackendRef,
     version: Option<HttpVersion>,
     tried: &[SocketAddr],
 ) -> Result<Route, Unreached> {
@@ -51,7 +50,7 @@ pub(crate) fn choose_endpoint(
     // Whether it was tried, too.
     let mut spare: Option<(bool, Route)> = None;
     for _ in 0..DRAWS {
-        let route = resolve(context, service, port, &mut { random })?;
+        let route = resolve(context, backend, &mut { random })?;
         // The draw is by capacity: there is nothing to choose from one.
         if total.get() <= 1 {
             return Ok(route);
@@ -70,7 +69,7 @@ pub(crate) fn choose_endpoint(
             None => first = Some((load, route)),
         }
     }
-    let none = || Unreached { flag: "UH", reason: format!("service {service} has no endpoint") };
+    let none = || Unreached { flag: "UH", reason: format!("{backend:?} has no endpoint") };
     first.map(|(_, route)| route).or(spare.map(|(_, route)| route)).ok_or_else(none)
 }
 

@@ -98,9 +98,9 @@ where
     let mut drain = context.tasks.drain();
     // A client whose Service has moved to another waypoint finds that one with its next connection.
     let moved = async {
-        match &served.service {
-            Some(service) => context.stops_serving(service).await,
-            None => std::future::pending().await,
+        match served.listener {
+            None => context.stops_serving(served).await,
+            Some(_) => std::future::pending().await,
         }
     };
     let last = tokio::select! {
@@ -147,10 +147,11 @@ fn malformed(context: &Context, served: &Served, speaks: Speaks, error: &hyper::
         code: if error.is_parse_too_large() { 431 } else { 400 },
         flags: "DPE",
         details: "malformed_request".into(),
-        authority: served
-            .service
-            .as_ref()
-            .map_or_else(String::new, |service| format!("{}:{}", service.hostname, served.to.port())),
+        authority: match (&served.service, &served.workload) {
+            (Some(service), _) => format!("{}:{}", service.hostname, served.to.port()),
+            (None, Some(_)) => served.to.to_string(),
+            (None, None) => String::new(),
+        },
         failure: why,
         source: served.peer.text(),
         ..Line::default()

@@ -24,6 +24,7 @@ use crate::limits::{DRAIN_QUIET, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
 use crate::pool::Upstreams;
 use crate::retry::Budgets;
+use crate::served::Served;
 use crate::{Config, Parts};
 
 /// How long a request waits for the proxy's own certificate.
@@ -147,10 +148,25 @@ impl Context {
         serves(&self.config.gateway, service)
     }
 
-    /// Resolves when this proxy is no longer the waypoint of the service.
-    pub(crate) async fn stops_serving(&self, service: &NamespacedHostname) {
+    /// Whether this proxy is the waypoint of a Pod, for what is addressed to the Pod itself.
+    pub(crate) fn serves_workload(&self, workload: &Workload) -> bool {
+        serves_workload(&self.config.gateway, workload)
+    }
+
+    /// Resolves when this proxy is no longer the waypoint of what a connection is addressed to; never at a gateway.
+    pub(crate) async fn stops_serving(&self, served: &Served) {
         let mut changes = self.view.changes();
-        while self.view.mesh().snapshot.service(service).is_some_and(|s| self.serves(s)) {
+        loop {
+            let mesh = self.view.mesh();
+            let serves = match (&served.service, &served.workload) {
+                (Some(service), _) => mesh.snapshot.service(service).is_some_and(|s| self.serves(s)),
+                (None, Some(uid)) => mesh.snapshot.workload(uid).is_some_and(|w| self.serves_workload(w)),
+                (None, None) => true,
+            };
+            if !serves {
+                return;
+            }
+            drop(mesh);
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -162,6 +178,11 @@ impl Context {
 pub(crate) fn serves(gateway: &NamespacedName, service: &Service) -> bool {
     let mut all = service.waypoint.iter().chain(service.weighted_waypoints.iter().map(|w| &w.destination));
     all.any(|waypoint| is_address_of(gateway, waypoint))
+}
+
+/// Whether the proxies of a Gateway are the waypoint of a Pod, for what is addressed to the Pod itself.
+pub(crate) fn serves_workload(gateway: &NamespacedName, workload: &Workload) -> bool {
+    workload.waypoint.as_ref().is_some_and(|waypoint| is_address_of(gateway, waypoint))
 }
 
 /// Whether a waypoint's address is the Service of a Gateway's proxies: `<name>.<namespace>.svc.<domain>`.

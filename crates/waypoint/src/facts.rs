@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use meltemi_model::l7::Target;
-use meltemi_model::{NamespacedName, SpiffeId};
+use meltemi_model::{NamespacedName, SpiffeId, WorkloadUid};
 use meltemi_policy::{Facts, Headers, HttpFacts};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -34,8 +34,10 @@ pub(crate) struct RequestFacts {
     /// Of all headers, those that [`aliases`] gives.
     pub(crate) aliases: Vec<HeaderName>,
     /// The Service that it is addressed to ([`Target::Service`]) or whose Pod it is forwarded to ([`Target::Backend`]);
-    /// `None` at a listener.
+    /// `None` at a listener, and for what is addressed to a Pod.
     pub(crate) target: Option<Target>,
+    /// The Pod that it is addressed to, at a waypoint for traffic to Pods.
+    pub(crate) workload: Option<WorkloadUid>,
     pub(crate) gateway: NamespacedName,
     /// Among the heads of open requests, as long as this one is open.
     #[expect(dead_code, reason = "it is held, not read")]

@@ -9,8 +9,8 @@ use http::header::{HOST, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use meltemi_model::Workload;
 use meltemi_model::service::AppProtocol;
-use meltemi_model::{NamespacedHostname, Workload};
 use meltemi_state::{Hop, Route};
 use meltemi_tunnel::{Dial, Patience, TunnelIo};
 use tokio::net::TcpStream;
@@ -19,6 +19,7 @@ use tokio_util::either::Either;
 use crate::body::{Body, full};
 use crate::context::Context;
 use crate::pool::{Endpoint, HttpVersion, Lease};
+use crate::served::BackendRef;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// Why a request did not reach its backend.
@@ -41,16 +42,25 @@ impl Unreached {
 /// A way to a backend: bytes.
 pub(crate) type Way = Either<TunnelIo, TcpStream>;
 
-/// Draws an endpoint of a service by its capacity, among those that the service's preferences leave.
+/// Draws an endpoint of a service by its capacity, among those that the service's preferences leave. A Pod that was dialled
+/// is its only endpoint.
 pub(crate) fn resolve(
     context: &Context,
-    service: &NamespacedHostname,
-    port: u16,
+    backend: &BackendRef,
     random: &mut dyn FnMut(u32) -> u32,
 ) -> Result<Route, Unreached> {
     let mesh = context.view.mesh();
     let own = context.own(&mesh);
     let none = |reason: String| Unreached { flag: "UH", reason };
+    let (service, port) = match backend {
+        BackendRef::Service(service, port) => (service, *port),
+        BackendRef::Workload(uid, to) => {
+            let workload =
+                mesh.snapshot.workload(uid).filter(|w| w.addresses.contains(&to.ip().to_canonical()));
+            let workload = workload.ok_or_else(|| none(format!("no Pod {} has the address {to}", uid.0)))?;
+            return mesh.snapshot.directly(workload, *to).map_err(|e| none(e.to_string()));
+        }
+    };
     let found = mesh.snapshot.service(service).cloned();
     let service = found.ok_or_else(|| none(format!("service {service} is not known")))?;
     let to = service.addresses.first().map(|a| SocketAddr::new(a.ip, port));
@@ -125,15 +135,17 @@ async fn connect(context: &Context, route: Route) -> Result<Way, Unreached> {
 /// HTTP/1.1 only.
 pub(crate) fn backend_version(
     context: &Context,
-    backend: Option<&(NamespacedHostname, u16)>,
+    backend: &BackendRef,
     client: Version,
     websocket: bool,
 ) -> HttpVersion {
     let mesh = context.view.mesh();
-    let declared = backend.and_then(|(service, port)| {
-        let service = mesh.snapshot.service(service)?;
-        service.ports.iter().find(|p| p.service_port == *port).map(|p| p.app_protocol)
-    });
+    let declared = match backend {
+        BackendRef::Service(service, port) => mesh.snapshot.service(service).and_then(|service| {
+            service.ports.iter().find(|p| p.service_port == *port).map(|p| p.app_protocol)
+        }),
+        BackendRef::Workload(uid, to) => mesh.snapshot.workload(uid).map(|w| declared_protocol(w, to.port())),
+    };
     match declared {
         _ if websocket => HttpVersion::Http1,
         Some(AppProtocol::Http11) => HttpVersion::Http1,
@@ -141,6 +153,13 @@ pub(crate) fn backend_version(
         _ if client == Version::HTTP_2 => HttpVersion::Http2,
         _ => HttpVersion::Http1,
     }
+}
+
+/// What the Services of a Pod declare of one of its ports; unknown when none does, or not all the same.
+pub(crate) fn declared_protocol(workload: &Workload, port: u16) -> AppProtocol {
+    let mut all = workload.services.values().flatten().filter(|p| p.target_port == port);
+    let first = all.next().map_or(AppProtocol::Unknown, |p| p.app_protocol);
+    if all.all(|p| p.app_protocol == first) { first } else { AppProtocol::Unknown }
 }
 
 /// Writes a request that is ready to be sent in the form of `version`; nothing that was judged changes by it.

@@ -88,9 +88,10 @@ async fn accept(
         let to = stream.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], port)));
         let peer = Peer { identity: None, address: from };
         let place = Some(Arc::new(place));
-        let served = Served { service: None, to, listener: Some(port), peer, place };
+        let served = Served { service: None, workload: None, to, listener: Some(port), peer, place };
         let of = context.clone();
         context.tasks.spawn_job("connection", async move {
+            let _serving = of.view.serving();
             connection::serve(of, stream, Vec::new(), served).await;
             Ok::<(), std::convert::Infallible>(())
         });

@@ -32,7 +32,7 @@ use crate::log::{self, Line};
 use crate::metrics::Labels;
 use crate::pulse::Pulse;
 use crate::route::Chosen;
-use crate::served::Served;
+use crate::served::{BackendRef, Served};
 use crate::{tokens, upgrade};
 use exchange::First;
 
@@ -190,20 +190,21 @@ impl Life<'_> {
         subject: &Subject,
         permitted: (Permit, Guard),
     ) -> Response<Body> {
-        let Some((service, port)) = &chosen.backend else {
+        let Some(backend) = &chosen.backend else {
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "");
         };
-        self.service = Some(service.clone());
-        let version =
-            backend_version(self.context, chosen.backend.as_ref(), request.version(), self.websocket);
-        let route = match choose_endpoint(self.context, service, *port, Some(version), &[]) {
+        if let BackendRef::Service(service, _) = backend {
+            self.service = Some(service.clone());
+        }
+        let version = backend_version(self.context, backend, request.version(), self.websocket);
+        let route = match choose_endpoint(self.context, backend, Some(version), &[]) {
             Ok(route) => route,
             Err(unreached) => return self.unreached(unreached, &Upload::default()),
         };
         if let Err(denied) = self.authorize_forwarded(subject, &route, &mut request) {
             return self.refused(&denied);
         }
-        let first = First { service: (service, *port), route, version, subject };
+        let first = First { backend, route, version, subject };
         self.exchange(request, chosen, first, permitted).await
     }
 
@@ -259,6 +260,7 @@ impl Life<'_> {
             headers,
             changes,
             target: self.served.service.clone().map(Target::Service),
+            workload: self.served.workload.clone(),
             gateway: self.context.config.gateway.clone(),
             room: self.room.clone(),
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use meltemi_model::NamespacedHostname;
+use crate::served::BackendRef;
 
 /// Attempts for one request, the first included.
 pub(crate) const ATTEMPTS: u32 = 3;
@@ -28,7 +28,7 @@ pub(crate) fn pause(attempt: u32) -> Duration {
 
 /// The budgets of all services.
 #[derive(Debug, Default)]
-pub(crate) struct Budgets(RwLock<HashMap<NamespacedHostname, Arc<Budget>>>);
+pub(crate) struct Budgets(RwLock<HashMap<BackendRef, Arc<Budget>>>);
 
 /// Retries of a service are bounded by its requests: one that fails as a whole does not get three times as many.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ pub(crate) struct Retry(Arc<Budget>);
 
 impl Budgets {
     /// Counts a request to a service.
-    pub(crate) fn enter(&self, service: &NamespacedHostname) -> Waiting {
+    pub(crate) fn enter(&self, service: &BackendRef) -> Waiting {
         // All that a request does, but for the first one to a service.
         if let Some(budget) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(service) {
             return Waiting::new(budget.clone());
@@ -89,13 +89,19 @@ impl Drop for Retry {
 
 #[cfg(test)]
 mod tests {
+    use meltemi_model::NamespacedHostname;
+
     use super::*;
 
     #[test]
     fn retries_are_a_share_of_the_requests_of_their_service() {
         let budgets = Budgets::default();
-        let service =
-            |n: usize| NamespacedHostname::new("default", format!("s{n}.default.svc.cluster.local"));
+        let service = |n: usize| {
+            BackendRef::Service(
+                NamespacedHostname::new("default", format!("s{n}.default.svc.cluster.local")),
+                80,
+            )
+        };
         let few = budgets.enter(&service(1));
         let held: Vec<_> = (0..MIN_RETRIES).map(|_| few.retry().unwrap()).collect();
         assert!(few.retry().is_none() && few.retry().is_none());
@@ -110,8 +116,12 @@ mod tests {
     #[test]
     fn services_without_requests_are_forgotten() {
         let budgets = Budgets::default();
-        let service =
-            |n: usize| NamespacedHostname::new("default", format!("s{n}.default.svc.cluster.local"));
+        let service = |n: usize| {
+            BackendRef::Service(
+                NamespacedHostname::new("default", format!("s{n}.default.svc.cluster.local")),
+                80,
+            )
+        };
         let waiting = budgets.enter(&service(0));
         for n in 1..MAX_BUDGETS * 3 {
             drop(budgets.enter(&service(n)));

@@ -11,16 +11,24 @@ use meltemi_policy::http::host_forms;
 use meltemi_view::Mesh;
 
 use crate::context::Context;
+use crate::served::BackendRef;
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
-    /// The service and its port; none when the rule's share goes to none that can be used.
-    pub(crate) backend: Option<(NamespacedHostname, u16)>,
+    /// None when the rule's share goes to none that can be used.
+    pub(crate) backend: Option<BackendRef>,
     /// The prefix that the rule matched the path by.
     pub(crate) prefix: Option<String>,
     /// The rule, for what it does to the request.
     pub(crate) rule: Option<ChosenRule>,
+}
+
+impl Chosen {
+    /// Where a request goes that no route is for.
+    pub(crate) fn without_rule(backend: BackendRef) -> Self {
+        Self { backend: Some(backend), prefix: None, rule: None }
+    }
 }
 
 /// A rule of a route that is shared by all requests that it was chosen for.
@@ -87,7 +95,7 @@ pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Resul
         (Some((_, route, index, one)), _) => {
             let rule = ChosenRule { route: route.clone(), index };
             let backend = pick(&rule.backends, |n| rand::random::<u32>() % n);
-            let backend = backend.and_then(|b| Some((b.service.clone()?, b.port)));
+            let backend = backend.and_then(|b| Some(BackendRef::Service(b.service.clone()?, b.port)));
             let prefix = match &one.path {
                 Some(PathMatch::Prefix(prefix)) => Some(prefix.clone()),
                 // No condition is the prefix `/`.
@@ -97,7 +105,7 @@ pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Resul
             Ok(Chosen { backend, prefix, rule: Some(rule) })
         }
         (None, Some((service, port))) if !attached => {
-            Ok(Chosen { backend: Some((service.clone(), port)), prefix: None, rule: None })
+            Ok(Chosen::without_rule(BackendRef::Service(service.clone(), port)))
         }
         (None, _) => Err(NoRoute),
     }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use meltemi_model::{NamespacedHostname, SpiffeId};
+use meltemi_model::{NamespacedHostname, SpiffeId, WorkloadUid};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Who is on the other side.
@@ -23,11 +23,22 @@ impl Peer {
     }
 }
 
+/// What gets a request or connection in the end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum BackendRef {
+    /// An endpoint of a Service, by the Service's port.
+    Service(NamespacedHostname, u16),
+    /// This Pod, at the address that the client has dialled.
+    Workload(WorkloadUid, SocketAddr),
+}
+
 /// What a connection is for.
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     /// The addressed Service, at a waypoint.
     pub(crate) service: Option<NamespacedHostname>,
+    /// The addressed Pod, at a waypoint for traffic to Pods.
+    pub(crate) workload: Option<WorkloadUid>,
     /// The addressed address and port.
     pub(crate) to: SocketAddr,
     /// The listener's port, at a gateway.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
-use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::Target;
 use meltemi_tunnel::{Connect, TunnelIo};
 use meltemi_view::access_log::{L4Record, Side};
@@ -22,7 +21,7 @@ use crate::facts::RequestFacts;
 use crate::forward::{Unreached, Way, endpoint, host, reach};
 use crate::headers::Changes;
 use crate::retry::{ATTEMPTS, pause};
-use crate::served::Peer;
+use crate::served::{BackendRef, Peer};
 
 /// The client's side of a connection.
 pub(crate) enum Client {
@@ -80,19 +79,24 @@ pub(crate) enum Ended {
     IsHttp(TunnelIo, Vec<u8>),
 }
 
-/// A connection to `service`. One whose client says nothing is carried as TCP; if the client then speaks before the server,
+/// A connection to `backend`. One whose client says nothing is carried as TCP; if the client then speaks before the server,
 /// its first bytes decide after all.
 pub(crate) async fn serve(
     context: &Arc<Context>,
     client: Client,
-    service: &NamespacedHostname,
+    backend: &BackendRef,
     to: SocketAddr,
     peer: &Peer,
 ) -> Ended {
     let begun = Instant::now();
+    let (service, workload) = match backend {
+        BackendRef::Service(service, _) => (Some(service.clone()), None),
+        BackendRef::Workload(uid, _) => (None, Some(uid.clone())),
+    };
+    let hostname = service.as_ref().map_or_else(String::new, |service| service.hostname.to_string());
     let mut record = L4Record {
         source: Side { addr: Some(peer.address), identity: peer.identity.clone(), ..Side::default() },
-        destination: Side { addr: Some(to), service: service.hostname.to_string(), ..Side::default() },
+        destination: Side { addr: Some(to), service: hostname, ..Side::default() },
         direction: "inbound",
         bytes_sent: 0,
         bytes_recv: 0,
@@ -113,12 +117,13 @@ pub(crate) async fn serve(
         headers: HeaderMap::new(),
         changes: Changes::default(),
         aliases: Vec::new(),
-        target: Some(Target::Service(service.clone())),
+        target: service.map(Target::Service),
+        workload,
         gateway: context.config.gateway.clone(),
         room: None,
     };
     let detected = client.detected();
-    let ended = carry(context, client, service, facts, &mut record).await;
+    let ended = carry(context, client, backend, facts, &mut record).await;
     record.error = match (ended, detected) {
         (Ok(Ended::Served), _) => None,
         (Ok(http @ Ended::IsHttp(..)), _) => return http,
@@ -150,7 +155,7 @@ async fn wait_for_http(context: &Context, client: &mut Client) -> bool {
 async fn carry(
     context: &Arc<Context>,
     mut client: Client,
-    service: &NamespacedHostname,
+    backend: &BackendRef,
     facts: RequestFacts,
     record: &mut L4Record,
 ) -> Result<Ended, String> {
@@ -168,7 +173,7 @@ async fn carry(
         }
     };
     record.reports = subject.reported(&context.view.mesh());
-    let (mut way, upstream) = match client.while_waited(open(context, &subject, service, &facts)).await {
+    let (mut way, upstream) = match client.while_waited(open(context, &subject, backend, &facts)).await {
         None => return Err("the client has given up".into()),
         Some(Ok(opened)) => opened,
         Some(Err((status, reason))) => {
@@ -214,13 +219,13 @@ async fn carry(
 async fn open(
     context: &Context,
     subject: &Subject,
-    service: &NamespacedHostname,
+    backend: &BackendRef,
     facts: &RequestFacts,
 ) -> Result<(Way, SocketAddr), (StatusCode, String)> {
-    let (waiting, mut tried, mut _retry) = (context.budgets.enter(service), Vec::new(), None);
+    let (waiting, mut tried, mut _retry) = (context.budgets.enter(backend), Vec::new(), None);
     loop {
         let unavailable = |unreached: Unreached| (StatusCode::SERVICE_UNAVAILABLE, unreached.reason);
-        let route = choose_endpoint(context, service, facts.to.port(), None, &tried).map_err(unavailable)?;
+        let route = choose_endpoint(context, backend, None, &tried).map_err(unavailable)?;
         if let Some((workload, port)) = endpoint(&route) {
             let forwarded = Forwarded { workload, port, facts: Some(facts.clone()) };
             let denied = |denied| (StatusCode::FORBIDDEN, crate::log::reason(&denied));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use meltemi_model::NamespacedName;
 use meltemi_translate::gateways::classes::Class;
 
 use crate::compare::Unknown;
@@ -92,6 +93,7 @@ fn find_workloads(old: &World, new: &World, out: &mut Vec<Unknown>) {
             );
             out.push(unknown(target.clone(), reason));
         }
+        out.extend(waypoints_of_pods(old, new, before[0], now).map(|reason| unknown(target.clone(), reason)));
         let enrolled = new.is_enrolled(now);
         if before.iter().any(|was| old.is_enrolled(was) == enrolled) {
             continue;
@@ -105,6 +107,30 @@ fn find_workloads(old: &World, new: &World, out: &mut Vec<Unknown>) {
         };
         out.push(unknown(target, reason.to_owned()));
     }
+}
+
+/// What differs of the waypoint that connections to the addresses of Pods pass.
+fn waypoints_of_pods(old: &World, new: &World, was: &Workload, now: &Workload) -> Option<String> {
+    let before = old.waypoint_of_pods(&was.name.namespace, &was.labels);
+    let after = new.waypoint_of_pods(&now.name.namespace, &now.labels);
+    let word = |waypoint: &Option<NamespacedName>| match waypoint {
+        Some(name) => format!("waypoint {name}"),
+        None => "no waypoint".to_owned(),
+    };
+    if before != after {
+        return Some(format!(
+            "connections to the addresses of its Pods pass {} and no longer {}: what is said of them there is not compared",
+            word(&after),
+            word(&before)
+        ));
+    }
+    let gateway = after?;
+    let enforced = |world: &World| world.at_waypoint(&gateway, None);
+    let (before, after) = (enforced(old), enforced(new));
+    let is_same = before.len() == after.len() && before.iter().zip(&after).all(|(a, b)| a.policy == b.policy);
+    (!is_same).then(|| {
+        format!("policies of waypoint {gateway} differ: what they say of connections to the addresses of its Pods is not compared")
+    })
 }
 
 fn find_services(old: &World, new: &World, out: &mut Vec<Unknown>) {

@@ -83,6 +83,22 @@ impl World {
         }
     }
 
+    /// The waypoint of what is addressed to Pods themselves, by their namespace and labels, whether it is ready for them or
+    /// not; `None` where there is none, or none that takes such traffic.
+    pub fn waypoint_of_pods(&self, namespace: &str, labels: &Labels) -> Option<NamespacedName> {
+        let none = Labels::new();
+        let of_namespace = self.namespaces.get(namespace).unwrap_or(&none);
+        let Wish::Waypoint { name, inherited } = wish(namespace, labels, of_namespace) else { return None };
+        let facts = self.gateways.get(&name).and_then(|gateway| gateway.waypoint.as_ref());
+        // As the control plane takes it: of one that does not exist nothing but the Pod's own label says what it is for.
+        facts.map_or(!inherited, |facts| facts.takes.takes(Traffic::Workload)).then_some(name)
+    }
+
+    /// Whether clients of a Service connect to its Pods, for it has no address.
+    pub fn is_headless(&self, service: &NamespacedName) -> bool {
+        self.services.get(service).is_some_and(|service| service.headless)
+    }
+
     /// What becomes of connections to a Service, as `services::translate` sends them.
     pub fn path_to(&self, service: &NamespacedName) -> Path {
         let guarded = || self.targeted().contains(service);

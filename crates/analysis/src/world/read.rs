@@ -282,7 +282,8 @@ fn number(value: &Value) -> Option<u16> {
 
 /// A Service's ports that are TCP, as Kubernetes means it.
 fn service(labels: Labels, spec: &Value) -> Service {
-    let mut out = Service { labels, selector: texts(&spec["selector"]), ..Service::default() };
+    let headless = spec["clusterIP"].as_str() == Some("None");
+    let mut out = Service { labels, selector: texts(&spec["selector"]), headless, ..Service::default() };
     let tcp = |p: &&Value| p["protocol"].as_str().is_none_or(|protocol| protocol == "TCP");
     for port in spec["ports"].as_array().into_iter().flatten().filter(tcp) {
         let Some(own) = number(&port["port"]) else { continue };

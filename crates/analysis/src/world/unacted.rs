@@ -67,15 +67,11 @@ fn gateway(spec: &Value, labels: &Labels, annotations: &Labels, out: &mut Vec<St
     if let Some(revision) = labels.get(labels::REVISION).filter(|r| !r.is_empty() && *r != "default") {
         out.push(format!("{}={revision}: nothing is deployed for another revision", labels::REVISION));
     }
-    if let Some(word) = labels.get(labels::WAYPOINT_FOR).filter(|_| class == Class::Waypoint) {
-        match word.as_str() {
-            "service" | "none" => {}
-            "workload" | "all" => out.push(format!(
-                "{}={word}: connections addressed to Pods are not taken by a waypoint of this version, and are refused",
-                labels::WAYPOINT_FOR
-            )),
-            _ => out.push(format!("{}={word} is not a known value, and is taken as service", labels::WAYPOINT_FOR)),
-        }
+    let known = ["service", "workload", "all", "none"];
+    if let Some(word) =
+        labels.get(labels::WAYPOINT_FOR).filter(|w| class == Class::Waypoint && !known.contains(&w.as_str()))
+    {
+        out.push(format!("{}={word} is not a known value, and is taken as service", labels::WAYPOINT_FOR));
     }
     for key in [labels::WAYPOINT_INBOUND_BINDING, PROXY_CONFIG] {
         if annotations.contains_key(key) {
@@ -104,12 +100,6 @@ fn pod(labels: &Labels, annotations: &Labels, out: &mut Vec<String>) {
     common(labels, out);
     if labels.get("sidecar.istio.io/inject").is_some_and(|v| v == "true") {
         out.push("sidecar.istio.io/inject=true: no sidecar is injected".to_owned());
-    }
-    if labels.get(labels::USE_WAYPOINT).is_some_and(|name| name != "none") {
-        out.push(format!(
-            "{} on a Pod: connections addressed to Pods pass no waypoint",
-            labels::USE_WAYPOINT
-        ));
     }
     let unread = |key: &&String| *key == PROXY_CONFIG || POD_ANNOTATIONS.iter().any(|p| key.starts_with(p));
     out.extend(annotations.keys().filter(unread).map(|key| format!("the annotation {key} has no effect")));

@@ -9,12 +9,8 @@ use meltemi_model::net::ports;
 use super::classes::{self, Class};
 use super::deployment::managed_name;
 use crate::condition::Condition;
-use crate::labels;
 use crate::mesh::MeshConfig;
-use crate::waypoints::{Traffic, WaypointFor};
 
-/// Type of the condition that says that a waypoint does not take traffic to the addresses of Pods, though it is asked to.
-pub const WORKLOAD_TRAFFIC: &str = "meltemi.dev/WorkloadTraffic";
 /// Reasons of `Conflicted`.
 const HOSTNAME_CONFLICT: &str = "HostnameConflict";
 /// See [`HOSTNAME_CONFLICT`].
@@ -131,19 +127,8 @@ pub fn report(
     } else {
         Condition::yes("Accepted", "Accepted", "Resource accepted")
     };
-    let (addresses, mut programmed) = programmed(gateway, class, observed, accepted.status, mesh);
-    let takes = WaypointFor::read(gateway.metadata.labels.as_ref().and_then(|l| l.get(labels::WAYPOINT_FOR)));
-    let mut conditions = vec![accepted];
-    if class == Class::Waypoint && takes.takes(Traffic::Workload) {
-        let message = "traffic to the addresses of Pods is not served: connections to Pods that use this waypoint are \
-                       refused; use istio.io/waypoint-for: service";
-        if !takes.takes(Traffic::Service) {
-            programmed = Condition::no("Programmed", "Invalid", message);
-        }
-        conditions.push(Condition::no(WORKLOAD_TRAFFIC, "NotServed", message));
-    }
-    conditions.insert(1, programmed);
-    Some(Report { addresses, conditions, listeners })
+    let (addresses, programmed) = programmed(gateway, class, observed, accepted.status, mesh);
+    Some(Report { addresses, conditions: vec![accepted, programmed], listeners })
 }
 
 fn listener_report(
@@ -378,20 +363,6 @@ spec:
         for port in OWN_PORTS {
             let report = of(&format!("[{{name: a, port: {port}, protocol: HTTP}}]"));
             assert_eq!(said(&report, 0, "Accepted"), (false, "PortUnavailable".to_owned()), "{port}");
-        }
-    }
-
-    #[test]
-    fn traffic_that_a_waypoint_does_not_serve_is_named() {
-        for (takes, programmed, named) in
-            [("service", true, false), ("all", true, true), ("workload", false, true)]
-        {
-            let mut gateway = gateway("istio-waypoint", "HBONE", 15008);
-            gateway.metadata.labels = Some([(labels::WAYPOINT_FOR.to_owned(), takes.to_owned())].into());
-            let observed = Observed { cluster_ips: vec!["10.0.0.1".into()], ready: 1, ..Observed::default() };
-            let report = status(&gateway, &observed);
-            assert_eq!(find(&report, "Programmed").status, programmed, "{takes}");
-            assert_eq!(report.conditions.iter().any(|c| c.kind == WORKLOAD_TRAFFIC), named, "{takes}");
         }
     }
 

@@ -11,7 +11,7 @@ use super::{Delta, Index, PolicyFacts, User};
 use crate::facts::{Labels, NamespaceFacts, PodFacts, ServiceFacts, ServicePort, TargetPort};
 use crate::labels;
 use crate::security::bypass;
-use crate::waypoints::{self, Binding, Traffic, Wish};
+use crate::waypoints::{self, Binding, Traffic, WaypointFacts, Wish};
 use crate::{services, workloads};
 
 impl Index {
@@ -177,14 +177,31 @@ impl Index {
         };
         self.remember_wish(User::Pod(name.clone()), &wish);
         let uid = WorkloadUid::pod(&self.mesh.cluster_id, &name.namespace, &name.name);
-        let workload = self.pod(name).filter(|pod| workloads::is_workload(pod)).map(|pod| {
-            let waypoint = match self.bind(&name.namespace, &wish, Traffic::Workload) {
-                Binding::Bound { address, .. } => Some(address),
-                _ => None,
-            };
-            self.describe(pod, waypoint)
-        });
+        let workload = self
+            .pod(name)
+            .filter(|pod| workloads::is_workload(pod))
+            .map(|pod| self.describe(pod, self.waypoint_of_pod(&name.namespace, &wish)));
         self.put_workload(uid, workload, delta);
+    }
+
+    /// The waypoint of what is addressed to a Pod itself. While the one that is meant for it is not ready, or does not admit
+    /// it, connections are refused: what the Gateway's policies deny would get through.
+    fn waypoint_of_pod(&self, namespace: &str, wish: &Wish) -> Option<GatewayAddress> {
+        let binding = self.bind(namespace, wish, Traffic::Workload);
+        let (name, inherited, not_ready) = match (wish, binding) {
+            (_, Binding::Bound { address, .. }) => return Some(address),
+            (Wish::Waypoint { name, inherited }, Binding::Refused { not_ready, .. }) => {
+                (name, *inherited, not_ready)
+            }
+            _ => return None,
+        };
+        // Of a waypoint that does not exist nothing says that it is for Pods, unless the Pod itself asks for it.
+        let is_meant = self.waypoints.get(name).map_or(!inherited, |w| w.takes.takes(Traffic::Workload));
+        let refusing = || match not_ready {
+            true => WaypointFacts::expected_address(name, &self.mesh),
+            false => WaypointFacts::nowhere(name),
+        };
+        is_meant.then(refusing)
     }
 
     fn describe(&self, pod: &PodFacts, waypoint: Option<GatewayAddress>) -> Workload {

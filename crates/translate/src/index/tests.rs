@@ -53,12 +53,16 @@ spec:
 ";
 
 fn waypoint(ready: bool) -> Change {
+    waypoint_for(waypoints::WaypointFor::Service, ready)
+}
+
+fn waypoint_for(takes: waypoints::WaypointFor, ready: bool) -> Change {
     let name = NamespacedName::new("default", "waypoint");
     let address = ready.then(|| WaypointFacts::expected_address(&name, &MeshConfig::default()));
     let facts = WaypointFacts {
         name: name.clone(),
         account: name.clone(),
-        takes: waypoints::WaypointFor::Service,
+        takes,
         allowed: waypoints::AllowedNamespaces::Same,
         address,
         inbound_binding: None,
@@ -299,4 +303,50 @@ fn the_way_around_is_open_to_the_account_that_the_waypoint_runs_as_and_to_no_oth
         let expected = [ValueMatch::String(StringMatch::Exact(admitted.into()))];
         assert_eq!(predicate.not_values, expected, "{annotations}");
     }
+}
+
+#[test]
+fn a_waypoint_takes_the_traffic_that_it_is_for_and_fails_closed() {
+    use waypoints::WaypointFor::{All, None as Nothing, Service, Workload};
+    let enrolled = "{istio.io/use-waypoint: waypoint}";
+    for (takes, of_service, of_pod) in
+        [(Service, true, false), (Workload, false, true), (All, true, true), (Nothing, false, false)]
+    {
+        let (index, _) =
+            index(vec![productpage(true), service(SERVICE), namespace(enrolled), waypoint_for(takes, true)]);
+        let pod = index.out.workloads.values().next().unwrap();
+        let expected =
+            WaypointFacts::expected_address(&NamespacedName::new("default", "waypoint"), &index.mesh);
+        assert_eq!(pod.waypoint, of_pod.then(|| expected.clone()), "{takes:?}");
+        let service = index.out.services.values().next().unwrap();
+        assert_eq!(service.waypoint, of_service.then(|| expected.clone()), "{takes:?}");
+        // While it is not ready, what is for it goes nowhere else.
+        let mut index = index;
+        index.apply(waypoint_for(takes, false));
+        index.flush();
+        let pod = index.out.workloads.values().next().unwrap();
+        assert_eq!(pod.waypoint, of_pod.then_some(expected), "{takes:?}, not ready");
+    }
+    // A waypoint that does not exist may be for Services, unless the Pod itself asks for it.
+    let (of_namespace, _) = index(vec![productpage(true), namespace(enrolled)]);
+    assert_eq!(of_namespace.out.workloads.values().next().unwrap().waypoint, None);
+    let own = "
+metadata: {name: own, namespace: default, labels: {istio.io/use-waypoint: waypoint}}
+spec: {containers: [{name: c}]}
+status: {phase: Running, podIP: 10.244.1.9}
+";
+    let (mut of_pod, _) = index(vec![pod(own)]);
+    assert!(of_pod.out.workloads.values().next().unwrap().waypoint.is_some());
+    // One that is there and for Services only is not meant (`UnsupportedTrafficType` in Istio's words).
+    of_pod.apply(waypoint(true));
+    of_pod.flush();
+    assert_eq!(of_pod.out.workloads.values().next().unwrap().waypoint, None);
+    // One that does not admit the namespace lets nothing past its policies.
+    let known = of_pod.waypoints.values().next().unwrap().clone();
+    let name = known.name.clone();
+    let allowed = waypoints::AllowedNamespaces::None;
+    of_pod.apply(Change::Waypoint(name.clone(), Some(WaypointFacts { takes: All, allowed, ..known })));
+    of_pod.flush();
+    let nowhere = WaypointFacts::nowhere(&name);
+    assert_eq!(of_pod.out.workloads.values().next().unwrap().waypoint, Some(nowhere));
 }

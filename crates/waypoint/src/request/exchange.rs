@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::Filter;
 use meltemi_policy::Permit;
 use meltemi_state::Route;
@@ -24,6 +23,7 @@ use crate::log::Line;
 use crate::pool::HttpVersion;
 use crate::retry::{ATTEMPTS, pause};
 use crate::route::Chosen;
+use crate::served::BackendRef;
 use crate::{filters, headers, upgrade};
 
 /// How long a request may take by its rule, to the end of its answer.
@@ -34,8 +34,8 @@ fn timeout(chosen: &Chosen) -> Option<Duration> {
 
 /// Where a request goes at first.
 pub(super) struct First<'a> {
-    /// The service that the route chose, and its port.
-    pub(super) service: (&'a NamespacedHostname, u16),
+    /// What the route chose, or the client.
+    pub(super) backend: &'a BackendRef,
     pub(super) route: Route,
     pub(super) version: HttpVersion,
     /// Judges what another endpoint would get.
@@ -110,8 +110,8 @@ impl Life<'_> {
         mut request: Request<Body>,
         upload: &Upload,
     ) -> Result<Exchanged, Failure> {
-        let First { service: (service, port), mut route, version, subject } = first;
-        let (context, waiting) = (self.context, self.context.budgets.enter(service));
+        let First { backend, mut route, version, subject } = first;
+        let (context, waiting) = (self.context, self.context.budgets.enter(backend));
         let (mut attempts, mut tried, mut _retry) = (1, Vec::new(), None);
         loop {
             let failed = match attempt(context, &route, request, version).await {
@@ -139,7 +139,7 @@ impl Life<'_> {
             tokio::time::sleep(pause(attempts)).await;
             attempts += 1;
             tried.push(host(&route));
-            route = choose_endpoint(context, service, port, Some(version), &tried)
+            route = choose_endpoint(context, backend, Some(version), &tried)
                 .map_err(|_| Failure::Unreached(unreached))?;
             self.authorize_forwarded(subject, &route, &mut request).map_err(Failure::Denied)?;
         }

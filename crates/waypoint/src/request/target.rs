@@ -11,6 +11,7 @@ use crate::answers::Instead;
 use crate::check::Checked;
 use crate::filters::{self, Going, Impossible};
 use crate::route::{Asked, Chosen, NoRoute, choose};
+use crate::served::BackendRef;
 use crate::upgrade;
 
 impl Life<'_> {
@@ -30,6 +31,10 @@ impl Life<'_> {
             service: self.served.service.as_ref().map(|s| (s, self.served.to.port())),
             listener: self.served.listener,
         };
+        // Routes are for Services and listeners, not for Pods that a client dials.
+        if let Some(uid) = &self.served.workload {
+            return Ok(Chosen::without_rule(BackendRef::Workload(uid.clone(), self.served.to)));
+        }
         let chosen = choose(self.context, &mesh, &asked).map_err(|NoRoute| {
             self.line.flags = "NR";
             self.line.details = "route_not_found".into();

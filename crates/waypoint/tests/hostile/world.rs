@@ -259,6 +259,32 @@ impl World {
         self.mesh.snapshot.apply([Delta::Service(Box::new(one))]);
     }
 
+    /// The address of the backend's Pod.
+    pub(crate) fn pod(&self) -> SocketAddr {
+        let port = self.ports.first().unwrap().target_port;
+        (*self.backend().addresses.first().unwrap(), port).into()
+    }
+
+    fn backend(&self) -> Workload {
+        let uid = WorkloadUid::pod("Kubernetes", "default", "backend");
+        Workload::clone(self.mesh.snapshot.workload(&uid).unwrap())
+    }
+
+    /// Gives the backend's Pod a waypoint of its own, by namespace and host name, or none.
+    pub(crate) fn bind_pod(&mut self, to: Option<(&str, &str)>) {
+        let mut pod = self.backend();
+        pod.addresses = vec![[127, 0, 0, 1].into()];
+        pod.waypoint = to.map(|(namespace, host)| waypoint(namespace, host));
+        self.mesh.snapshot.apply([Delta::Workload(Box::new(pod))]);
+    }
+
+    /// One of the same name comes in the place of the backend's Pod, at another address.
+    pub(crate) fn move_pod(&mut self) {
+        let mut pod = self.backend();
+        pod.addresses = vec![[127, 0, 0, 2].into()];
+        self.mesh.snapshot.apply([Delta::Workload(Box::new(pod))]);
+    }
+
     /// Deletes a Service.
     pub(crate) fn delete(&mut self, number: u8) {
         self.mesh.snapshot.apply([Delta::AddressGone(service(number).to_string())]);
