@@ -186,11 +186,19 @@ impl Index {
         self.out.bound.get(service)
     }
 
-    /// Waypoints of the Services that a Pod belongs to: their clients reach it with the waypoint's identity.
+    /// Waypoints of the Services that a Pod belongs to, and its own: their clients reach it with the waypoint's identity.
     pub fn waypoints_of_pod(&self, pod: &PodFacts) -> BTreeSet<NamespacedName> {
         let scope = self.namespaces.get(&pod.name.namespace);
         let services = scope.map(|scope| scope.services_selecting(pod)).unwrap_or_default();
-        services.into_iter().filter_map(|service| self.waypoint_of(&service.name).cloned()).collect()
+        let uid = WorkloadUid::pod(&self.mesh.cluster_id, &pod.name.namespace, &pod.name.name);
+        let has_own = self.workload(&uid).is_some_and(|workload| workload.waypoint.is_some());
+        let own = self.wishes.get(&User::Pod(pod.name.clone())).filter(|_| has_own);
+        services
+            .into_iter()
+            .filter_map(|service| self.waypoint_of(&service.name))
+            .chain(own)
+            .cloned()
+            .collect()
     }
 
     /// Every waypoint.
