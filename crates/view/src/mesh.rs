@@ -2,18 +2,20 @@
 //! Everything that a proxy is told, as it stands at one moment.
 
 mod http_sets;
+mod listeners;
 pub(crate) mod targeted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{HttpPolicy, Jwt, Listener, PathNormalization, Route, Settings, Target, TlsSecret};
+use meltemi_model::l7::{HttpPolicy, Jwt, PathNormalization, Route, Settings, Target, TlsSecret};
 use meltemi_state::Snapshot;
 
 use crate::denied::Denied;
 
 pub use self::http_sets::HttpSets;
+pub use self::listeners::Listeners;
 pub use self::targeted::{Attached, Targeted};
 
 /// Everything that a proxy is told. A clone shares what does not change: each message of the control plane makes one.
@@ -23,16 +25,12 @@ pub struct Mesh {
     pub snapshot: Snapshot,
     /// Layer 7 policies, by name.
     pub http_policies: Arc<Targeted<HttpPolicy>>,
-    /// Whether one of them only reports (AUDIT, or a dry run); without one no request has to ask.
-    pub http_reports: bool,
-    /// Services whose Pods some policy or token rule judges for ([`Target::Backend`]); without one no request has to ask.
-    pub closed: Arc<BTreeSet<NamespacedHostname>>,
     /// Their sets, by what they apply to.
     pub http_sets: HttpSets,
     /// Routes.
     pub routes: Targeted<Route>,
     /// Listeners.
-    pub listeners: Arc<BTreeMap<String, Arc<Listener>>>,
+    pub listeners: Listeners,
     /// Token rules.
     pub jwts: Targeted<Jwt>,
     /// Certificates.
@@ -57,17 +55,21 @@ impl Mesh {
         Err(Denied { text, policy: None, rule: None, clause: None, missing: true })
     }
 
-    /// Updates `http_reports` and `closed` after a change of policies or token rules.
-    pub fn index_policies(&mut self) {
-        self.http_reports = self.http_policies.values().any(|p| p.policy.only_reports());
-        let closed = self.http_policies.targets().chain(self.jwts.targets()).filter_map(|t| match t {
-            Target::Backend(key) => Some(key.clone()),
-            Target::Service(_) | Target::Gateway(_) => None,
-        });
-        let closed: BTreeSet<NamespacedHostname> = closed.collect();
-        if *self.closed != closed {
-            self.closed = Arc::new(closed);
-        }
+    /// Whether a layer 7 policy only reports (AUDIT, or a dry run); without one no request has to ask.
+    pub fn has_reports(&self) -> bool {
+        self.http_policies.has_reports()
+    }
+
+    /// Whether some policy or token rule judges for the Pods of a Service ([`Target::Backend`]); without one no request has to
+    /// ask.
+    pub fn has_closed(&self) -> bool {
+        self.http_policies.has_backends() || self.jwts.has_backends()
+    }
+
+    /// Whether some policy or token rule judges for the Pods of this Service.
+    pub fn is_closed(&self, service: &NamespacedHostname) -> bool {
+        let target = Target::Backend(service.clone());
+        self.http_policies.is_attached_to(&target) || self.jwts.is_attached_to(&target)
     }
 
     /// How paths are normalised; as Istio does by default until the control plane has said it.

@@ -227,18 +227,16 @@ impl Sink {
                 let mut rejected = documents(policies, updates.clone());
                 rejected.extend(refuse_invalid(policies, &updates));
                 guard(policies, &mut mesh.refused, "", &updates, &rejected);
-                mesh.index_policies();
                 rejected
             }
             types::JWT => {
                 let rejected = documents(&mut mesh.jwts, updates.clone());
                 guard(&mut mesh.jwts, &mut mesh.refused, "RequestAuthentication ", &updates, &rejected);
-                mesh.index_policies();
                 rejected
             }
             types::SETTINGS => documents(Arc::make_mut(&mut mesh.settings), updates),
             types::ROUTE => documents(&mut mesh.routes, updates),
-            types::LISTENER => documents(Arc::make_mut(&mut mesh.listeners), updates),
+            types::LISTENER => documents(&mut mesh.listeners, updates),
             types::TLS_SECRET => documents(Arc::make_mut(&mut mesh.secrets), updates),
             other => updates
                 .into_iter()

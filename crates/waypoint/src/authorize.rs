@@ -84,7 +84,7 @@ impl Subject {
     /// What AUDIT policies and dry runs say of a request that is allowed; none when there are none.
     pub(crate) fn reported(&self, mesh: &Mesh) -> Option<String> {
         let facts = &self.facts;
-        if !mesh.http_reports {
+        if !mesh.has_reports() {
             return None;
         }
         let set = mesh.http_sets.of(&mesh.http_policies, facts.target.as_ref(), &facts.gateway).ok()?;
@@ -112,14 +112,14 @@ impl RequestFacts {
 impl Forwarded {
     /// Judges by the policies of every closed Service that the Pod belongs to now, but for the one that was addressed.
     fn judge(&self, mesh: &Mesh, addressed: Option<&Target>) -> Result<(), Denied> {
-        if mesh.closed.is_empty() {
+        if !mesh.has_closed() {
             return Ok(());
         }
         // A Pod that is gone still ends what it has begun: it is judged as what it was.
         let workload = mesh.snapshot.workload(&self.workload.uid).unwrap_or(&self.workload);
         for (key, ports) in &workload.services {
             let is_addressed = matches!(addressed, Some(Target::Service(service)) if service == key);
-            if is_addressed || !mesh.closed.contains(key) {
+            if is_addressed || !mesh.is_closed(key) {
                 continue;
             }
             let Some(facts) = &self.facts else {

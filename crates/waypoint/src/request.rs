@@ -217,9 +217,9 @@ impl Life<'_> {
     ) -> Result<(), Denied> {
         let Some((workload, port)) = endpoint(route) else { return Ok(()) };
         let mesh = self.context.view.mesh();
-        let facts = if mesh.closed.is_empty() { None } else { Some(self.forwarded_facts(request, &mesh)?) };
+        let facts = if mesh.has_closed() { Some(self.forwarded_facts(request, &mesh)?) } else { None };
         if let Some(facts) = &facts {
-            for key in workload.services.keys().filter(|key| mesh.closed.contains(*key)) {
+            for key in workload.services.keys().filter(|key| mesh.is_closed(key)) {
                 // Claims of a token that nobody has verified for this Service do not reach its Pods either.
                 let mut facts = facts.clone();
                 facts.target = Some(Target::Backend(key.clone()));

@@ -65,8 +65,9 @@ pub(crate) struct Asked<'a> {
 }
 
 pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Result<Chosen, NoRoute> {
-    let listener =
-        asked.listener.map(|port| listener(context, mesh, port, asked.host).ok_or(NoRoute)).transpose()?;
+    // The most specific one: what is attached to another is not reached here.
+    let find = |port| mesh.listeners.find(&context.config.gateway, port, asked.host);
+    let listener = asked.listener.map(|port| find(port).ok_or(NoRoute)).transpose()?;
     let mut best: Option<(Rank, &Arc<Route>, usize, &RouteMatch)> = None;
     let (mut attached, everything) = (false, [RouteMatch::default()]);
     let target = match (asked.service, listener) {
@@ -109,14 +110,6 @@ pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Resul
         }
         (None, _) => Err(NoRoute),
     }
-}
-
-/// The listener of a port that a host is for, the most specific one: what is attached to another is not reached here.
-fn listener<'a>(context: &Context, mesh: &'a Mesh, port: u16, host: &str) -> Option<&'a Arc<Listener>> {
-    let own = mesh.listeners.values().filter(|l| l.gateway == context.config.gateway && l.port == port);
-    own.filter_map(|l| Some((l.hostname.as_deref().map_or(Some(0), |wanted| host_rank(wanted, host))?, l)))
-        .max_by_key(|(rank, _)| *rank)
-        .map(|(_, listener)| listener)
 }
 
 /// Whether a route is attached to a port of a Service.

@@ -14,11 +14,20 @@ use rpds::RedBlackTreeMapSync;
 pub trait Attached {
     /// What it is attached to; one may come twice.
     fn targets(&self) -> impl Iterator<Item = &Target>;
+
+    /// Whether it only reports what it would do.
+    fn only_reports(&self) -> bool {
+        false
+    }
 }
 
 impl Attached for HttpPolicy {
     fn targets(&self) -> impl Iterator<Item = &Target> {
         self.targets.iter()
+    }
+
+    fn only_reports(&self) -> bool {
+        self.policy.only_reports()
     }
 }
 
@@ -41,11 +50,20 @@ type ByName<T> = RedBlackTreeMapSync<String, Arc<T>>;
 pub struct Targeted<T> {
     by_name: ByName<T>,
     by_target: SharedMap<Target, ByName<T>>,
+    /// Of the targets, how many are a [`Target::Backend`].
+    backends: usize,
+    /// Documents that only report.
+    reports: usize,
 }
 
 impl<T> Default for Targeted<T> {
     fn default() -> Self {
-        Self { by_name: RedBlackTreeMapSync::new_sync(), by_target: SharedMap::default() }
+        Self {
+            by_name: RedBlackTreeMapSync::new_sync(),
+            by_target: SharedMap::default(),
+            backends: 0,
+            reports: 0,
+        }
     }
 }
 
@@ -80,6 +98,21 @@ impl<T> Targeted<T> {
         self.by_target.keys()
     }
 
+    /// Whether a document is attached to a target.
+    pub fn is_attached_to(&self, target: &Target) -> bool {
+        self.by_target.contains_key(target)
+    }
+
+    /// Whether a document is attached to what is forwarded to the Pods of some Service.
+    pub fn has_backends(&self) -> bool {
+        self.backends > 0
+    }
+
+    /// Whether a document only reports.
+    pub fn has_reports(&self) -> bool {
+        self.reports > 0
+    }
+
     /// What is attached to a target, by name.
     pub fn attached_to(&self, target: &Target) -> impl Iterator<Item = (&String, &Arc<T>)> {
         self.by_target.get(target).into_iter().flat_map(RedBlackTreeMapSync::iter)
@@ -93,11 +126,13 @@ impl<T: Attached> Targeted<T> {
         for target in document.targets() {
             if !self.by_target.contains_key(target) {
                 self.by_target.insert_mut(target.clone(), RedBlackTreeMapSync::new_sync());
+                self.backends += usize::from(matches!(target, Target::Backend(_)));
             }
             if let Some(attached) = self.by_target.get_mut(target) {
                 attached.insert_mut(name.clone(), document.clone());
             }
         }
+        self.reports += usize::from(document.only_reports());
         self.by_name.insert_mut(name, document);
     }
 
@@ -109,8 +144,10 @@ impl<T: Attached> Targeted<T> {
             attached.remove_mut(name);
             if attached.is_empty() {
                 self.by_target.remove_mut(target);
+                self.backends -= usize::from(matches!(target, Target::Backend(_)));
             }
         }
+        self.reports -= usize::from(old.only_reports());
         self.by_name.remove_mut(name);
     }
 
@@ -225,7 +262,8 @@ mod tests {
                 let mut wanted: Vec<Target> = all.values().flat_map(|one| one.targets.clone()).collect();
                 wanted.sort();
                 wanted.dedup();
-                prop_assert_eq!(targets, wanted);
+                let has_backends = wanted.iter().any(|target| matches!(target, Target::Backend(_)));
+                prop_assert_eq!((targets, kept.has_backends()), (wanted, has_backends));
             }
         }
     }

@@ -59,11 +59,11 @@ fn a_field_that_is_not_known_is_refused_by_name() {
     // Whether a request has to ask what is reported of it.
     let mut trial = policy("trial");
     trial.policy.dry_run = true;
-    assert!(!sink.mesh.http_reports);
+    assert!(!sink.mesh.has_reports());
     sink.apply(types::HTTP_POLICY, vec![update("shop/trial", convert::encode_l7(&trial).unwrap())]);
-    assert!(sink.mesh.http_reports);
+    assert!(sink.mesh.has_reports());
     sink.apply(types::HTTP_POLICY, vec![good("trial")]);
-    assert!(!sink.mesh.http_reports);
+    assert!(!sink.mesh.has_reports());
     let settings = Settings { path_normalization: PathNormalization::None };
     assert_eq!(sink.apply(types::SETTINGS, vec![update("mesh", with_field(&settings))])[0].name, "mesh");
     assert_eq!(sink.mesh.path_normalization(), PathNormalization::Base);

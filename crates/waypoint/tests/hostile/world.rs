@@ -175,7 +175,7 @@ impl World {
             secret: None,
         };
         for one in [listener("open", None), listener("inside", Some("inside.example"))] {
-            Arc::make_mut(&mut self.mesh.listeners).insert(one.name.clone(), Arc::new(one));
+            self.mesh.listeners.insert(one.name.clone(), Arc::new(one));
         }
         super::fixtures::routes(self);
         self.publish();
@@ -238,10 +238,8 @@ impl World {
 
     pub(crate) fn policy(&mut self, target: Target, policy: Policy) {
         let name = policy.name.to_string();
-        self.mesh.http_reports |= policy.only_reports();
         Arc::make_mut(&mut self.mesh.http_policies)
             .insert(name, Arc::new(HttpPolicy { policy, targets: vec![target] }));
-        self.mesh.index_policies();
     }
 
     /// A policy that judges what is addressed to a Service, and what is forwarded to its Pods.
@@ -249,7 +247,6 @@ impl World {
         let targets = vec![Target::Service(service(number)), Target::Backend(service(number))];
         let name = policy.name.to_string();
         Arc::make_mut(&mut self.mesh.http_policies).insert(name, Arc::new(HttpPolicy { policy, targets }));
-        self.mesh.index_policies();
     }
 
     /// Gives a Service another waypoint, by namespace and host name, or none.
@@ -332,7 +329,6 @@ impl World {
 
     pub(crate) fn no_policy(&mut self, name: &str) {
         Arc::make_mut(&mut self.mesh.http_policies).remove(&format!("default/{name}"));
-        self.mesh.index_policies();
     }
 
     pub(crate) fn jwt(&mut self, number: u8) {
