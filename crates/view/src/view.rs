@@ -111,7 +111,7 @@ impl View {
 
     /// Resolves in a drain when nothing is open and nothing may come any more: what is open is judged to its end, and so is
     /// what still comes, but nothing else holds the process.
-    fn last_served(&self, mut drain: DrainWatch) -> impl Future<Output = ()> + Send + use<> {
+    pub fn last_served(&self, mut drain: DrainWatch) -> impl Future<Output = ()> + Send + use<> {
         let (open, serving) = (self.registry.clone(), self.serving.clone());
         async move {
             drain.started().await;
@@ -140,13 +140,16 @@ impl View {
 
     /// Puts a mesh into use: what opens from now on sees it, and what is open is judged by it. Returns how many were closed.
     pub fn publish(&self, mesh: Mesh) -> usize {
-        self.publish_changes(mesh, &Changes::All)
+        self.mesh.store(Arc::new(mesh));
+        let closed = self.registry.judge_again(&self.mesh(), &Changes::All);
+        self.changes.send_modify(|n| *n += 1);
+        closed
     }
 
     /// As [`View::publish`], of a mesh in which only `changes` differ from the one before it.
-    fn publish_changes(&self, mesh: Mesh, changes: &Changes) -> usize {
+    async fn publish_changes(&self, mesh: Mesh, changes: &Changes) -> usize {
         self.mesh.store(Arc::new(mesh));
-        let closed = self.registry.judge_again(&self.mesh(), changes);
+        let closed = self.registry.judge_again_in_parts(&self.mesh(), changes).await;
         self.changes.send_modify(|n| *n += 1);
         closed
     }
@@ -195,7 +198,7 @@ impl Handler for Sink {
         for one in &rejected {
             tracing::error!(resource = %one.name, reason = %one.reason, "refused; what it says is not in force");
         }
-        let closed = self.view.publish_changes(self.mesh.clone(), &changes);
+        let closed = self.view.publish_changes(self.mesh.clone(), &changes).await;
         tracing::debug!(type_url, count, closed, "applied");
         rejected
     }

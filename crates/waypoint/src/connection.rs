@@ -97,12 +97,7 @@ where
     tokio::pin!(connection);
     let mut drain = context.tasks.drain();
     // A client whose Service has moved to another waypoint finds that one with its next connection.
-    let moved = async {
-        match served.listener {
-            None => context.stops_serving(served).await,
-            Some(_) => std::future::pending().await,
-        }
-    };
+    let moved = context.stops_serving(served);
     let last = tokio::select! {
         ended = connection.as_mut() => return ended,
         ending = pulse.ending(&context.limits, || context.is_crowded()) => {

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::balance::Outliers;
 use crate::limits::{DRAIN_QUIET, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
+use crate::moves::Moves;
 use crate::pool::Upstreams;
 use crate::retry::Budgets;
 use crate::served::Served;
@@ -45,6 +46,8 @@ pub(crate) struct Context {
     pub(crate) outliers: Outliers,
     /// Of retries.
     pub(crate) budgets: Budgets,
+    /// What open connections are addressed to.
+    pub(crate) moves: Moves,
     pub(crate) log: AccessLog,
     pub(crate) metrics: HttpMetrics,
     pub(crate) limits: Limits,
@@ -81,6 +84,7 @@ impl Context {
             upstreams: Upstreams::new(parts.limits, tasks.clone()),
             outliers: Outliers::default(),
             budgets: Budgets::default(),
+            moves: Moves::default(),
             log: parts.log,
             metrics,
             limits: parts.limits,
@@ -155,22 +159,7 @@ impl Context {
 
     /// Resolves when this proxy is no longer the waypoint of what a connection is addressed to; never at a gateway.
     pub(crate) async fn stops_serving(&self, served: &Served) {
-        let mut changes = self.view.changes();
-        loop {
-            let mesh = self.view.mesh();
-            let serves = match (&served.service, &served.workload) {
-                (Some(service), _) => mesh.snapshot.service(service).is_some_and(|s| self.serves(s)),
-                (None, Some(uid)) => mesh.snapshot.workload(uid).is_some_and(|w| self.serves_workload(w)),
-                (None, None) => true,
-            };
-            if !serves {
-                return;
-            }
-            drop(mesh);
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        self.moves.left(served, &self.view, &self.config.gateway).await;
     }
 }
 

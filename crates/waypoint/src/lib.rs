@@ -31,6 +31,7 @@ mod headers;
 mod limits;
 mod log;
 mod metrics;
+mod moves;
 mod pool;
 mod pulse;
 mod reports;
@@ -185,6 +186,9 @@ pub fn serve(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) {
 fn serving(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) -> Arc<Context> {
     let context = Arc::new(Context::new(config, parts, tasks.clone()));
     tasks.spawn("upstreams", context.upstreams.clone().sweep(tasks.drain()));
+    let moves = context.moves.clone();
+    let gateway = context.config.gateway.clone();
+    tasks.spawn("moves", moves.watch(context.view.clone(), gateway, tasks.drain()));
     tasks.spawn("hbone", accept::serve(context.clone(), hbone));
     tasks.spawn("gateway", gateway::serve(context.clone()));
     context
