@@ -17,5 +17,7 @@ mod outside;
 mod pods;
 mod recovery;
 mod replicas;
+mod rollouts;
 mod starts;
 mod walkthrough;
+mod waypoint_for;
