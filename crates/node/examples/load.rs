@@ -3,7 +3,8 @@
 //!
 //! `cargo run --release -p meltemi-node --example load -- [SECONDS [PART]] > /dev/null` prints one line for each part:
 //! `bulk1`, `bulk8` (Gbit/s, ms of CPU per GB), `requests` (requests/s over 32 connections, µs of CPU each), `latency`
-//! (round trips/s of one connection) and `new` (connections/s, µs of CPU each). Only the proxy's threads are counted.
+//! (round trips/s of one connection), `new` (connections/s, µs of CPU each) and `idle` (KiB of memory for each connection
+//! that says nothing). Only the proxy's threads are counted, but for memory: both proxies and the load are one process.
 //! Compare two builds by alternating them: absolute figures depend on the machine.
 
 #![expect(clippy::unwrap_used, reason = "a measurement fails by panicking")]
@@ -62,7 +63,9 @@ async fn measure() {
     serve(listen(&mesh.b, 7002), false);
     serve(listen(&mesh.b, 7003), true);
     let load = Load { mesh, seconds, received };
-    let parts: [(&str, &dyn Fn(&Load)); 5] = [
+    memory("at first");
+    let parts: [(&str, &dyn Fn(&Load)); 6] = [
+        ("idle", &|load| load.idle()),
         ("bulk1", &|load| load.bulk("bulk1", 1)),
         ("bulk8", &|load| load.bulk("bulk8", 8)),
         ("requests", &|load| load.requests("requests", 32)),
@@ -74,12 +77,37 @@ async fn measure() {
             part(&load);
         }
     }
+    memory("at the end");
+    if wanted.is_none() {
+        std::thread::sleep(Duration::from_secs(15));
+        memory("15 s later");
+    }
+}
+
+/// KiB that are no file's.
+fn anonymous() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = |name: &str| status.lines().find(|l| l.starts_with(name)).unwrap_or_default().to_owned();
-    eprintln!("memory {} {}", line("RssAnon:"), line("VmHWM:"));
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn memory(when: &str) {
+    eprintln!("memory {:.1} MB {when}", anonymous() / 1024.0);
 }
 
 impl Load {
+    fn idle(&self) {
+        // As many as a Pod may have in the tests' mesh; each is one of both Pods.
+        const CONNECTIONS: usize = 250;
+        let before = anonymous();
+        let streams: Vec<_> = (0..CONNECTIONS).map(|_| mesh::dial(&self.mesh.a, "10.244.1.3:7002")).collect();
+        for mut stream in &streams {
+            stream.write_all(&REQUEST).unwrap();
+            stream.read_exact(&mut [0; ANSWER.len()]).unwrap();
+        }
+        eprintln!("idle {:.1} KiB", (anonymous() - before) / CONNECTIONS as f64);
+    }
+
     fn bulk(&self, name: &str, streams: usize) {
         let stop = Arc::new(AtomicBool::new(false));
         let writers: Vec<_> = (0..streams)

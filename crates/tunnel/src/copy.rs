@@ -3,12 +3,15 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use meltemi_policy::Permit;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_util::io::poll_read_buf;
 
 use crate::framing::stream::Stream;
 use crate::framing::{Broken, Reason};
@@ -82,9 +85,9 @@ pub async fn relay(mut client: TcpStream, mut server: TcpStream, permit: Option<
 }
 
 /// Everything that can be read goes through one buffer of the thread: a connection that is idle holds none.
-async fn pipe(read: ReadHalf<'_>, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
+async fn pipe(mut read: ReadHalf<'_>, mut write: WriteHalf<'_>, count: &mut u64) -> io::Result<()> {
     loop {
-        let data = next(&read, READ).await?;
+        let data = next(&mut read, READ).await?;
         if data.is_empty() {
             return write.shutdown().await;
         }
@@ -98,24 +101,22 @@ thread_local! {
 }
 
 /// What can be read next, at most `limit` and [`READ`]; empty at the end.
-async fn next(read: &ReadHalf<'_>, limit: usize) -> io::Result<Bytes> {
-    loop {
-        read.readable().await?;
-        let got = BUFFER.with_borrow_mut(|buffer| -> io::Result<Bytes> {
+async fn next(read: &mut ReadHalf<'_>, limit: usize) -> io::Result<Bytes> {
+    // By `poll_read`: it knows after a short read that there is no more, `try_read` would ask the kernel.
+    std::future::poll_fn(|cx| {
+        BUFFER.with_borrow_mut(|buffer| {
             buffer.reserve(READ);
-            let n = read.try_read_buf(&mut (&mut *buffer).limit(limit.min(READ)))?;
+            let mut part = (&mut *buffer).limit(limit.min(READ));
+            let n = ready!(poll_read_buf(Pin::new(&mut *read), cx, &mut part))?;
             if n > SMALL {
-                return Ok(buffer.split().freeze());
+                return Poll::Ready(Ok(buffer.split().freeze()));
             }
             let data = Bytes::copy_from_slice(buffer);
             buffer.clear();
-            Ok(data)
-        });
-        match got {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-    }
+            Poll::Ready(Ok(data))
+        })
+    })
+    .await
 }
 
 /// The peer sees a reset, not an end: what was cut off must not look complete.
@@ -123,11 +124,11 @@ pub fn reset(tcp: &TcpStream) {
     let _ = tcp.set_zero_linger();
 }
 
-async fn to_tunnel(read: ReadHalf<'_>, stream: &Stream, count: &mut u64) -> io::Result<()> {
+async fn to_tunnel(mut read: ReadHalf<'_>, stream: &Stream, count: &mut u64) -> io::Result<()> {
     loop {
         // Nothing is read before it can go on: what waits, waits in the kernel.
         let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await?;
-        let data = next(&read, capacity).await?;
+        let data = next(&mut read, capacity).await?;
         if data.is_empty() {
             // A peer that has ended already and reads no further is told in vain; how it ended the other way says.
             stream.end();

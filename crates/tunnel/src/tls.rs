@@ -4,9 +4,11 @@
 
 use std::cell::RefCell;
 use std::io::{self, BufRead as _, IoSlice, Write};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::framing::Reason;
@@ -80,36 +82,34 @@ impl Tls {
         R: FnMut(&[u8]) -> Result<(), Reason>,
     {
         if std::mem::take(&mut self.is_fresh) {
-            return Poll::Ready(self.hand_out(&mut reader()));
+            return Poll::Ready(Self::hand_out(&mut self.tls, &mut reader()));
         }
         BUFFER.with_borrow_mut(|buffer| {
-            let read = loop {
-                ready!(self.tcp.poll_read_ready(cx))?;
-                match self.tcp.try_read(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    other => break other?,
-                }
-            };
-            if read == 0 {
+            // After a short read `poll_read` knows that there is no more, without asking the kernel.
+            let mut read = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut read))?;
+            let bytes = read.filled();
+            if bytes.is_empty() {
                 return Poll::Ready(Ok(Read::End));
             }
-            Poll::Ready(self.decrypt(&buffer[..read], &mut reader()))
+            Poll::Ready(Self::decrypt(&self.tcp, &mut self.tls, bytes, &mut reader()))
         })
     }
 
     fn decrypt(
-        &mut self,
+        tcp: &TcpStream,
+        tls: &mut Connection,
         mut bytes: &[u8],
         reader: &mut impl FnMut(&[u8]) -> Result<(), Reason>,
     ) -> io::Result<Read> {
         while !bytes.is_empty() {
-            self.tls.read_tls(&mut bytes)?;
-            if let Err(error) = self.tls.process_new_packets() {
+            tls.read_tls(&mut bytes)?;
+            if let Err(error) = tls.process_new_packets() {
                 // The peer is told why.
-                let _ = self.tls.write_tls(&mut Socket(&self.tcp));
+                let _ = tls.write_tls(&mut Socket(tcp));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
-            match self.hand_out(reader)? {
+            match Self::hand_out(tls, reader)? {
                 Read::Some => {}
                 other => return Ok(other),
             }
@@ -117,8 +117,11 @@ impl Tls {
         Ok(Read::Some)
     }
 
-    fn hand_out(&mut self, reader: &mut impl FnMut(&[u8]) -> Result<(), Reason>) -> io::Result<Read> {
-        let mut plain = self.tls.reader();
+    fn hand_out(
+        tls: &mut Connection,
+        reader: &mut impl FnMut(&[u8]) -> Result<(), Reason>,
+    ) -> io::Result<Read> {
+        let mut plain = tls.reader();
         loop {
             let bytes = match plain.fill_buf() {
                 Ok([]) => return Ok(Read::End),

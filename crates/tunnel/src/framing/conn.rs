@@ -75,6 +75,8 @@ pub(crate) struct Conn {
     pub(super) leaving: Leaving,
     /// The peer takes none of our streams after this one.
     pub(super) refused_after: Option<u32>,
+    /// Why the peer leaves, if it says so.
+    pub(super) farewell: Option<Reason>,
     /// No further streams of ours will be asked for.
     no_users: bool,
     pub(super) failure: Option<Arc<io::Error>>,
@@ -124,6 +126,7 @@ impl Conn {
             forgotten: VecDeque::new(),
             leaving: Leaving::No,
             refused_after: None,
+            farewell: None,
             no_users: false,
             failure: None,
             driver: None,

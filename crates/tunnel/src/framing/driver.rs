@@ -35,11 +35,18 @@ impl Driver {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let driven = self.drive(cx);
         if let Poll::Ready(ended) = &driven {
-            let error = match ended {
-                Ok(()) => io::Error::new(io::ErrorKind::UnexpectedEof, "the tunnel was closed"),
-                Err(error) => io::Error::new(error.kind(), error.to_string()),
+            let mut conn = lock(&self.shared);
+            let error = match (ended, conn.farewell) {
+                (Err(error), _) => io::Error::new(error.kind(), error.to_string()),
+                (Ok(()), None | Some(Reason::NO_ERROR)) => {
+                    io::Error::new(io::ErrorKind::UnexpectedEof, "the tunnel was closed")
+                }
+                (Ok(()), Some(reason)) => {
+                    let text = format!("the peer has closed the tunnel: {reason}");
+                    io::Error::new(io::ErrorKind::UnexpectedEof, text)
+                }
             };
-            lock(&self.shared).fail(error);
+            conn.fail(error);
         }
         driven
     }

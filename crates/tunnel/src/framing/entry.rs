@@ -104,7 +104,7 @@ impl Entry {
         }
         if self.last.capacity() - self.last.len() < piece.len() {
             // The frame's size is only a claim; one frame is under way at a time.
-            self.last.reserve(left.clamp(piece.len(), PART));
+            self.last.reserve(left.min(PART).max(piece.len()));
         }
         self.last.extend_from_slice(piece);
         self.reader.take().into_iter().for_each(Waker::wake);

@@ -139,7 +139,8 @@ impl Conn {
         if self.is_hostile() { Err(Reason::ENHANCE_YOUR_CALM) } else { Ok(()) }
     }
 
-    pub(super) fn on_goaway(&mut self, last: u32) -> Result {
+    pub(super) fn on_goaway(&mut self, last: u32, reason: Reason) -> Result {
+        self.farewell = Some(reason);
         if self.role == Role::Server {
             return Ok(());
         }

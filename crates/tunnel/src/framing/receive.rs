@@ -285,7 +285,8 @@ impl Receiver {
             frame::GOAWAY => {
                 conn.noise(1)?;
                 let last = frame::number(&payload[..4]).unwrap_or_default() & frame::LARGEST_WINDOW;
-                conn.on_goaway(last)
+                let reason = Reason(frame::number(&payload[4..8]).unwrap_or_default());
+                conn.on_goaway(last, reason)
             }
             _ => conn.on_window_update(head.stream, frame::number(payload).unwrap_or_default()),
         }
