@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{HeaderMap, Request, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
 use crate::bounds::MAX_BODY;
@@ -22,14 +22,30 @@ fn content_type(headers: &HeaderMap) -> &str {
 }
 
 async fn bytes(request: Request<Body>) -> Result<bytes::Bytes, Refusal> {
-    let collected = Limited::new(request.into_body(), MAX_BODY).collect();
-    match tokio::time::timeout(BODY_LIMIT, collected).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Refusal::too_large(format!("the request body is larger than {MAX_BODY} bytes")))
+    let mut body = request.into_body();
+    let read = async {
+        match Limited::new(&mut body, MAX_BODY).collect().await {
+            Err(error) if error.is::<LengthLimitError>() => {
+                discard(&mut body).await;
+                Err(Refusal::too_large(format!("the request body is larger than {MAX_BODY} bytes")))
+            }
+            Err(error) => Err(Refusal::bad_request(format!("reading the body: {error}"))),
+            Ok(collected) => Ok(collected.to_bytes()),
         }
-        Ok(Err(error)) => Err(Refusal::bad_request(format!("reading the body: {error}"))),
-        Err(_) => Err(Refusal::bad_request(format!("the body did not arrive within {BODY_LIMIT:?}"))),
+    };
+    let late = |_| Err(Refusal::bad_request(format!("the body did not arrive within {BODY_LIMIT:?}")));
+    tokio::time::timeout(BODY_LIMIT, read).await.unwrap_or_else(late)
+}
+
+/// Reads what is left of a body that is too large, as much again as it may have: a client that is still writing when its
+/// connection closes reports the broken connection and not the answer.
+async fn discard(body: &mut Body) {
+    let mut left = MAX_BODY;
+    while let Some(Ok(frame)) = body.frame().await {
+        match left.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 

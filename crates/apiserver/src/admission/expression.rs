@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+//! CEL expressions of policies and match conditions, and what they may look at. The work of each is estimated before it
+//! runs, for the interpreter has no limit of its own. All of this runs [`crate::stack::with_room`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kube_cel::KubeCelExt as _;
+use kube_cel::cel::objects::{Key, Map};
+use kube_cel::cel::parser::Parser;
+use kube_cel::cel::{Context, IdedExpr, Value as Cel};
+use serde_json::Value;
+
+use super::request::Request;
+use crate::bounds::{MAX_BODY, MAX_ELEMENTS, Work};
+use crate::registry::ResourceInfo;
+use crate::schema::Size;
+use crate::stack::MAX_EXPRESSION;
+
+/// Words that are fields of objects as well; Kubernetes writes the fields as `__word__`.
+const ESCAPED: [&str; 4] = ["__dot__", "__dash__", "__slash__", "__underscores__"];
+/// Deepest nesting of an expression. The parser has a limit of 96 of its own, and fails badly beyond it.
+const MAX_NESTING: usize = 80;
+/// Longest reason why an expression has no value, in bytes: it may show values. Most of them in one text.
+const MAX_REASON: usize = 256;
+const MAX_CAUSES: usize = 4;
+/// What Kubernetes has (or a newer one) and is not served here.
+const UNKNOWN: [(&str, &str); 2] = [
+    ("authorizer", "checks of authorization are not served here"),
+    ("lists.range", "lists.range is not served here"),
+];
+
+/// An expression that can be evaluated.
+#[derive(Debug)]
+pub(crate) struct Expression {
+    text: String,
+    parsed: IdedExpr,
+}
+
+impl Expression {
+    /// Reads an expression.
+    ///
+    /// # Errors
+    /// Why it cannot be evaluated here.
+    pub(crate) fn compile(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Err("expression is not specified".to_owned());
+        }
+        within_bounds(text)?;
+        for word in ESCAPED {
+            if text.contains(word) {
+                return Err(format!("fields whose names are written with {word} are not served here"));
+            }
+        }
+        // Without optional fields (`a.?b`): the interpreter fails where they are missing.
+        let parsed =
+            Parser::default().parse(&text.replace(".__namespace__", ".namespace")).map_err(|error| {
+                // The parser's first line says what and where; the others draw it.
+                let text = error.to_string();
+                format!("compilation failed: {}", text.lines().next().unwrap_or_default())
+            })?;
+        let references = parsed.references();
+        for (name, why) in UNKNOWN {
+            if references.has_variable(name)
+                || references.has_function(name)
+                || references.has_function("range")
+            {
+                return Err(format!("compilation failed: {why}"));
+            }
+        }
+        Ok(Self { text: text.to_owned(), parsed })
+    }
+
+    /// As it was written.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it names a variable.
+    pub(crate) fn has_variable(&self, name: &str) -> bool {
+        self.parsed.references().has_variable(name)
+    }
+}
+
+/// What the expressions of one policy may look at, and the work that is left to them.
+pub(crate) struct Facts {
+    context: Context<'static>,
+    size: Size,
+    work: Work,
+    variables: HashMap<Key, Cel>,
+    /// Why variables have no value.
+    failures: Vec<(String, String)>,
+}
+
+impl Facts {
+    /// The facts of a request; `params` is the object that a binding refers to.
+    pub(super) fn of(request: &Request<'_>, matched: &ResourceInfo, params: Option<&Value>) -> Self {
+        let null = Value::Null;
+        let version =
+            |object: Option<&Value>| object.map(|object| request.in_version(object, matched).into_owned());
+        let described = request.describe(matched);
+        let namespace = if request.call.info.namespaced { request.namespace() } else { None };
+        let variables = [
+            ("object", &version(request.object).unwrap_or_default()),
+            ("oldObject", &version(request.old).unwrap_or_default()),
+            ("request", &described),
+            ("namespaceObject", namespace.as_deref().unwrap_or(&null)),
+            ("params", params.unwrap_or(&null)),
+        ];
+        Self::new(&variables)
+    }
+
+    fn new(variables: &[(&str, &Value)]) -> Self {
+        let mut context = Context::default();
+        context.register_all();
+        let mut size = Size::default();
+        for (name, value) in variables {
+            size = size.with(Size::of(value));
+            context.add_variable_from_value(*name, to_cel(value));
+        }
+        let mut facts =
+            Self { context, size, work: Work::default(), variables: HashMap::new(), failures: Vec::new() };
+        facts.bind();
+        facts
+    }
+
+    fn bind(&mut self) {
+        let map = Map { map: Arc::new(self.variables.clone()) };
+        self.context.add_variable_from_value("variables", Cel::Map(map));
+    }
+
+    /// Evaluates a variable of a policy. One that has no value is missing where it is used, and only there.
+    pub(super) fn define(&mut self, name: &str, expression: &Result<Expression, String>) {
+        let value = match expression {
+            Ok(expression) => self.evaluate(expression).and_then(|value| {
+                let size = measure(&value).ok_or("its value is too large")?;
+                self.size = self.size.with(size);
+                Ok(value)
+            }),
+            Err(why) => Err(why.clone()),
+        };
+        match value {
+            Ok(value) => drop(self.variables.insert(Key::String(Arc::new(name.to_owned())), value)),
+            Err(why) => self.failures.push((name.to_owned(), shortened(&why))),
+        }
+        self.bind();
+    }
+
+    fn evaluate(&mut self, expression: &Expression) -> Result<Cel, String> {
+        let steps = crate::schema::expression_steps(&expression.text, self.size);
+        self.work.spend(steps).map_err(|over| format!("it may take {over}"))?;
+        Cel::resolve(&expression.parsed, &self.context).map_err(|error| {
+            let named =
+                |failure: &&(String, String)| expression.text.contains(&format!("variables.{}", failure.0));
+            let causes =
+                self.failures.iter().filter(named).map(|(name, why)| format!("; variable '{name}': {why}"));
+            shortened(&error.to_string()) + &causes.take(MAX_CAUSES).collect::<String>()
+        })
+    }
+
+    /// Evaluates a condition.
+    ///
+    /// # Errors
+    /// It has no value, or none that is true or false.
+    pub(super) fn is_true(&mut self, expression: &Expression) -> Result<bool, String> {
+        match self.evaluate(expression)? {
+            Cel::Bool(value) => Ok(value),
+            other => Err(format!("its value is of type {}, not bool", other.type_of())),
+        }
+    }
+
+    /// Evaluates a text.
+    ///
+    /// # Errors
+    /// It has no value, or none that is a text.
+    pub(super) fn text(&mut self, expression: &Expression) -> Result<String, String> {
+        match self.evaluate(expression)? {
+            Cel::String(text) => Ok(text.to_string()),
+            other => Err(format!("its value is of type {}, not string", other.type_of())),
+        }
+    }
+}
+
+/// Whether an expression is short and flat enough to be read, [with room](crate::stack).
+///
+/// # Errors
+/// Which bound it exceeds.
+pub(crate) fn within_bounds(text: &str) -> Result<(), String> {
+    if text.len() > MAX_EXPRESSION {
+        return Err(format!("the expression is longer than {MAX_EXPRESSION} bytes"));
+    }
+    if nesting(text) > MAX_NESTING {
+        return Err("compilation failed: the expression is nested too deeply".to_owned());
+    }
+    Ok(())
+}
+
+/// How deep an expression may be nested: its brackets, and every condition, for they may be inside of each other.
+fn nesting(text: &str) -> usize {
+    let (mut open, mut deepest, mut conditions) = (0_usize, 0, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            b'?' => conditions += 1,
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    }
+    deepest + conditions
+}
+
+fn shortened(text: &str) -> String {
+    text.get(..text.floor_char_boundary(MAX_REASON)).unwrap_or_default().to_owned()
+}
+
+fn to_cel(value: &Value) -> Cel {
+    match value {
+        Value::Null => Cel::Null,
+        Value::Bool(value) => Cel::Bool(*value),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Cel::Int(number),
+            (None, Some(number)) => Cel::UInt(number),
+            (None, None) => Cel::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => Cel::String(Arc::new(text.clone())),
+        Value::Array(list) => Cel::List(Arc::new(list.iter().map(to_cel).collect())),
+        Value::Object(map) => {
+            let map = map.iter().map(|(key, value)| (Key::String(Arc::new(key.clone())), to_cel(value)));
+            Cel::Map(Map { map: Arc::new(map.collect()) })
+        }
+    }
+}
+
+/// The size of a value that an expression made; `None` when it is larger than a request can be.
+fn measure(value: &Cel) -> Option<Size> {
+    let (mut longest, mut text, mut elements) = (0, 0, 0);
+    let mut rest = vec![value];
+    while let Some(value) = rest.pop() {
+        elements += 1;
+        match value {
+            Cel::List(list) => {
+                longest = longest.max(list.len());
+                rest.extend(list.iter());
+            }
+            Cel::Map(map) => {
+                longest = longest.max(map.map.len());
+                rest.extend(map.map.values());
+            }
+            Cel::String(value) => text += value.len(),
+            Cel::Bytes(value) => text += value.len(),
+            _ => {}
+        }
+        if elements > MAX_ELEMENTS || text > MAX_BODY || rest.len() > MAX_ELEMENTS {
+            return None;
+        }
+    }
+    Some(Size { longest, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn judge(expression: &str) -> Result<bool, String> {
+        crate::stack::with_room(|| judged(expression)).unwrap()
+    }
+
+    fn judged(expression: &str) -> Result<bool, String> {
+        let object = json!({"metadata": {"name": "a", "namespace": "n", "annotations": {"x.io/y": "z"}},
+            "spec": {"replicas": 3, "list": [{"n": 1}, {"n": 2}], "text": "abc"}});
+        let mut facts =
+            Facts::new(&[("object", &object), ("oldObject", &Value::Null), ("params", &json!({"max": 5}))]);
+        facts.define("double", &Expression::compile("object.spec.replicas * 2"));
+        facts.define("broken", &Expression::compile("object.spec.missing"));
+        facts.define("next", &Expression::compile("variables.double + 1"));
+        Expression::compile(expression).and_then(|expression| facts.is_true(&expression))
+    }
+
+    #[test]
+    fn expressions_mean_what_they_mean_in_kubernetes() {
+        for (expression, expected) in [
+            ("object.spec.replicas <= params.max", Ok(true)),
+            ("oldObject == null || oldObject.spec.replicas == 1", Ok(true)),
+            ("object.metadata.annotations['x.io/y'] == 'z'", Ok(true)),
+            ("object.metadata.annotations.exists(k, k == 'x.io/y')", Ok(true)),
+            ("has(object.metadata.labels)", Ok(false)),
+            ("!has(object.metadata.labels) || !('app' in object.metadata.labels)", Ok(true)),
+            ("object.metadata.namespace == 'n' && object.metadata.__namespace__ == 'n'", Ok(true)),
+            ("object.spec.list.all(x, x.n > 0) && object.spec.list.map(x, x.n).sum() == 3", Ok(true)),
+            ("matches(object.spec.text, '^a') && object.spec.text.matches('c$')", Ok(true)),
+            ("variables.next == 7", Ok(true)),
+            ("object.spec.?missing.orValue(1) == 1", Err("unsupported syntax '.?'")),
+            ("quantity('1Gi').isGreaterThan(quantity('1Mi'))", Ok(true)),
+            ("object.spec.missing == 1", Err("missing")),
+            ("variables.broken == 1", Err("variable 'broken'")),
+            ("object.spec.text", Err("not bool")),
+            ("object.spec.text +", Err("compilation failed")),
+            ("authorizer.group('').resource('pods').check('get').allowed()", Err("not served here")),
+            ("lists.range(1000000000).size() > 0", Err("not served here")),
+            ("object.spec.a__dash__b == 1", Err("__dash__")),
+            (" ", Err("not specified")),
+        ] {
+            match (judge(expression), expected) {
+                (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{expression}"),
+                (Err(why), Err(part)) => assert!(why.contains(part), "{expression}: {why}"),
+                (got, _) => panic!("{expression}: {got:?}"),
+            }
+        }
+    }
+
+    /// The parser and the interpreter go down into an expression: none may be deeper than their stack.
+    #[test]
+    fn no_expression_is_too_deep_for_the_stack() {
+        let forms: [(&str, &str, &str); 8] = [
+            ("(", "true", ")"),
+            ("!", "true", ""),
+            ("[", "", "]"),
+            ("", "object", ".a"),
+            ("", "true", " && true"),
+            ("", "1", " + 1"),
+            ("true ? true : ", "true", ""),
+            ("{'a': ", "1", "}"),
+        ];
+        for (before, middle, after) in forms {
+            for depth in [10, 60, 300, 2_000, 16_000] {
+                let text = before.repeat(depth) + middle + &after.repeat(depth);
+                let result = judge(&text);
+                let is_plain = depth <= 10 && matches!(middle, "true" | "1");
+                assert!(!is_plain || !result.is_err_and(|why| why.contains("compilation")), "{text}");
+            }
+        }
+    }
+
+    /// Work that grows with a power of the object, and values that double.
+    #[test]
+    fn work_is_bounded_before_it_is_done() {
+        let object = json!({"list": vec!["x".repeat(100); 3_000], "big": "y".repeat(500_000)});
+        let facts = || Facts::new(&[("object", &object)]);
+        for expression in [
+            "object.list.all(a, object.list.all(b, a == b))",
+            "object.list.map(x, object.big + x).size() > 0",
+        ] {
+            let why = facts().is_true(&Expression::compile(expression).unwrap()).unwrap_err();
+            assert!(why.contains("steps of work"), "{expression}: {why}");
+        }
+        let mut facts = facts();
+        facts.define("v0", &Expression::compile("object.big + object.big"));
+        for number in 1..40 {
+            let text = format!("variables.v{0} + variables.v{0}", number - 1);
+            facts.define(&format!("v{number}"), &Expression::compile(&text));
+        }
+        let size: usize = facts.variables.values().filter_map(measure).map(|size| size.text).sum();
+        assert!(size < 8 * MAX_BODY, "{size}");
+        assert!(facts.is_true(&Expression::compile("variables.v39 == ''").unwrap()).is_err());
+    }
+}
