@@ -7,6 +7,7 @@ use std::sync::Arc;
 use meltemi_runtime::Tasks;
 use serde_json::Value;
 
+use crate::admission::Policies;
 use crate::auth::{Auth, Objects};
 use crate::limits::InFlight;
 use crate::pki::{Pki, PkiError};
@@ -56,6 +57,8 @@ pub struct Api {
     pub allocation: Arc<tokio::sync::Mutex<()>>,
     /// One eviction at a time: what a budget allows must not be taken twice.
     pub eviction: Arc<tokio::sync::Mutex<()>>,
+    /// The policies that judge what is written.
+    pub policies: Policies,
     /// API groups whose custom resources may not have unknown fields, whatever the client asks for.
     pub strict_groups: &'static [&'static str],
 }
@@ -86,6 +89,7 @@ impl Api {
             allocation,
             eviction,
             streaming,
+            policies: Policies::default(),
             strict_groups: &[],
         })
     }

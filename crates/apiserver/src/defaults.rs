@@ -60,6 +60,12 @@ pub fn fill_in(info: &ResourceInfo, object: &mut Value) {
         ("batch", "Job") => job(map),
         ("batch", "CronJob") => cron_job(map),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => binding(map),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => policy(map),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            if let Some(resources) = map.get_mut("spec").and_then(|spec| spec.get_mut("matchResources")) {
+                match_resources(resources);
+            }
+        }
         ("admissionregistration.k8s.io", _) => webhooks(map),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition(map),
         ("policy", "PodDisruptionBudget") | ("autoscaling", "HorizontalPodAutoscaler") => {
@@ -205,6 +211,28 @@ fn binding(map: &mut Map<String, Value>) {
             && let Some(subject) = subject.as_object_mut()
         {
             fill(subject, "apiGroup", json!("rbac.authorization.k8s.io"));
+        }
+    }
+}
+
+fn policy(map: &mut Map<String, Value>) {
+    let Some(spec) = sub(map, "spec") else { return };
+    fill(spec, "failurePolicy", json!("Fail"));
+    if let Some(constraints) = spec.get_mut("matchConstraints") {
+        match_resources(constraints);
+    }
+}
+
+fn match_resources(resources: &mut Value) {
+    let Some(resources) = resources.as_object_mut() else { return };
+    fill(resources, "matchPolicy", json!("Equivalent"));
+    fill(resources, "namespaceSelector", json!({}));
+    fill(resources, "objectSelector", json!({}));
+    for rules in ["resourceRules", "excludeResourceRules"] {
+        for rule in resources.get_mut(rules).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(rule) = rule.as_object_mut() {
+                fill(rule, "scope", json!("*"));
+            }
         }
     }
 }

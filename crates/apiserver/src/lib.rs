@@ -29,6 +29,7 @@ pub mod rest;
 pub mod schema;
 pub mod selector;
 pub mod server;
+mod stack;
 pub mod status;
 pub mod store;
 pub mod streaming;

@@ -17,10 +17,12 @@ use serde_json::{Value, json};
 
 use crate::bounds::Work;
 use crate::registry::ResourceInfo;
+use crate::stack;
 use crate::status::Cause;
 
 pub use self::body::{delete_options, review_body, strict_body, undecodable};
 pub use self::check::Found;
+pub(crate) use self::cost::{Size, expression_steps};
 pub use self::strict::strict_faults;
 pub use self::typed::{ListKind, Typed};
 
@@ -47,8 +49,13 @@ pub fn check(info: &ResourceInfo, object: &Value, old: Option<&Value>) -> Found 
             if found.causes.is_empty() && found.unknown.is_empty() {
                 match cost::spend(&custom.schema, object, &mut Work::default()) {
                     Ok(_) => {
-                        let compiled = custom.rules.get_or_init(|| kube_cel::compile_schema(&custom.schema));
-                        found.causes.extend(rules(compiled, object, old));
+                        let judged = stack::with_room(|| {
+                            let compiled =
+                                custom.rules.get_or_init(|| kube_cel::compile_schema(&custom.schema));
+                            rules(compiled, object, old)
+                        });
+                        let unread = || vec![Cause::forbidden("", "its rules cannot be evaluated now")];
+                        found.causes.extend(judged.unwrap_or_else(unread));
                     }
                     Err(over) => {
                         let why = format!("its validation rules may take {over}; make its lists shorter");

@@ -4,11 +4,14 @@
 
 use std::thread;
 
-/// Bytes of address space; only what is used is taken from the memory. Enough for [`MAX_EXPRESSION`] bytes of any
-/// expression in a build without optimization.
-const STACK: usize = 512 * 1024 * 1024;
+/// Bytes of address space; only what is used is taken from the memory. Enough for [`MAX_OPERATORS`] of any kind in a
+/// build without optimization.
+const STACK: usize = 128 * 1024 * 1024;
 /// Longest expression, in bytes.
 pub(crate) const MAX_EXPRESSION: usize = 16 * 1024;
+
+/// Most operators, dots and commas in an expression: a chain of them is as deep as it is long.
+pub(crate) const MAX_OPERATORS: usize = 2_000;
 
 /// Does something with room for deep recursion, and waits for it; `None` when there is none, or when it panics.
 pub(crate) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the schemas of the built-in kinds do not say: names that must differ, ports that must exist, labels. Pure.
 
+mod admission;
 mod container;
 mod data;
 pub(crate) mod definition;
@@ -42,6 +43,11 @@ pub fn faults(info: &ResourceInfo, object: &Value) -> Vec<Cause> {
         ("rbac.authorization.k8s.io", "RoleBinding") => rbac::binding(object, true, &mut faults),
         ("rbac.authorization.k8s.io", "ClusterRoleBinding") => rbac::binding(object, false, &mut faults),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::faults(object, &mut faults),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => admission::policy(spec, &mut faults),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            admission::binding(spec, &mut faults);
+        }
+        ("admissionregistration.k8s.io", _) => admission::webhooks(object, &mut faults),
         ("apiregistration.k8s.io", "APIService") if spec["service"].is_object() => {
             let message = "Forbidden: requests are not forwarded to other API servers here".to_owned();
             faults.push(Cause { field: "spec.service".into(), reason: "FieldValueForbidden", message });
@@ -64,6 +70,17 @@ pub fn unenforced(info: &ResourceInfo, object: &Value) -> Vec<String> {
         ("policy", "PodDisruptionBudget") => {
             let why = "evictions obey the budget, but its numbers are not kept up in the status";
             warnings.push(format!("status: {why}"));
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy")
+            if !spec["auditAnnotations"].is_null() =>
+        {
+            warnings.push("spec.auditAnnotations: there is no audit log in this cluster".to_owned());
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            if spec["validationActions"].as_array().is_some_and(|all| all.iter().any(|one| one == "Audit")) {
+                let why = "there is no audit log in this cluster: Audit writes to the log of the API server";
+                warnings.push(format!("spec.validationActions: {why}"));
+            }
         }
         ("batch", "Job") => unenforced_job(spec, "spec", &mut warnings),
         ("batch", "CronJob") => {

@@ -50,8 +50,6 @@ const POLICY: &str = "an AuthorizationPolicy is enforced";
 const GRPC: &str = "an HTTPRoute that matches the path is served";
 const DEPLOYMENT: &str = "a Deployment is run";
 const VOLUME: &str = "an emptyDir lives as long as its Pod";
-const WEBHOOK: &str = "a ValidatingWebhookConfiguration is called";
-const ADMISSION: &str = "admissionregistration.k8s.io";
 
 /// Every such kind.
 pub const KINDS: &[Inert] = &[
@@ -114,15 +112,6 @@ pub const KINDS: &[Inert] = &[
     inert(OneMachine, "", "v1", "LimitRange", "limitranges", ""),
     inert(OneMachine, "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", VOLUME),
     inert(OneMachine, "", "v1", "PersistentVolume", "persistentvolumes", VOLUME),
-    inert(OneMachine, ADMISSION, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", WEBHOOK),
-    inert(
-        OneMachine,
-        ADMISSION,
-        "v1",
-        "ValidatingAdmissionPolicyBinding",
-        "validatingadmissionpolicybindings",
-        WEBHOOK,
-    ),
 ];
 
 /// Kinds that the mesh does not act on, wherever it runs.

@@ -121,7 +121,41 @@ async fn stream(
         };
         return Err(Refusal::invalid(sub.kind(&call.info), "", call.name(), &[cause]));
     }
+    if sub.acts_in_a_pod() {
+        // The Pod is looked for first: webhooks are asked about what there is.
+        live(call)?;
+        admission::validate(call, Operation::Connect, Some(&stream_options(call, sub)), None).await?;
+    }
     call.api.streaming.serve(stream, call.namespace(), call.name(), request).await
+}
+
+/// The query of a stream as the object that admission judges, e.g. `PodExecOptions`.
+fn stream_options(call: &Call, sub: Subresource) -> Value {
+    let mut options = json!({"kind": sub.kind(&call.info), "apiVersion": "v1"});
+    let of = |key: &'static str| {
+        call.options.raw.iter().filter(move |(name, _)| name == key).map(|(_, value)| value)
+    };
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if of(flag).any(|value| !matches!(value.as_str(), "0" | "false" | "False" | "FALSE")) {
+            options[flag] = true.into();
+        }
+    }
+    if let Some(container) = of("container").next() {
+        options["container"] = container.as_str().into();
+    }
+    let command: Vec<Value> = of("command").map(|word| word.as_str().into()).collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    let ports: Vec<Value> = of("ports")
+        .flat_map(|list| list.split(','))
+        .filter_map(|port| port.trim().parse::<u16>().ok())
+        .map(Value::from)
+        .collect();
+    if !ports.is_empty() {
+        options["ports"] = ports.into();
+    }
+    options
 }
 
 /// The answer of what makes no object.

@@ -53,17 +53,47 @@ pub(super) fn spend(schema: &Value, object: &Value, work: &mut Work) -> Result<S
 
 /// What decides the work of a rule on a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Size {
+pub(crate) struct Size {
     /// Elements of the longest list or map in it.
-    longest: usize,
+    pub(crate) longest: usize,
     /// Bytes of all texts in it.
-    text: usize,
+    pub(crate) text: usize,
 }
 
 impl Size {
-    fn with(self, inner: Self) -> Self {
+    /// The size of a value.
+    pub(crate) fn of(value: &Value) -> Self {
+        match value {
+            Value::Object(map) => {
+                map.iter().fold(Self { longest: map.len(), text: 0 }, |size, (key, value)| {
+                    let inner = Self::of(value);
+                    size.with(Self { text: inner.text + key.len(), ..inner })
+                })
+            }
+            Value::Array(list) => list
+                .iter()
+                .fold(Self { longest: list.len(), text: 0 }, |size, value| size.with(Self::of(value))),
+            Value::String(text) => Self { longest: 0, text: text.len() },
+            Value::Null | Value::Bool(_) | Value::Number(_) => Self::default(),
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn with(self, inner: Self) -> Self {
         Self { longest: self.longest.max(inner.longest), text: self.text + inner.text }
     }
+}
+
+/// The steps of an expression that may look at values of a size. Each `+` may copy all text once for each element that
+/// is visited.
+pub(crate) fn expression_steps(text: &str, size: Size) -> usize {
+    let nesting = nesting(text);
+    let power = |exponent| (0..exponent).fold(1_usize, |steps, _| steps.saturating_mul(size.longest.max(1)));
+    let texts = size.text / TEXT_PER_STEP;
+    let copies = text.bytes().filter(|byte| *byte == b'+').count();
+    let copied = texts.saturating_mul(power(nesting)).saturating_mul(copies);
+    let looked_at = texts.saturating_mul(power(nesting.saturating_sub(1)));
+    1_usize.saturating_add(power(nesting)).saturating_add(looked_at).saturating_add(copied)
 }
 
 /// How deep the macros of a rule are nested. Parentheses in texts may be counted as well: that only makes it larger.

@@ -8,6 +8,8 @@ mod structural;
 use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::Value;
 
+use crate::admission::expression::within_bounds;
+use crate::stack;
 use crate::status::Cause;
 
 pub(super) fn faults(object: &Value, faults: &mut Vec<Cause>) {
@@ -43,7 +45,7 @@ pub(super) fn faults(object: &Value, faults: &mut Vec<Cause>) {
         if schema.is_object() {
             structural::faults(schema, &path, faults);
             patterns(schema, &path, faults);
-            rules(&compile_schema(schema), &path, faults);
+            compiled(schema, &path, faults);
         } else {
             let message = "Required value: schemas are required".to_owned();
             faults.push(Cause { field: path, reason: "FieldValueRequired", message });
@@ -66,6 +68,38 @@ pub(crate) fn changes(live: &Value, object: &Value) -> Vec<Cause> {
         Cause::invalid(field, object.pointer(path).unwrap_or(&Value::Null), "field is immutable")
     };
     paths.iter().filter(|path| differs(path)).map(|path| fault(path)).collect()
+}
+
+/// Reads the rules, if all of them can be read at all.
+fn compiled(schema: &Value, path: &str, faults: &mut Vec<Cause>) {
+    let before = faults.len();
+    complex_rules(schema, path, faults);
+    if faults.len() == before {
+        let read = stack::with_room(|| {
+            let mut faults = Vec::new();
+            rules(&compile_schema(schema), path, &mut faults);
+            faults
+        });
+        let unread = || vec![Cause::invalid(path, &"rule".into(), "its rules cannot be read now")];
+        faults.extend(read.unwrap_or_else(unread));
+    }
+}
+
+fn complex_rules(schema: &Value, path: &str, faults: &mut Vec<Cause>) {
+    let all = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+    for text in all.flat_map(|rule| [&rule["rule"], &rule["messageExpression"]]).filter_map(Value::as_str) {
+        if let Err(why) = within_bounds(text) {
+            faults.push(Cause::invalid(format!("{path}.x-kubernetes-validations"), &"rule".into(), why));
+        }
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        complex_rules(inner, &format!("{path}.properties[{name}]"), faults);
+    }
+    for key in ["items", "additionalProperties"] {
+        if schema[key].is_object() {
+            complex_rules(&schema[key], &format!("{path}.{key}"), faults);
+        }
+    }
 }
 
 fn rules(schema: &CompiledSchema, path: &str, faults: &mut Vec<Cause>) {

@@ -181,6 +181,8 @@ fn widget_json(group: &str) -> String {
 #[test]
 fn a_definition_that_is_not_structural_is_refused() {
     let server = Server::start();
+    // Rules that end a reader that goes down into them.
+    let deep = format!("{}self.min <= self.size{}", "(".repeat(3_000), ")".repeat(3_000));
     for (right, wrong, expected) in [
         (
             "size: {type: integer,",
@@ -188,6 +190,7 @@ fn a_definition_that_is_not_structural_is_refused() {
             "items: Required value",
         ),
         ("min: {type: integer, default: 0}", "min: {default: 0}", "type: Required value: must not be empty"),
+        ("self.min <= self.size", deep.as_str(), "nested too deeply"),
     ] {
         assert!(WIDGETS.contains(right), "{right}");
         let said = server.refused(&["create", "-f", "-", "--validate=false"], &WIDGETS.replace(right, wrong));

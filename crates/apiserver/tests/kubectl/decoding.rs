@@ -19,7 +19,7 @@ const FAULTS: [&str; 4] = [
 ];
 
 /// Code, message and warnings of an answer.
-async fn send(
+pub(crate) async fn send(
     client: &kube::Client,
     method: &str,
     uri: &str,

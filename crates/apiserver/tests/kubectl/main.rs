@@ -7,6 +7,7 @@ mod bounds;
 mod client;
 mod custom;
 mod decoding;
+mod policy;
 mod server;
 mod webhook;
 mod workloads;

@@ -201,6 +201,14 @@ async fn other_versions_and_streams_are_judged() {
     let uri = "/apis/example.com/v1beta1/namespaces/default/widgets";
     let (code, message, _) = send(&client, "POST", uri, JSON, &widget.to_string()).await;
     assert_eq!(code, 422, "{message}");
+    let scale = json!({"matchConstraints": rules("example.com", "widgets/scale", "UPDATE"), "validations": [
+        {"expression": "object.kind == 'Scale' && object.spec.replicas <= 2 && oldObject.spec.replicas == 1"}]});
+    server.apply(&policy("scales", scale, json!({})));
+    server.kubectl(&["delete", "validatingadmissionpolicy", "versions"]);
+    server.apply(&widget.to_string());
+    let said = server.refused(&["scale", "widget", "w", "--replicas=3"], "");
+    assert!(said.contains("'scales' denied request"), "{said}");
+    server.kubectl(&["scale", "widget", "w", "--replicas=2"]);
     let connect = json!({"matchConstraints": rules("", "pods/exec", "CONNECT"), "validations": [
         {"expression": "!object.command.exists(word, word == 'sh')", "message": "no shells", "reason": "Forbidden"}]});
     server.apply(&policy("streams", connect, json!({})));

@@ -421,7 +421,8 @@ fn what_clients_expect_of_every_cluster() {
         "{said}"
     );
     let policy = "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\n\
-                  metadata: {name: p}\nspec: {failurePolicy: Fail, validations: [{expression: 'true'}]}";
+                  metadata: {name: p}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [x.y], apiVersions: [v1], operations: [CREATE], \
+                  resources: [z]}]}, validations: [{expression: 'true'}]}";
     let said = server.apply(policy);
     assert!(said.contains("created"), "{said}");
     let rules = server.value("clusterrole/view", ".rules[*].resources");

@@ -84,6 +84,11 @@ pub async fn apply(client: &Client) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
             let Err(error) = apply_one(client, &discovery, &object).await else { break };
+            if is_guarded(&object, &error) {
+                // E.g. Gateway API's own manifests, newer than ours, with the policy that keeps them.
+                tracing::warn!(name = object.metadata.name, %error, "a policy of the cluster keeps its own definition");
+                break;
+            }
             tracing::debug!(name = object.metadata.name, %error, "not applied yet");
             if begun.elapsed() > APPLY_LIMIT {
                 let name = object.metadata.name.clone().unwrap_or_default();
@@ -96,6 +101,14 @@ pub async fn apply(client: &Client) -> anyhow::Result<()> {
         tracing::debug!(name = object.metadata.name, took = ?begun.elapsed(), "applied");
     }
     Ok(())
+}
+
+/// Whether a policy of the user refuses our definition in place of the one that is there.
+fn is_guarded(object: &DynamicObject, error: &anyhow::Error) -> bool {
+    let is_definition = object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition");
+    is_definition
+        && matches!(error.downcast_ref(), Some(kube::Error::Api(status))
+            if status.message.contains("ValidatingAdmissionPolicy") && status.message.contains("denied request"))
 }
 
 async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObject) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{check_names, check_preconditions, live};
+use crate::admission::{self, Operation};
 use crate::answer::json_response;
 use crate::call::Call;
 use crate::patch::{self, PatchKind};
@@ -26,7 +27,7 @@ pub(super) async fn serve(
         "get" => return Ok(json_response(StatusCode::OK, &current)),
         "patch" => {
             let (kind, patch) = body::patch(request).await?;
-            patched(call, current, kind, patch.strict()?)?
+            patched(call, current.clone(), kind, patch.strict()?)?
         }
         _ => body::read(request).await?,
     };
@@ -34,6 +35,7 @@ pub(super) async fn serve(
     check_names(call, &wanted)?;
     check_preconditions(call, &wanted, &live)?;
     let replicas = replicas(call, &wanted)?;
+    admission::validate(call, Operation::Update, Some(&wanted), Some(&current)).await?;
     let mut main = call.clone();
     main.target.subresource = None;
     // A patch was made of the present object: only an update names a revision of its own.

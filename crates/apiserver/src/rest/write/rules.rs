@@ -47,6 +47,10 @@ pub(super) fn on_create(call: &Call, object: &mut Value) -> Result<(), Refusal> 
             establish(call, object);
             Ok(())
         }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+            observe_policy(object);
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
@@ -89,7 +93,16 @@ pub(super) fn on_update(call: &Call, live: &Value, object: &mut Value) -> Result
         let generation = live["metadata"]["generation"].as_i64().unwrap_or(1);
         object["metadata"]["generation"] = (generation + 1).into();
     }
+    if main && call.info.kind == "ValidatingAdmissionPolicy" {
+        observe_policy(object);
+    }
     Ok(())
+}
+
+/// A policy is in force as soon as it is stored, and its expressions have been read by then.
+fn observe_policy(object: &mut Value) {
+    object["status"]["observedGeneration"] = object["metadata"]["generation"].clone();
+    object["status"]["typeChecking"] = json!({});
 }
 
 /// A write to the status changes nothing else (of built-in kinds also labels and annotations, as in Kubernetes).
