@@ -42,7 +42,8 @@ impl Served {
             return Ok(());
         };
         let config = self.tls().await?;
-        let mut incoming = match accept(stream, config).await {
+        // In a box, as what follows: what it takes to open is not kept as long as it is open.
+        let mut incoming = match Box::pin(accept(stream, config)).await {
             Ok(incoming) => incoming,
             Err(error) => {
                 let destination = side(Some(at), None, Some(&self.pod.identity));
@@ -105,11 +106,11 @@ impl Served {
             workload: self.pod.workload.clone(),
         };
         let source = tunnel.from.ip().to_canonical();
-        let work = async {
+        let work = Box::pin(async {
             let (permit, guard) = self.context.admit(request).await.map_err(Failed::Denied)?;
             let delivered = deliver(permit, sockets::connect(&self.pod.netns, to, Some(source))).await;
             delivered.map(|delivered| (delivered, guard)).map_err(Failed::Unreached)
-        };
+        });
         let (delivered, guard) = match connect.while_waited(work).await {
             None => return recording.failed("-", "the client has given up"),
             Some(Ok(done)) => done,

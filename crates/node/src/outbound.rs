@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use meltemi_model::Workload;
 use meltemi_model::net::is_routable;
 use meltemi_state::{Destination, Hop, Route};
+use meltemi_tunnel::client::Dialled;
 use meltemi_tunnel::{Dial, DialError, Patience, relay, splice};
 use tokio::net::TcpStream;
 
@@ -48,11 +49,11 @@ impl Served {
             refuse(stream).await;
             return Ok(());
         };
-        let mesh = self.context.view.mesh();
         let mut random = |n: u32| rand::random_range(0..n);
-        match mesh.snapshot.resolve(to, &own, &mut random) {
+        // The mesh as it is now is not kept as long as the connection.
+        let route = self.context.view.mesh().snapshot.resolve(to, &own, &mut random);
+        match route {
             Ok(Route::Hbone(hop, destination)) => {
-                drop(mesh);
                 let captured = Captured { stream, from, to, own };
                 self.tunnelled(captured, hop, destination).await;
             }
@@ -85,14 +86,34 @@ impl Served {
     }
 
     async fn tunnelled(&self, captured: Captured, hop: Hop, destination: Destination) {
-        let Captured { stream, from, to, own } = captured;
-        let mut recording = self.recording(from, &own, hop.authority, Some(&hop), &destination);
+        // In a box: what it takes to open a tunnel is not kept while the tunnel is used.
+        let (mut recording, opened) = Box::pin(self.open(&captured, hop, destination)).await;
+        match opened {
+            Ok(dialled) => {
+                recording.opened(&self.pod.workload);
+                let copied = splice(dialled.stream, captured.stream, None).await;
+                drop(dialled.lease);
+                recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
+            }
+            Err((flags, error)) => {
+                recording.failed(flags, error);
+                refuse(captured.stream).await;
+            }
+        }
+    }
+
+    /// Opens a stream for a connection. Who was dialled at last is in the record; an error comes with its flags.
+    async fn open(
+        &self,
+        captured: &Captured,
+        hop: Hop,
+        destination: Destination,
+    ) -> (Recording<'_>, Result<Dialled, (&'static str, String)>) {
+        let Captured { from, to, own, .. } = captured;
+        let recording = self.recording(*from, own, hop.authority, Some(&hop), &destination);
         let svid = match self.context.certificates.get(&self.pod.identity, OWN).await {
             Ok(svid) => svid,
-            Err(error) => {
-                recording.failed("IDENTITY_ERROR", error);
-                return refuse(stream).await;
-            }
+            Err(error) => return (recording, Err(("IDENTITY_ERROR", error.to_string()))),
         };
         let has_alternative = destination.has_alternative;
         let mut dial = Dial {
@@ -100,42 +121,25 @@ impl Served {
             address: hop.dial,
             expected: hop.expected,
             authority: hop.authority.to_string(),
-            headers: headers(from, &own, &destination),
+            headers: headers(*from, own, &destination),
             patience: if has_alternative { Patience::Short } else { Patience::Full },
         };
-        let mut dialled = self.pool.dial(&dial).await;
+        let first = self.pool.dial(&dial).await;
         // No byte of the client has been sent yet: another endpoint of the same service can take the connection.
-        if let Err(error) = &dialled
+        if let Err(error) = &first
             && has_alternative
             && !matches!(error, DialError::Status(_))
-            && let Some((hop, destination)) = self.other_endpoint(to, &own, dial.address)
+            && let Some((hop, destination)) = self.other_endpoint(*to, own, dial.address)
         {
             tracing::debug!(pod = %self.pod.workload, %error, other = %hop.dial, "another endpoint is dialled");
-            recording = self.recording(from, &own, hop.authority, Some(&hop), &destination);
-            dial.headers = headers(from, &own, &destination);
+            let recording = self.recording(*from, own, hop.authority, Some(&hop), &destination);
+            dial.headers = headers(*from, own, &destination);
             (dial.address, dial.expected, dial.authority) =
                 (hop.dial, hop.expected, hop.authority.to_string());
             dial.patience = Patience::Full;
-            dialled = self.pool.dial(&dial).await;
+            return (recording, self.pool.dial(&dial).await.map_err(flagged));
         }
-        match dialled {
-            Ok(dialled) => {
-                recording.opened(&self.pod.workload);
-                let copied = splice(dialled.stream, stream, None).await;
-                drop(dialled.lease);
-                recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
-            }
-            Err(error) => {
-                let flags = match &error {
-                    DialError::Status(StatusCode::UNAUTHORIZED) => "DENY",
-                    DialError::Tls { .. } => "TLS_FAILURE",
-                    DialError::Tunnel { .. } => "H2_HANDSHAKE_FAILURE",
-                    DialError::Connect { .. } | DialError::Silent { .. } | DialError::Status(_) => "CONNECT",
-                };
-                recording.failed(flags, error);
-                refuse(stream).await;
-            }
-        }
+        (recording, first.map_err(flagged))
     }
 
     /// Another endpoint for a connection, to be dialled after the one at `failed`.
@@ -162,8 +166,11 @@ impl Served {
         destination: Destination,
     ) {
         let mut recording = self.recording(from, own, to, None, &destination);
-        let connecting = tokio::time::timeout(sockets::CONNECT, sockets::connect(&self.pod.netns, to, None));
-        match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let connecting = Box::pin(sockets::connect(&self.pod.netns, to, None));
+        match tokio::time::timeout(sockets::CONNECT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        {
             Ok(upstream) => {
                 recording.opened(&self.pod.workload);
                 let copied = relay(stream, upstream, None).await;
@@ -175,6 +182,17 @@ impl Served {
             }
         }
     }
+}
+
+/// An error with its flags.
+fn flagged(error: DialError) -> (&'static str, String) {
+    let flags = match &error {
+        DialError::Status(StatusCode::UNAUTHORIZED) => "DENY",
+        DialError::Tls { .. } => "TLS_FAILURE",
+        DialError::Tunnel { .. } => "H2_HANDSHAKE_FAILURE",
+        DialError::Connect { .. } | DialError::Silent { .. } | DialError::Status(_) => "CONNECT",
+    };
+    (flags, error.to_string())
 }
 
 fn headers(from: SocketAddr, own: &Workload, destination: &Destination) -> HeaderMap {

@@ -44,7 +44,7 @@ impl Served {
             }
         };
         let source = from.ip().to_canonical();
-        match deliver(permit, sockets::connect(&self.pod.netns, to, Some(source))).await {
+        match Box::pin(deliver(permit, sockets::connect(&self.pod.netns, to, Some(source)))).await {
             Ok(delivered) => {
                 recording.opened(&self.pod.workload);
                 let copied = relay(stream, delivered.stream, Some(delivered.permit)).await;

@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -112,14 +113,13 @@ impl Tasks {
     {
         let span = tracing::debug_span!("job", component = %self.component, job = name);
         let name = name.to_owned();
-        self.track(
-            async move {
-                if let Err(error) = future.await {
-                    tracing::debug!(job = %name, error = %format!("{error:#}"), "job failed");
-                }
+        // By `map`: a block that waits for the future would hold it twice, where it was and where it is waited for.
+        let reported = future.map(move |ended| {
+            if let Err(error) = ended {
+                tracing::debug!(job = %name, error = %format!("{error:#}"), "job failed");
             }
-            .instrument(span),
-        );
+        });
+        self.track(reported.instrument(span));
     }
 
     fn track<F: Future<Output = ()> + Send + 'static>(&self, future: F) {
