@@ -138,25 +138,6 @@ impl PodFacts {
     }
 }
 
-/// What [`crate::security::captured::passage`] looks at.
-type PassageFacts<'a> = (&'a Labels, &'a Capture, [bool; 7]);
-
-impl PodFacts {
-    /// What decides whether the Pod's traffic passes a node proxy: equal facts, equal passage.
-    pub fn passage_facts(&self) -> PassageFacts<'_> {
-        let flags = [
-            self.alive,
-            self.running,
-            self.enrolled,
-            self.host_network,
-            self.bypasses_inbound,
-            self.has_sidecar,
-            self.ips.is_empty(),
-        ];
-        (&self.labels, &self.capture, flags)
-    }
-}
-
 fn named_ports(pod: &Pod) -> BTreeMap<String, u16> {
     let containers = pod.spec.iter().flat_map(|s| s.containers.iter());
     containers

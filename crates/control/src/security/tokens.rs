@@ -15,9 +15,10 @@ use meltemi_wire::xds::types;
 
 use super::attach::{Ingress, WithIngress, World};
 use super::enforced::{self, Generations, Where};
+use super::read::services;
 use super::report::{acknowledging, is_pending, key};
 use super::sent::{Difference, Sent, has_acknowledged};
-use super::{changed_services, is_connected, service_keys, services};
+use super::{changed_services, is_connected, service_keys};
 use crate::publish::Step;
 use crate::status::{StatusQueue, Wish};
 use crate::xds::{Proxies, Proxy};

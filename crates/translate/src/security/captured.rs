@@ -20,6 +20,25 @@ pub enum Passage {
     Open(String),
 }
 
+/// What [`passage`] looks at.
+type PassageFacts<'a> = (&'a Labels, &'a Capture, [bool; 7]);
+
+impl PodFacts {
+    /// What decides whether the Pod's traffic passes a node proxy: equal facts, equal passage.
+    pub fn passage_facts(&self) -> PassageFacts<'_> {
+        let flags = [
+            self.alive,
+            self.running,
+            self.enrolled,
+            self.host_network,
+            self.bypasses_inbound,
+            self.has_sidecar,
+            self.ips.is_empty(),
+        ];
+        (&self.labels, &self.capture, flags)
+    }
+}
+
 /// Decides where the traffic of a Pod passes; `namespace`: the labels of its namespace.
 ///
 /// The condition that the agent of the node writes comes first: it takes rights on the status of Pods to write it. Labels and
