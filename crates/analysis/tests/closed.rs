@@ -141,6 +141,58 @@ fn what_opens_by_the_second_service_is_found() {
     }
 }
 
+/// What the second Service denies by itself stays denied, as far as what is forwarded is what was addressed.
+#[test]
+fn what_the_second_service_denies_itself_does_not_open() {
+    let own = |rules: &str| {
+        format!(
+            "\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: own, namespace: shop}}\n\
+             spec: {{targetRefs: [{{kind: Service, group: '', name: web2}}], action: DENY, rules: [{rules}]}}"
+        )
+    };
+    let route = |parent: &str| {
+        format!(
+            "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\n\
+             spec: {{parentRefs: [{{kind: Service, group: '', name: {parent}}}], rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}"
+        )
+    };
+    let denied = "{to: [{operation: {paths: [/admin]}}]}";
+    let wider = "{to: [{operation: {paths: ['/adm*']}}]}";
+    let at_port = "{to: [{operation: {paths: [/admin], ports: ['81']}}]}";
+    let by_header = "{when: [{key: 'request.headers[x]', values: ['*']}]}";
+    let of_others = "{from: [{source: {notPrincipals: ['*/sa/cli']}}], to: [{operation: {paths: [/admin]}}]}";
+    for (what, old, new, opens) in [
+        ("nothing", String::new(), String::new(), true),
+        ("the same path", own(denied), own(denied), false),
+        ("a wider one", own(wider), own(wider), false),
+        (
+            "and another rule",
+            own(&format!("{by_header}, {denied}")),
+            own(&format!("{by_header}, {denied}")),
+            false,
+        ),
+        ("at a port that is another where it is forwarded", own(at_port), own(at_port), true),
+        ("a header", own(by_header), own(by_header), true),
+        ("of some clients", own(of_others), own(of_others), true),
+        ("before only", own(denied), String::new(), true),
+        ("from now on only", String::new(), own(denied), true),
+        (
+            "with a route that may change the path",
+            own(denied) + &route("web2"),
+            own(denied) + &route("web2"),
+            true,
+        ),
+        ("with a route of another Service", own(denied) + &route("web"), own(denied) + &route("web"), false),
+    ] {
+        let found = diff(
+            &read(&(BASE.to_owned() + &old)),
+            &read(&(changed(", meltemi.dev/waypoint-bypass: deny", "") + &new)),
+        );
+        let shared = |d: &meltemi_analysis::Difference| d.target.starts_with("Pods of Service shop/web,");
+        assert_eq!(found.newly_allowed.iter().any(shared), opens, "{what}: {:#?}", lines(&found));
+    }
+}
+
 #[test]
 fn a_new_name_for_pods_of_a_closed_service_opens_nothing() {
     let second = BASE.split("---").find(|d| d.contains("name: web2")).unwrap();

@@ -428,6 +428,8 @@ fn names_that_the_files_do_not_have_are_no_answer() {
         ("{from: shop/cil, to: web.shop, at: waypoint, method: GET, path: /, expect: ALLOW}", false, false),
         ("{from: shop/cli, to: web.shpo, method: GET, path: /, expect: ALLOW}", false, true),
         ("{from: shop/cli, toPod: shop/app=wbe, port: 8080, expect: ALLOW}", false, true),
+        ("{from: shop/cli, toPod: shpo, port: 8080, expect: ALLOW}", false, true),
+        ("{from: shop/cli, toPod: shop, port: 8080, expect: ALLOW}", true, true),
         ("{from: other/cli, toPod: shop/app=web, port: 8080, expect: ALLOW}", false, true),
         ("{from: cluster.local/ns/shop/sa/new, toPod: shop/app=web, port: 8080, expect: ALLOW}", false, true),
         ("{from: other.example/ns/a/sa/b, toPod: shop/app=web, port: 8080, expect: ALLOW}", true, true),

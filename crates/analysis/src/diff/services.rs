@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::{Action, Policy, Rule, Scope};
+use meltemi_model::authz::{Action, Attribute, Policy, Rule, Scope};
 use meltemi_translate::facts::selects;
 
 use super::{Pair, place};
@@ -91,7 +91,7 @@ impl Ports {
         let (streams, mut undeclared) = (of(&was.streams, &is.streams), of(&was.undeclared, &is.undeclared));
         // With a route on both sides, only requests are taken there.
         let worlds = [old, new];
-        undeclared.retain(|port| !worlds.iter().all(|world| world.is_routed(service, *port)));
+        undeclared.retain(|port| !worlds.iter().all(|world| world.is_routed(service, Some(*port))));
         Self { all, streams, undeclared }
     }
 
@@ -115,6 +115,7 @@ fn beside(old: &World, new: &World, service: &NamespacedName, (at, own): (&str, 
             all.entry(closed).or_default().extend(ports);
         }
     }
+    let denied = denied_on_both(old, new, service);
     let mut out = Vec::new();
     for (closed, ports) in all {
         for (word, layer) in [("requests", Layer::Request), ("connections", Layer::Connection)] {
@@ -129,11 +130,49 @@ fn beside(old: &World, new: &World, service: &NamespacedName, (at, own): (&str, 
             let target = format!("Pods of Service {closed}, for {word} to Service {service}");
             let (host, ports) = (service.name.to_string(), theirs.into_iter().collect());
             let place = Place { port, host, ports, ..place(&target, at, layer) };
-            let (old, new) = (forwarded(old, service, &closed), forwarded(new, service, &closed));
+            let mut sides = [forwarded(old, service, &closed), forwarded(new, service, &closed)];
+            sides.iter_mut().for_each(|side| side.extend(denied.iter().cloned()));
+            let [old, new] = sides;
             out.push(Pair { place, old, new, is_companion });
         }
     }
     out
+}
+
+/// What is denied on both sides before it is forwarded: DENY rules of the Service's own place by what a request still is
+/// where it is forwarded. Address, port and headers may be others there, and everything where a route changes requests.
+fn denied_on_both(old: &World, new: &World, service: &NamespacedName) -> Vec<Attached> {
+    if [old, new].iter().any(|world| world.is_routed(service, None)) {
+        return Vec::new();
+    }
+    let stays = |rule: &Rule| {
+        let mut predicates = rule.clauses.iter().flat_map(|c| &c.matches).flat_map(|m| &m.predicates);
+        predicates.all(|p| {
+            matches!(
+                p.attribute,
+                Attribute::SourcePrincipal
+                    | Attribute::SourceNamespace
+                    | Attribute::SourceServiceAccount
+                    | Attribute::SourceTrustDomain
+                    | Attribute::Method
+                    | Attribute::Path
+                    | Attribute::Host
+            )
+        })
+    };
+    let denies = |attached: &Attached| attached.policy.action == Action::Deny && !attached.policy.dry_run;
+    let now: Vec<Attached> = enforced(new, service).into_iter().filter(denies).collect();
+    let both = enforced(old, service).into_iter().filter(denies).filter(|attached| {
+        let same =
+            |other: &Attached| other.policy.rules == attached.policy.rules && other.guard == attached.guard;
+        now.iter().any(same)
+    });
+    both.map(|attached| {
+        let mut policy = (*attached.policy).clone();
+        policy.rules.retain(stays);
+        Attached { policy: Arc::new(policy), guard: attached.guard }
+    })
+    .collect()
 }
 
 /// What decides about connections from the mesh to a Service before they reach its Pods.

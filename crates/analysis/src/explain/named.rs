@@ -49,9 +49,11 @@ impl Named {
                 self.note(world, world.knows_gateway(name), &format!("Gateway {name}"), "");
             }
             To::Pod(namespace, labels) => {
-                let what = request.to.to_string();
-                if !labels.is_empty() {
-                    self.note(world, world.knows_pod(namespace, labels), &what, "");
+                let known = world.knows_namespace(namespace);
+                if labels.is_empty() || known == Known::No {
+                    self.note(world, known, &format!("Namespace {namespace}"), "");
+                } else {
+                    self.note(world, world.knows_pod(namespace, labels), &request.to.to_string(), "");
                 }
             }
         }

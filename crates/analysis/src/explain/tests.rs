@@ -207,7 +207,25 @@ fn pods_gateways_and_what_is_not_there() {
         let all = format!("{} {}", answer.policy.unwrap_or_default(), answer.reason);
         assert!(answer.verdict == verdict && all.contains(text), "{verdict} {text}: {all}");
     }
-    let world = World::read(&objects, MeshConfig::default());
+    // A Namespace that nothing is in: assumed of files, missing in a cluster.
+    let mut world = World::read(&objects, MeshConfig::default());
+    for (complete, labels, missing, assumed) in [
+        (false, "other", None, Some("Namespace other exists")),
+        (false, "other/app=a", None, Some("Pod other/app=a exists")),
+        (false, "default", None, None),
+        (true, "other", Some("Namespace other does not exist"), None),
+        (true, "other/app=a", Some("Namespace other does not exist"), None),
+        (true, "default", None, None),
+        (true, "default/app=x", None, Some("Pod default/app=x exists")),
+    ] {
+        world.complete = complete;
+        let answer = explain(&world, &inside(Request::new(Client::Plaintext, pod(labels)))).unwrap();
+        let first = |all: &[String]| all.first().cloned();
+        let found = (first(&answer.missing), first(&answer.presumed));
+        let expected = (missing.map(str::to_owned), assumed.map(str::to_owned));
+        assert_eq!(found, expected, "{complete} {labels}");
+        assert_eq!(answer.verdict == Verdict::Unknown, missing.is_some(), "{complete} {labels}: {answer:?}");
+    }
     let wrong = Request { at: Some(At::NodeProxy), ..Request::new(Client::Plaintext, gw) };
     assert!(explain(&world, &wrong).is_err());
 }

@@ -56,6 +56,12 @@ impl World {
         Known::of(found, || self.complete || near())
     }
 
+    /// Whether a Namespace exists: it is declared, or something is in it. Files rarely hold every Namespace.
+    pub fn knows_namespace(&self, name: &str) -> Known {
+        let holds = self.objects.iter().any(|(_, object)| *object.namespace == *name);
+        Known::of(self.namespaces.contains_key(name) || holds, || self.complete)
+    }
+
     /// Whether a workload with these labels exists. A question may be about one that does not run yet.
     pub fn knows_pod(&self, namespace: &str, labels: &Labels) -> Known {
         let mut near = self.workloads.iter().filter(|w| *w.name.namespace == *namespace);

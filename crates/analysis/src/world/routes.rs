@@ -112,8 +112,9 @@ pub(crate) fn difference(was: &Value, is: &Value) -> Option<String> {
 }
 
 impl World {
-    /// Whether an HTTPRoute of its namespace is for a port of a Service: a waypoint then takes requests there only.
-    pub(crate) fn is_routed(&self, service: &NamespacedName, port: u16) -> bool {
+    /// Whether an HTTPRoute of its namespace is for a port of a Service, or for any of it: a waypoint takes requests there
+    /// only.
+    pub(crate) fn is_routed(&self, service: &NamespacedName, port: Option<u16>) -> bool {
         let near = self
             .unmodelled
             .iter()
@@ -125,7 +126,7 @@ impl World {
                 && parent["name"].as_str() == Some(&service.name)
                 && parent["namespace"].as_str().is_none_or(|n| *n == *service.namespace)
                 && parent["sectionName"].is_null()
-                && (parent["port"].is_null() || parent["port"] == port)
+                && (parent["port"].is_null() || port.is_none_or(|port| parent["port"] == port))
         })
     }
 }
