@@ -24,12 +24,14 @@ test:
 	@scripts/envoy.sh
 	PROPTEST_RNG_SEED=1 KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
 
-# Format, lints, dependency table, licences.
+# Format, lints, dependency table, reference pages, figures of the sources, licences.
 check: $(TOOLS)/bin/cargo-deny
 	@scripts/setup.sh build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo xtask deps
+	cargo xtask reference --check
+	cargo xtask style
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
 
 $(TOOLS)/bin/cargo-deny:
@@ -37,10 +39,19 @@ $(TOOLS)/bin/cargo-deny:
 	cargo install --quiet --locked cargo-deny --root $(TOOLS) --target-dir target/tools-build
 	rm -rf target/tools-build
 
-bench:
-	@scripts/setup.sh build
+# The data path on a mesh of this machine, beside no proxy and beside the peers that are installed (haproxy; envoy by
+# scripts/envoy.sh); then the policy engine, and what proofs cost. BENCH_SECONDS for each figure (5), BENCH_ROUNDS (3).
+bench: build $(TOOLS)/bin/oha
+	@scripts/setup.sh bench
+	cargo xtask bench --seconds $(or $(BENCH_SECONDS),5) --rounds $(or $(BENCH_ROUNDS),3)
 	cargo bench --package meltemi-policy
 	cargo bench --package meltemi-analysis
+
+# The load generator. Without TLS, which the benchmark's clients do not speak: the mesh does.
+$(TOOLS)/bin/oha:
+	@scripts/setup.sh build
+	cargo install --quiet --locked oha --version 1.16.0 --no-default-features --root $(TOOLS) --target-dir target/tools-build
+	rm -rf target/tools-build
 
 # Every fuzz target for FUZZ_SECONDS seconds (10), then the property tests that feed parsers and a waypoint with noise.
 fuzz-smoke:

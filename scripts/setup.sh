@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs the Debian packages that a make target needs and that are missing; asks nothing.
-# usage: setup.sh build|demo|test|fuzz
+# usage: setup.sh build|demo|test|bench|fuzz
 set -euo pipefail
 
 case "${1:-build}" in
   build) want=(gcc libc6-dev make) ;;
   demo) want=(gcc libc6-dev make curl kubernetes-client) ;;
   test) want=(gcc libc6-dev make chromium curl nftables iproute2 openssl python3 python3-pip nginx-light postgresql redis-server uidmap) ;;
+  bench) want=(gcc libc6-dev make kubernetes-client nginx-light iperf3) ;;
   fuzz) want=(g++ gcc libc6-dev make) ;;
-  *) echo "usage: $0 build|demo|test|fuzz" >&2; exit 2 ;;
+  *) echo "usage: $0 build|demo|test|bench|fuzz" >&2; exit 2 ;;
 esac
 
 # A program that is there serves as well as its package.
 declare -A program=([chromium]=chromium [g++]=c++ [gcc]=cc [make]=make [curl]=curl [kubernetes-client]=kubectl [nftables]=/usr/sbin/nft [iproute2]=/usr/sbin/ip
-  [openssl]=openssl [python3]=python3 [python3-pip]=pip3 [nginx-light]=nginx [postgresql]=pg_ctlcluster [redis-server]=redis-server
+  [openssl]=openssl [python3]=python3 [python3-pip]=pip3 [nginx-light]=nginx [iperf3]=iperf3 [postgresql]=pg_ctlcluster [redis-server]=redis-server
   [uidmap]=newuidmap)
 
 missing=()
