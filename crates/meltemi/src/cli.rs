@@ -177,8 +177,8 @@ mod tests {
     fn commands(text: &str) -> Vec<Vec<OsString>> {
         let mut all = Vec::new();
         for line in text.lines() {
-            let line =
-                line.trim_start().trim_start_matches("- run: ").trim_start_matches("export KUBECONFIG=$(");
+            let line = line.trim_start().trim_start_matches("$ ").trim_start_matches("- run: ");
+            let line = line.trim_start_matches("export KUBECONFIG=$(");
             let line = line.split(" #").next().unwrap_or_default();
             for part in line.split("&&").flat_map(|p| p.split('|')) {
                 let words: Vec<&str> = part.split_whitespace().map(|w| w.trim_matches(['"', ')'])).collect();
@@ -194,10 +194,13 @@ mod tests {
     fn every_command_of_the_documents_exists() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let mut found = 0;
-        for file in ["README.md", "samples/README.md"] {
-            for command in commands(&std::fs::read_to_string(root.join(file)).unwrap()) {
+        let guide = std::fs::read_dir(root.join("docs/guide")).unwrap().map(|page| page.unwrap().path());
+        let others =
+            ["README.md", "samples/README.md", "docs/troubleshooting.md"].map(|file| root.join(file));
+        for file in guide.chain(others) {
+            for command in commands(&std::fs::read_to_string(&file).unwrap()) {
                 let error = Cli::read(command.clone()).err();
-                assert!(error.is_none(), "{file}: {command:?}: {}", error.unwrap());
+                assert!(error.is_none(), "{}: {command:?}: {}", file.display(), error.unwrap());
                 found += 1;
             }
         }

@@ -8,6 +8,7 @@ mod capture;
 mod cluster;
 mod control;
 mod databases;
+mod documents;
 mod faults;
 mod limits;
 mod machine;
