@@ -114,7 +114,8 @@ async fn dispatch(
         if !sub.verbs().contains(&verb) {
             return Err(Refusal::method_not_allowed());
         }
-        if sub != Subresource::Status {
+        // These are the object itself, of which a write changes one part.
+        if !matches!(sub, Subresource::Status | Subresource::EphemeralContainers) {
             return sub::dispatch(call, sub, verb, request).await;
         }
     } else if !call.info.verbs().contains(&verb) {

@@ -5,6 +5,7 @@ mod admission;
 mod container;
 mod data;
 pub(crate) mod definition;
+mod ephemeral;
 mod metadata;
 mod network;
 mod pod;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use crate::registry::ResourceInfo;
 use crate::status::Cause;
 
+pub(crate) use ephemeral::added_containers;
 pub(crate) use metadata::{is_label, is_qualified_name};
 
 /// What is wrong with an object, its defaults being set.
@@ -107,6 +109,11 @@ fn template(template: &Value, path: &str, policies: &[&str], claims: &[Value], f
     if !policies.iter().any(|allowed| policy == allowed) {
         let allowed: Vec<String> = policies.iter().map(|p| (*p).to_owned()).collect();
         faults.push(Cause::unsupported(format!("{path}.spec.restartPolicy"), policy, &allowed));
+    }
+    if !template["spec"]["ephemeralContainers"].is_null() {
+        let message = "Forbidden: ephemeral containers not allowed in pod template".to_owned();
+        let field = format!("{path}.spec.ephemeralContainers");
+        faults.push(Cause { field, reason: "FieldValueForbidden", message });
     }
     pod::spec(&template["spec"], &format!("{path}.spec"), claims, faults);
 }

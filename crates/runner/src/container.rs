@@ -31,6 +31,7 @@ use crate::image::Image;
 use crate::image::loaded::Store;
 use crate::lock::lock;
 use crate::logs::{Log, Stream};
+use crate::pod::ephemeral;
 use crate::pod_init::{Bind, ContainerSpec, ImageRoot};
 use crate::sandbox::{Sandbox, Stdio};
 use crate::{env, image, rights, volumes};
@@ -219,7 +220,8 @@ fn volume_binds(
         let read_only = mount.read_only == Some(true) || made;
         binds.push(Bind { source: folder, beneath, target: mount.mount_path.clone().into(), read_only });
     }
-    if volumes::automount(pod) {
+    // Who may add a container to a Pod does not get the Pod's rights by that, as on Kubernetes.
+    if volumes::automount(pod) && !ephemeral::is_one(pod, &container.name) {
         let source = volumes::folder(dir, volumes::TOKEN_VOLUME);
         binds.push(whole(source, volumes::TOKEN_PATH.into(), true));
     }
@@ -246,6 +248,7 @@ pub(crate) async fn start(
     log: Log,
     container: &Container,
     image: Option<Flock<File>>,
+    target: Option<Arc<Running>>,
 ) -> Result<Arc<Running>, StartError> {
     let failed = |e: io::Error| StartError { reason: "RunContainerError", message: e.to_string() };
     let unprepared =
@@ -260,7 +263,8 @@ pub(crate) async fn start(
     let started = tokio::task::spawn_blocking(move || {
         let mounts = sandbox.open_mounts(&spec).map_err(unprepared)?;
         let group = Arc::new(cgroups.cgroups.container(&uid, &name, &limits).map_err(failed)?);
-        match sandbox.start_mounted(&spec, mounts, stdio, Some(&group)) {
+        let target = target.as_ref().map(|target| &target.child);
+        match sandbox.start_mounted(&spec, mounts, stdio, Some(&group), target) {
             Ok(child) => Ok((child, group)),
             Err(_) if group.is_oom_killed() => {
                 group.remove();

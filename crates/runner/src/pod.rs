@@ -17,6 +17,7 @@ use crate::state::{Capture, State};
 use crate::{enrol, net, rights, unenforced, volumes};
 
 mod backoff;
+pub(crate) mod ephemeral;
 mod run;
 mod status;
 
@@ -176,6 +177,7 @@ async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     };
     tokio::select! {
         () = run::containers(ctx, entry, &sandbox) => {}
+        () = ephemeral::run(ctx, entry, &sandbox) => {}
         () = refreshing => {}
     }
 }

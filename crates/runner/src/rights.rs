@@ -77,7 +77,9 @@ pub(crate) fn of(
     accounts: &Accounts,
 ) -> Result<Rights, String> {
     if is_system(pod) {
-        return Ok(if is_network_admin(pod, container) { Rights::NetworkAdmin } else { Rights::Nothing });
+        let of_the_manifest = !crate::pod::ephemeral::is_one(pod, &container.name);
+        let is_admin = of_the_manifest && is_network_admin(pod, container);
+        return Ok(if is_admin { Rights::NetworkAdmin } else { Rights::Nothing });
     }
     let whole = PodSecurityContext::default();
     let whole = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).unwrap_or(&whole);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A Pod's namespaces and the processes in them.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -154,7 +155,7 @@ impl Sandbox {
     /// # Errors
     /// A mount's source cannot be opened, the root cannot be built or the program cannot be executed.
     pub fn start_container(&self, spec: &ContainerSpec, stdio: Stdio) -> io::Result<Child> {
-        self.start_mounted(spec, self.open_mounts(spec)?, stdio, None)
+        self.start_mounted(spec, self.open_mounts(spec)?, stdio, None, None)
     }
 
     /// Opens what a container's binds show, each as a mount of its own that is in no place yet.
@@ -192,7 +193,7 @@ impl Sandbox {
     }
 
     /// As [`Self::start_container`], with what [`Self::open_mounts`] gave, in these cgroups. `None` leaves it in this
-    /// process's.
+    /// process's. `target`: a container whose processes it is among, and with whose first one it ends.
     ///
     /// # Errors
     /// The root cannot be built or the program cannot be executed.
@@ -202,13 +203,18 @@ impl Sandbox {
         mounts: Vec<OwnedFd>,
         stdio: Stdio,
         group: Option<&Group>,
+        target: Option<&Child>,
     ) -> io::Result<Child> {
+        let mut spec = Cow::Borrowed(spec);
+        if target.is_some() {
+            spec.to_mut().share_processes = true;
+        }
         let (report, report_end) = pipe()?;
         let (from_child, parent) = seqpacket::blocking_pair()?;
         let mut spawn = Spawn::new(Path::new(SELF))?
             .arg(WORD)?
             .arg("container")?
-            .fd(SPEC_FD, self.order(spec)?)
+            .fd(SPEC_FD, self.order(&spec)?)
             .fd(REPORT_FD, report_end)
             .fresh(CloneFlags::CLONE_NEWNS);
         spawn = join_groups(spawn, group)?;
@@ -222,7 +228,7 @@ impl Sandbox {
         for (number, mount) in (MOUNTS_FD..).zip(mounts) {
             spawn = spawn.fd(number, mount);
         }
-        let first = self.join(with_stdio(spawn, stdio))?.spawn()?;
+        let first = self.join(with_stdio(spawn, stdio), target)?.spawn()?;
         let child = if spec.share_processes { first } else { next_process(first, &from_child, &report)? };
         end_of(report).inspect_err(|_| drop(child.wait()))?;
         Ok(child)
@@ -281,8 +287,9 @@ impl Sandbox {
         Ok(file.into())
     }
 
-    fn join(&self, spawn: Spawn) -> io::Result<Spawn> {
-        spawn.join_pid_namespace(self.pause.as_fd())?.enter(self.pause.as_fd(), POD_NAMESPACES)
+    fn join(&self, spawn: Spawn, target: Option<&Child>) -> io::Result<Spawn> {
+        let processes = target.map_or(self.pause.as_fd(), AsFd::as_fd);
+        spawn.join_pid_namespace(processes)?.enter(self.pause.as_fd(), POD_NAMESPACES)
     }
 
     /// Ends every process of the Pod; returns when none is left. Their parents reap them.

@@ -94,6 +94,8 @@ pub(crate) struct State {
     pub initialized: bool,
     pub init: BTreeMap<String, Container>,
     pub main: BTreeMap<String, Container>,
+    /// Added while the Pod runs; they count for nothing but themselves.
+    pub ephemeral: BTreeMap<String, Container>,
     /// Set when the Pod failed as a whole: reason and message.
     pub failed: Option<(String, String)>,
     pub capture: Capture,
@@ -131,15 +133,29 @@ impl State {
                     (c.name.clone(), container)
                 })
                 .collect(),
+            ephemeral: BTreeMap::new(),
             failed: None,
             capture: Capture::Outside,
         };
+        state.add_ephemeral(pod, now);
         earlier::end_what_runs_once(&mut state, pod, now);
         state
     }
 
     pub(crate) fn container(&mut self, name: &str) -> Option<&mut Container> {
-        if self.main.contains_key(name) { self.main.get_mut(name) } else { self.init.get_mut(name) }
+        let main = self.main.get_mut(name);
+        main.or_else(|| self.init.get_mut(name)).or_else(|| self.ephemeral.get_mut(name))
+    }
+
+    /// Takes up the ephemeral containers that a Pod has got. One of an earlier life of the runner has ended with that.
+    pub(crate) fn add_ephemeral(&mut self, pod: &Pod, now: Timestamp) {
+        let before = pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
+        for one in pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten()) {
+            let old = before.into_iter().flatten().find(|c| c.name == one.name);
+            self.ephemeral
+                .entry(one.name.clone())
+                .or_insert_with(|| earlier::take_over(old, Again::Never, "ContainerCreating", now));
+        }
     }
 
     /// The phase that Kubernetes shows.
@@ -186,6 +202,15 @@ impl State {
             .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
             .map(|c| (c.name.as_str(), c.image.as_deref().unwrap_or_default()))
             .collect();
+        let ephemeral = spec.and_then(|s| s.ephemeral_containers.as_ref()).into_iter().flatten();
+        let ephemeral: Vec<ContainerStatus> = ephemeral
+            .filter_map(|one| {
+                let image = one.image.as_deref().unwrap_or_default();
+                // Its readiness is nobody's business.
+                let known = self.ephemeral.get(&one.name)?;
+                Some(ContainerStatus { ready: false, ..status_of(&one.name, image, known, false) })
+            })
+            .collect();
         let of = |list: &BTreeMap<String, Container>, init: bool| {
             let order = spec.map(|s| {
                 let all: Vec<&str> = if init {
@@ -211,6 +236,7 @@ impl State {
             conditions: Some(self.conditions(pod, phase, now)),
             container_statuses: Some(of(&self.main, false)),
             init_container_statuses: (!init.is_empty()).then_some(init),
+            ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
             host_ip: Some(self.host.to_string()),
             host_ips: Some(vec![HostIP { ip: self.host.to_string() }]),
             pod_ip: address.clone().filter(|_| !over || self.failed.is_none()),
@@ -437,6 +463,33 @@ mod tests {
         let status = state.status(&object, at(9));
         assert_eq!(status.pod_ip.as_deref(), Some("10.244.1.2"));
         assert_eq!(status.container_statuses.unwrap()[0].image, "x");
+    }
+
+    #[test]
+    fn ephemeral_containers_count_for_nothing_and_run_once() {
+        let mut object = pod("Always", false);
+        let mut state = fresh(&object);
+        state.initialized = true;
+        running(&mut state, "a");
+        running(&mut state, "b");
+        let added = serde_json::json!([{"name": "e", "image": "y"}]);
+        object.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(added).unwrap();
+        state.add_ephemeral(&object, at(5));
+        let status = state.status(&object, at(5));
+        let shown = &status.ephemeral_container_statuses.as_ref().unwrap()[0];
+        let waits = shown.state.as_ref().unwrap().waiting.as_ref().unwrap();
+        assert_eq!((shown.image.as_str(), waits.reason.as_deref()), ("y", Some("ContainerCreating")));
+        assert!(state.ready());
+        running(&mut state, "e");
+        state.container("e").unwrap().id = "1".into();
+        ended(&mut state, "e", 3);
+        state.add_ephemeral(&object, at(6));
+        assert!(state.ready() && state.ephemeral["e"].terminated());
+        assert_eq!(condition(&state, &object, "Ready").0, "True");
+        running(&mut state, "e");
+        object.status = Some(state.status(&object, at(7)));
+        let next = State::of(&object, "172.30.0.11".parse().unwrap(), at(8));
+        assert!(next.ephemeral["e"].terminated() && !next.main["a"].terminated());
     }
 
     #[test]

@@ -125,7 +125,8 @@ fn names_source(pod: &Value, resource: &str, name: &str) -> bool {
         let projected = each(&volume["projected"]["sources"]);
         is(&volume[volume_key][name_key]) || projected.iter().any(|source| is(&source[volume_key]["name"]))
     });
-    let containers = ["containers", "initContainers"].iter().flat_map(|key| each(&spec[*key]));
+    let containers =
+        ["containers", "initContainers", "ephemeralContainers"].iter().flat_map(|key| each(&spec[*key]));
     let mut env = containers.map(|container| {
         each(&container["envFrom"]).iter().any(|from| is(&from[env_from]["name"]))
             || each(&container["env"]).iter().any(|var| is(&var["valueFrom"][env_ref]["name"]))

@@ -15,7 +15,7 @@ pub(super) fn spec(spec: &mut Map<String, Value>) {
         fill(spec, "serviceAccount", account);
     }
     let host_network = spec.get("hostNetwork").is_some_and(|h| h == true);
-    for list in ["containers", "initContainers"] {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(container) = container.as_object_mut() {
                 self::container(container, host_network);

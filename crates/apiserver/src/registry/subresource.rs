@@ -14,6 +14,8 @@ pub enum Subresource {
     Attach,
     /// `pods/binding`: the scheduler's decision.
     Binding,
+    /// `pods/ephemeralcontainers`: containers that are added to a Pod that runs.
+    EphemeralContainers,
     /// `pods/eviction`: a deletion that respects disruption budgets.
     Eviction,
     /// `pods/exec`.
@@ -36,6 +38,7 @@ impl Subresource {
             Self::Scale => "scale",
             Self::Attach => "attach",
             Self::Binding => "binding",
+            Self::EphemeralContainers => "ephemeralcontainers",
             Self::Eviction => "eviction",
             Self::Exec => "exec",
             Self::Log => "log",
@@ -48,7 +51,7 @@ impl Subresource {
     /// The verbs that are served.
     pub fn verbs(self) -> &'static [&'static str] {
         match self {
-            Self::Status | Self::Scale => &["get", "patch", "update"],
+            Self::Status | Self::Scale | Self::EphemeralContainers => &["get", "patch", "update"],
             Self::Attach | Self::Exec | Self::PortForward => &["create", "get"],
             Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Log => &["get"],
@@ -56,10 +59,11 @@ impl Subresource {
         }
     }
 
-    /// Kind of the body; for [`Self::Status`], [`Self::Log`] and [`Self::Finalize`] that of the resource.
+    /// Kind of the body; for [`Self::Status`], [`Self::EphemeralContainers`], [`Self::Log`] and [`Self::Finalize`] that of the
+    /// resource.
     pub fn kind(self, info: &ResourceInfo) -> &str {
         match self {
-            Self::Status | Self::Log | Self::Finalize => &info.kind,
+            Self::Status | Self::EphemeralContainers | Self::Log | Self::Finalize => &info.kind,
             Self::Scale => "Scale",
             Self::Attach => "PodAttachOptions",
             Self::Binding => "Binding",
@@ -94,6 +98,7 @@ impl ResourceInfo {
             ("", "pods") => &[
                 Subresource::Attach,
                 Subresource::Binding,
+                Subresource::EphemeralContainers,
                 Subresource::Eviction,
                 Subresource::Exec,
                 Subresource::Log,

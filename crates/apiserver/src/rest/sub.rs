@@ -35,7 +35,7 @@ pub(super) async fn dispatch(
         Subresource::Attach | Subresource::Exec | Subresource::Log | Subresource::PortForward => {
             stream(&call, sub, verb, request).await
         }
-        Subresource::Status => Err(Refusal::no_such_path()),
+        Subresource::Status | Subresource::EphemeralContainers => Err(Refusal::no_such_path()),
     }
 }
 

@@ -231,6 +231,8 @@ async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str
     warn_of_inert(call);
     if call.subresource() == "status" {
         rules::only_status(&call.info, &live.value, object);
+    } else if call.subresource() == "ephemeralcontainers" {
+        rules::only_ephemeral_containers(&live.value, object);
     } else if call.info.status {
         // The status is changed through its subresource only.
         match live.value.get("status") {
@@ -249,6 +251,9 @@ async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str
     // What ends is let go, whatever is wrong with it.
     if call.subresource().is_empty() && !object["metadata"]["deletionTimestamp"].is_string() {
         refuse(call, object, &validate::faults(&call.info, object))?;
+    }
+    if call.subresource() == "ephemeralcontainers" {
+        refuse(call, object, &validate::added_containers(&live.value, object))?;
     }
     rules::on_update(call, &live.value, object)?;
     if operation == "Update" {

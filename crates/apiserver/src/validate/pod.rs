@@ -44,7 +44,7 @@ pub(super) fn spec(spec: &Value, path: &str, claims: &[Value], faults: &mut Vec<
 }
 
 /// Every element has a name of its own that a host could have.
-fn names(list: &[Value], path: &str, faults: &mut Vec<Cause>) {
+pub(super) fn names(list: &[Value], path: &str, faults: &mut Vec<Cause>) {
     let mut seen = HashSet::new();
     for (index, one) in list.iter().enumerate() {
         let (name, path) = (&one["name"], format!("{path}[{index}].name"));

@@ -413,13 +413,22 @@ fn what_clients_expect_of_every_cluster() {
     assert_eq!(labelled, "namespace/x\n");
     server.kubectl(&["label", "namespace", "x", "kubernetes.io/metadata.name-"]);
     assert_eq!(server.value("namespace/x", ".metadata.labels.kubernetes\\.io/metadata\\.name"), "x");
-    // kubectl reads the details of the 404 of a subresource that is not served.
-    let said = server.refused(&["debug", "one", "--image=busybox"], "");
-    assert!(
-        said.contains("ephemeral containers are disabled")
-            || said.contains("could not find the requested resource"),
-        "{said}"
-    );
+    server.kubectl(&["debug", "one", "--image=busybox", "--container=debugger", "--attach=false"]);
+    assert_eq!(server.value("pod/one", ".spec.ephemeralContainers[*].image"), "busybox");
+    let changed = server.kubectl(&["get", "pod", "one", "-o", "json"]).replace("busybox", "other");
+    let path = "/api/v1/namespaces/default/pods/one/ephemeralcontainers";
+    let said = server.refused(&["replace", "--raw", path, "-f", "-"], &changed);
+    assert!(said.contains("existing ephemeral containers \"debugger\" may not be changed"), "{said}");
+    // Not past the subresource, and nothing else through it.
+    let said = server.refused(&["replace", "-f", "-"], &changed);
+    assert!(said.contains("pod updates may not change fields"), "{said}");
+    let relabelled =
+        server.kubectl(&["get", "pod", "one", "-o", "json"]).replace("\"app\": \"one\"", "\"app\": \"two\"");
+    server.kubectl_with(&["replace", "--raw", path, "-f", "-"], &relabelled);
+    assert_eq!(server.value("pod/one", ".metadata.labels.app"), "one");
+    let born = POD.replace("name: one,", "name: born,") + "  ephemeralContainers: [{name: d, image: x}]\n";
+    let said = server.refused(&["create", "-f", "-"], &born);
+    assert!(said.contains("cannot be set on create"), "{said}");
     let policy = "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\n\
                   metadata: {name: p}\nspec: {matchConstraints: {resourceRules: [{apiGroups: [x.y], apiVersions: [v1], operations: [CREATE], \
                   resources: [z]}]}, validations: [{expression: 'true'}]}";

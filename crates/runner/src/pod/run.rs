@@ -16,7 +16,7 @@ use crate::container::running::Running;
 use crate::container::{self, StartError};
 use crate::context::{Context, PodEntry};
 use crate::logs::Log;
-use crate::pod::backoff;
+use crate::pod::{backoff, ephemeral};
 use crate::probe;
 use crate::sandbox::Sandbox;
 use crate::state::{Ended, Phase};
@@ -88,7 +88,13 @@ async fn companion(
 }
 
 /// Runs a container, again and again as its policy says.
-async fn keep(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>, spec: &Spec, policy: &str) {
+pub(super) async fn keep(
+    ctx: &Arc<Context>,
+    entry: &Arc<PodEntry>,
+    sandbox: &Arc<Sandbox>,
+    spec: &Spec,
+    policy: &str,
+) {
     // It ended for good in an earlier life of the runner.
     if entry.state().container(&spec.name).is_some_and(|c| c.terminated()) {
         return;
@@ -227,6 +233,7 @@ async fn begin(
         },
     );
     let held = container::hold(ctx, image)?;
+    let target = ephemeral::target_of(entry, name)?;
     let built = container::spec(ctx, entry, spec, image).await?;
     ctx.events.normal(&pod, Some(name), "Created", format!("Created container: {name}"));
     let restarts = entry.state().container(name).map_or(0, |c| c.restarts);
@@ -235,7 +242,7 @@ async fn begin(
     let log = log.map_err(|e| StartError { reason: "RunContainerError", message: format!("log: {e}") })?;
     // The log of the run before the last one is not asked for any more.
     let _ = std::fs::remove_file(folder.join(format!("{}.log", restarts - 2)));
-    container::start(ctx, entry, sandbox.clone(), built, log, spec, held).await
+    container::start(ctx, entry, sandbox.clone(), built, log, spec, held, target).await
 }
 
 /// Probes until the instance ends; a failed liveness or startup probe ends it.
@@ -256,7 +263,7 @@ async fn watch_over(
     }
 }
 
-fn waiting(entry: &PodEntry, name: &str, reason: &str, message: &str) {
+pub(super) fn waiting(entry: &PodEntry, name: &str, reason: &str, message: &str) {
     entry.update(|s| {
         if let Some(c) = s.container(name) {
             c.phase = Phase::Waiting { reason: reason.to_owned(), message: Some(message.to_owned()) };

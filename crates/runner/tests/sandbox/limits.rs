@@ -22,7 +22,7 @@ fn start(sandbox: &Sandbox, group: &Group, argv: &[&str]) -> (fs::File, Child) {
     let (out, stdio) = stdio();
     let spec = spec(argv);
     let mounts = sandbox.open_mounts(&spec).unwrap();
-    (out, sandbox.start_mounted(&spec, mounts, stdio, Some(group)).unwrap())
+    (out, sandbox.start_mounted(&spec, mounts, stdio, Some(group), None).unwrap())
 }
 
 /// Output and exit code of a program in a container of its own.

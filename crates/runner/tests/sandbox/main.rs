@@ -336,11 +336,25 @@ fn processes_are_apart() {
     // A container's program is the first process that it sees.
     assert!(output.contains("\n1\n"), "{output}");
     assert_eq!(code, 0);
+    // One that is to see the processes of another sees those, and ends with them.
+    let among = spec(&["sh", "-c", "tr '\\0' '\\n' < /proc/1/environ; sleep 1000"]);
+    let (mut out, stdio) = self::stdio();
+    let mounts = sandbox.open_mounts(&among).unwrap();
+    let beside = sandbox.start_mounted(&among, mounts, stdio, None, Some(&first)).unwrap();
+    // It has begun to say what it sees.
+    out.read_exact(&mut [0; 5]).unwrap();
     assert!(first.try_wait().unwrap().is_none());
     assert!(!first.handles(nix::libc::SIGTERM));
+    first.signal(nix::libc::SIGKILL).unwrap();
+    // The first process of a PID namespace is gone when all others of it are.
+    assert_eq!(beside.wait().unwrap(), meltemi_linux::process::Exit::Signal(9));
+    first.wait().unwrap();
+    let mut output = String::new();
+    out.read_to_string(&mut output).unwrap();
+    assert!(output.contains("SECRET=of-the-first"), "{output}");
     let mut shared = spec(&["sh", "-c", SHARED]);
     shared.share_processes = true;
-    let (mut out, stdio) = stdio();
+    let (mut out, stdio) = self::stdio();
     let child = sandbox.start_container(&shared, stdio).unwrap();
     let mut output = String::new();
     out.read_to_string(&mut output).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts in an order and with mounts that chance chooses, while links are exchanged in the volumes that they use: init
-//! containers, containers, and probes beside them. Whatever is chosen, none of them sees a file of the machine.
+//! containers, containers, and probes and ephemeral containers beside them. Whatever is chosen, none of them sees a file of the machine.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -56,7 +56,7 @@ pub(super) fn run() {
     let (mut out, stdio) = stdio();
     let flipping = sandbox.start_container(&flip, stdio).unwrap();
     out.read_exact(&mut [0; 8]).unwrap();
-    let mut looked = [0; 3];
+    let mut looked = [0; 4];
     for round in 0..ROUNDS {
         // As an init container: to its end before the next one starts.
         let init = start(&sandbox, &chosen(&mut chance, round, &["sh", "-c", LOOK]));
@@ -72,6 +72,11 @@ pub(super) fn run() {
             let probe = start_probe(&sandbox, &container, &main, &mut chance);
             looked[1] += usize::from(probe.is_some_and(|started| look_through(started, seed, round)));
         }
+        // Added while it runs, among its processes or not.
+        let added = chosen(&mut chance, round, &["sh", "-c", LOOK]);
+        let target = chance.coin().then_some(&container);
+        let added = start_beside(&sandbox, &added, target);
+        looked[3] += usize::from(added.is_some_and(|started| look_through(started, seed, round)));
         container.signal(nix::libc::SIGKILL).unwrap();
         container.wait().unwrap();
         let mut text = String::new();
@@ -83,7 +88,7 @@ pub(super) fn run() {
     assert!(!Path::new("/run/mark").exists() && !Path::new("/run/machine/mark").exists(), "seed {seed}");
     let ended = flipping.try_wait().unwrap();
     assert_eq!(ended, None, "nothing was exchanged any more, seed {seed}");
-    println!("init containers, probes, containers that looked: {looked:?}, seed {seed}");
+    println!("init containers, probes, containers, ephemeral ones that looked: {looked:?}, seed {seed}");
 }
 
 fn bind(beneath: &str, target: &str) -> Bind {
@@ -116,6 +121,16 @@ fn chosen(chance: &mut Chance, round: u32, argv: &[&str]) -> ContainerSpec {
 fn start(sandbox: &Sandbox, spec: &ContainerSpec) -> Option<(fs::File, Child)> {
     let (out, stdio) = stdio();
     Some((out, sandbox.start_container(spec, stdio).ok()?))
+}
+
+fn start_beside(
+    sandbox: &Sandbox,
+    spec: &ContainerSpec,
+    target: Option<&Child>,
+) -> Option<(fs::File, Child)> {
+    let (out, stdio) = stdio();
+    let mounts = sandbox.open_mounts(spec).ok()?;
+    Some((out, sandbox.start_mounted(spec, mounts, stdio, None, target).ok()?))
 }
 
 fn start_probe(

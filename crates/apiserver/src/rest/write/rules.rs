@@ -35,6 +35,11 @@ pub(super) fn on_create(call: &Call, object: &mut Value) -> Result<(), Refusal> 
     match (call.info.group.as_str(), call.info.kind.as_str()) {
         ("", "Service") => service::addresses(call, object, None),
         ("", "Pod") => {
+            if !object["spec"]["ephemeralContainers"].is_null() {
+                let message = "Forbidden: cannot be set on create".to_owned();
+                let field = "spec.ephemeralContainers".to_owned();
+                return Err(fault(call, object, Cause { field, reason: "FieldValueForbidden", message }));
+            }
             pod_classes(call, object)?;
             pod_account(call, object)
         }
@@ -103,6 +108,20 @@ pub(super) fn on_update(call: &Call, live: &Value, object: &mut Value) -> Result
 fn observe_policy(object: &mut Value) {
     object["status"]["observedGeneration"] = object["metadata"]["generation"].clone();
     object["status"]["typeChecking"] = json!({});
+}
+
+/// A write to a Pod's ephemeral containers changes nothing else.
+pub(super) fn only_ephemeral_containers(live: &Value, object: &mut Value) {
+    let containers = object["spec"].get("ephemeralContainers").cloned();
+    let managed = object["metadata"].get("managedFields").cloned();
+    *object = live.clone();
+    match containers {
+        Some(containers) => object["spec"]["ephemeralContainers"] = containers,
+        None => drop(object["spec"].as_object_mut().map(|spec| spec.remove("ephemeralContainers"))),
+    }
+    if let Some(managed) = managed {
+        object["metadata"]["managedFields"] = managed;
+    }
 }
 
 /// A write to the status changes nothing else (of built-in kinds also labels and annotations, as in Kubernetes).
