@@ -10,10 +10,11 @@ use crate::configs::{self, Kind};
 use crate::context::Context;
 use crate::downward;
 use crate::expand::expand;
+use crate::links;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Builds it: defaults, then those of the image (`NAME=VALUE`), then `envFrom`, then `env` in order, each seeing those before it.
+/// Builds it: defaults, those of the image (`NAME=VALUE`) and of Services, then `envFrom`, then `env` in order, each seeing those before it.
 ///
 /// # Errors
 /// A config map, secret or key is missing; the text is what Kubernetes shows.
@@ -26,6 +27,7 @@ pub(crate) async fn build(
 ) -> Result<BTreeMap<String, String>, String> {
     let mut all = defaults(ctx, pod, container);
     all.extend(image.iter().filter_map(|v| v.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
+    all.extend(links::variables(ctx, pod).await?);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
@@ -53,19 +55,9 @@ pub(crate) async fn build(
 
 fn defaults(ctx: &Arc<Context>, pod: &Pod, container: &Container) -> BTreeMap<String, String> {
     let hostname = hostname(pod, &ctx.config.node_name);
-    let api = ctx.config.api_address.to_string();
-    let mut all: BTreeMap<String, String> = [
-        ("PATH", PATH),
-        ("HOME", "/root"),
-        ("HOSTNAME", &hostname),
-        ("KUBERNETES_SERVICE_HOST", &api),
-        ("KUBERNETES_SERVICE_PORT", "443"),
-        ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
-        ("KUBERNETES_PORT_443_TCP_ADDR", &api),
-        ("KUBERNETES_PORT_443_TCP_PORT", "443"),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .into();
+    let mut all: BTreeMap<String, String> = [("PATH", PATH), ("HOME", "/root"), ("HOSTNAME", &hostname)]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
     if container.tty == Some(true) {
         all.insert("TERM".to_owned(), "xterm".to_owned());
     }

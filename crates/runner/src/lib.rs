@@ -15,6 +15,7 @@ mod env;
 mod events;
 mod expand;
 pub mod image;
+mod links;
 mod lock;
 mod logs;
 mod names;

@@ -2,6 +2,7 @@
 //! Names of Services, their endpoints and Pods for the node's DNS.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use meltemi_dns::{Answer, Names};
@@ -17,16 +18,28 @@ const MAX_ALIASES: usize = 8;
 pub(crate) struct View {
     domain: String,
     table: Mutex<Arc<Table>>,
+    /// Whether the table has all Services: until the first list has come it has some or none.
+    is_whole: AtomicBool,
 }
 
 impl View {
     /// Of a cluster domain such as `cluster.local`.
     pub(crate) fn new(domain: &str) -> Self {
-        Self { domain: domain.to_owned(), table: Mutex::default() }
+        Self { domain: domain.to_owned(), table: Mutex::default(), is_whole: AtomicBool::new(false) }
     }
 
     pub(crate) fn set(&self, table: Table) {
         *lock(&self.table) = Arc::new(table);
+    }
+
+    /// Says that the table has all Services from now on.
+    pub(crate) fn set_whole(&self) {
+        self.is_whole.store(true, Ordering::Release);
+    }
+
+    /// All Services. `None` before they have been read once.
+    pub(crate) fn services(&self) -> Option<Arc<Table>> {
+        self.is_whole.load(Ordering::Acquire).then(|| lock(&self.table).clone())
     }
 
     fn find(&self, table: &Table, name: &str, depth: usize) -> Option<Vec<IpAddr>> {

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::reflector::{self, Store};
@@ -139,9 +139,14 @@ async fn addresses(
     let mut applied = None;
     let mut pause = Duration::from_millis(100);
     loop {
+        // Asked before the table is made: it has then what the first list had.
+        let has_all = services.wait_until_ready().now_or_never().is_some();
         let table = services::table(&services.state(), &slices.state());
         let rules = vip::rules(&table, ctx.config.pod_cidr, range, &held);
         ctx.names.set(table);
+        if has_all {
+            ctx.names.set_whole();
+        }
         if applied.as_ref() != Some(&rules) {
             let next = rules.clone();
             let apply = move || {
