@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::registry::ResourceInfo;
 
+pub(crate) use self::pod::requests as requests_of_pod;
+
 /// Sets a field that is missing or null.
 fn fill(map: &mut Map<String, Value>, key: &str, value: Value) {
     if map.get(key).is_none_or(Value::is_null) {
@@ -27,12 +29,15 @@ pub fn fill_in(info: &ResourceInfo, object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
     match (info.group.as_str(), info.kind.as_str()) {
         ("", "Pod") => {
+            let mut quality = "BestEffort";
             if let Some(spec) = sub(map, "spec") {
                 pod::spec(spec);
+                pod::requests(spec);
+                quality = pod::quality(spec);
             }
             if let Some(status) = sub(map, "status") {
                 fill(status, "phase", json!("Pending"));
-                fill(status, "qosClass", json!("BestEffort"));
+                fill(status, "qosClass", json!(quality));
             }
         }
         ("", "Namespace") => {

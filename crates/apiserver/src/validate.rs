@@ -21,6 +21,7 @@ use crate::status::Cause;
 
 pub(crate) use ephemeral::added_containers;
 pub(crate) use metadata::{is_label, is_qualified_name};
+pub(crate) use quantity::Quantity;
 
 /// What is wrong with an object, its defaults being set.
 pub fn faults(info: &ResourceInfo, object: &Value) -> Vec<Cause> {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether a Pod may run on a node, and how well it fits: pure.
 
+mod room;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub(crate) fn obstacle(pod: &Pod, host: &Host<'_>, all: &[Host<'_>], namespaces:
     if ports(pod).iter().any(|port| used.contains(port)) {
         return Some("node(s) didn't have free ports for the requested pod ports".into());
     }
-    pod_affinity(pod, host, all, namespaces)
+    room::obstacle(pod, host.node, &host.pods).or_else(|| pod_affinity(pod, host, all, namespaces))
 }
 
 /// Labels of namespaces by name.

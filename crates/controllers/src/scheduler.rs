@@ -29,7 +29,13 @@ pub(crate) fn start(cluster: &Arc<Cluster>, tasks: &Tasks) {
     cluster.pods.subscribe(move |change| {
         match change.new {
             Some(pod) if needs_node(pod) => add.add(Key::of(&**pod)),
-            Some(pod) => forget(&of, pod),
+            Some(pod) => {
+                forget(&of, pod);
+                if pods::is_finished(pod) && change.old.is_none_or(|old| !pods::is_finished(old)) {
+                    // What it had is free.
+                    again(&add, &all.all());
+                }
+            }
             None => {
                 if let Some(pod) = change.old {
                     forget(&of, pod);
@@ -42,7 +48,8 @@ pub(crate) fn start(cluster: &Arc<Cluster>, tasks: &Tasks) {
     let (add, all) = (queue.clone(), cluster.pods.clone());
     cluster.nodes.subscribe(move |change| {
         let view = |node: &Arc<k8s_openapi::api::core::v1::Node>| {
-            (node.spec.clone(), node.metadata.labels.clone(), placement::is_ready(node))
+            let allocatable = node.status.as_ref().and_then(|status| status.allocatable.clone());
+            (node.spec.clone(), node.metadata.labels.clone(), placement::is_ready(node), allocatable)
         };
         // Heartbeats change nothing here.
         if change.old.map(view) != change.new.map(view) {

@@ -89,23 +89,7 @@ pub(crate) fn memory() -> u64 {
 
 /// A quantity such as `100m`, `2`, `64Mi`.
 pub(crate) fn quantity_of(text: &str) -> Result<f64, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| format!("quantity {text:?} is not valid"))?;
-    let factor = match suffix {
-        "" => 1.0,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0 * 1024.0,
-        "Gi" => 1024.0 * 1024.0 * 1024.0,
-        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(format!("quantity {text:?} is not valid")),
-    };
-    Ok(number * factor)
+    meltemi_kubeclient::quantity::parse(text).ok_or_else(|| format!("quantity {text:?} is not valid"))
 }
 
 #[cfg(test)]

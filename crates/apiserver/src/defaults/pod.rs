@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{fill, sub};
+use crate::validate::Quantity;
 
 pub(super) fn spec(spec: &mut Map<String, Value>) {
     fill(spec, "restartPolicy", json!("Always"));
@@ -26,6 +27,47 @@ pub(super) fn spec(spec: &mut Map<String, Value>) {
         if let Some(volume) = volume.as_object_mut() {
             self::volume(volume);
         }
+    }
+}
+
+fn containers(spec: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    ["initContainers", "containers"].into_iter().filter_map(|list| spec.get(list)?.as_array()).flatten()
+}
+
+/// What a container has a limit of and requests nothing of, it requests as much of. Of Pods only: a template stays as it
+/// was written.
+pub(crate) fn requests(spec: &mut Map<String, Value>) {
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(limits) = container["resources"]["limits"].as_object().cloned() else { continue };
+            let Some(resources) = container["resources"].as_object_mut() else { continue };
+            let Some(requests) = sub(resources, "requests") else { continue };
+            for (name, limit) in limits {
+                fill(requests, &name, limit);
+            }
+        }
+    }
+}
+
+/// The quality of service of a Pod: `Guaranteed`, `Burstable` or `BestEffort`.
+pub(super) fn quality(spec: &Map<String, Value>) -> &'static str {
+    let amount = |container: &Value, kind: &str, name: &str| {
+        Quantity::parse(&container["resources"][kind][name]).filter(|amount| *amount != Quantity::ZERO)
+    };
+    let kinds = [("requests", "cpu"), ("requests", "memory"), ("limits", "cpu"), ("limits", "memory")];
+    let is_guaranteed = |container: &Value| {
+        ["cpu", "memory"].iter().all(|name| {
+            let limit = amount(container, "limits", name);
+            limit.is_some() && limit == amount(container, "requests", name)
+        })
+    };
+    let asks = |container: &Value| kinds.iter().any(|(kind, name)| amount(container, kind, name).is_some());
+    if !containers(spec).any(asks) {
+        "BestEffort"
+    } else if containers(spec).all(is_guaranteed) {
+        "Guaranteed"
+    } else {
+        "Burstable"
     }
 }
 
@@ -78,6 +120,31 @@ fn volume(volume: &mut Map<String, Value>) {
     for source in sources.into_iter().flatten() {
         if let Some(token) = source.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
             fill(token, "expirationSeconds", json!(3600));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_requested_and_decide_the_quality_of_service() {
+        let both = |cpu: &str| json!({"cpu": cpu, "memory": "1Gi"});
+        for (resources, requested, expected) in [
+            (json!({}), Value::Null, "BestEffort"),
+            (json!({"limits": both("1")}), json!("1"), "Guaranteed"),
+            (json!({"limits": both("1"), "requests": {"cpu": "1000m"}}), json!("1000m"), "Guaranteed"),
+            (json!({"limits": both("1"), "requests": {"cpu": "500m"}}), json!("500m"), "Burstable"),
+            (json!({"limits": {"cpu": "1"}}), json!("1"), "Burstable"),
+            (json!({"requests": {"memory": "1"}}), Value::Null, "Burstable"),
+            (json!({"limits": {"x.io/gpu": 1}}), Value::Null, "BestEffort"),
+        ] {
+            let mut spec = json!({"containers": [{"name": "c", "resources": resources}]});
+            let map = spec.as_object_mut().unwrap();
+            requests(map);
+            assert_eq!(quality(map), expected, "{resources}");
+            assert_eq!(spec["containers"][0]["resources"]["requests"]["cpu"], requested, "{resources}");
         }
     }
 }

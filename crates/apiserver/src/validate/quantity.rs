@@ -5,11 +5,14 @@ use serde_json::Value;
 
 /// A quantity, for comparisons.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub(super) struct Quantity(f64);
+pub(crate) struct Quantity(f64);
 
 impl Quantity {
+    /// Nothing.
+    pub(crate) const ZERO: Self = Self(0.0);
+
     /// Reads a text or a number; `None` for what is no quantity.
-    pub(super) fn parse(value: &Value) -> Option<Self> {
+    pub(crate) fn parse(value: &Value) -> Option<Self> {
         match value {
             Value::Number(number) => number.as_f64().map(Self),
             Value::String(text) => parse(text).map(Self),

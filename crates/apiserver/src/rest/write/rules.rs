@@ -327,6 +327,8 @@ fn pod_is_immutable(call: &Call, live: &Value, object: &Value) -> Result<(), Ref
     let frozen = |value: &Value| {
         let mut spec = value["spec"].clone();
         if let Some(spec) = spec.as_object_mut() {
+            // A Pod of before this default was made lacks it.
+            crate::defaults::requests_of_pod(spec);
             for key in
                 ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"]
             {
