@@ -147,6 +147,9 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
     if config["metadata"]["name"].as_str().is_some_and(|name| name != call.name()) {
         return Err(Refusal::bad_request("metadata.name does not match the name on the URL"));
     }
+    if config["metadata"]["managedFields"].as_array().is_some_and(|managers| !managers.is_empty()) {
+        return Err(Refusal::bad_request("metadata.managedFields must be nil"));
+    }
     config["metadata"]["name"] = call.name().into();
     let (name, time) = (call.manager(), call.api.now());
     let api_version = call.info.api_version();

@@ -131,6 +131,13 @@ async fn a_custom_resource_is_read_twice_and_a_strict_group_is_always_strict() {
     for path in [".unknownField", ".metadata.odd"] {
         assert!(message.contains(&format!("{path}: field not declared in schema")), "{message}");
     }
+    // Who manages what is for the server to say: an object that was read cannot be applied as it is.
+    let managed = format!(
+        "{}  managedFields: [{{manager: x}}]\nspec: {{size: 1}}",
+        head.replace("unknownField: x\n", "").replace("  odd: 1\n", "")
+    );
+    let (code, message, _) = send(&client, "PATCH", &one(""), apply, &managed).await;
+    assert!(code == 400 && message.contains("managedFields must be nil"), "{code} {message}");
     let twice = "apiVersion: other.example.org/v1\nkind: Widget\nspec:\n  size: 1\n  size: 2\n";
     let (code, message, _) = send(&client, "PATCH", &one("&fieldValidation=Strict"), apply, twice).await;
     assert!(code == 400 && message.contains(r#"line 5: key "size" already set in map"#), "{code} {message}");

@@ -9,6 +9,7 @@ mod custom;
 mod decoding;
 mod policy;
 mod server;
+mod suite;
 mod webhook;
 mod workloads;
 
