@@ -49,6 +49,8 @@ pub(crate) fn check() -> anyhow::Result<ExitCode> {
         );
     }
     if failed {
+        let (source, circle) = &counts.largest_circle;
+        eprintln!("style: the largest circle is in {}: {}", source.display(), circle.join(" "));
         eprintln!(
             "style: these figures may only fall; CONTRIBUTING.md says how names, comments and types are written"
         );
@@ -82,6 +84,6 @@ fn figures(counts: &Counts) -> Vec<Figure> {
             per_thousand(counts.tuples),
         ),
         figure("text_errors", "`Result<_, String>`", 20.0, counts.text_errors as f64),
-        figure("circle", "files in the largest circle of modules", 3.0, counts.largest_circle as f64),
+        figure("circle", "files in the largest circle of modules", 3.0, counts.largest_circle.1.len() as f64),
     ]
 }

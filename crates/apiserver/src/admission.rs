@@ -2,7 +2,6 @@
 //! Admission: which policies and webhooks judge a change, and their verdicts.
 
 mod call;
-pub(crate) mod expression;
 mod policy;
 mod request;
 mod webhook;

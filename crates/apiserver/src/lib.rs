@@ -17,6 +17,7 @@ pub mod defaults;
 pub mod discovery;
 pub mod document;
 pub mod events;
+mod expression;
 pub mod limits;
 pub mod openapi;
 pub mod options;

@@ -21,8 +21,8 @@ pub(crate) struct Counts {
     pub(crate) closures: usize,
     pub(crate) tuples: usize,
     pub(crate) text_errors: usize,
-    /// Files of the largest set of modules that all use each other.
-    pub(crate) largest_circle: usize,
+    /// The largest set of modules that all use each other, after the folder of their crate.
+    pub(crate) largest_circle: (PathBuf, Vec<String>),
 }
 
 impl Counts {
@@ -43,7 +43,10 @@ impl Counts {
                 counts.add(&text, &file);
                 parsed.push((path, file));
             }
-            counts.largest_circle = counts.largest_circle.max(circles::largest(&source, &parsed));
+            let circle = circles::largest(&source, &parsed);
+            if circle.len() > counts.largest_circle.1.len() {
+                counts.largest_circle = (source, circle);
+            }
         }
         Ok(counts)
     }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use self::compiled::{Binding, Policy};
-use super::expression::Facts;
 use super::request::Request;
 use crate::api::Api;
 use crate::registry::ResourceInfo;
@@ -123,7 +122,7 @@ fn judge(request: &Request<'_>, matched: &ResourceInfo, policy: &Policy, binding
     };
     let mut faults = Vec::new();
     for one in params {
-        let mut facts = Facts::of(request, matched, one.as_deref());
+        let mut facts = request.facts(matched, one.as_deref());
         match policy.applies(&mut facts) {
             Ok(true) => {}
             Ok(false) => continue,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Operation;
 use crate::call::Call;
+use crate::expression::Facts;
 use crate::registry::ResourceInfo;
 use crate::selector::Labels;
 
@@ -23,6 +24,22 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
+    /// What expressions may look at; `params` is the object that a binding refers to.
+    pub(super) fn facts(&self, matched: &ResourceInfo, params: Option<&Value>) -> Facts {
+        let null = Value::Null;
+        let version =
+            |object: Option<&Value>| object.map(|object| self.in_version(object, matched).into_owned());
+        let described = self.describe(matched);
+        let namespace = if self.call.info.namespaced { self.namespace() } else { None };
+        Facts::new(&[
+            ("object", &version(self.object).unwrap_or_default()),
+            ("oldObject", &version(self.old).unwrap_or_default()),
+            ("request", &described),
+            ("namespaceObject", namespace.as_deref().unwrap_or(&null)),
+            ("params", params.unwrap_or(&null)),
+        ])
+    }
+
     /// Whether anybody judges it. The configuration of admission itself is exempt: a broken one could never be mended.
     pub(super) fn is_judged(&self) -> bool {
         self.call.info.group != "admissionregistration.k8s.io"

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::call;
-use super::expression::{Expression, Facts};
 use super::request::Request;
+use crate::expression::Expression;
 use crate::registry::ResourceInfo;
 use crate::stack;
 use crate::status::Refusal;
@@ -33,7 +33,7 @@ pub(super) fn applies(request: &Request<'_>, webhook: &Value) -> Result<Option<A
 
 /// Whether all conditions hold. One that is false decides, whatever the others are.
 fn holds(request: &Request<'_>, matched: &ResourceInfo, conditions: &[Value]) -> Result<bool, String> {
-    let mut facts = Facts::of(request, matched, None);
+    let mut facts = request.facts(matched, None);
     let mut failure = None;
     for condition in conditions {
         let expression = Expression::compile(condition["expression"].as_str().unwrap_or_default());

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::{duplicate, is_qualified_name, one_of};
-use crate::admission::expression::Expression;
+use crate::expression::Expression;
 use crate::stack;
 use crate::status::Cause;
 

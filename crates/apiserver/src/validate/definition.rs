@@ -8,7 +8,7 @@ mod structural;
 use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::Value;
 
-use crate::admission::expression::within_bounds;
+use crate::expression::within_bounds;
 use crate::stack;
 use crate::status::Cause;
 

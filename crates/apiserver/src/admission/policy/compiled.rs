@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::MAX_MESSAGE;
-use crate::admission::expression::{Expression, Facts};
+use crate::expression::{Expression, Facts};
 
 /// An expression, or why it cannot be evaluated: what came past the checks of a write still has a say.
 type Read = Result<Expression, String>;

@@ -11,9 +11,7 @@ use kube_cel::cel::parser::Parser;
 use kube_cel::cel::{Context, IdedExpr, Value as Cel};
 use serde_json::Value;
 
-use super::request::Request;
 use crate::bounds::{MAX_BODY, MAX_ELEMENTS, Work};
-use crate::registry::ResourceInfo;
 use crate::schema::Size;
 use crate::stack::{MAX_EXPRESSION, MAX_OPERATORS};
 
@@ -93,24 +91,8 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// The facts of a request; `params` is the object that a binding refers to.
-    pub(super) fn of(request: &Request<'_>, matched: &ResourceInfo, params: Option<&Value>) -> Self {
-        let null = Value::Null;
-        let version =
-            |object: Option<&Value>| object.map(|object| request.in_version(object, matched).into_owned());
-        let described = request.describe(matched);
-        let namespace = if request.call.info.namespaced { request.namespace() } else { None };
-        let variables = [
-            ("object", &version(request.object).unwrap_or_default()),
-            ("oldObject", &version(request.old).unwrap_or_default()),
-            ("request", &described),
-            ("namespaceObject", namespace.as_deref().unwrap_or(&null)),
-            ("params", params.unwrap_or(&null)),
-        ];
-        Self::new(&variables)
-    }
-
-    fn new(variables: &[(&str, &Value)]) -> Self {
+    /// Facts by the names that expressions have for them.
+    pub(crate) fn new(variables: &[(&str, &Value)]) -> Self {
         let mut context = Context::default();
         context.register_all();
         let mut size = Size::default();
@@ -130,7 +112,7 @@ impl Facts {
     }
 
     /// Evaluates a variable of a policy. One that has no value is missing where it is used, and only there.
-    pub(super) fn define(&mut self, name: &str, expression: &Result<Expression, String>) {
+    pub(crate) fn define(&mut self, name: &str, expression: &Result<Expression, String>) {
         let value = match expression {
             Ok(expression) => self.evaluate(expression).and_then(|value| {
                 let size = measure(&value).ok_or("its value is too large")?;
@@ -162,7 +144,7 @@ impl Facts {
     ///
     /// # Errors
     /// It has no value, or none that is true or false.
-    pub(super) fn is_true(&mut self, expression: &Expression) -> Result<bool, String> {
+    pub(crate) fn is_true(&mut self, expression: &Expression) -> Result<bool, String> {
         match self.evaluate(expression)? {
             Cel::Bool(value) => Ok(value),
             other => Err(format!("its value is of type {}, not bool", other.type_of())),
@@ -173,7 +155,7 @@ impl Facts {
     ///
     /// # Errors
     /// It has no value, or none that is a text.
-    pub(super) fn text(&mut self, expression: &Expression) -> Result<String, String> {
+    pub(crate) fn text(&mut self, expression: &Expression) -> Result<String, String> {
         match self.evaluate(expression)? {
             Cel::String(text) => Ok(text.to_string()),
             other => Err(format!("its value is of type {}, not string", other.type_of())),
