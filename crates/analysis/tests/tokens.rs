@@ -56,8 +56,9 @@ fn a_token_that_is_not_taken_is_refused_before_policies_are_asked() {
         "spec": {"gatewayClassName": "istio-waypoint", "listeners": [{"name": "m", "port": 15008, "protocol": "HBONE"}]}});
     let both = tokens("ra", json!([issuer("i"), issuer("j")]));
     let other = tokens("other", json!([issuer("k")]));
-    // The policy, RequestAuthentications, the port, the token's principal, the verdict, and what is in the reason.
-    let cases: [(&Value, &[&Value], u16, Option<&str>, Verdict, &str); 9] = [
+    /// The policy, RequestAuthentications, the port, the token's principal, the verdict, and what is in the reason.
+    type Case<'a> = (&'a Value, &'a [&'a Value], u16, Option<&'a str>, Verdict, &'a str);
+    let cases: [Case<'_>; 9] = [
         (&by_token, &[&both], 80, Some("i/s"), Verdict::Allow, ""),
         (&by_token, &[&both], 80, Some("j/s"), Verdict::Deny, "allow policies exist"),
         (&anybody, &[&both], 80, Some("j/s"), Verdict::Allow, ""),
