@@ -35,6 +35,12 @@ pub fn is_seen(name: &str, value: &str) -> bool {
     }
 }
 
+/// Whether a header that is seen may be gone all the same, so that a request has it and lacks it; `name` in lower case.
+/// How a body is framed is a matter of each hop: HTTP/2 has no `transfer-encoding`, and Envoy judges requests without it.
+pub fn is_of_framing(name: &str) -> bool {
+    name == "transfer-encoding"
+}
+
 /// Whether policies never see a header, whatever a client sends; `name` in lower case.
 pub fn is_never_seen(name: &str) -> bool {
     matches!(name, "keep-alive" | "proxy-connection")

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedName, SpiffeId, WorkloadUid};
+use meltemi_policy::http::is_of_framing;
 use meltemi_policy::{Facts, Headers, HttpFacts};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -70,7 +71,9 @@ impl Headers for Fields<'_> {
 
     fn may_lack(&self, name: &str) -> bool {
         let RequestFacts { headers, changes, .. } = self.0;
-        !headers.contains_key(name) || changes.added.iter().any(|added| added.as_str() == name)
+        !headers.contains_key(name)
+            || is_of_framing(name)
+            || changes.added.iter().any(|added| added.as_str() == name)
     }
 }
 

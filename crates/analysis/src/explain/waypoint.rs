@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use meltemi_model::{NamespacedName, SpiffeId};
-use meltemi_policy::http::{is_seen, normalize, readings};
+use meltemi_policy::http::{is_of_framing, is_seen, normalize, readings};
 use meltemi_policy::{Claims, Facts, Headers, HttpFacts, PolicySet};
 use meltemi_translate::facts::selects;
 
@@ -228,6 +228,10 @@ impl Headers for Fields<'_> {
     fn each(&self, name: &str, with: &mut dyn FnMut(&str)) {
         let same = self.0.iter().filter(|(n, v)| n.eq_ignore_ascii_case(name) && is_seen(name, v));
         same.for_each(|(_, v)| with(v));
+    }
+
+    fn may_lack(&self, name: &str) -> bool {
+        is_of_framing(name)
     }
 }
 

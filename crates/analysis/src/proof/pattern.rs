@@ -3,6 +3,7 @@
 //! property tests hold the two against each other.
 
 use meltemi_model::authz::{Attribute, Predicate, StringMatch, ValueMatch};
+use meltemi_policy::http::is_of_framing;
 
 use super::domain::Domain;
 use super::host::{self, Reading};
@@ -212,7 +213,7 @@ pub(crate) fn unreadable(attribute: &Attribute, value: &ValueMatch) -> bool {
         }
         // Proofs are over hosts in lower case.
         Attribute::Header(_) if is_host(attribute) => text.bytes().any(|b| b.is_ascii_uppercase()),
-        Attribute::Header(_) => text.contains(','),
+        Attribute::Header(name) => text.contains(',') || is_of_framing(name),
         _ => false,
     }
 }

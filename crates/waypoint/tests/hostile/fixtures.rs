@@ -58,8 +58,10 @@ pub(crate) const FORWARDED_FOR: u8 = 23;
 pub(crate) const ANY_UPGRADE: u8 = 24;
 /// DENY header te = `*`.
 pub(crate) const NO_TRAILERS: u8 = 25;
+/// DENY header transfer-encoding not `*`.
+pub(crate) const ONLY_CHUNKS: u8 = 26;
 /// How many there are.
-pub(crate) const SERVICES: u8 = 26;
+pub(crate) const SERVICES: u8 = 27;
 
 type Fields<'a> = Vec<(Attribute, &'a [&'a str])>;
 
@@ -104,6 +106,7 @@ pub(crate) fn policies(world: &mut World) {
     for (number, name, action, attribute, value) in [
         (NO_ROLE, "no-role", Allow, header("x-role"), "evil"),
         (FORWARDED_FOR, "forwarded-for", Deny, header("x-forwarded-for"), "*"),
+        (ONLY_CHUNKS, "only-chunks", Deny, header("transfer-encoding"), "*"),
     ] {
         world.policy(Target::Service(service(number)), policy_but(name, action, attribute, value));
     }
