@@ -65,6 +65,7 @@ impl Probe {
             }
             (5, Some(stream)) => stream.end(),
             (6, Some(_)) => drop(self.streams.swap_remove(index)),
+            _ if lock(&self.shared).role == Role::Server => {}
             _ => {
                 let opened = lock(&self.shared).poll_connect(&cx, "10.0.0.1:80", &http::HeaderMap::new());
                 if let Poll::Ready(Ok(id)) = opened {
