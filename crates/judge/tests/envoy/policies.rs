@@ -93,16 +93,8 @@ const NAMESPACES: &[&str] = &["default", "def*", "*ault", "other", "*"];
 const ACCOUNTS: &[&str] = &["client", "default/client", "other/client", "default/x"];
 const TRUST_DOMAINS: &[&str] = &["cluster.local", "cluster*", "*.local", "other", "*"];
 /// The client is 127.0.0.1; what it calls, 10.96.0.0. Without IPv4-mapped ones: ours mean the IPv4 address, Envoy's nothing.
-const ADDRESSES: &[&str] = &[
-    "127.0.0.1",
-    "127.0.0.0/8",
-    "10.96.0.0/24",
-    "10.96.0.0",
-    "0.0.0.0/0",
-    "::1",
-    "::ffff:127.0.0.1",
-    "::/0",
-];
+const ADDRESSES: &[&str] =
+    &["127.0.0.1", "127.0.0.0/8", "10.96.0.0/24", "10.96.0.0", "0.0.0.0/0", "::1", "::/0"];
 /// Port 81 is what clients call.
 const PORTS: &[&str] = &["81", "80", "8080"];
 /// Nobody has a token.
