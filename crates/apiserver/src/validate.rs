@@ -79,11 +79,11 @@ pub fn unenforced(info: &ResourceInfo, object: &Value) -> Vec<String> {
         {
             warnings.push("spec.auditAnnotations: there is no audit log in this cluster".to_owned());
         }
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
-            if spec["validationActions"].as_array().is_some_and(|all| all.iter().any(|one| one == "Audit")) {
-                let why = "there is no audit log in this cluster: Audit writes to the log of the API server";
-                warnings.push(format!("spec.validationActions: {why}"));
-            }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding")
+            if spec["validationActions"].as_array().is_some_and(|all| all.contains(&"Audit".into())) =>
+        {
+            let why = "there is no audit log in this cluster: Audit writes to the log of the API server";
+            warnings.push(format!("spec.validationActions: {why}"));
         }
         ("batch", "Job") => unenforced_job(spec, "spec", &mut warnings),
         ("batch", "CronJob") => {

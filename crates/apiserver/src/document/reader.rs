@@ -88,7 +88,7 @@ impl Reader {
     ) -> Result<Option<(String, Option<u64>)>, A::Error> {
         if self.has_lines {
             let key = fields.next_key::<Spanned<String>>()?;
-            return Ok(key.map(|key| (key.value, Some(key.referenced.line().into()))));
+            return Ok(key.map(|key| (key.value, Some(key.referenced.line()))));
         }
         Ok(fields.next_key()?.map(|key| (key, None)))
     }

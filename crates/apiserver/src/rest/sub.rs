@@ -97,8 +97,9 @@ async fn finalize(mut call: Call, body: Value) -> Result<Response<Body>, Refusal
         Value::Null => json!([]),
         finalizers => finalizers.clone(),
     };
+    admission::validate(&call, Operation::Update, Some(&namespace), Some(&live.value)).await?;
     call.target.subresource = None;
-    write::finalize(&call, &live, namespace).await
+    write::finalize(&call, &live, namespace)
 }
 
 /// Serves a stream of a Pod. Who may only read is refused what acts, whatever method asks for it: the upgrade to a

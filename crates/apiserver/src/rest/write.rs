@@ -213,13 +213,8 @@ pub(super) async fn change(
     Err(call.modified())
 }
 
-/// Stores a namespace whose finalizers have changed; nothing else of it has.
-pub(super) async fn finalize(
-    call: &Call,
-    live: &Stored,
-    namespace: Value,
-) -> Result<Response<Body>, Refusal> {
-    admission::validate(call, Operation::Update, Some(&namespace), Some(&live.value)).await?;
+/// Stores a namespace whose finalizers have changed; nothing else of it has, and it is admitted.
+pub(super) fn finalize(call: &Call, live: &Stored, namespace: Value) -> Result<Response<Body>, Refusal> {
     if call.options.dry_run {
         return Ok(respond(call, StatusCode::OK, &Arc::new(namespace)));
     }
