@@ -18,7 +18,7 @@ struct Table {
 
 #[derive(serde::Deserialize)]
 struct Row {
-    floor: u8,
+    level: u8,
     uses: BTreeSet<String>,
     never: BTreeSet<String>,
     #[serde(default)]
@@ -42,17 +42,17 @@ pub(crate) fn check() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// The table itself: every arrow goes down, except from the dev-only test kit.
+/// The table itself: every dependency goes to a lower level, except from the dev-only test kit.
 fn table_faults(table: &Table) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, row) in table.crates.iter().filter(|(_, row)| !row.dev_only) {
         for used in &row.uses {
             match table.crates.get(used) {
                 None => faults.push(format!("table: {name} uses {used}, which is not in the table")),
-                Some(other) if other.floor >= row.floor => {
+                Some(other) if other.level >= row.level => {
                     faults.push(format!(
-                        "table: {name} (floor {}) uses {used} (floor {})",
-                        row.floor, other.floor
+                        "table: {name} (level {}) uses {used} (level {})",
+                        row.level, other.level
                     ));
                 }
                 Some(_) => {}
