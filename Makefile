@@ -24,11 +24,12 @@ test:
 	@scripts/envoy.sh
 	PROPTEST_RNG_SEED=1 KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
 
-# Format, lints, dependency table, reference pages, figures of the sources, licences.
+# Format, lints, links of the code's documentation, dependency table, reference pages, figures of the sources, licences.
 check: $(TOOLS)/bin/cargo-deny
 	@scripts/setup.sh build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --quiet
 	cargo xtask deps
 	cargo xtask reference --check
 	cargo xtask style

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is asking, and may they: authentication by certificate or token, authorization that denies by default.
 //!
-//! Order of authorizers: `system:masters` may everything; a node (`system:nodes`) what [`node`] allows; anybody what
+//! Order of authorizers: `system:masters` may everything; a node (`system:nodes`) what `node` allows; anybody what
 //! RBAC objects in the store allow. What none of them allows is forbidden.
 
 mod authenticate;

@@ -29,7 +29,7 @@ impl Warnings {
         texts.into_iter().for_each(|text| self.add(text));
     }
 
-    /// Writes one `Warning: 299 - "..."` for each text; what does not fit into [`MAX_TOTAL`] is left out.
+    /// Writes one `Warning: 299 - "..."` for each text; what does not fit into `MAX_TOTAL` is left out.
     pub fn write(&self, headers: &mut HeaderMap) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut texts: Vec<String> = all.iter().map(|text| printable(text)).collect();

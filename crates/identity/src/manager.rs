@@ -2,7 +2,7 @@
 //! The owner of certificates: one task fetches and renews them all; everybody else reads.
 //!
 //! Invariants: at most one fetch for an identity is under way; a valid certificate is kept until a newer one is there; an
-//! expired one is never handed out. Renewal follows the wall clock, looked at at least every [`LOOK`], so that a machine
+//! expired one is never handed out. Renewal follows the wall clock, looked at at least every second, so that a machine
 //! that slept renews as soon as it wakes.
 
 use std::collections::HashMap;

@@ -24,7 +24,7 @@ const KEEPALIVE_RETRIES: u32 = 2;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// A client as `kube::Client::try_from` makes it, but over connections that fail when their peer has been unreachable
-/// for [`UNACKNOWLEDGED`]. A peer that is only slow keeps its connection: its kernel answers for it.
+/// for `UNACKNOWLEDGED`. A peer that is only slow keeps its connection: its kernel answers for it.
 ///
 /// # Errors
 /// The configuration's certificates or credentials cannot be used.

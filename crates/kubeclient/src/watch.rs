@@ -31,7 +31,7 @@ pub const BEHIND: &str = "meltemi.dev/behind";
 /// Longest value of [`BEHIND`], in bytes.
 const MAX_ANNOTATION: usize = 1024;
 
-/// Pauses between attempts of a watch: from [`MIN_PAUSE`] to [`MAX_PAUSE`].
+/// Pauses between attempts of a watch: from `MIN_PAUSE` to `MAX_PAUSE`.
 #[derive(Clone, Debug)]
 pub struct WatchBackoff(Backoff);
 

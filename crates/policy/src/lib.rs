@@ -2,7 +2,7 @@
 //! The policy engine: compiles validated policies, decides and explains.
 //!
 //! Pure: no clock, no I/O, no async. The control plane, the node proxy, the waypoint and the command line all call
-//! [`decide`]. What cannot be evaluated never widens: in an ALLOW it does not match, in a DENY it does.
+//! [`decide()`]. What cannot be evaluated never widens: in an ALLOW it does not match, in a DENY it does.
 //!
 //! A policy is checked once ([`ValidPolicy`]). Those that apply at one place become a [`PolicySet`]: rules are cut into
 //! conjunctions (rows), each attribute into a field that says, for a value, which rows it fulfils (`index`); a decision

@@ -270,7 +270,7 @@ impl Way {
 }
 
 /// The path as it is forwarded first; then as it was sent, where its escapes were in another notation; then what servers
-/// of other habits could read in it, by all [`WAYS`]. Judged, never forwarded.
+/// of other habits could read in it, by all `WAYS`. Judged, never forwarded.
 pub fn readings(path: &str) -> Vec<String> {
     let forwarded = canonical_escapes(path).into_owned();
     let mut all = vec![forwarded.clone()];

@@ -2,7 +2,7 @@
 //! Supervised tasks: every one has a name, a span and an owner.
 //!
 //! Two kinds. A *service* runs for the component's whole life: when it ends, fails or panics, the component
-//! fails with its name ([`Tasks::run`]). A *job* (a connection, a request) may end at any time; only its panic
+//! fails with its name ([`Supervisor::run`]). A *job* (a connection, a request) may end at any time; only its panic
 //! or error is reported in the log.
 
 use std::fmt::Display;

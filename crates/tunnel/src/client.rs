@@ -97,7 +97,7 @@ impl DialError {
 pub enum Patience {
     /// As long as a busy peer may need: there is no other.
     Full,
-    /// [`SHORT`]: the caller has another peer to go to.
+    /// One second: the caller has another peer to go to.
     Short,
 }
 

@@ -2,7 +2,7 @@
 //! HBONE: accept and dial over mutual TLS, HTTP/2 CONNECT, pool, byte copy.
 //!
 //! It knows peers and bytes and never decides: who may reach an application is proven by a [`meltemi_policy::Permit`],
-//! which [`deliver`] takes by value. How the tunnel is framed does not show.
+//! which [`deliver()`] takes by value. How the tunnel is framed does not show.
 
 pub mod client;
 pub mod copy;

@@ -78,8 +78,12 @@ pub(crate) struct Args {
     /// The authorized presenter of the token
     #[arg(long, value_name = "AZP")]
     presenter: Option<String>,
-    /// A claim of the token, NAME=VALUE or [OUTER][INNER]=VALUE; once for each element of a list
-    #[arg(long, value_name = "K=V")]
+    /// Claims of the token.
+    #[arg(
+        long,
+        value_name = "K=V",
+        help = "A claim of the token, NAME=VALUE or [OUTER][INNER]=VALUE; once for each element of a list"
+    )]
     claim: Vec<String>,
     /// Files or folders to read instead of the cluster; what they lack is assumed and listed
     #[arg(short, long = "filename", value_name = "FILE")]
