@@ -43,7 +43,7 @@ pub(crate) struct Context {
     /// Connections to backends.
     pub(crate) upstreams: Upstreams,
     /// Backends that have failed.
-    pub(crate) outliers: Outliers,
+    pub(crate) outliers: Arc<Outliers>,
     /// Of retries.
     pub(crate) budgets: Budgets,
     /// What open connections are addressed to.
@@ -62,14 +62,12 @@ pub(crate) struct Context {
     drain: DrainWatch,
     begun: Instant,
     /// When the last client came, in milliseconds after `begun`.
-    arrived: AtomicU64,
+    arrived: Arc<AtomicU64>,
 }
 
 impl Context {
     pub(crate) fn new(config: Config, parts: Parts, tasks: Tasks) -> Self {
-        let connector: meltemi_tunnel::client::Connector =
-            Arc::new(|address| Box::pin(tokio::net::TcpStream::connect(address)));
-        let pool = Pool::new(connector, tasks.clone());
+        let pool = tunnels(&tasks);
         let metrics = HttpMetrics::register(&parts.metrics);
         let pod = &config.pod;
         let uid = WorkloadUid::pod(&config.cluster_id, &pod.namespace, &pod.name);
@@ -82,7 +80,7 @@ impl Context {
             certs: parts.certs,
             pool,
             upstreams: Upstreams::new(parts.limits, tasks.clone()),
-            outliers: Outliers::default(),
+            outliers: Arc::default(),
             budgets: Budgets::default(),
             moves: Moves::default(),
             log: parts.log,
@@ -93,8 +91,41 @@ impl Context {
             heads: Arc::new(Semaphore::new(parts.limits.heads)),
             drain: tasks.drain(),
             begun: Instant::now(),
-            arrived: AtomicU64::new(0),
+            arrived: Arc::default(),
             tasks,
+        }
+    }
+
+    /// The context of one of `count` workers: its connections to backends and their bounds, and its retries, are its own;
+    /// everything else is shared.
+    pub(crate) fn for_worker(&self, count: usize) -> Self {
+        let each = |all: usize| (all / count.max(1)).max(1);
+        let limits = Limits {
+            upstream_requests: each(self.limits.upstream_requests),
+            upstream_waiting: each(self.limits.upstream_waiting),
+            ..self.limits
+        };
+        Self {
+            config: self.config.clone(),
+            uid: self.uid.clone(),
+            alone: self.alone.clone(),
+            view: self.view.clone(),
+            certs: self.certs.clone(),
+            pool: tunnels(&self.tasks),
+            upstreams: Upstreams::new(limits, self.tasks.clone()),
+            outliers: self.outliers.clone(),
+            budgets: Budgets::default(),
+            moves: self.moves.clone(),
+            log: self.log.clone(),
+            metrics: self.metrics.clone(),
+            limits: self.limits,
+            places: self.places.clone(),
+            handshakes: self.handshakes.clone(),
+            heads: self.heads.clone(),
+            tasks: self.tasks.clone(),
+            drain: self.drain.clone(),
+            begun: self.begun,
+            arrived: self.arrived.clone(),
         }
     }
 
@@ -161,6 +192,13 @@ impl Context {
     pub(crate) async fn stops_serving(&self, served: &Served) {
         self.moves.left(served, &self.view, &self.config.gateway).await;
     }
+}
+
+/// Tunnels to backends, opened from the proxy's own network.
+fn tunnels(tasks: &Tasks) -> Pool {
+    let connector: meltemi_tunnel::client::Connector =
+        Arc::new(|address| Box::pin(tokio::net::TcpStream::connect(address)));
+    Pool::new(connector, tasks.clone())
 }
 
 /// Whether the proxies of a Gateway are the waypoint of a service.

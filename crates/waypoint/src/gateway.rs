@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use meltemi_model::l7::{Listener, Protocol};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::connection;
 use crate::context::Context;
 use crate::served::{Peer, Served};
+use crate::workers::Workers;
 
 pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
     let mut changes = context.view.changes();
@@ -19,6 +20,8 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
     let mut open: BTreeMap<u16, tokio_util::sync::CancellationToken> = BTreeMap::new();
     // Listeners that cannot be served, and were said so.
     let mut told = BTreeSet::new();
+    // A waypoint has no listeners, and needs none.
+    let mut workers: Option<Arc<Workers>> = None;
     loop {
         let mesh = context.view.mesh();
         let wanted: BTreeMap<u16, Arc<Listener>> = mesh
@@ -47,12 +50,20 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
             }
             match TcpListener::bind(("0.0.0.0", port)).await {
                 Ok(socket) => {
+                    let workers = match &workers {
+                        Some(workers) => workers.clone(),
+                        None => {
+                            let count = context.config.workers;
+                            let started = Arc::new(Workers::start(count, &context, &context.tasks)?);
+                            workers.insert(started).clone()
+                        }
+                    };
                     let cancel = tokio_util::sync::CancellationToken::new();
                     open.insert(port, cancel.clone());
                     let of = context.clone();
-                    context
-                        .tasks
-                        .spawn_job("listener", async move { accept(of, socket, port, cancel).await });
+                    context.tasks.spawn_job("listener", async move {
+                        accept(of, &workers, socket, port, cancel).await
+                    });
                 }
                 Err(error) => {
                     if told.insert(port) {
@@ -73,6 +84,7 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
 
 async fn accept(
     context: Arc<Context>,
+    workers: &Workers,
     socket: TcpListener,
     port: u16,
     cancel: tokio_util::sync::CancellationToken,
@@ -89,11 +101,14 @@ async fn accept(
         let peer = Peer { identity: None, address: from };
         let place = Some(Arc::new(place));
         let served = Served { service: None, workload: None, to, listener: Some(port), peer, place };
-        let of = context.clone();
-        context.tasks.spawn_job("connection", async move {
-            let _serving = of.view.serving();
-            connection::serve(of, stream, Vec::new(), served).await;
-            Ok::<(), std::convert::Infallible>(())
+        let Ok(stream) = stream.into_std() else { continue };
+        let serving = context.view.serving();
+        workers.give(&context, move |own| async move {
+            let _serving = serving;
+            // On the worker's own runtime; it fails where that has no descriptors left.
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                connection::serve(own, stream, Vec::new(), served).await;
+            }
         });
     }
 }

@@ -44,6 +44,7 @@ mod tcp;
 mod tokens;
 mod upgrade;
 mod upstream;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -84,6 +85,8 @@ pub struct Config {
     pub instance_ip: String,
     /// Form of the access log.
     pub log_format: Format,
+    /// Threads that serve the listeners of a gateway; without any the runtime of the caller does.
+    pub workers: usize,
     /// Ports of readiness, metrics, admin.
     pub ready_port: u16,
     /// Metrics.

@@ -282,6 +282,26 @@ async fn what_is_open_goes_on_during_a_drain_and_is_judged() {
     }
 }
 
+/// A proxy with nothing open does not wait for the deadline of its drain, whatever it has served before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_with_the_last_of_what_is_open() {
+    let mut world = World::start(Limits::default()).await;
+    let get = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut edge = world.to_gateway().await;
+    let mut mesh = world.to_service(FREE).await;
+    write(&mut edge, get).await;
+    assert_eq!(status(&answer(&mut edge, &mut Vec::new()).await.unwrap()), 200);
+    write(&mut mesh, get).await;
+    assert_eq!(status(&answer(&mut mesh, &mut Vec::new()).await.unwrap()), 200);
+    let begun = Instant::now();
+    world.drain().await;
+    write(&mut edge, get).await;
+    assert!(rest(&mut edge).await.starts_with("HTTP/1.1 200"));
+    drop((edge, mesh));
+    world.ended().await;
+    assert!(begun.elapsed() < PATIENCE, "it was ended by its deadline");
+}
+
 /// A connection of either kind.
 trait AsyncReadWrite: AsyncRead + AsyncWrite {}
 

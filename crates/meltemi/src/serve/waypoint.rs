@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use meltemi_identity::channel::ControlPlane;
 use meltemi_model::net::ports;
 use meltemi_model::{NamespacedName, SpiffeId, TrustDomain};
-use meltemi_runtime::Tasks;
 use meltemi_runtime::telemetry::Format;
+use meltemi_runtime::{Tasks, cores};
 use meltemi_waypoint::Config;
 
 /// The layer 7 proxy of a Gateway; in a Pod everything comes from the environment.
@@ -43,6 +43,9 @@ pub struct Args {
     /// File with the mesh's roots
     #[arg(long, env = "XDS_ROOT_CA", default_value = "/var/run/secrets/istio/root-cert.pem")]
     roots: PathBuf,
+    /// Threads that serve the listeners of a gateway, a number or a percentage of the cores; one per core when unset
+    #[arg(long, env = "WAYPOINT_WORKER_THREADS")]
+    workers: Option<String>,
     /// File with the token
     #[arg(long, env = "AUTH_TOKEN", default_value = "/var/run/secrets/tokens/istio-token")]
     token: PathBuf,
@@ -62,6 +65,7 @@ pub async fn start(args: Args, log_format: Format, tasks: Tasks) -> anyhow::Resu
         cluster_id: args.cluster_id,
         instance_ip: args.instance_ip,
         log_format,
+        workers: cores::worker_count(args.workers.as_deref()).map_err(anyhow::Error::msg)?,
         ready_port: ports::READY,
         stats_port: ports::STATS,
         admin_port: ports::ADMIN,

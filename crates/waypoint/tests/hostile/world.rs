@@ -96,7 +96,7 @@ pub(crate) struct World {
     /// Of every Service.
     ports: Vec<PortMapping>,
     drain: Option<(DrainTrigger, DrainWatch)>,
-    _supervisor: Supervisor,
+    supervisor: Option<Supervisor>,
 }
 
 impl World {
@@ -135,7 +135,7 @@ impl World {
             mesh: Mesh::default(),
             ports: Vec::new(),
             drain: Some((trigger, watch)),
-            _supervisor: supervisor,
+            supervisor: Some(supervisor),
         };
         world.fill(backend);
         world.wait_for_gateway().await;
@@ -357,6 +357,11 @@ impl World {
         watch.started().await;
     }
 
+    /// Resolves when the proxy has ended, after [`World::drain`].
+    pub(crate) async fn ended(&mut self) {
+        self.supervisor.take().unwrap().run().await.unwrap();
+    }
+
     /// A stream through a tunnel to a service of the waypoint.
     pub(crate) async fn tunnel(&self, to: &str) -> Result<TunnelIo, DialError> {
         let dial = Dial {
@@ -438,6 +443,7 @@ fn config() -> Config {
         cluster_id: "Kubernetes".into(),
         instance_ip: "127.0.0.1".into(),
         log_format: Format::Text,
+        workers: 2,
         ready_port: 0,
         stats_port: 0,
         admin_port: 0,
