@@ -9,7 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement fails by panicking")]
 
-#[expect(dead_code, reason = "shared with the tests")]
+#[expect(dead_code, unused_imports, reason = "shared with the tests")]
 #[path = "../tests/node/mesh.rs"]
 mod mesh;
 
@@ -49,6 +49,9 @@ struct Load {
     received: Arc<AtomicU64>,
 }
 
+/// A part of the measurement, by its name.
+type Part = (&'static str, fn(&Load));
+
 async fn measure() {
     let mut arguments = std::env::args().skip(1);
     let seconds = Duration::from_secs(arguments.next().map_or(2, |s| s.parse().unwrap()));
@@ -64,13 +67,13 @@ async fn measure() {
     serve(listen(&mesh.b, 7003), true);
     let load = Load { mesh, seconds, received };
     memory("at first");
-    let parts: [(&str, &dyn Fn(&Load)); 6] = [
-        ("idle", &|load| load.idle()),
-        ("bulk1", &|load| load.bulk("bulk1", 1)),
-        ("bulk8", &|load| load.bulk("bulk8", 8)),
-        ("requests", &|load| load.requests("requests", 32)),
-        ("latency", &|load| load.requests("latency", 1)),
-        ("new", &|load| load.connections()),
+    let parts: [Part; 6] = [
+        ("idle", |load| load.idle()),
+        ("bulk1", |load| load.bulk("bulk1", 1)),
+        ("bulk8", |load| load.bulk("bulk8", 8)),
+        ("requests", |load| load.requests("requests", 32)),
+        ("latency", |load| load.requests("latency", 1)),
+        ("new", |load| load.connections()),
     ];
     for (name, part) in parts {
         if wanted.as_ref().is_none_or(|wanted| wanted == name) {
