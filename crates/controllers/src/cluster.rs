@@ -6,7 +6,9 @@ use std::fmt::Debug;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, Resource};
@@ -35,6 +37,7 @@ pub(crate) struct Cluster {
     pub(crate) slices: Cache<EndpointSlice>,
     pub(crate) accounts: Cache<ServiceAccount>,
     pub(crate) config_maps: Cache<ConfigMap>,
+    pub(crate) claims: Cache<PersistentVolumeClaim>,
     pub(crate) deployments: Cache<Deployment>,
     pub(crate) replica_sets: Cache<ReplicaSet>,
     pub(crate) daemon_sets: Cache<DaemonSet>,
@@ -60,6 +63,7 @@ impl Cluster {
             slices: Cache::default(),
             accounts: Cache::default(),
             config_maps: Cache::default(),
+            claims: Cache::default(),
             deployments: Cache::default(),
             replica_sets: Cache::default(),
             daemon_sets: Cache::default(),
@@ -81,6 +85,7 @@ impl Cluster {
         self.slices.feed(client, &self.watches, tasks);
         self.accounts.feed(client, &self.watches, tasks);
         self.config_maps.feed(client, &self.watches, tasks);
+        self.claims.feed(client, &self.watches, tasks);
         self.deployments.feed(client, &self.watches, tasks);
         self.replica_sets.feed(client, &self.watches, tasks);
         self.daemon_sets.feed(client, &self.watches, tasks);

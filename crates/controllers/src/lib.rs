@@ -6,6 +6,7 @@
 //! starts within a millisecond of the change; its writes go into the caches at once, so that the next one sees them.
 
 mod cache;
+mod claims;
 mod cluster;
 mod daemonset;
 mod deployment;
@@ -45,12 +46,14 @@ pub struct Config {
     pub load_balancer_pool: [u8; 3],
     /// How long a node may leave its lease unrenewed before it counts as lost.
     pub node_grace: Duration,
+    /// Where the folders of volume claims are made. `None`: claims are bound by somebody else.
+    pub claims: Option<PathBuf>,
 }
 
 impl Config {
     /// With the pool and the grace of the one-machine cluster.
     pub fn new(kubeconfig: PathBuf) -> Self {
-        Self { kubeconfig, load_balancer_pool: [172, 30, 1], node_grace: nodes::GRACE }
+        Self { kubeconfig, load_balancer_pool: [172, 30, 1], node_grace: nodes::GRACE, claims: None }
     }
 }
 
@@ -110,6 +113,9 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     namespace::start(&cluster, tasks);
     garbage::start(&cluster, tasks);
     heartbeat::start(&cluster, tasks);
+    if let Some(folders) = config.claims {
+        claims::start(&cluster, folders, tasks);
+    }
     // Subscribed first, fed afterwards: no controller misses a change.
     cluster.feed(tasks);
     Ok(())

@@ -49,7 +49,7 @@ const GATEWAY: &str = "a Gateway of gateway.networking.k8s.io is served";
 const POLICY: &str = "an AuthorizationPolicy is enforced";
 const GRPC: &str = "an HTTPRoute that matches the path is served";
 const DEPLOYMENT: &str = "a Deployment is run";
-const VOLUME: &str = "an emptyDir lives as long as its Pod";
+const VOLUME: &str = "a PersistentVolumeClaim gets a folder of its own";
 
 /// Every such kind.
 pub const KINDS: &[Inert] = &[
@@ -110,7 +110,6 @@ pub const KINDS: &[Inert] = &[
     inert(OneMachine, "", "v1", "ReplicationController", "replicationcontrollers", DEPLOYMENT),
     inert(OneMachine, "", "v1", "ResourceQuota", "resourcequotas", ""),
     inert(OneMachine, "", "v1", "LimitRange", "limitranges", ""),
-    inert(OneMachine, "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", VOLUME),
     inert(OneMachine, "", "v1", "PersistentVolume", "persistentvolumes", VOLUME),
 ];
 

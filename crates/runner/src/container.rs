@@ -193,7 +193,7 @@ fn own_program(argv: &[String]) -> Option<Bind> {
 }
 
 fn whole(source: PathBuf, target: PathBuf, read_only: bool) -> Bind {
-    Bind { source, beneath: PathBuf::new(), target, read_only }
+    Bind { source, target, read_only, ..Bind::default() }
 }
 
 fn volume_binds(
@@ -217,8 +217,11 @@ fn volume_binds(
         let beneath = sub_path(&sub.unwrap_or_default())?;
         let contents = volume.config_map.is_some() || volume.secret.is_some();
         let made = contents || volume.projected.is_some() || volume.downward_api.is_some();
-        let read_only = mount.read_only == Some(true) || made;
-        binds.push(Bind { source: folder, beneath, target: mount.mount_path.clone().into(), read_only });
+        let claim = volume.persistent_volume_claim.as_ref();
+        let read_only =
+            mount.read_only == Some(true) || made || claim.is_some_and(|c| c.read_only == Some(true));
+        let (target, map_ids) = (mount.mount_path.clone().into(), claim.is_some());
+        binds.push(Bind { source: folder, beneath, target, read_only, map_ids });
     }
     // Who may add a container to a Pod does not get the Pod's rights by that, as on Kubernetes.
     if volumes::automount(pod) && !ephemeral::is_one(pod, &container.name) {

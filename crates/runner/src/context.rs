@@ -53,6 +53,8 @@ pub struct Config {
     pub logs_dir: PathBuf,
     /// The user's image table.
     pub images: PathBuf,
+    /// Where the folders of volume claims are.
+    pub claims_dir: PathBuf,
     /// The binary shown in every Pod.
     pub binary: PathBuf,
     /// Certificate, key and client CA (PEM files) of the kubelet's API.
@@ -88,6 +90,7 @@ impl Config {
             groups_record: data_dir.join("cgroups").join(node_name),
             logs_dir: data_dir.join("logs").join("pods").join(node_name),
             images: data_dir.join("images.json"),
+            claims_dir: data_dir.join("claims"),
             binary: std::env::current_exe()?,
             serving: ServingFiles {
                 certificate: components.join(format!("kubelet-{node_name}.crt")),

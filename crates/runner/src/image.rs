@@ -178,6 +178,7 @@ impl Image {
             beneath: PathBuf::new(),
             target: mount.target.clone(),
             read_only: true,
+            map_ids: false,
         };
         mounts.into_iter().map(bind).collect()
     }

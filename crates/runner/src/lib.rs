@@ -6,6 +6,7 @@
 
 mod accounts;
 pub mod cgroups;
+mod claims;
 mod configs;
 mod container;
 mod context;

@@ -167,6 +167,8 @@ pub struct Bind {
     pub target: PathBuf,
     /// It cannot be written there.
     pub read_only: bool,
+    /// The ids on the disk are those inside of Pods, and every Pod sees them as its own.
+    pub map_ids: bool,
 }
 
 /// Runs a hidden word; `args` are those after [`WORD`]. The process must have one thread.

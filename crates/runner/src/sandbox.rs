@@ -165,7 +165,25 @@ impl Sandbox {
     pub fn open_mounts(&self, spec: &ContainerSpec) -> io::Result<Vec<OwnedFd>> {
         let owner = (self.id_outside(0), self.id_outside(0));
         let image = spec.image.iter().map(|image| self.open_image(image));
-        image.chain(spec.binds.iter().map(|bind| open_mount(bind, owner))).collect()
+        let bind = |bind: &Bind| match bind.map_ids {
+            true => self.open_mapped(bind),
+            false => open_mount(bind, owner),
+        };
+        image.chain(spec.binds.iter().map(bind)).collect()
+    }
+
+    /// A folder that Pods with other blocks of ids have used and will use.
+    fn open_mapped(&self, bind: &Bind) -> io::Result<OwnedFd> {
+        // On the disk root is this process's.
+        let mount = open_mount(bind, (0, 0))?;
+        if let Some((_, namespace)) = self.users.as_ref().filter(|(users, _)| !users.is_single()) {
+            mount::map_ids(mount.as_fd(), namespace.as_fd()).map_err(|e| {
+                let why = "the owners of its files cannot be shown as this Pod's (an idmapped mount, for \
+                           which the mesh must be root's)";
+                io::Error::new(e.kind(), format!("volume {}: {why}: {e}", bind.source.display()))
+            })?;
+        }
+        Ok(mount)
     }
 
     /// An image's root with the Pod's owners: its ids are mapped at the mount, where the kernel and the file system can, or

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::api::{Api, PostParams};
 
+use crate::claims;
 use crate::configs::{self, Data, Kind};
 use crate::context::Context;
 use crate::downward;
@@ -68,6 +69,10 @@ pub(crate) async fn prepare(
     for volume in spec.volumes.iter().flatten() {
         let failed = |reason: String| VolumeError::Setup { name: volume.name.clone(), reason };
         let dir = folder(pod_dir, &volume.name);
+        if let Some(claim) = &volume.persistent_volume_claim {
+            claims::link(ctx, pod, &claim.claim_name, &dir).await.map_err(failed)?;
+            continue;
+        }
         match contents(ctx, pod, volume).await.map_err(failed)? {
             Some(files) => publish(&dir, &files, owner).map_err(|e| failed(e.to_string()))?,
             None => plain(ctx, pod, volume, &dir, owner).map_err(failed)?,
@@ -129,7 +134,7 @@ fn plain(ctx: &Arc<Context>, pod: &Pod, volume: &Volume, dir: &Path, owner: Owne
         }
         return fs::create_dir_all(host_path(ctx, &host.path)?).map_err(|e| e.to_string());
     }
-    Err("this kind of volume is not supported on this machine (emptyDir, configMap, secret, projected, downwardAPI are)".into())
+    Err("this kind of volume is not supported on this machine (emptyDir, persistentVolumeClaim, configMap, secret, projected, downwardAPI are)".into())
 }
 
 /// A hostPath below the node's private root.

@@ -49,6 +49,7 @@ fn judge_resource(
         ("", "pods", "") if reading => selects(t, "spec.nodeName", node)?,
         ("", "pods", "status") if reading || writing => bound(objects, node, t)?,
         ("", "secrets" | "configmaps", "") if reading => referenced(objects, node, verb, t)?,
+        ("", "persistentvolumeclaims", "") if verb == "get" => mounts_claim(objects, node, t)?,
         ("", "serviceaccounts", "") if verb == "get" => uses_account(objects, node, t)?,
         ("", "serviceaccounts", "token") if verb == "create" => uses_account(objects, node, t)?,
         ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
@@ -133,6 +134,19 @@ fn names_source(pod: &Value, resource: &str, name: &str) -> bool {
     });
     let pull = resource == "secrets" && each(&spec["imagePullSecrets"]).iter().any(|s| is(&s["name"]));
     volumes || pull || env.any(|used| used)
+}
+
+/// Whether a Pod of the node has the claim among its volumes.
+fn mounts_claim(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
+    let mounts = |pod: &Value| {
+        let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+        volumes.any(|volume| volume["persistentVolumeClaim"]["claimName"] == t.name)
+    };
+    if pods_of(objects, node, t.namespace).iter().any(|pod| mounts(pod)) {
+        Ok(true)
+    } else {
+        Err(format!("no relationship found between node {node:?} and this object"))
+    }
 }
 
 fn uses_account(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {

@@ -53,7 +53,8 @@ fn cluster() -> Fixture {
     let pod = |name: &str, uid: &str, node: &str| {
         json!({"metadata": {"name": name, "namespace": "default", "uid": uid},
             "spec": {"nodeName": node, "serviceAccountName": "curl", "volumes": [{"projected": {"sources": [
-                {"serviceAccountToken": {}}, {"serviceAccountToken": {"audience": "istio-ca"}}]}}], "containers": [{"name": "c",
+                {"serviceAccountToken": {}}, {"serviceAccountToken": {"audience": "istio-ca"}}]}},
+                {"persistentVolumeClaim": {"claimName": "data"}}], "containers": [{"name": "c",
                 "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "k"}}}]}]}})
     };
     let mut deleted = pod("old", "pod-old", "node-1");
@@ -194,6 +195,11 @@ fn a_node_reaches_its_own_pods_only() {
         ("node-1", "get core/secrets default/other", false),
         ("node-1", "list core/secrets default/", false),
         ("node-3", "get core/secrets default/mine", false),
+        ("node-1", "get core/persistentvolumeclaims default/data", true),
+        ("node-1", "get core/persistentvolumeclaims default/other", false),
+        ("node-3", "get core/persistentvolumeclaims default/data", false),
+        ("node-1", "update core/persistentvolumeclaims default/data", false),
+        ("node-1", "list core/persistentvolumeclaims default/", false),
         ("node-1", "create core/serviceaccounts/token default/curl", true),
         ("node-1", "create core/serviceaccounts/token default/reader", false),
         ("node-1", "update coordination.k8s.io/leases kube-node-lease/node-1", true),

@@ -101,6 +101,7 @@ fn remove(paths: &Paths) -> anyhow::Result<()> {
     let names = [
         "bin",
         "cgroups",
+        "claims",
         "components",
         "db.sqlite",
         "db.sqlite-shm",

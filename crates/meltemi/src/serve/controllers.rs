@@ -22,6 +22,7 @@ pub struct Args {
 /// Starts them.
 pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
     let mut config = Config::new(args.data_dir.join("components/controllers.kubeconfig"));
+    config.claims = Some(args.data_dir.join("claims"));
     config.node_grace = Duration::from_secs(args.node_grace);
     meltemi_controllers::start(config, &tasks).await?;
     Ok(())

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod claims;
 mod images;
 mod limits;
 mod property;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     if args.next() == Some(OsString::from(pod_init::WORD)) {
         return pod_init::main(args);
     }
-    let cases: [(&str, fn()); 15] = [
+    let cases: [(&str, fn()); 16] = [
         ("nothing of the host can be written or seen", host_is_out_of_reach),
         ("the capture cannot be undone or gone around", capture_holds),
         ("another's address cannot be used", addresses_are_ones_own),
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ("containers do not see each other's processes", processes_are_apart),
         ("a program runs as the user that it is to", users_are_in_force),
         ("root of a Pod may what root may, over what is the Pod's", root_of_a_pod),
+        ("a claim's folder keeps its owners from Pod to Pod", claims::run),
         ("an image's root is what its containers see, and nothing of the machine", images::run),
         ("Debian's servers run from their ordinary entry points", servers::run),
         ("limits of memory, processes and processor time hold", limits::run),
