@@ -164,9 +164,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Guard<IO> {
-    /// Reads and discards what the client still sends of a request that was answered, until it ends or takes too long.
+    /// Reads and discards what the client still sends of a request that was answered, until it ends or takes too long. A
+    /// client of HTTP/2 may send a stream before it reads GOAWAY: closed at once, the kernel would discard that for a reset,
+    /// and the client would not know that it may ask again.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let sends = self.refused || self.framing.as_ref().is_some_and(|framing| !framing.in_head());
+        let sends = self.refused || self.framing.as_ref().is_none_or(|framing| !framing.in_head());
         if !sends {
             return Poll::Ready(());
         }

@@ -282,6 +282,40 @@ async fn what_is_open_goes_on_during_a_drain_and_is_judged() {
     }
 }
 
+/// A client of HTTP/2 that has not read yet that it is to go may send on, and learns which streams nobody has looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_on_still_reads_the_goodbye_of_http2() {
+    let mut world = World::start(Limits::default()).await;
+    let mut edge = world.to_gateway().await;
+    let settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    write(&mut edge, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    write(&mut edge, settings).await;
+    edge.read_exact(&mut [0; 9]).await.unwrap();
+    world.drain().await;
+    // A PING that has to be answered comes before the last GOAWAY (RFC 9113 §6.8).
+    let (ping, mut came) = (b"\x08\x06\x00\x00\x00", Vec::new());
+    let at = loop {
+        if let Some(at) = came.windows(5).position(|w| w == ping)
+            && came.len() >= at + 15
+        {
+            break at;
+        }
+        let read = tokio::time::timeout(PATIENCE, edge.read_buf(&mut came)).await;
+        assert!(read.unwrap().unwrap() > 0, "no PING in {came:?}");
+    };
+    let mut pong = came.drain(..at + 15).skip(at - 2).collect::<Vec<u8>>();
+    pong[4] = 1;
+    write(&mut edge, &pong).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        edge.write_all(settings).await.expect("what is sent on is taken");
+    }
+    edge.shutdown().await.unwrap();
+    let read = async { while let Ok(1..) = edge.read_buf(&mut came).await {} };
+    tokio::time::timeout(PATIENCE, read).await.expect("the connection goes on");
+    assert!(came.windows(5).any(|w| w == b"\x08\x07\x00\x00\x00"), "the last GOAWAY is lost: {came:?}");
+}
+
 /// A proxy with nothing open does not wait for the deadline of its drain, whatever it has served before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_ends_with_the_last_of_what_is_open() {
