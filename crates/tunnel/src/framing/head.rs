@@ -85,16 +85,22 @@ impl Fields {
 
 /// A token without capitals (RFC 9110 §5.6.2, RFC 9113 §8.2.1).
 fn is_name(name: &str) -> bool {
-    let token = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9') || b"!#$%&'*+-.^_`|~".contains(&b);
-    !name.is_empty() && name.bytes().all(token)
+    !name.is_empty() && name.bytes().all(is_token_octet)
+}
+
+fn is_token_octet(octet: u8) -> bool {
+    matches!(octet, b'a'..=b'z' | b'0'..=b'9') || b"!#$%&'*+-.^_`|~".contains(&octet)
 }
 
 /// No NUL, CR or LF, and no blank at either end (RFC 9113 §8.2.1); other control characters neither (RFC 9110 §5.5).
 fn is_value(value: &[u8]) -> bool {
-    let blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    !blank(value.first())
-        && !blank(value.last())
+    !is_blank(value.first())
+        && !is_blank(value.last())
         && value.iter().all(|b| !b.is_ascii_control() || *b == b'\t')
+}
+
+fn is_blank(octet: Option<&u8>) -> bool {
+    matches!(octet, Some(b' ' | b'\t'))
 }
 
 /// Reads a request.

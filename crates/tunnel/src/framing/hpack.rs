@@ -124,24 +124,25 @@ impl Decoder {
 
 /// An integer with a prefix of so many bits; what no length or index can be is refused.
 fn integer(rest: &mut &[u8], bits: u32) -> Result<usize> {
-    let mut next = || {
-        let (first, more) = rest.split_first().ok_or(HpackError::Malformed)?;
-        *rest = more;
-        Ok(usize::from(*first))
-    };
     let mask = (1 << bits) - 1;
-    let mut value = next()? & mask;
+    let mut value = take_octet(rest)? & mask;
     if value < mask {
         return Ok(value);
     }
     for shift in [0, 7, 14, 21] {
-        let octet = next()?;
+        let octet = take_octet(rest)?;
         value += (octet & 0x7f) << shift;
         if octet & 0x80 == 0 {
             return Ok(value);
         }
     }
     Err(HpackError::Malformed)
+}
+
+fn take_octet(rest: &mut &[u8]) -> Result<usize> {
+    let (first, more) = rest.split_first().ok_or(HpackError::Malformed)?;
+    *rest = more;
+    Ok(usize::from(*first))
 }
 
 fn text(rest: &mut &[u8], limit: usize, into: &mut Vec<u8>) -> Result<()> {

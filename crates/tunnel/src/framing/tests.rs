@@ -107,16 +107,28 @@ fn how_a_peer_begins() {
     }
 }
 
+fn reset(stream: u32, code: u32) -> Vec<u8> {
+    of(frame::RST_STREAM, 0, stream, &number(code))
+}
+
+fn window(stream: u32, increment: u32) -> Vec<u8> {
+    of(frame::WINDOW_UPDATE, 0, stream, &number(increment))
+}
+
+fn closed(id: u32) -> Outcome {
+    Outcome::Stream(id, Reason::STREAM_CLOSED)
+}
+
+fn wrong(id: u32) -> Outcome {
+    Outcome::Stream(id, Reason::PROTOCOL_ERROR)
+}
+
 #[test]
 fn frames_and_their_streams() {
     use frame::{CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PRIORITIZED};
     use frame::{PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE};
-    let reset = |stream, code: u32| of(RST_STREAM, 0, stream, &number(code));
     let data = |stream, flags, payload: &[u8]| of(DATA, flags, stream, payload);
-    let window = |stream, increment| of(WINDOW_UPDATE, 0, stream, &number(increment));
     let many = |count: u32| (0..count).map(|n| connect(n * 2 + 1)).collect::<Vec<_>>();
-    let closed = |id| Outcome::Stream(id, Reason::STREAM_CLOSED);
-    let wrong = |id| Outcome::Stream(id, Reason::PROTOCOL_ERROR);
     let cases: Vec<(&str, Vec<Vec<u8>>, Outcome)> = vec![
         ("4.1 an unknown type", vec![of(99, 0xff, 7, b"x"), connect(1)], Fine),
         ("4.1 unknown flags", vec![of(PING, 0xfe, 0, &[0; 8])], Fine),
