@@ -242,17 +242,25 @@ fn sub_path(sub: &str) -> Result<PathBuf, String> {
     Ok(sub.into())
 }
 
+/// What an instance of a container is started from.
+pub(crate) struct Launch<'a> {
+    pub(crate) container: &'a Container,
+    pub(crate) spec: ContainerSpec,
+    pub(crate) log: Log,
+    /// Keeps the files of its image from being removed.
+    pub(crate) image: Option<Flock<File>>,
+    /// The instance whose processes it sees.
+    pub(crate) target: Option<Arc<Running>>,
+}
+
 /// Starts an instance and its log.
 pub(crate) async fn start(
     ctx: &Arc<Context>,
     entry: &PodEntry,
     sandbox: Arc<Sandbox>,
-    spec: ContainerSpec,
-    log: Log,
-    container: &Container,
-    image: Option<Flock<File>>,
-    target: Option<Arc<Running>>,
+    launch: Launch<'_>,
 ) -> Result<Arc<Running>, StartError> {
+    let Launch { container, spec, log, image, target } = launch;
     let failed = |e: io::Error| StartError { reason: "RunContainerError", message: e.to_string() };
     let unprepared =
         |e: io::Error| StartError { reason: "CreateContainerConfigError", message: e.to_string() };

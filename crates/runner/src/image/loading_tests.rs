@@ -32,7 +32,9 @@ fn header(kind: EntryType, path: &str, content: &str) -> Header {
     header.set_size(if is_file { content.len() as u64 } else { 0 });
     header.set_entry_type(kind);
     header.set_mode(if kind == Dir { 0o755 } else { 0o4755 });
-    (header.set_uid(33), header.set_gid(34), header.set_mtime(1_000_000));
+    header.set_uid(33);
+    header.set_gid(34);
+    header.set_mtime(1_000_000);
     header.set_cksum();
     header
 }
@@ -232,7 +234,8 @@ fn what_docker_saves_is_loaded() {
         let mut tar = Builder::new(Vec::new());
         let mut file = |name: &str, bytes: &[u8]| {
             let mut header = Header::new_gnu();
-            (header.set_size(bytes.len() as u64), header.set_mode(0o644));
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
             tar.append_data(&mut header, name, bytes).unwrap();
         };
         file(&name, config.as_bytes());
@@ -240,7 +243,8 @@ fn what_docker_saves_is_loaded() {
         file("manifest.json", images.to_string().as_bytes());
         // A layer that stands twice.
         let mut header = Header::new_gnu();
-        (header.set_entry_type(Sym), header.set_size(0));
+        header.set_entry_type(Sym);
+        header.set_size(0);
         tar.append_link(&mut header, "2/layer.tar", "../1/layer.tar").unwrap();
         let mut saved = tempfile::NamedTempFile::new().unwrap();
         saved.write_all(&tar.into_inner().unwrap()).unwrap();
@@ -317,7 +321,8 @@ fn what_is_too_large_or_is_not_what_it_says_is_refused() {
         let zeros = &zeros[..2 << 20];
         let mut tar = Builder::new(Vec::new());
         let mut header = Header::new_gnu();
-        (header.set_size(zeros.len() as u64), header.set_mode(0o644));
+        header.set_size(zeros.len() as u64);
+        header.set_mode(0o644);
         tar.append_data(&mut header, "zeros", zeros).unwrap();
         tar.into_inner().unwrap()
     };
@@ -325,12 +330,14 @@ fn what_is_too_large_or_is_not_what_it_says_is_refused() {
     let tail = [layer(&[(Reg, "a", "a")]), zeros].concat();
     let huge = {
         let mut header = header(Reg, "huge", "");
-        (header.set_size(1 << 50), header.set_cksum());
+        header.set_size(1 << 50);
+        header.set_cksum();
         header.as_bytes().to_vec()
     };
     let long_name = {
         let mut header = header(EntryType::GNULongName, "n", "");
-        (header.set_size(1 << 40), header.set_cksum());
+        header.set_size(1 << 40);
+        header.set_cksum();
         header.as_bytes().to_vec()
     };
     let two_sizes = {
@@ -376,7 +383,8 @@ fn what_is_too_large_or_is_not_what_it_says_is_refused() {
     let good = || Layout::new(&[(tar.clone(), tar.clone())], &json!({}));
     let mut other = tar.clone();
     other.extend([0; 1024]);
-    let cases: [(&str, Box<dyn Fn(&Layout)>, &str); 7] = [
+    type Spoil<'a> = Box<dyn Fn(&Layout) + 'a>;
+    let cases: [(&str, Spoil<'_>, &str); 7] = [
         ("another layer", Box::new(|l| fs::write(blob(l, &tar), &other).unwrap()), "its digest is"),
         ("a missing layer", Box::new(|l| fs::remove_file(blob(l, &tar)).unwrap()), "No such file"),
         (
@@ -457,7 +465,7 @@ fn a_folder_is_copied_as_it_is() {
         (fs::metadata(root.join("bin/tool")).unwrap(), fs::metadata(root.join("bin/same")).unwrap());
     assert_eq!(
         (one.ino(), one.mode() & 0o7777),
-        (other.ino(), 0o711 | u32::from(!nix::unistd::geteuid().is_root()) * 0o400)
+        (other.ino(), 0o711 | (u32::from(!nix::unistd::geteuid().is_root()) * 0o400))
     );
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::container::running::Running;
-use crate::container::{self, StartError};
+use crate::container::{self, Launch, StartError};
 use crate::context::{Context, PodEntry};
 use crate::logs::Log;
 use crate::pod::{backoff, ephemeral};
@@ -242,7 +242,8 @@ async fn begin(
     let log = log.map_err(|e| StartError { reason: "RunContainerError", message: format!("log: {e}") })?;
     // The log of the run before the last one is not asked for any more.
     let _ = std::fs::remove_file(folder.join(format!("{}.log", restarts - 2)));
-    container::start(ctx, entry, sandbox.clone(), built, log, spec, held, target).await
+    let launch = Launch { container: spec, spec: built, log, image: held, target };
+    container::start(ctx, entry, sandbox.clone(), launch).await
 }
 
 /// Probes until the instance ends; a failed liveness or startup probe ends it.
