@@ -79,6 +79,8 @@ impl Served {
 
     async fn accept(self: Arc<Self>, kind: Kind, listener: TcpListener) -> io::Result<()> {
         let mut told: Option<Instant> = None;
+        // A proxy that drains still accepts until its successor has taken over: it has to hear of changes as long.
+        let _serving = self.context.view.serving();
         // What arrives before this proxy knows the mesh waits in the kernel, where a proxy before this one may take it.
         tokio::select! {
             _ = self.context.view.heard(OWN) => {}
