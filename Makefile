@@ -25,15 +25,21 @@ test:
 	PROPTEST_RNG_SEED=1 KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
 
 # Format, lints, links of the code's documentation, dependency table, reference pages, figures of the sources, licences.
-check: $(TOOLS)/bin/cargo-deny
+check: $(TOOLS)/bin/cargo-deny $(TOOLS)/bin/cargo-machete
 	@scripts/setup.sh build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --quiet
 	cargo xtask deps
+	$(TOOLS)/bin/cargo-machete
 	cargo xtask reference --check
 	cargo xtask style
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
+
+$(TOOLS)/bin/cargo-machete:
+	@scripts/setup.sh build
+	cargo install --quiet --locked cargo-machete --version 0.9.2 --root $(TOOLS) --target-dir target/tools-build
+	rm -rf target/tools-build
 
 $(TOOLS)/bin/cargo-deny:
 	@scripts/setup.sh build
