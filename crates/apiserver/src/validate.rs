@@ -85,6 +85,7 @@ pub fn unenforced(info: &ResourceInfo, object: &Value) -> Vec<String> {
             let why = "there is no audit log in this cluster: Audit writes to the log of the API server";
             warnings.push(format!("spec.validationActions: {why}"));
         }
+        ("apps", "StatefulSet") => unenforced_stateful_set(spec, &mut warnings),
         ("batch", "Job") => unenforced_job(spec, "spec", &mut warnings),
         ("batch", "CronJob") => {
             unenforced_job(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec", &mut warnings);
@@ -92,6 +93,22 @@ pub fn unenforced(info: &ResourceInfo, object: &Value) -> Vec<String> {
         _ => {}
     }
     warnings
+}
+
+fn unenforced_stateful_set(spec: &Value, warnings: &mut Vec<String>) {
+    let retention = &spec["persistentVolumeClaimRetentionPolicy"];
+    for field in ["whenDeleted", "whenScaled"] {
+        if retention[field] == "Delete" {
+            let why = "claims are kept until somebody deletes them";
+            warnings.push(format!("spec.persistentVolumeClaimRetentionPolicy.{field}: {why}"));
+        }
+    }
+    if !spec["updateStrategy"]["rollingUpdate"]["maxUnavailable"].is_null() {
+        warnings.push(
+            "spec.updateStrategy.rollingUpdate.maxUnavailable: Pods are replaced one after the other"
+                .to_owned(),
+        );
+    }
 }
 
 fn unenforced_job(spec: &Value, path: &str, warnings: &mut Vec<String>) {

@@ -27,6 +27,7 @@ mod revisions;
 mod rolling;
 mod scheduler;
 mod serviceaccounts;
+mod statefulset;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,6 +105,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     deployment::start(&cluster, tasks);
     replicaset::start(&cluster, tasks);
     daemonset::start(&cluster, tasks);
+    statefulset::start(&cluster, tasks);
     job::start(&cluster, tasks);
     endpoints::start(&cluster, tasks);
     serviceaccounts::start(&cluster, tasks);

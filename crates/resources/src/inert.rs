@@ -97,7 +97,6 @@ pub const KINDS: &[Inert] = &[
         "ingresses",
         "a Gateway of class istio with an HTTPRoute is served",
     ),
-    inert(OneMachine, "apps", "v1", "StatefulSet", "statefulsets", DEPLOYMENT),
     inert(OneMachine, "batch", "v1", "CronJob", "cronjobs", "a Job is run"),
     inert(
         OneMachine,

@@ -404,3 +404,20 @@ fn what_a_job_asks_for_and_does_not_get_is_named() {
     assert!(of_cron_job[1].starts_with("spec.jobTemplate.spec.completionMode:"), "{of_cron_job:?}");
     assert_eq!(said("jobs", json!({"spec": {"completionMode": "NonIndexed"}})), [""; 0]);
 }
+
+#[test]
+fn what_a_stateful_set_asks_for_and_does_not_get_is_named() {
+    let registry = Registry::new();
+    let info = registry.find("apps", "v1", "statefulsets").unwrap();
+    let said = |spec: Value| unenforced(&info, &json!({"spec": spec})).join("; ");
+    let kept = said(
+        json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"}}),
+    );
+    assert!(
+        kept.starts_with("spec.persistentVolumeClaimRetentionPolicy.whenDeleted:")
+            && !kept.contains("whenScaled")
+    );
+    let rolling = said(json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}}));
+    assert!(rolling.starts_with("spec.updateStrategy.rollingUpdate.maxUnavailable:"), "{rolling}");
+    assert_eq!(said(json!({"updateStrategy": {"rollingUpdate": {"partition": 1}}})), "");
+}

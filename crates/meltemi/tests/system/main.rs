@@ -20,5 +20,6 @@ mod recovery;
 mod replicas;
 mod rollouts;
 mod starts;
+mod stateful;
 mod walkthrough;
 mod waypoint_for;
