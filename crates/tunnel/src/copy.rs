@@ -128,14 +128,14 @@ async fn to_tunnel(mut read: ReadHalf<'_>, stream: &Stream, count: &mut u64) -> 
     loop {
         // Nothing is read before it can go on: what waits, waits in the kernel.
         let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await?;
-        let data = next(&mut read, capacity).await?;
+        let mut data = next(&mut read, capacity).await?;
         if data.is_empty() {
             // A peer that has ended already and reads no further is told in vain; how it ended the other way says.
             stream.end();
             return Ok(());
         }
         *count += data.len() as u64;
-        stream.send(data)?;
+        std::future::poll_fn(|cx| stream.poll_send(cx, &mut data)).await?;
     }
 }
 

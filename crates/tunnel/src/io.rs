@@ -61,9 +61,14 @@ impl AsyncWrite for TunnelIo {
             return Poll::Ready(Ok(0));
         }
         let capacity = ready!(this.stream.poll_capacity(cx))?;
-        let part = &data[..capacity.min(data.len())];
-        this.stream.send(Bytes::copy_from_slice(part))?;
-        Poll::Ready(Ok(part.len()))
+        let mut part = Bytes::copy_from_slice(&data[..capacity.min(data.len())]);
+        let length = part.len();
+        match this.stream.poll_send(cx, &mut part) {
+            Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.into())),
+            // Another stream was faster.
+            Poll::Pending if part.len() == length => Poll::Pending,
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(length - part.len())),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -60,7 +60,7 @@ impl Probe {
             }
             (4, Some(stream)) => {
                 if let Poll::Ready(Ok(capacity)) = stream.poll_capacity(&cx) {
-                    let _ = stream.send(Bytes::from(vec![0; capacity.min(40_000)]));
+                    let _ = stream.poll_send(&cx, &mut Bytes::from(vec![0; capacity.min(40_000)]));
                 }
             }
             (5, Some(stream)) => stream.end(),

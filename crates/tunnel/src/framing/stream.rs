@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A stream's end for its user. Dropped before its end it is reset.
 
-use std::io;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -145,9 +144,27 @@ impl Stream {
         Poll::Pending
     }
 
-    /// Sends, no more than there is capacity for.
-    pub(crate) fn send(&self, data: Bytes) -> io::Result<()> {
-        Ok(lock(&self.shared).send(self.id, data)?)
+    /// Sends `data`, as far as there is capacity; ready when all of it is queued. The capacity that was seen before may be
+    /// another stream's by now: they share the window of the connection, and a peer ends a tunnel that exceeds it.
+    pub(crate) fn poll_send(&self, cx: &Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
+        while !data.is_empty() {
+            let mut conn = lock(&self.shared);
+            let capacity = match conn.usable(self.id) {
+                Ok(entry) => conn.capacity(entry),
+                Err(broken) => return Poll::Ready(Err(broken)),
+            };
+            if capacity == 0 {
+                if let Some(entry) = conn.streams.get_mut(&self.id) {
+                    remember(&mut entry.writer, cx);
+                }
+                return Poll::Pending;
+            }
+            let part = data.split_to(capacity.min(data.len()));
+            if let Err(broken) = conn.send(self.id, part) {
+                return Poll::Ready(Err(broken));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ends this side; in vain where the stream is over already.

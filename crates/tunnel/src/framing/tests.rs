@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rules of RFC 9113 one by one, as h2spec has them: what a peer sends, and what becomes of it.
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use http::HeaderMap;
 use proptest::prelude::*;
@@ -338,6 +339,37 @@ fn a_goodbye_says_which_streams_another_tunnel_may_take() {
     assert!(lock(&probe.shared).is_done());
 }
 
+/// Two streams see the same room of the connection before either of them sends, as two copies do that wait for their
+/// applications.
+#[test]
+fn room_that_two_streams_saw_is_used_once() {
+    let mut probe = Probe::new(Role::Server);
+    probe.receive(&[frame::PREFACE, &settings(4, 1_000_000), &connect(1), &connect(3)].concat());
+    for _ in 0..2 {
+        let (stream, _) = Stream::accepted(&probe.shared).unwrap();
+        stream.respond(200, false).unwrap();
+        probe.streams.push(stream);
+    }
+    let cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let data = |probe: &mut Probe| {
+        let sent = frames(&probe.sent());
+        sent.iter().filter(|(head, _)| head.kind == frame::DATA).map(|(head, _)| head.length).sum::<u32>()
+    };
+    data(&mut probe);
+    let mut rest: Vec<Bytes> = Vec::new();
+    for index in 0..2 {
+        let capacity = probe.streams[index].poll_capacity(&cx);
+        assert!(matches!(capacity, std::task::Poll::Ready(Ok(65_535))), "{capacity:?}");
+        rest.push(vec![b'x'; 50_000].into());
+    }
+    assert!(probe.streams[0].poll_send(&cx, &mut rest[0]).is_ready());
+    assert!(probe.streams[1].poll_send(&cx, &mut rest[1]).is_pending());
+    assert_eq!((data(&mut probe), rest[1].len()), (65_535, 50_000 - 15_535));
+    probe.receive(&of(frame::WINDOW_UPDATE, 0, 0, &number(100_000)));
+    assert!(probe.streams[1].poll_send(&cx, &mut rest[1]).is_ready());
+    assert_eq!(data(&mut probe), 50_000 - 15_535);
+}
+
 #[test]
 fn what_is_sent_keeps_to_the_peers_windows_and_frames() {
     let mut probe = Probe::new(Role::Server);
@@ -350,7 +382,8 @@ fn what_is_sent_keeps_to_the_peers_windows_and_frames() {
     let cx = std::task::Context::from_waker(std::task::Waker::noop());
     let send = |probe: &mut Probe, index: usize| {
         while let std::task::Poll::Ready(Ok(capacity)) = probe.streams[index].poll_capacity(&cx) {
-            probe.streams[index].send(vec![b'x'; capacity].into()).unwrap();
+            let sent = probe.streams[index].poll_send(&cx, &mut vec![b'x'; capacity].into());
+            assert!(sent.is_ready());
         }
         let sent = frames(&probe.sent());
         assert!(sent.iter().all(|(head, _)| head.length <= 16_384));
