@@ -274,9 +274,11 @@ pub fn kagenti() -> Vec<Step> {
         ),
         Step::new(
             "Troubleshooting: a line for each connection",
-            "kubectl logs -n istio-system -l app=ztunnel --tail=-1 | grep kagenti-system | tail -2",
+            "kubectl logs -n istio-system -l app=ztunnel --tail=-1 | grep 'connection complete' | grep kagenti-system | \
+             tail -2",
             ["src.identity=\"spiffe://cluster.local/ns/kagenti-system/sa/"],
-        ),
+        )
+        .within(SHORT),
     ]
 }
 
