@@ -2,7 +2,7 @@
 //! What the reference needs from the sources of the crates, without their tests.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use syn::visit::{self, Visit};
@@ -27,6 +27,8 @@ pub(crate) struct Source {
     pub(crate) ports: BTreeMap<u16, String>,
     /// Metrics: name to help text.
     pub(crate) metrics: BTreeMap<String, String>,
+    /// Texts of all constants by `file::NAME`, as another file names them.
+    constants: BTreeMap<String, String>,
 }
 
 /// A setting of a role.
@@ -38,30 +40,21 @@ pub(crate) struct Setting {
 impl Source {
     /// Reads every source file below `crates`.
     pub(crate) fn read(crates: &Path) -> anyhow::Result<Self> {
-        let mut source = Self::default();
+        let mut files = Vec::new();
         for package in sorted(crates)? {
             if package.join("src").is_dir() {
-                source.read_folder(&package.join("src"))?;
+                find_files(&package.join("src"), &mut files)?;
             }
         }
+        let mut source = Self::default();
+        for (path, file) in &files {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            for (name, text) in constants_of(file) {
+                source.constants.insert(format!("{stem}::{name}"), text);
+            }
+        }
+        files.iter().for_each(|(path, file)| source.read_file(path, file));
         Ok(source)
-    }
-
-    fn read_folder(&mut self, folder: &Path) -> anyhow::Result<()> {
-        for path in sorted(folder)? {
-            if path.is_dir() {
-                if path.file_name().is_some_and(|name| name != "tests") {
-                    self.read_folder(&path)?;
-                }
-            } else if path.extension().is_some_and(|end| end == "rs")
-                && path.file_stem().is_some_and(|stem| stem != "tests")
-            {
-                let text = std::fs::read_to_string(&path)?;
-                let file = syn::parse_file(&text).with_context(|| path.display().to_string())?;
-                self.read_file(&path, &file);
-            }
-        }
-        Ok(())
     }
 
     fn read_file(&mut self, path: &Path, file: &syn::File) {
@@ -71,6 +64,33 @@ impl Source {
         let is_ports = path.ends_with("model/src/net.rs");
         Reader { source: self, role, is_ports, constants: BTreeMap::new(), prefix: None }.visit_file(file);
     }
+}
+
+/// Parses the source files below a folder, without files and folders of tests.
+fn find_files(folder: &Path, files: &mut Vec<(PathBuf, syn::File)>) -> anyhow::Result<()> {
+    for path in sorted(folder)? {
+        let is_tests = path.file_stem().is_some_and(|stem| stem == "tests");
+        if path.is_dir() && !is_tests {
+            find_files(&path, files)?;
+        } else if path.extension().is_some_and(|end| end == "rs") && !is_tests {
+            let file = syn::parse_file(&std::fs::read_to_string(&path)?);
+            files.push((path.clone(), file.with_context(|| path.display().to_string())?));
+        }
+    }
+    Ok(())
+}
+
+/// Names and texts of a file's own constants.
+fn constants_of(file: &syn::File) -> impl Iterator<Item = (String, String)> {
+    file.items.iter().filter_map(|item| match item {
+        syn::Item::Const(constant) => match &*constant.expr {
+            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => {
+                Some((constant.ident.to_string(), text.value()))
+            }
+            _ => None,
+        },
+        _ => None,
+    })
 }
 
 fn sorted(folder: &Path) -> anyhow::Result<Vec<std::path::PathBuf>> {
@@ -94,7 +114,12 @@ impl Reader<'_> {
         match expression {
             syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
             syn::Expr::Path(path) => {
-                self.constants.get(&path.path.segments.last()?.ident.to_string()).cloned()
+                let names: Vec<String> = path.path.segments.iter().map(|s| s.ident.to_string()).collect();
+                match names.as_slice() {
+                    [.., file, name] => self.source.constants.get(&format!("{file}::{name}")).cloned(),
+                    [name] => self.constants.get(name).cloned(),
+                    [] => None,
+                }
             }
             _ => None,
         }
@@ -140,13 +165,7 @@ impl Reader<'_> {
 
 impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_file(&mut self, file: &'ast syn::File) {
-        for item in &file.items {
-            if let syn::Item::Const(constant) = item
-                && let Some(text) = self.text(&constant.expr)
-            {
-                self.constants.insert(constant.ident.to_string(), text);
-            }
-        }
+        self.constants.extend(constants_of(file));
         visit::visit_file(self, file);
     }
 
