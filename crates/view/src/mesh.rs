@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything that a proxy is told, as it stands at one moment.
 
+mod http_policy;
 mod http_sets;
 mod listeners;
 pub(crate) mod targeted;
@@ -9,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{HttpPolicy, Jwt, PathNormalization, Route, Settings, Target, TlsSecret};
+use meltemi_model::l7::{Jwt, PathNormalization, Route, Settings, Target, TlsSecret};
 use meltemi_state::Snapshot;
 
 use crate::denied::Denied;
 
+pub use self::http_policy::ValidHttpPolicy;
 pub use self::http_sets::HttpSets;
 pub use self::listeners::Listeners;
 pub use self::targeted::{Attached, Targeted};
@@ -24,7 +26,7 @@ pub struct Mesh {
     /// Workloads, services, layer 4 policies.
     pub snapshot: Snapshot,
     /// Layer 7 policies, by name.
-    pub http_policies: Arc<Targeted<HttpPolicy>>,
+    pub http_policies: Arc<Targeted<ValidHttpPolicy>>,
     /// Their sets, by what they apply to.
     pub http_sets: HttpSets,
     /// Routes.

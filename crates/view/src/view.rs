@@ -2,6 +2,7 @@
 //! The view: runs the xDS client, keeps the snapshot, and acknowledges when it is in use and open connections are judged.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,17 +10,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use meltemi_identity::channel::ControlPlane;
 use meltemi_model::NamespacedName;
-use meltemi_model::l7::HttpPolicy;
-use meltemi_policy::ValidPolicy;
+use meltemi_model::l7::{HttpPolicy, Jwt, Listener, Route, Settings, TlsSecret};
 use meltemi_runtime::{DrainWatch, Ready, Tasks};
 use meltemi_state::{Delta, Snapshot};
 use meltemi_wire::convert::{self, Address};
 use meltemi_wire::xds::client::{self, Handler, Rejected, Update};
 use meltemi_wire::xds::types;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::mesh::targeted::Documents;
-use crate::mesh::{Mesh, Targeted};
+use crate::mesh::{Mesh, ValidHttpPolicy};
 use crate::registry::{Changes, PATIENCE, Registry};
 
 /// How often it is looked whether the last of what is open has ended, during a drain.
@@ -227,20 +228,19 @@ impl Sink {
             types::ADDRESS | types::AUTHORIZATION => snapshot(&mut mesh.snapshot, type_url, updates),
             types::HTTP_POLICY => {
                 let policies = Arc::make_mut(&mut mesh.http_policies);
-                let mut rejected = documents(policies, updates.clone());
-                rejected.extend(refuse_invalid(policies, &updates));
+                let rejected = documents::<HttpPolicy, ValidHttpPolicy>(policies, updates.clone());
                 guard(policies, &mut mesh.refused, "", &updates, &rejected);
                 rejected
             }
             types::JWT => {
-                let rejected = documents(&mut mesh.jwts, updates.clone());
+                let rejected = documents::<Jwt, _>(&mut mesh.jwts, updates.clone());
                 guard(&mut mesh.jwts, &mut mesh.refused, "RequestAuthentication ", &updates, &rejected);
                 rejected
             }
-            types::SETTINGS => documents(Arc::make_mut(&mut mesh.settings), updates),
-            types::ROUTE => documents(&mut mesh.routes, updates),
-            types::LISTENER => documents(&mut mesh.listeners, updates),
-            types::TLS_SECRET => documents(Arc::make_mut(&mut mesh.secrets), updates),
+            types::SETTINGS => documents::<Settings, _>(Arc::make_mut(&mut mesh.settings), updates),
+            types::ROUTE => documents::<Route, _>(&mut mesh.routes, updates),
+            types::LISTENER => documents::<Listener, _>(&mut mesh.listeners, updates),
+            types::TLS_SECRET => documents::<TlsSecret, _>(Arc::make_mut(&mut mesh.secrets), updates),
             other => updates
                 .into_iter()
                 .map(|u| Rejected { name: u.name, reason: format!("type {other} was not asked for") })
@@ -267,29 +267,27 @@ fn guard<T>(
     }
 }
 
-fn documents<T: serde::de::DeserializeOwned>(
-    kept: &mut impl Documents<T>,
-    updates: Vec<Update>,
-) -> Vec<Rejected> {
+/// Applies updates to the documents of one type; returns those that cannot be read or, as `T`, are not valid.
+fn documents<D, T>(kept: &mut impl Documents<T>, updates: Vec<Update>) -> Vec<Rejected>
+where
+    D: DeserializeOwned,
+    T: TryFrom<D, Error: Display>,
+{
     let mut rejected = Vec::new();
     for Update { name, resource } in updates {
-        match resource.map(|bytes| convert::decode_l7::<T>(&bytes)) {
-            None => kept.forget(&name),
-            Some(Ok(value)) => kept.put(name, Arc::new(value)),
-            Some(Err(invalid)) => rejected.push(Rejected { name, reason: invalid.to_string() }),
+        let Some(bytes) = resource else {
+            kept.forget(&name);
+            continue;
+        };
+        let checked = convert::decode_l7::<D>(&bytes)
+            .map_err(|invalid| invalid.to_string())
+            .and_then(|document| T::try_from(document).map_err(|invalid| invalid.to_string()));
+        match checked {
+            Ok(value) => kept.put(name, Arc::new(value)),
+            Err(reason) => rejected.push(Rejected { name, reason }),
         }
     }
     rejected
-}
-
-/// Policies of an update that the engine does not take.
-fn refuse_invalid(policies: &Targeted<HttpPolicy>, updates: &[Update]) -> Vec<Rejected> {
-    let received = updates.iter().filter_map(|update| Some((&update.name, policies.get(&update.name)?)));
-    let invalid = |(name, policy): (&String, &Arc<HttpPolicy>)| {
-        let error = ValidPolicy::new(policy.policy.clone()).err()?;
-        Some(Rejected { name: name.clone(), reason: error.to_string() })
-    };
-    received.filter_map(invalid).collect()
 }
 
 fn snapshot(snapshot: &mut Snapshot, type_url: &str, updates: Vec<Update>) -> Vec<Rejected> {

@@ -87,7 +87,7 @@ impl Subject {
         if !mesh.has_reports() {
             return None;
         }
-        let set = mesh.http_sets.of(&mesh.http_policies, facts.target.as_ref(), &facts.gateway).ok()?;
+        let set = mesh.http_sets.of(&mesh.http_policies, facts.target.as_ref(), &facts.gateway);
         if set.reports_nothing() {
             return None;
         }
@@ -104,7 +104,7 @@ impl RequestFacts {
         if let Some(denied) = unverified(mesh, self) {
             return Err(denied);
         }
-        let set = mesh.http_sets.of(&mesh.http_policies, self.target.as_ref(), &self.gateway)?;
+        let set = mesh.http_sets.of(&mesh.http_policies, self.target.as_ref(), &self.gateway);
         self.with(|facts| judge(&set, facts, mesh.snapshot.generation()))
     }
 }

@@ -6,17 +6,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use meltemi_model::NamespacedName;
-use meltemi_model::l7::{HttpPolicy, Target};
+use meltemi_model::l7::Target;
 use meltemi_policy::{PolicySet, ValidPolicy};
 
-use crate::denied::Denied;
-use crate::mesh::Targeted;
+use crate::mesh::{Targeted, ValidHttpPolicy};
 
 /// Services and Gateways whose sets are kept.
 const BOUND: usize = 16_384;
 
 /// All layer 7 policies, by name.
-type All = Arc<Targeted<HttpPolicy>>;
+type All = Arc<Targeted<ValidHttpPolicy>>;
 
 /// Sets of Services and Gateways; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +26,6 @@ type Made = (All, Arc<PolicySet>);
 
 #[derive(Debug, Default)]
 struct Sets {
-    /// Policies that have been checked, as they were then.
-    valid: HashMap<String, (Arc<HttpPolicy>, ValidPolicy)>,
     /// By Gateway.
     sets: HashMap<NamespacedName, OfGateway>,
 }
@@ -45,36 +42,27 @@ struct OfGateway {
 impl HttpSets {
     /// The set that applies to requests that pass a Gateway: `to` is the Service that they are addressed to, or the one
     /// whose Pods they are forwarded to ([`Target::Backend`]). The Gateway's own policies judge what is addressed only, once.
-    ///
-    /// # Errors
-    /// One of the policies is not valid; nothing is allowed by the rest.
-    pub fn of(
-        &self,
-        all: &All,
-        to: Option<&Target>,
-        gateway: &NamespacedName,
-    ) -> Result<Arc<PolicySet>, Denied> {
+    pub fn of(&self, all: &All, to: Option<&Target>, gateway: &NamespacedName) -> Arc<PolicySet> {
         // All that a request does, but for the first one after a change.
         if let Some((of, set)) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(to, gateway)
             && Arc::ptr_eq(of, all)
         {
-            return Ok(set.clone());
+            return set.clone();
         }
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = match inner.get(to, gateway) {
-            Some((of, set)) if Arc::ptr_eq(of, all) => return Ok(set.clone()),
+            Some((of, set)) if Arc::ptr_eq(of, all) => return set.clone(),
             other => other.map(|(_, set)| set.clone()),
         };
-        inner.forget_old(all);
-        let applying = all.applying(to, gateway).map(|(name, policy)| inner.check(name, policy));
-        let mut policies = applying.collect::<Result<Vec<ValidPolicy>, Denied>>()?;
+        let applying = all.applying(to, gateway).map(|(_, policy)| policy.policy.clone());
+        let mut policies: Vec<ValidPolicy> = applying.collect();
         policies.sort_by(|a, b| a.name.cmp(&b.name));
         let set = Arc::new(match before {
             Some(before) => before.updated(policies, Vec::new()),
             None => PolicySet::new(policies, Vec::new()),
         });
         inner.keep(to, gateway, (all.clone(), set.clone()));
-        Ok(set)
+        set
     }
 }
 
@@ -97,46 +85,21 @@ impl Sets {
             None => of_gateway.own = Some(made),
         }
     }
-
-    /// Checks a policy, once for as long as it does not change.
-    fn check(&mut self, name: &str, policy: &Arc<HttpPolicy>) -> Result<ValidPolicy, Denied> {
-        if let Some((_, checked)) = self.valid.get(name).filter(|(known, _)| Arc::ptr_eq(known, policy)) {
-            return Ok(checked.clone());
-        }
-        let checked = ValidPolicy::new(policy.policy.clone()).map_err(|invalid| Denied {
-            text: invalid.to_string(),
-            policy: Some(invalid.policy),
-            rule: invalid.rule.and_then(|rule| u32::try_from(rule).ok()),
-            clause: None,
-            missing: false,
-        })?;
-        self.valid.insert(name.to_owned(), (policy.clone(), checked.clone()));
-        Ok(checked)
-    }
-
-    /// Forgets what is not among the policies any more, when that is most of what is kept.
-    fn forget_old(&mut self, all: &All) {
-        if self.valid.len() > 2 * all.len() + 64 {
-            self.valid.retain(|name, (policy, _)| all.get(name).is_some_and(|now| Arc::ptr_eq(now, policy)));
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use meltemi_model::NamespacedHostname;
-    use meltemi_model::authz::{
-        Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch,
-        ValueMatch,
-    };
+    use meltemi_model::authz::{Action, Policy, Rule, Scope};
+    use meltemi_model::l7::HttpPolicy;
 
     use super::*;
 
-    fn policy(name: &str, rules: Vec<Rule>, targets: Vec<Target>) -> Arc<HttpPolicy> {
+    fn policy(name: &str, rules: Vec<Rule>, targets: Vec<Target>) -> Arc<ValidHttpPolicy> {
         let name = NamespacedName::new("ns", name);
         let policy =
             Policy { name, scope: Scope::WorkloadSelector, action: Action::Allow, dry_run: false, rules };
-        Arc::new(HttpPolicy { policy, targets })
+        Arc::new(HttpPolicy { policy, targets }.try_into().unwrap())
     }
 
     fn names(set: &PolicySet) -> Vec<&str> {
@@ -156,30 +119,19 @@ mod tests {
         put(&mut all, "ns/c", policy("c", vec![], vec![other.clone(), behind_web.clone()]));
         let sets = HttpSets::default();
         let of = |all: &All, to| sets.of(all, to, &gateway);
-        let first = of(&all, Some(&to_web)).unwrap();
+        let first = of(&all, Some(&to_web));
         assert_eq!(names(&first), ["a", "b"], "of the Service and of the Gateway, each once");
-        assert_eq!(names(&of(&all, None).unwrap()), ["a"]);
-        assert_eq!(names(&of(&all, Some(&other)).unwrap()), ["a", "c"]);
-        assert_eq!(
-            names(&of(&all, Some(&behind_web)).unwrap()),
-            ["c"],
-            "the Gateway's has been judged already"
-        );
-        assert!(Arc::ptr_eq(&first, &of(&all, Some(&to_web)).unwrap()), "asked again");
+        assert_eq!(names(&of(&all, None)), ["a"]);
+        assert_eq!(names(&of(&all, Some(&other))), ["a", "c"]);
+        assert_eq!(names(&of(&all, Some(&behind_web))), ["c"], "the Gateway's has been judged already");
+        assert!(Arc::ptr_eq(&first, &of(&all, Some(&to_web))), "asked again");
 
         let before = all.clone();
         put(&mut all, "ns/b", policy("b", vec![Rule::default()], vec![to_web.clone()]));
-        let second = of(&all, Some(&to_web)).unwrap();
+        let second = of(&all, Some(&to_web));
         assert_eq!(second.policies()[1].rules.len(), 1);
         assert!(second.policies()[0].is(&first.policies()[0]), "what has not changed is not checked again");
         // Who still looks at the state before sees its policies.
-        assert_eq!(of(&before, Some(&to_web)).unwrap().policies()[1].rules.len(), 0);
-
-        let values = vec![ValueMatch::String(StringMatch::Suffix("".into()))];
-        let predicates = vec![Predicate { attribute: Attribute::Path, values, not_values: vec![] }];
-        let clauses = vec![Clause { origin: ClauseOrigin::To, matches: vec![Match { predicates }] }];
-        put(&mut all, "ns/bad", policy("bad", vec![Rule { clauses }], vec![to_web.clone()]));
-        let denied = of(&all, Some(&to_web)).unwrap_err();
-        assert!(denied.text.starts_with("policy ns/bad is not valid rule[0] clause[0]: paths"), "{denied}");
+        assert_eq!(of(&before, Some(&to_web)).policies()[1].rules.len(), 0);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
-use meltemi_model::l7::{HttpPolicy, Jwt, Route, Target};
+use meltemi_model::l7::{Jwt, Route, Target};
 use meltemi_state::SharedMap;
 use rpds::RedBlackTreeMapSync;
 
@@ -18,16 +18,6 @@ pub trait Attached {
     /// Whether it only reports what it would do.
     fn only_reports(&self) -> bool {
         false
-    }
-}
-
-impl Attached for HttpPolicy {
-    fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.targets.iter()
-    }
-
-    fn only_reports(&self) -> bool {
-        self.policy.only_reports()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Policy, Scope};
-use meltemi_model::l7::{Jwt, JwtRule, PathNormalization, Settings, Target};
+use meltemi_model::l7::{JwtRule, PathNormalization, Target};
 use prost::Message as _;
 
 use super::*;
@@ -69,6 +69,41 @@ fn a_field_that_is_not_known_is_refused_by_name() {
     assert_eq!(sink.mesh.path_normalization(), PathNormalization::Base);
     sink.apply(types::SETTINGS, vec![update("mesh", convert::encode_l7(&settings).unwrap())]);
     assert_eq!(sink.mesh.path_normalization(), PathNormalization::None);
+}
+
+#[test]
+fn a_layer_7_policy_that_the_engine_does_not_accept_is_rejected_where_it_arrives() {
+    use meltemi_model::authz::{
+        Attribute, Clause, ClauseOrigin, Match, Predicate, Rule, StringMatch, ValueMatch,
+    };
+
+    let gateway = NamespacedName::new("shop", "wp");
+    let document = |suffix: &str| {
+        let values = vec![ValueMatch::String(StringMatch::Suffix(suffix.into()))];
+        let predicates = vec![Predicate { attribute: Attribute::Path, values, not_values: vec![] }];
+        let clauses = vec![Clause { origin: ClauseOrigin::To, matches: vec![Match { predicates }] }];
+        let policy = Policy {
+            name: NamespacedName::new("shop", "p"),
+            scope: Scope::WorkloadSelector,
+            action: Action::Deny,
+            dry_run: false,
+            rules: vec![Rule { clauses }],
+        };
+        let document = HttpPolicy { policy, targets: vec![Target::Gateway(gateway.clone())] };
+        update("shop/p", convert::encode_l7(&document).unwrap())
+    };
+    let enforced = |sink: &Sink| {
+        let mesh = &sink.mesh;
+        mesh.http_sets.of(&mesh.http_policies, None, &gateway).policies().len()
+    };
+    let mut sink = sink();
+    assert_eq!(sink.apply(types::HTTP_POLICY, vec![document("/admin")]).len(), 0);
+    assert_eq!(enforced(&sink), 1);
+    let rejected = sink.apply(types::HTTP_POLICY, vec![document("")]);
+    assert_eq!((rejected.len(), &*rejected[0].name), (1, "shop/p"));
+    let reason = &rejected[0].reason;
+    assert!(reason.starts_with("policy shop/p is not valid rule[0] clause[0]: paths"), "{reason}");
+    assert_eq!((enforced(&sink), sink.mesh.refused.get("shop/p")), (0, Some(reason)));
 }
 
 #[tokio::test]

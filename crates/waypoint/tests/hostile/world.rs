@@ -238,15 +238,16 @@ impl World {
 
     pub(crate) fn policy(&mut self, target: Target, policy: Policy) {
         let name = policy.name.to_string();
-        Arc::make_mut(&mut self.mesh.http_policies)
-            .insert(name, Arc::new(HttpPolicy { policy, targets: vec![target] }));
+        let policy = HttpPolicy { policy, targets: vec![target] }.try_into().unwrap();
+        Arc::make_mut(&mut self.mesh.http_policies).insert(name, Arc::new(policy));
     }
 
     /// A policy that judges what is addressed to a Service, and what is forwarded to its Pods.
     pub(crate) fn close(&mut self, number: u8, policy: Policy) {
         let targets = vec![Target::Service(service(number)), Target::Backend(service(number))];
         let name = policy.name.to_string();
-        Arc::make_mut(&mut self.mesh.http_policies).insert(name, Arc::new(HttpPolicy { policy, targets }));
+        let policy = HttpPolicy { policy, targets }.try_into().unwrap();
+        Arc::make_mut(&mut self.mesh.http_policies).insert(name, Arc::new(policy));
     }
 
     /// Gives a Service another waypoint, by namespace and host name, or none.
