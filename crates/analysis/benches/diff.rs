@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Time of a comparison of 1,000 rules with 1,000, in the shapes that policies have.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -11,6 +10,7 @@ use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, PathTemplate, Policy, Predicate, Rule, Scope,
     StringMatch, ValueMatch,
 };
+use meltemi_policy::ValidPolicy;
 
 const RULES: usize = 1_000;
 /// What a comparison may take at most.
@@ -28,7 +28,7 @@ fn rule(fields: &[(Attribute, Vec<String>)]) -> Rule {
 fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Attached {
     let name = NamespacedName::new("ns", name);
     let policy = Policy { name, scope: Scope::WorkloadSelector, action, dry_run: false, rules };
-    Attached { policy: Arc::new(policy), guard: Vec::new() }
+    Attached { policy: ValidPolicy::new(policy).expect("a valid policy"), guard: Vec::new() }
 }
 
 fn who(index: usize) -> (Attribute, Vec<String>) {

@@ -18,7 +18,7 @@ use meltemi_policy::{Decision, PolicySet};
 use crate::proof::{
     Answer, Builder, Cell, Form, Hints, Layer, Need, PredicateId, Question, Space, Subject, TooComplex,
 };
-use crate::side::{Attached, Item, Side, any, applies, decides, draft, side};
+use crate::side::{Attached, Item, Side, any, applies, compile as compile_policies, decides, draft, side};
 use crate::witness::Witness;
 use crate::words;
 
@@ -223,8 +223,7 @@ impl Work<'_> {
             let set = match self.sets.entry((after == forward, indices)) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
-                    let policies = new.key().1.iter().map(|i| side.policies[*i].policy.clone());
-                    let set = PolicySet::compile(policies).map_err(|e| e.to_string())?;
+                    let set = compile_policies(new.key().1.iter().map(|i| &side.policies[*i]));
                     new.insert(set)
                 }
             };

@@ -8,7 +8,6 @@ mod token;
 mod waypoint;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use meltemi_model::authz::{Action, Attribute};
 use meltemi_model::{NamespacedName, SpiffeId};
@@ -19,7 +18,7 @@ use meltemi_translate::facts::Labels;
 use self::named::Named;
 use self::open::depends;
 use crate::proof::Layer;
-use crate::side::{Attached, applies};
+use crate::side::{Attached, applies, compile};
 use crate::witness::{PLAINTEXT, Witness};
 use crate::words;
 use crate::world::{Binding, Path, World};
@@ -269,10 +268,8 @@ impl Asked<'_> {
         labels: &Labels,
     ) -> Result<Answer, String> {
         let near = policies.iter().filter(|a| applies(&a.guard, labels));
-        let near: Vec<Attached> =
-            near.map(|a| Attached { policy: Arc::clone(&a.policy), guard: Vec::new() }).collect();
-        let set =
-            PolicySet::compile(near.iter().map(|a| Arc::clone(&a.policy))).map_err(|e| e.to_string())?;
+        let near: Vec<Attached> = near.map(Attached::to_all).collect();
+        let set = compile(&near);
         let mut known = self.known(reached.peer, reached.port);
         if reached.through {
             // The connection is between other addresses than the request.

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use meltemi_model::NamespacedName;
+use meltemi_policy::Decision;
 use meltemi_policy::http::normalize;
-use meltemi_policy::{Decision, PolicySet};
 use meltemi_translate::facts::{Labels, selects};
 use serde::Serialize;
 
 use crate::explain::{Told, Verdict, unrecorded};
 use crate::proof::Layer;
-use crate::side::{Attached, applies};
+use crate::side::{Attached, applies, compile};
 use crate::witness::{PLAINTEXT, Witness};
 use crate::world::World;
 
@@ -276,7 +276,7 @@ impl Served {
 }
 
 fn decide(request: &Witness, policies: &[Attached], place: String) -> Result<Judged, String> {
-    let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
+    let set = compile(policies);
     let name = |index: u32| set.policy(index).map(|p| p.name.to_string()).unwrap_or_default();
     Ok(match request.decide(&set)? {
         Decision::Allow { by: Some(by) } => {

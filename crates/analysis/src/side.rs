@@ -5,9 +5,9 @@
 //! taken as one more ALLOW rule, so that every side has the same shape.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use meltemi_model::authz::{Action, Policy};
+use meltemi_model::authz::Action;
+use meltemi_policy::{PolicySet, ValidPolicy};
 
 use crate::proof::{Builder, Form, Guard, Layer, Need, Raw, Space, none_of, rule};
 
@@ -15,9 +15,21 @@ use crate::proof::{Builder, Form, Guard, Layer, Need, Raw, Space, none_of, rule}
 #[derive(Clone, Debug)]
 pub struct Attached {
     /// The policy, as the proxy has it.
-    pub policy: Arc<Policy>,
+    pub policy: ValidPolicy,
     /// The workloads; none means all of them.
     pub guard: Guard,
+}
+
+impl Attached {
+    /// The same policy for every workload of the place.
+    pub(crate) fn to_all(&self) -> Self {
+        Self { policy: self.policy.clone(), guard: Guard::new() }
+    }
+}
+
+/// Compiles policies for the engine, whatever workloads they are for.
+pub(crate) fn compile<'a>(attached: impl IntoIterator<Item = &'a Attached>) -> PolicySet {
+    PolicySet::new(attached.into_iter().map(|a| a.policy.clone()).collect(), Vec::new())
 }
 
 /// Whether a guard holds for labels.

@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Attribute, StringMatch, ValueMatch};
-use meltemi_policy::PolicySet;
 use meltemi_translate::facts::Labels;
 use serde::Serialize;
 
 use crate::ask::{Given, Judge, exactly, ports};
 use crate::proof::{Answer, Hints, Layer, Value};
-use crate::side::{Attached, Item, applies};
+use crate::side::{Attached, Item, applies, compile};
 use crate::witness::{PLAINTEXT, Witness};
 use crate::words;
 use crate::world::{Known, World};
@@ -230,12 +229,7 @@ fn pods(world: &World, to: &NamespacedName) -> Vec<(String, Vec<Attached>)> {
         groups.entry(near.map(|(i, _)| i).collect()).or_insert(labels);
     }
     let several = groups.len() > 1;
-    let near = |indices: Vec<usize>| {
-        indices
-            .into_iter()
-            .map(|i| Attached { policy: policies[i].policy.clone(), guard: Vec::new() })
-            .collect()
-    };
+    let near = |indices: Vec<usize>| indices.into_iter().map(|i| policies[i].to_all()).collect();
     let text = |labels: Labels| {
         let pairs: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         if several { pairs.join(",") } else { String::new() }
@@ -269,7 +263,7 @@ fn door(
     };
     // CUSTOM is taken as allowed: what its provider says is named as unknown.
     let decides = policies.iter().filter(|a| !matches!(a.policy.action, Action::Custom { .. }));
-    let set = PolicySet::compile(decides.map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
+    let set = compile(decides);
     let mut grants = Vec::new();
     let mut reached = BTreeSet::new();
     for item in 0..judge.side.allow.len() {

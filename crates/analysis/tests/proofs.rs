@@ -17,7 +17,7 @@ use meltemi_model::authz::{
     StringMatch, ValueMatch,
 };
 use meltemi_model::{NamespacedName, SpiffeId};
-use meltemi_policy::{Claims, Facts, HttpFacts, PolicySet};
+use meltemi_policy::{Claims, Facts, HttpFacts, PolicySet, ValidPolicy};
 use meltemi_translate::security::{Authorization, Reference};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -143,13 +143,14 @@ fn policies(layer: Layer) -> BoxedStrategy<Vec<Attached>> {
         .prop_map(|all| {
             let policy =
                 |(index, (action, rules, guard, dry)): (usize, (Action, Vec<Rule>, _, u8))| Attached {
-                    policy: Arc::new(Policy {
+                    policy: ValidPolicy::new(Policy {
                         name: NamespacedName::new("ns", format!("p{index}")),
                         scope: Scope::Namespace,
                         action,
                         dry_run: dry < 10,
                         rules,
-                    }),
+                    })
+                    .unwrap(),
                     guard,
                 };
             all.into_iter().enumerate().map(policy).collect()
@@ -170,9 +171,9 @@ fn pair(layer: Layer) -> BoxedStrategy<(Vec<Attached>, Vec<Attached>)> {
                 2 => new.extend(other.into_iter().take(1)),
                 _ if !new.is_empty() => {
                     let at = at.index(new.len());
-                    let mut policy = (*new[at].policy).clone();
+                    let mut policy = Policy::clone(&new[at].policy);
                     policy.rules.pop();
-                    new[at].policy = Arc::new(policy);
+                    new[at].policy = ValidPolicy::new(policy).unwrap();
                 }
                 _ => {}
             }
@@ -275,8 +276,11 @@ fn specified(policies: &[Policy], request: &Witness) -> naive::Verdict {
 
 /// Whether a request is allowed: the engine and the specification say the same.
 fn allowed(policies: &[Attached], request: &Witness) -> bool {
-    let applies: Vec<Policy> =
-        policies.iter().filter(|a| holds(&a.guard, &request.labels)).map(|a| (*a.policy).clone()).collect();
+    let applies: Vec<Policy> = policies
+        .iter()
+        .filter(|a| holds(&a.guard, &request.labels))
+        .map(|a| Policy::clone(&a.policy))
+        .collect();
     let specified = match specified(&applies, request) {
         naive::Verdict::Allow(_) => true,
         naive::Verdict::Deny(_) => false,
@@ -295,9 +299,9 @@ fn inside(reported: &Difference, request: &Witness, both: &[&[Attached]]) -> boo
     let named =
         both.iter().flat_map(|p| p.iter()).filter(|a| Some(a.policy.name.to_string()) == reported.policy);
     named.into_iter().any(|a| {
-        let policy = Policy { rules: vec![rule.clone()], dry_run: false, ..(*a.policy).clone() };
+        let policy = Policy { rules: vec![rule.clone()], dry_run: false, ..Policy::clone(&a.policy) };
         let denies = policy.action == Action::Deny;
-        let alone = Attached { policy: Arc::new(policy), guard: a.guard.clone() };
+        let alone = Attached { policy: ValidPolicy::new(policy).unwrap(), guard: a.guard.clone() };
         holds(&a.guard, &request.labels) && allowed(&[alone], request) != denies
     })
 }
@@ -336,7 +340,7 @@ fn world(policies: &[Attached]) -> World {
         world.accounts.insert(NamespacedName::new(namespace, name));
     }
     for attached in policies {
-        let policy = (*attached.policy).clone();
+        let policy = attached.policy.clone();
         let read = Authorization {
             policy: policy.clone(),
             selector: None,
@@ -345,7 +349,7 @@ fn world(policies: &[Attached]) -> World {
             aliased: false,
             faults: Vec::new(),
         };
-        world.policies.insert(policy.name, read);
+        world.policies.insert(policy.name.clone(), read);
     }
     world
 }
@@ -375,9 +379,9 @@ fn without(policies: &[Attached], finding: &Finding) -> Vec<Attached> {
     let number = finding.message.strip_prefix("rule[").and_then(|m| m.split(']').next()).unwrap();
     let mut without = policies.to_vec();
     for attached in without.iter_mut().filter(|a| finding.origin.ends_with(&a.policy.name.to_string())) {
-        let mut policy = (*attached.policy).clone();
+        let mut policy = Policy::clone(&attached.policy);
         policy.rules.remove(number.parse::<usize>().unwrap());
-        attached.policy = Arc::new(policy);
+        attached.policy = ValidPolicy::new(policy).unwrap();
     }
     without
 }

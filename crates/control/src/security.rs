@@ -191,7 +191,8 @@ impl Security {
                 }
                 let gateways = entry.attached.gateways.clone();
                 let targets = entry.attached.targets.clone();
-                let what = l7::HttpPolicy { policy: authorization.policy.clone(), targets };
+                let policy = (**authorization.policy.policy()).clone();
+                let what = l7::HttpPolicy { policy, targets };
                 For { what, gateways }
             });
             let services = wanted.as_ref().map_or_else(Vec::new, |w| service_keys(&w.what.targets));

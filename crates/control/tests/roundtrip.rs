@@ -225,7 +225,7 @@ proptest! {
     fn who_receives_a_policy_decides_as_who_sent_it(policy in policy(), asked in proptest::collection::vec(asked(), 8)) {
         // To a gateway: whole.
         let target = Target::Gateway(NamespacedName::new("a", "gw"));
-        let whole = HttpPolicy { policy: policy.policy.clone(), targets: vec![target] };
+        let whole = HttpPolicy { policy: (**policy.policy.policy()).clone(), targets: vec![target] };
         let bytes = convert::encode_l7(&whole).unwrap();
         prop_assert_eq!(&convert::decode_l7::<HttpPolicy>(&bytes).unwrap(), &whole);
 

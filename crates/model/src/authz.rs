@@ -44,7 +44,7 @@ pub enum Action {
     },
 }
 
-/// A validated policy.
+/// A policy as it was read or received. `meltemi_policy::ValidPolicy` is one that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {

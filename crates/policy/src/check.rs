@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{
-    Action, Attribute, Clause, Match, Policy, Predicate, Rule, StringMatch, ValueMatch,
+    Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch, ValueMatch,
 };
 
 /// Rules of a policy at most. A Kubernetes object is full long before.
@@ -46,17 +46,7 @@ impl ValidPolicy {
     pub fn new(policy: impl Into<Arc<Policy>>) -> Result<Self, InvalidPolicy> {
         let policy = policy.into();
         match check(&policy) {
-            Ok(()) => {
-                let kind = match &policy.action {
-                    Action::Allow if policy.dry_run => Kind::DryAllow,
-                    _ if policy.dry_run => Kind::Audit,
-                    Action::Audit => Kind::Audit,
-                    Action::Allow => Kind::Allow,
-                    Action::Deny => Kind::Deny,
-                    Action::Custom { .. } => Kind::Custom,
-                };
-                Ok(Self(policy, kind))
-            }
+            Ok(()) => Ok(Self::unchecked(policy)),
             Err(wrong) => Err(InvalidPolicy {
                 policy: policy.name.clone(),
                 rule: wrong.rule,
@@ -65,6 +55,49 @@ impl ValidPolicy {
                 reason: wrong.reason,
             }),
         }
+    }
+
+    /// Wraps a policy that is known to be valid.
+    fn unchecked(policy: Arc<Policy>) -> Self {
+        let kind = match &policy.action {
+            Action::Allow if policy.dry_run => Kind::DryAllow,
+            _ if policy.dry_run => Kind::Audit,
+            Action::Audit => Kind::Audit,
+            Action::Allow => Kind::Allow,
+            Action::Deny => Kind::Deny,
+            Action::Custom { .. } => Kind::Custom,
+        };
+        Self(policy, kind)
+    }
+
+    /// A policy that denies everything, in the place of one that cannot be enforced.
+    pub fn deny_everything(name: NamespacedName, scope: Scope) -> Self {
+        let rules = vec![Rule::default()];
+        Self::unchecked(Arc::new(Policy { name, scope, action: Action::Deny, dry_run: false, rules }))
+    }
+
+    /// The same policy with those rules only that `keep` holds for.
+    #[must_use]
+    pub fn retain_rules(&self, keep: impl Fn(&Rule) -> bool) -> Self {
+        let rules = self.rules.iter().filter(|rule| keep(rule)).cloned().collect();
+        Self::unchecked(Arc::new(Policy { rules, ..Policy::clone(self) }))
+    }
+
+    /// The same policy with those predicates only that `keep` holds for. A clause that has a match without a predicate left
+    /// matches everything and is left out.
+    #[must_use]
+    pub fn retain_predicates(&self, keep: impl Fn(ClauseOrigin, &Predicate) -> bool) -> Self {
+        let kept_of = |origin: ClauseOrigin, one: &Match| Match {
+            predicates: one.predicates.iter().filter(|p| keep(origin, p)).cloned().collect(),
+        };
+        let kept_clause = |clause: &Clause| {
+            let matches: Vec<Match> = clause.matches.iter().map(|m| kept_of(clause.origin, m)).collect();
+            let matches_all = matches.is_empty() || matches.iter().any(|m| m.predicates.is_empty());
+            (!matches_all).then_some(Clause { origin: clause.origin, matches })
+        };
+        let kept_rule = |rule: &Rule| Rule { clauses: rule.clauses.iter().filter_map(kept_clause).collect() };
+        let rules = self.rules.iter().map(kept_rule).collect();
+        Self::unchecked(Arc::new(Policy { rules, ..Policy::clone(self) }))
     }
 
     /// The policy.

@@ -111,6 +111,28 @@ fn explained(set: &PolicySet, policies: &[Policy], facts: &Facts<'_>) -> Result<
 }
 
 proptest! {
+    /// A part of a checked policy needs no check, and a DENY that has lost conditions denies no less.
+    #[test]
+    fn what_is_left_of_a_valid_policy_is_valid(
+        policy in world::policy(),
+        keep in any::<u8>(),
+        requests in prop::collection::vec(world::request(), 4),
+    ) {
+        let whole = ValidPolicy::new(Policy { action: Action::Deny, dry_run: false, ..policy }).unwrap();
+        let kept = |text: String| (text.len() as u8 & keep).count_ones() % 2 == 0;
+        let rules = whole.retain_rules(|rule| kept(format!("{rule:?}")));
+        let predicates = whole.retain_predicates(|_, predicate| kept(format!("{predicate:?}")));
+        for part in [&rules, &predicates, &ValidPolicy::deny_everything(whole.name.clone(), whole.scope)] {
+            prop_assert_eq!(&ValidPolicy::new(Policy::clone(part)).unwrap(), part);
+        }
+        prop_assert!(rules.rules.iter().all(|rule| whole.rules.contains(rule)));
+        let [whole, predicates] = [whole, predicates].map(|policy| PolicySet::new(vec![policy], Vec::new()));
+        for request in &requests {
+            let facts = request.facts();
+            prop_assert!(decide(&whole, &facts).is_allow() || !decide(&predicates, &facts).is_allow());
+        }
+    }
+
     #[test]
     fn the_engine_decides_as_the_specification(
         policies in policies(),

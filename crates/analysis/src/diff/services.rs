@@ -3,10 +3,10 @@
 //! share with closed Services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::{Action, Attribute, Policy, Rule, Scope};
+use meltemi_model::authz::{Action, Attribute, Rule, Scope};
+use meltemi_policy::ValidPolicy;
 use meltemi_translate::facts::selects;
 
 use super::{Pair, place};
@@ -168,9 +168,8 @@ fn denied_on_both(old: &World, new: &World, service: &NamespacedName) -> Vec<Att
         now.iter().any(same)
     });
     both.map(|attached| {
-        let mut policy = (*attached.policy).clone();
-        policy.rules.retain(stays);
-        Attached { policy: Arc::new(policy), guard: attached.guard }
+        let policy = attached.policy.retain_rules(stays);
+        Attached { policy, guard: attached.guard }
     })
     .collect()
 }
@@ -198,21 +197,16 @@ fn forwarded(world: &World, addressed: &NamespacedName, closed: &NamespacedName)
         Path::Through(_) => vec![refusal(closed, "its Pods are for its waypoint only")],
         Path::Direct => {
             let policy = world.kept_for_waypoint(closed, &[]);
-            policy.map(|p| Attached { policy: Arc::new(p), guard: Guard::new() }).into_iter().collect()
+            policy.map(|policy| Attached { policy, guard: Guard::new() }).into_iter().collect()
         }
     }
 }
 
 /// A policy that denies everything, for connections that are refused.
 fn refusal(service: &NamespacedName, why: &str) -> Attached {
-    let policy = Policy {
-        name: NamespacedName::new(service.namespace.clone(), format!("{} ({why})", service.name)),
-        scope: Scope::WorkloadSelector,
-        action: Action::Deny,
-        dry_run: false,
-        rules: vec![Rule::default()],
-    };
-    Attached { policy: Arc::new(policy), guard: Guard::new() }
+    let name = NamespacedName::new(service.namespace.clone(), format!("{} ({why})", service.name));
+    let policy = ValidPolicy::deny_everything(name, Scope::WorkloadSelector);
+    Attached { policy, guard: Guard::new() }
 }
 
 /// Services that only the new side has, each beside the Services through which the same workloads were reached: what

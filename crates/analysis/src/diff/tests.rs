@@ -190,6 +190,7 @@ fn ports_without_requests_are_a_place_of_their_own() {
 fn claims_that_combine_in_too_many_ways_are_unknown() {
     use meltemi_model::authz::{Action, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope};
     use meltemi_model::authz::{StringMatch, ValueMatch};
+    use meltemi_policy::ValidPolicy;
     let side = |last: &str| {
         let text = |t: String| ValueMatch::String(StringMatch::parse(&t));
         let values: Vec<_> = (0..20).map(|i| text(format!("v{i}x*"))).chain([text(last.into())]).collect();
@@ -199,7 +200,7 @@ fn claims_that_combine_in_too_many_ways_are_unknown() {
         let rules = vec![Rule { clauses: vec![Clause { origin: ClauseOrigin::Unknown, matches }] }];
         let (name, scope) = (NamespacedName::new("ns", "p"), Scope::Namespace);
         let policy = Policy { name, scope, action: Action::Allow, dry_run: false, rules };
-        vec![Attached { policy: policy.into(), guard: vec![] }]
+        vec![Attached { policy: ValidPolicy::new(policy).unwrap(), guard: vec![] }]
     };
     let found = compare(&place("t", "w", Layer::Request), &side("a"), &side("b"));
     assert_eq!(lines(&found), ["? the values of claims combine in too many ways"]);

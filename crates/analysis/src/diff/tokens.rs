@@ -10,14 +10,13 @@ use std::collections::BTreeSet;
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Attribute, Predicate};
 use meltemi_model::l7::JwtRule;
-use meltemi_policy::PolicySet;
 use meltemi_translate::security::request::Tokens;
 
 use super::{gateways, names_of_gateway, services};
 use crate::ask::{Extra, Given, Judge, ports};
 use crate::compare::{Difference, Differences, Unknown};
 use crate::proof::{Answer, Hints, Layer, Subject};
-use crate::side::Attached;
+use crate::side::{Attached, compile};
 use crate::witness::Witness;
 use crate::world::{Beside, Known, Path, World};
 
@@ -243,7 +242,7 @@ impl Place<'_> {
         }
         // CUSTOM is taken as allowed: what its provider says is the same on both sides, or named as unknown.
         let decides = policies.iter().filter(|a| !matches!(a.policy.action, Action::Custom { .. }));
-        let set = PolicySet::compile(decides.map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
+        let set = compile(decides);
         if !witness.decide(&set)?.is_allow() {
             return Err(format!("the engine does not confirm what was found, for {witness}"));
         }

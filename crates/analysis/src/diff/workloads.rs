@@ -2,8 +2,6 @@
 //! Workloads that both sides have and whose node proxy enforces other policies: their labels changed, or whether their
 //! traffic is captured. A policy that changed is seen for all labels at once, by namespace.
 
-use std::sync::Arc;
-
 use meltemi_translate::facts::Labels;
 
 use super::{Pair, place};
@@ -59,5 +57,5 @@ fn enforced(world: &World, workload: &Workload) -> Vec<Attached> {
     }
     let all = world.at_node_proxy(&workload.name.namespace);
     let near = all.into_iter().filter(|a| applies(&a.guard, &workload.labels));
-    near.map(|a| Attached { policy: Arc::clone(&a.policy), guard: Vec::new() }).collect()
+    near.map(|a| a.to_all()).collect()
 }

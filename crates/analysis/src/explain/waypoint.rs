@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 
 use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::http::{is_of_framing, is_seen, normalize, readings};
-use meltemi_policy::{Claims, Facts, Headers, HttpFacts, PolicySet};
+use meltemi_policy::{Claims, Facts, Headers, HttpFacts};
 use meltemi_translate::facts::selects;
 
 use super::open::{Told, absent, depends, not_told, unseen};
 use super::{Answer, Asked, NOWHERE, Port, Token, Verdict, answer, unknown};
 use crate::proof::Layer;
-use crate::side::Attached;
+use crate::side::{Attached, compile};
 use crate::witness::Witness;
 use crate::world::space_delimited;
 
@@ -128,7 +128,7 @@ impl Asked<'_> {
             remote_ip: Some(request.remote_ip.unwrap_or(ip)),
             claims: token.as_ref().map(|token| token as &dyn Claims),
         };
-        let set = PolicySet::compile(policies.iter().map(|a| a.policy.clone())).map_err(|e| e.to_string())?;
+        let set = compile(policies);
         let facts = Facts {
             source: client,
             source_ip: ip,

@@ -39,7 +39,7 @@ pub(super) fn find(world: &World, go_on: &dyn Fn() -> bool, out: &mut Vec<Findin
         }
     }
     let policies: BTreeMap<&NamespacedName, &Policy> =
-        world.policies.iter().map(|(name, p)| (name, &p.policy)).collect();
+        world.policies.iter().map(|(name, p)| (name, &*p.policy)).collect();
     for (key, (never, why)) in seen.idle {
         let Some(policy) = policies.get(&key.0).filter(|_| !seen.effective.contains(&key)) else { continue };
         let rule = words::rule(&policy.rules[key.1]);
@@ -106,7 +106,7 @@ fn places(world: &World) -> Vec<Place> {
         // Not as node proxies are told, for there the rules have other numbers; what they cannot see is the same.
         let whole =
             world.at_node_proxy(namespace).into_iter().map(|a| match world.policies.get(&a.policy.name) {
-                Some(original) => Attached { policy: Arc::new(original.policy.clone()), ..a },
+                Some(original) => Attached { policy: original.policy.clone(), ..a },
                 None => a,
             });
         out.push(place(namespace, whole.collect(), Layer::Connection));

@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 use meltemi_model::{NamespacedName, SpiffeId};
-use meltemi_policy::{Facts, PolicySet};
+use meltemi_policy::Facts;
 use meltemi_translate::facts::Labels;
 use meltemi_translate::labels::WAYPOINT_BYPASS;
 
 use super::{AROUND, FORGETS, Finding};
 use crate::ask::{Given, Judge, exactly, ports};
 use crate::proof::{Answer, Hints, Layer};
-use crate::side::{Attached, applies};
+use crate::side::{Attached, applies, compile};
 use crate::witness::Witness;
 use crate::world::{Known, World};
 
@@ -35,11 +35,8 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
         let ports = if known.is_empty() { vec![None] } else { known };
         let all = world.at_node_proxy(&service.namespace);
         for labels in pods {
-            let near: Vec<Attached> = all
-                .iter()
-                .filter(|a| applies(&a.guard, &labels))
-                .map(|a| Attached { policy: a.policy.clone(), guard: Vec::new() })
-                .collect();
+            let near: Vec<Attached> =
+                all.iter().filter(|a| applies(&a.guard, &labels)).map(Attached::to_all).collect();
             for port in &ports {
                 forgets(world, (service, gateway), &near, *port, out);
             }
@@ -65,7 +62,7 @@ fn forgets(
         return;
     }
     let Ok(source) = SpiffeId::parse(&format!("spiffe://{principal}")) else { return };
-    let Ok(set) = PolicySet::compile(near.iter().map(|a| a.policy.clone())) else { return };
+    let set = compile(near);
     let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let facts = Facts {
         source: Some(&source),

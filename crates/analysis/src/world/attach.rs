@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use meltemi_model::authz::{Policy, Scope};
 use meltemi_model::{NamespacedName, l7};
+use meltemi_policy::ValidPolicy;
 use meltemi_translate::MeshConfig;
 use meltemi_translate::facts::Labels;
 use meltemi_translate::gateways::classes::Class;
@@ -87,6 +89,12 @@ fn may_apply(
         })
 }
 
+/// A policy that the control plane makes, as a node proxy takes it: one that it rejects lets nothing through.
+pub(super) fn as_enforced(policy: impl Into<Arc<Policy>>) -> ValidPolicy {
+    ValidPolicy::new(policy)
+        .unwrap_or_else(|invalid| ValidPolicy::deny_everything(invalid.policy, Scope::WorkloadSelector))
+}
+
 pub(super) fn of_labels(labels: &Labels) -> Guard {
     labels.iter().map(|(k, v)| vec![(k.clone(), v.clone(), true)]).collect()
 }
@@ -109,7 +117,7 @@ impl World {
         };
         let projected = self.policies.values().filter(near).filter_map(|p| {
             let guard = p.selector.as_ref().map(of_labels).unwrap_or_default();
-            layer4::project(p).policy.map(|policy| Attached { policy: Arc::new(policy), guard })
+            layer4::project(p).policy.map(|policy| Attached { policy, guard })
         });
         projected.chain(self.strict(namespace)).chain(self.kept_for_waypoints(namespace)).collect()
     }
@@ -128,7 +136,7 @@ impl World {
         let mut add = |peers: &Peers, labels: &Labels, guard: Guard| {
             let name = peers.name_for(namespace, labels, &self.mesh);
             let policy = name.and_then(|name| peers.policies(&self.mesh).remove(&name));
-            out.extend(policy.map(|policy| Attached { policy, guard }));
+            out.extend(policy.map(|policy| Attached { policy: as_enforced(policy), guard }));
         };
         for (peer, selector) in own.filter_map(|p| Some((*p, peer_selector(p)?))) {
             let mut alone = wide.clone();
@@ -162,7 +170,7 @@ impl World {
     ) -> Vec<Attached> {
         let applies = |p: &&Authorization| self.is_attached(as_policy(p), gateway, service, to);
         let all = self.policies.values().filter(applies);
-        all.map(|p| Attached { policy: Arc::new(p.policy.clone()), guard: Guard::new() }).collect()
+        all.map(|p| Attached { policy: p.policy.clone(), guard: Guard::new() }).collect()
     }
 
     /// Whether a Gateway enforces a policy of any kind for requests `to` a Service; `service` is that Service.

@@ -2,15 +2,13 @@
 //! Closed Services: node proxies keep everybody but the waypoint away from their Pods, and the waypoint holds their policies
 //! against what reaches those Pods by another Service too.
 
-use std::sync::Arc;
-
 use meltemi_model::NamespacedName;
-use meltemi_model::authz::Policy;
+use meltemi_policy::ValidPolicy;
 use meltemi_translate::facts::Labels;
 use meltemi_translate::security::{attachment, bypass};
 
 use super::World;
-use super::attach::of_labels;
+use super::attach::{as_enforced, of_labels};
 use crate::side::Attached;
 
 /// A closed Service that can have Pods in common with another Service.
@@ -43,18 +41,18 @@ impl World {
         let attached = near.filter_map(|(name, service)| {
             let ports: Option<Vec<u16>> = service.ports.iter().map(|(_, target)| *target).collect();
             let policy = self.kept_for_waypoint(name, &ports.unwrap_or_default())?;
-            Some(Attached { policy: Arc::new(policy), guard: of_labels(&service.selector) })
+            Some(Attached { policy, guard: of_labels(&service.selector) })
         });
         attached.collect()
     }
 
     /// The policy by which node proxies admit only the waypoint of a Service, at some ports of its Pods or at all of them;
     /// `None` for a Service that is not closed.
-    pub fn kept_for_waypoint(&self, name: &NamespacedName, ports: &[u16]) -> Option<Policy> {
+    pub fn kept_for_waypoint(&self, name: &NamespacedName, ports: &[u16]) -> Option<ValidPolicy> {
         let binding = self.waypoint_of(name);
         let waypoint = binding.gateway().filter(|_| self.is_closed(name))?;
         let account = NamespacedName::new(waypoint.namespace.clone(), self.proxy_account(waypoint));
-        Some(bypass::policy(name, ports, &account, &self.mesh))
+        Some(as_enforced(bypass::policy(name, ports, &account, &self.mesh)))
     }
 
     /// Closed Services that can have Pods, and ports of them, in common with a Service.

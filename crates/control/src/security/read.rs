@@ -115,9 +115,10 @@ impl Security {
             None => Generations::default(),
         };
         let projected = layer4::project(&authorization);
-        let facts = projected.policy.clone();
-        let facts = facts
-            .map(|policy| PolicyFacts { policy: Arc::new(policy), selector: authorization.selector.clone() });
+        let facts = projected.policy.as_ref().map(|policy| PolicyFacts {
+            policy: policy.policy().clone(),
+            selector: authorization.selector.clone(),
+        });
         self.changes.push(Change::Policy(name.clone(), facts));
         self.target(name, services(name, &authorization.targets));
         let attached = Attached::default();

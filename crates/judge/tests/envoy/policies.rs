@@ -31,7 +31,8 @@ pub(crate) struct Group {
 fn policy(name: &str, spec: &Value) -> Result<Policy, String> {
     let spec: AuthorizationPolicySpec = serde_json::from_value(spec.clone()).map_err(|e| e.to_string())?;
     let name = NamespacedName::new("default", name);
-    authorization::read(&name, &spec, &Labels::new(), &MeshConfig::default()).map(|read| read.policy)
+    authorization::read(&name, &spec, &Labels::new(), &MeshConfig::default())
+        .map(|read| Policy::clone(&read.policy))
 }
 
 /// Reads a stream of policies. Those whose names are the same before `-` are a group.

@@ -46,7 +46,7 @@ impl Reference {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorization {
     /// The whole policy, layer 7 included.
-    pub policy: Policy,
+    pub policy: ValidPolicy,
     /// Labels that select workloads; none when it applies by its scope or its targets.
     pub selector: Option<Labels>,
     /// Targets; empty when it applies to workloads.
@@ -92,10 +92,9 @@ pub fn read(
         dry_run: dry_run(annotations),
         rules,
     };
-    // What the engine does not take is no policy, and is refused where its author still looks.
-    let policy = ValidPolicy::new(policy).map_err(|e| e.to_string())?;
     Ok(Authorization {
-        policy: (**policy.policy()).clone(),
+        // What the engine does not accept is no policy, and is rejected where its author still looks.
+        policy: ValidPolicy::new(policy).map_err(|e| e.to_string())?,
         selector,
         targets,
         http: http(spec.rules.iter().flatten()),

@@ -4,7 +4,8 @@
 //! An ALLOW rule that needs HTTP is dropped: stricter. A DENY rule loses its HTTP conditions and denies what remains,
 //! all of it if nothing remains: stricter too.
 
-use meltemi_model::authz::{Action, Attribute, Clause, ClauseOrigin, Match, Policy, Rule};
+use meltemi_model::authz::{Action, Attribute, Clause, ClauseOrigin};
+use meltemi_policy::ValidPolicy;
 
 use super::authorization::Authorization;
 use crate::condition::Condition;
@@ -16,7 +17,7 @@ pub const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Projected {
     /// The policy; none when a node proxy has no part in it.
-    pub policy: Option<Policy>,
+    pub policy: Option<ValidPolicy>,
     /// `ZtunnelAccepted`; none when the policy has targets.
     pub condition: Option<Condition>,
 }
@@ -71,11 +72,10 @@ fn accepted(authorization: &Authorization, note: &str) -> Option<Condition> {
 
 fn allow(authorization: &Authorization) -> Projected {
     let policy = &authorization.policy;
-    let whole = |rule: &&Rule| rule.clauses.iter().all(fits_whole);
-    let rules = policy.rules.iter().filter(whole).cloned().collect();
+    let policy = policy.retain_rules(|rule| rule.clauses.iter().all(fits_whole));
     let note = "Within an ALLOW policy, rules matching HTTP attributes are omitted. This will be more restrictive than \
                 requested.";
-    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(authorization, note) }
+    Projected { policy: Some(policy), condition: accepted(authorization, note) }
 }
 
 fn fits_whole(clause: &Clause) -> bool {
@@ -84,37 +84,17 @@ fn fits_whole(clause: &Clause) -> bool {
 
 fn deny(authorization: &Authorization) -> Projected {
     let policy = &authorization.policy;
-    let rules = policy.rules.iter().map(strip).collect();
+    // An empty match on the wire is one that Istio's node proxy skips; `retain_predicates` leaves its clause out.
+    let policy = policy.retain_predicates(|origin, predicate| fits(origin, &predicate.attribute));
     let note = "DENY policy with HTTP attributes is enforced without the HTTP rules. This will be more restrictive than \
                 requested.";
-    Projected { policy: Some(Policy { rules, ..policy.clone() }), condition: accepted(authorization, note) }
-}
-
-/// A rule without what needs layer 7. A clause with a match that has nothing left matches all: it is left out, for
-/// an empty match on the wire is one that Istio's node proxy skips.
-fn strip(rule: &Rule) -> Rule {
-    let clauses = rule.clauses.iter().filter_map(|clause| {
-        let matches: Vec<Match> = clause
-            .matches
-            .iter()
-            .map(|m| Match {
-                predicates: m
-                    .predicates
-                    .iter()
-                    .filter(|p| fits(clause.origin, &p.attribute))
-                    .cloned()
-                    .collect(),
-            })
-            .collect();
-        let all = matches.is_empty() || matches.iter().any(|m| m.predicates.is_empty());
-        (!all).then_some(Clause { origin: clause.origin, matches })
-    });
-    Rule { clauses: clauses.collect() }
+    Projected { policy: Some(policy), condition: accepted(authorization, note) }
 }
 
 #[cfg(test)]
 mod tests {
     use meltemi_model::NamespacedName;
+    use meltemi_model::authz::Rule;
 
     use super::*;
     use crate::facts::Labels;
@@ -144,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_deny_rule_denies_what_remains() {
-        let rules = |yaml: &str| projected(yaml).policy.unwrap().rules;
+        let rules = |yaml: &str| projected(yaml).policy.unwrap().rules.clone();
         let ports = rules("{action: DENY, rules: [{to: [{operation: {ports: ['80'], methods: [GET]}}]}]}");
         assert_eq!(ports[0].clauses[0].matches[0].predicates.len(), 1);
         let from = rules(

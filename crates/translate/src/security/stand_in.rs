@@ -7,6 +7,7 @@
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Policy, Rule, Scope};
 use meltemi_policy::ValidPolicy;
+use meltemi_policy::check::MAX_RULES;
 use meltemi_resources::policies::{self as api, AuthorizationPolicySpec, validate};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -53,6 +54,10 @@ pub fn read(
         }
         _ => whole = false,
     }
+    if rules.len() > MAX_RULES {
+        rules.clear();
+        whole = false;
+    }
     if !whole && matches!(action, api::Action::Deny | api::Action::Custom) {
         rules.push(Rule::default());
     }
@@ -63,14 +68,12 @@ pub fn read(
     } else {
         action
     };
+    let scope = authorization::scope(&selector, &targets, name, mesh);
+    let dry_run = authorization::dry_run(annotations);
+    let policy = Policy { name: name.clone(), scope, action, dry_run, rules };
     Authorization {
-        policy: Policy {
-            name: name.clone(),
-            scope: authorization::scope(&selector, &targets, name, mesh),
-            action,
-            dry_run: authorization::dry_run(annotations),
-            rules,
-        },
+        policy: ValidPolicy::new(policy)
+            .unwrap_or_else(|_| ValidPolicy::deny_everything(name.clone(), scope)),
         selector,
         targets,
         http: authorization::http(read.iter()),
@@ -180,6 +183,17 @@ mod tests {
             let got = stand_in(&yaml).policy;
             assert_eq!((&got.action, got.rules.len()), (&action, rules), "{yaml}");
             assert_eq!(got.rules.contains(&everything), all, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn more_rules_than_the_engine_takes_let_nothing_through() {
+        for (action, left) in [("ALLOW", 0), ("DENY", 1), ("AUDIT", 0)] {
+            let rules = vec![serde_json::json!({}); MAX_RULES + 1];
+            let spec = serde_json::json!({"action": action, "rules": rules});
+            let (name, mesh) = (NamespacedName::new("default", "p"), MeshConfig::default());
+            let got = read(&name, &spec, &Labels::new(), &mesh, "too many".to_owned());
+            assert_eq!(got.policy.rules, vec![Rule::default(); left], "{action}");
         }
     }
 
