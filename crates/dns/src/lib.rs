@@ -2,7 +2,7 @@
 //! A DNS server over a [`Names`] trait: UDP and TCP, on sockets that the caller opens (in whatever network they are).
 //!
 //! It answers A and AAAA for names that are known, with an empty answer for the other family; everything else is
-//! forwarded. Bounds: 512 requests under way for each server, 5 s for an answer from upstream.
+//! forwarded. What one client may take is bounded, so that a server that several Pods share answers the others.
 
 mod message;
 pub mod server;

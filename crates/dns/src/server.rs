@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use meltemi_runtime::Tasks;
+use meltemi_runtime::places::PerSource;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 
 use crate::message::Question;
 use crate::{Answer, Names};
 
-/// Requests under way.
-const UNDER_WAY: usize = 512;
-/// Longest wait for an answer from upstream, and for a client's next request over TCP.
+/// Requests over UDP that are under way, of one source address and of all: a node's server is shared by its Pods.
+const REQUESTS: (usize, usize) = (512, 4096);
+/// Connections over TCP, of one source address and of all.
+const CONNECTIONS: (usize, usize) = (64, 512);
+/// Longest wait for an answer from upstream; and over TCP, for a client's next request and until it takes the answer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Pause after something could not be accepted.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -70,7 +72,8 @@ impl Forward for Nobody {
 struct Server {
     names: Arc<dyn Names>,
     upstream: Arc<dyn Forward>,
-    slots: Arc<Semaphore>,
+    requests: PerSource,
+    connections: PerSource,
     tasks: Tasks,
 }
 
@@ -85,7 +88,9 @@ pub async fn serve(
     upstream: Arc<dyn Forward>,
     tasks: Tasks,
 ) -> io::Result<()> {
-    let server = Arc::new(Server { names, upstream, slots: Arc::new(Semaphore::new(UNDER_WAY)), tasks });
+    let [requests, connections] =
+        [REQUESTS, CONNECTIONS].map(|(of_one, of_all)| PerSource::new(of_one, of_all));
+    let server = Arc::new(Server { names, upstream, requests, connections, tasks });
     let udp = Arc::new(udp);
     tokio::select! {
         ended = datagrams(&udp, &server) => ended,
@@ -106,11 +111,11 @@ async fn datagrams(udp: &Arc<UdpSocket>, server: &Arc<Server>) -> io::Result<()>
             }
         };
         // Over the bound a request is dropped; clients ask again.
-        let Ok(slot) = server.slots.clone().try_acquire_owned() else { continue };
+        let Some(place) = server.requests.take(from.ip()) else { continue };
         let (request, udp, of) = (buffer[..n].to_vec(), udp.clone(), server.clone());
         server.tasks.spawn_job("dns", async move {
             let answer = of.answer(request).await;
-            drop(slot);
+            drop(place);
             if let Some(answer) = answer {
                 udp.send_to(&answer, from).await?;
             }
@@ -121,7 +126,7 @@ async fn datagrams(udp: &Arc<UdpSocket>, server: &Arc<Server>) -> io::Result<()>
 
 async fn streams(tcp: &TcpListener, server: &Arc<Server>) -> io::Result<()> {
     loop {
-        let (stream, _) = match tcp.accept().await {
+        let (stream, from) = match tcp.accept().await {
             Ok(accepted) => accepted,
             // Out of descriptors, or a client that is gone already: not the end of the server.
             Err(error) => {
@@ -130,11 +135,11 @@ async fn streams(tcp: &TcpListener, server: &Arc<Server>) -> io::Result<()> {
                 continue;
             }
         };
-        let Ok(slot) = server.slots.clone().try_acquire_owned() else { continue };
+        let Some(place) = server.connections.take(from.ip()) else { continue };
         let of = server.clone();
         server.tasks.spawn_job("dns-tcp", async move {
             let served = of.stream(stream).await;
-            drop(slot);
+            drop(place);
             served
         });
     }
@@ -151,7 +156,8 @@ impl Server {
             tokio::time::timeout(LIMIT, stream.read_exact(&mut request)).await??;
             let Some(answer) = self.answer(request).await else { return Ok(()) };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-            stream.write_all(&[&length.to_be_bytes()[..], &answer].concat()).await?;
+            let answer = [&length.to_be_bytes()[..], &answer].concat();
+            tokio::time::timeout(LIMIT, stream.write_all(&answer)).await??;
         }
     }
 
@@ -167,5 +173,134 @@ impl Server {
                 Err(_) => question.code(ResponseCode::ServFail),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hickory_proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::{Name, RecordType};
+    use meltemi_runtime::drain;
+    use meltemi_runtime::tasks::Supervisor;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    struct OneName;
+
+    impl Names for OneName {
+        fn lookup(&self, name: &str) -> Answer {
+            if name == "web" { Answer::Addresses(vec![[10, 96, 0, 7].into()]) } else { Answer::Forward }
+        }
+    }
+
+    /// Answers nobody until it is told to.
+    #[derive(Default)]
+    struct Silent {
+        waiting: AtomicUsize,
+        released: Notify,
+    }
+
+    impl Forward for Silent {
+        fn forward(&self, _: Vec<u8>) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + '_>> {
+            let released = self.released.notified();
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async move {
+                released.await;
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                Err(io::ErrorKind::TimedOut.into())
+            })
+        }
+    }
+
+    fn query(name: &str) -> Vec<u8> {
+        let mut request = Message::new(7, MessageType::Query, OpCode::Query);
+        request.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        request.to_vec().unwrap()
+    }
+
+    async fn start(upstream: Arc<Silent>) -> (SocketAddr, drain::DrainTrigger, Supervisor) {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        let tcp = TcpListener::bind(address).await.unwrap();
+        let (trigger, watch) = drain::channel();
+        let (tasks, supervisor) = Tasks::new("test", watch);
+        let serving = serve(udp, tcp, Arc::new(OneName), upstream, tasks.clone());
+        tasks.spawn_job("dns", serving);
+        (address, trigger, supervisor)
+    }
+
+    async fn client(source: &str, server: SocketAddr) -> UdpSocket {
+        let socket = UdpSocket::bind((source, 0)).await.unwrap();
+        socket.connect(server).await.unwrap();
+        socket
+    }
+
+    /// Asks for the name that is known until there is an answer: what is over a bound is dropped, and clients ask again.
+    async fn is_answered(client: &UdpSocket) -> bool {
+        for _ in 0..50 {
+            client.send(&query("web")).await.unwrap();
+            let mut answer = [0; 512];
+            if tokio::time::timeout(Duration::from_millis(400), client.recv(&mut answer)).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[tokio::test]
+    async fn requests_of_one_client_are_bounded_and_others_are_answered() {
+        let upstream = Arc::new(Silent::default());
+        let (server, ..) = start(upstream.clone()).await;
+        let (hostile, other) = (client("127.0.0.2", server).await, client("127.0.0.3", server).await);
+        let waiting = || upstream.waiting.load(Ordering::SeqCst);
+        // The kernel may drop some.
+        while waiting() < REQUESTS.0 {
+            hostile.send(&query("elsewhere")).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..50 {
+            hostile.send(&query("elsewhere")).await.unwrap();
+        }
+        assert!(is_answered(&other).await, "another client");
+        assert_eq!(waiting(), REQUESTS.0);
+        upstream.released.notify_waiters();
+        assert!(is_answered(&hostile).await, "the client itself, once it has room");
+    }
+
+    async fn is_answered_by_tcp(source: &str, server: SocketAddr) -> bool {
+        let mut stream = connect(source, server).await;
+        let request = query("web");
+        let length = u16::try_from(request.len()).unwrap().to_be_bytes();
+        let sent = stream.write_all(&[&length[..], &request].concat()).await;
+        sent.is_ok() && matches!(stream.read_u16().await, Ok(1..))
+    }
+
+    async fn connect(source: &str, server: SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+        socket.connect(server).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_of_one_client_are_bounded_and_end_when_they_are_silent() {
+        let (server, ..) = start(Arc::default()).await;
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS.0 {
+            silent.push(connect("127.0.0.2", server).await);
+        }
+        // Accepted in order: this one is over the bound, and closed.
+        assert!(!is_answered_by_tcp("127.0.0.2", server).await);
+        assert!(is_answered_by_tcp("127.0.0.3", server).await, "another client");
+        assert!(is_answered(&client("127.0.0.2", server).await).await, "the client itself over UDP");
+        let mut ended = 0;
+        for mut stream in silent {
+            ended += usize::from(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
+        }
+        assert_eq!(ended, CONNECTIONS.0);
+        assert!(is_answered_by_tcp("127.0.0.2", server).await, "the client itself, once it has room");
     }
 }
