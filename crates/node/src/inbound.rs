@@ -11,6 +11,7 @@ use meltemi_tunnel::{Connect, Target, accept, deliver, splice};
 use meltemi_view::{Denied, L4Request};
 use tokio::net::TcpStream;
 
+use crate::places::TunnelPlaces;
 use crate::pod::{Served, is_ours};
 use crate::record::{Recording, side};
 use crate::sockets;
@@ -33,10 +34,7 @@ impl Served {
     /// Serves a tunnel.
     pub(crate) async fn hbone(self: Arc<Self>, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         let at = stream.local_addr()?;
-        let places = &self.pod.places;
-        let (Some(handshake), Some(_tunnel)) =
-            (places.handshakes.take(from.ip()), places.tunnels.take(from.ip()))
-        else {
+        let Some(TunnelPlaces { handshake, tunnel: _place }) = self.pod.places.tunnel(from.ip()) else {
             self.context.metrics.crowded_out.inc();
             meltemi_tunnel::copy::reset(&stream);
             return Ok(());
@@ -81,7 +79,7 @@ impl Served {
         if !connect.is_connect() {
             return connect.refuse(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let Some(_place) = self.pod.places.connection() else {
+        let Some(_place) = self.pod.places.connection(tunnel.from.ip()) else {
             self.context.metrics.crowded_out.inc();
             return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
         };

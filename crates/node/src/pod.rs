@@ -104,7 +104,7 @@ impl Served {
                     continue;
                 }
             };
-            let Some(place) = self.pod.places.connection() else {
+            let Some(place) = self.pod.places.connection(from.ip()) else {
                 // Counted and not logged: it is for a flood.
                 self.context.metrics.crowded_out.inc();
                 meltemi_tunnel::copy::reset(&stream);

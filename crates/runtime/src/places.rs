@@ -45,6 +45,12 @@ impl PerSource {
         taken.by.insert(source, own + 1);
         Some(Place { of: self.clone(), source })
     }
+
+    /// How many places nobody has.
+    pub fn free(&self) -> usize {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.all.saturating_sub(taken.all)
+    }
 }
 
 impl Drop for Place {
@@ -73,6 +79,7 @@ mod tests {
         assert!(places.take(one).is_none(), "its part");
         held.push(places.take(two).unwrap());
         assert!(places.take(three).is_none(), "all");
+        assert_eq!(places.free(), 0);
         held.pop();
         assert!(places.take(three).is_some());
         drop(held);

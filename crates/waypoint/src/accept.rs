@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use meltemi_identity::tls;
 use meltemi_model::service::AppProtocol;
+use meltemi_runtime::places::Place;
 use meltemi_tunnel::{Connect, Target, TunnelIo, server};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -151,14 +152,16 @@ impl Context {
     pub(crate) async fn place(
         &self,
         accepted: std::io::Result<(TcpStream, SocketAddr)>,
-    ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    ) -> Option<(TcpStream, SocketAddr, Place)> {
         match accepted {
             Ok((stream, from)) => {
                 self.arrived();
-                let place = self.places.clone().try_acquire_owned();
-                // Counted and not logged: it is for a flood.
-                let place = place.inspect_err(|_| self.metrics.crowded_out()).ok()?;
-                Some((stream, from, place))
+                let place = self.places.take(from.ip());
+                if place.is_none() {
+                    // Counted and not logged: it is for a flood.
+                    self.metrics.crowded_out();
+                }
+                Some((stream, from, place?))
             }
             Err(error) => {
                 tracing::warn!(%error, "accept");

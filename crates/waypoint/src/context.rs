@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::balance::Outliers;
-use crate::limits::{DRAIN_QUIET, Limits, MAX_CONNECTIONS, MAX_HANDSHAKES};
+use crate::limits::{DRAIN_QUIET, Limits, MAX_HANDSHAKES};
 use crate::metrics::HttpMetrics;
 use crate::moves::Moves;
 use crate::pool::Upstreams;
@@ -51,8 +51,9 @@ pub(crate) struct Context {
     pub(crate) log: AccessLog,
     pub(crate) metrics: HttpMetrics,
     pub(crate) limits: Limits,
-    /// Places for connections of clients.
-    pub(crate) places: Arc<Semaphore>,
+    /// Places for connections of clients. One source leaves a quarter to the others: not less, since it may be a load
+    /// balancer.
+    pub(crate) places: PerSource,
     /// Handshakes of tunnels that are under way.
     pub(crate) handshakes: PerSource,
     /// KiB for the heads of open requests.
@@ -67,7 +68,7 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(config: Config, parts: Parts, tasks: Tasks) -> Self {
-        let pool = tunnels(&tasks);
+        let (pool, connections) = (tunnels(&tasks), parts.limits.connections);
         let metrics = HttpMetrics::register(&parts.metrics);
         let pod = &config.pod;
         let uid = WorkloadUid::pod(&config.cluster_id, &pod.namespace, &pod.name);
@@ -86,8 +87,8 @@ impl Context {
             log: parts.log,
             metrics,
             limits: parts.limits,
-            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            handshakes: PerSource::new(MAX_HANDSHAKES, MAX_CONNECTIONS),
+            places: PerSource::new(connections - connections / 4, connections),
+            handshakes: PerSource::new(MAX_HANDSHAKES, connections),
             heads: Arc::new(Semaphore::new(parts.limits.heads)),
             drain: tasks.drain(),
             begun: Instant::now(),
@@ -162,7 +163,7 @@ impl Context {
 
     /// Whether few places are left for connections.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.places.available_permits() < MAX_CONNECTIONS / 4
+        self.places.free() < self.limits.connections / 4
     }
 
     pub(crate) async fn certificate(&self) -> Result<Arc<Svid>, String> {

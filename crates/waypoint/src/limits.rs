@@ -29,8 +29,6 @@ pub(crate) const MAX_SEND_BUFFER: usize = 64 * 1024;
 pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// Window of an HTTP/2 connection: never the narrower one, for bodies that nobody takes would hold up all others.
 pub(crate) const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
-/// Connections of clients on all listeners of a gateway, and tunnels to a waypoint; a further one is closed unread.
-pub(crate) const MAX_CONNECTIONS: usize = 16_384;
 /// Handshakes of tunnels that one source address may have under way.
 pub(crate) const MAX_HANDSHAKES: usize = 64;
 /// A connection to a backend without a request is closed after this time.
@@ -76,6 +74,8 @@ pub struct Limits {
     /// next answer, and one that is closed may be about to ask. It accepts nothing after this time either. Less than the
     /// drain, after which everything ends.
     pub drain: Duration,
+    /// Connections of clients on all listeners of a gateway, or tunnels to a waypoint; a further one is closed unread.
+    pub connections: usize,
     /// KiB of heads that all open requests hold together, each at least one; further requests are answered with 503.
     pub heads: usize,
     /// Requests under way to one endpoint of a backend, over all connections to it.
@@ -95,6 +95,7 @@ impl Default for Limits {
             body: Duration::from_secs(60),
             stall: Duration::from_secs(300),
             drain: Duration::from_secs(20),
+            connections: 16_384,
             heads: 128 * 1024,
             upstream_requests: 4096,
             upstream_waiting: 1024,

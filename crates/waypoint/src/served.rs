@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use meltemi_model::{NamespacedHostname, SpiffeId, WorkloadUid};
-use tokio::sync::OwnedSemaphorePermit;
+use meltemi_runtime::places::Place;
 
 /// Who is on the other side.
 #[derive(Clone, Debug)]
@@ -46,5 +46,5 @@ pub(crate) struct Served {
     /// The client.
     pub(crate) peer: Peer,
     /// Its place among the connections; a WebSocket keeps it when HTTP has ended. Of a tunnel's stream the tunnel has it.
-    pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
+    pub(crate) place: Option<Arc<Place>>,
 }

@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use meltemi_policy::Permit;
+use meltemi_runtime::places::Place;
 use meltemi_view::registry::Guard;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::{Body, full};
 use crate::context::Context;
@@ -52,7 +52,7 @@ pub(crate) fn change(
     client: OnUpgrade,
     mut response: Response<Incoming>,
     permit: Permit,
-    kept: (Guard, Option<Arc<OwnedSemaphorePermit>>),
+    kept: (Guard, Option<Arc<Place>>),
 ) -> Response<Body> {
     let backend = hyper::upgrade::on(&mut response);
     let mut drain = context.tasks.drain();

@@ -13,6 +13,8 @@ mod fixtures;
 mod frames;
 #[path = "hostile/kept.rs"]
 mod kept;
+#[path = "hostile/places.rs"]
+mod places;
 #[path = "hostile/rows.rs"]
 mod rows;
 #[path = "hostile/world.rs"]

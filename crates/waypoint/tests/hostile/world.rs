@@ -84,7 +84,7 @@ pub(crate) struct World {
     pub(crate) view: View,
     pub(crate) metrics: Metrics,
     pub(crate) gateway: SocketAddr,
-    hbone: SocketAddr,
+    pub(crate) hbone: SocketAddr,
     client: Arc<Svid>,
     pool: Pool,
     lines: Lines,
