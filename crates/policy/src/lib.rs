@@ -28,5 +28,5 @@ pub use check::{InvalidPolicy, ValidPolicy};
 pub use decide::{Decision, Rule, decide, reports, resume};
 pub use explain::{Explanation, explain, explain_decision};
 pub use facts::{Claims, Facts, Headers, HttpFacts};
-pub use permit::{Permit, Revoker, admit, admit_after};
+pub use permit::{Permit, Revocation, Revoker, admit, admit_after};
 pub use set::PolicySet;

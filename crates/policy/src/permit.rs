@@ -26,6 +26,10 @@ pub struct Permit {
     shared: Arc<Shared>,
 }
 
+/// Says whether a permit was taken back, to somebody who cannot wait for it.
+#[derive(Clone, Debug)]
+pub struct Revocation(Arc<Shared>);
+
 /// Takes a permit back.
 #[derive(Clone, Debug)]
 pub struct Revoker(Arc<Shared>);
@@ -65,6 +69,11 @@ impl Permit {
         self.generation
     }
 
+    /// Whether it was taken back, for as long as somebody asks.
+    pub fn revocation(&self) -> Revocation {
+        Revocation(self.shared.clone())
+    }
+
     /// Resolves with the reason when it is taken back.
     pub async fn revoked(&self) -> Arc<str> {
         poll_fn(|cx| {
@@ -78,6 +87,13 @@ impl Permit {
             Poll::Pending
         })
         .await
+    }
+}
+
+impl Revocation {
+    /// Whether the permit was taken back.
+    pub fn has_come(&self) -> bool {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).revoked.is_some()
     }
 }
 

@@ -180,7 +180,7 @@ impl Answer {
     /// the next request.
     pub(crate) fn new(inner: Incoming, bounds: Bounds, pulse: Arc<Pulse>) -> Self {
         let Bounds { permit, guard, deadline, expectation, connection } = bounds;
-        let handed = pulse.answer();
+        let handed = pulse.answer(permit.revocation());
         let revoked = Box::pin(async move {
             let _guard = guard;
             permit.revoked().await

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use meltemi_policy::Revocation;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -13,12 +14,16 @@ use crate::limits::{EARLY, Limits, MAX_EARLY_RESETS};
 /// Longest time between two looks.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How long an answer may wait for its client once it is no longer allowed. hyper asks a body for more only when the client
+/// has room, and only then the body breaks off.
+const REVOKED_STALL: Duration = Duration::from_secs(5);
+
 /// Why a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// No request for [`Limits::idle`]: closed in good order.
     Idle,
-    /// An answer of which nothing was taken for [`Limits::stall`].
+    /// An answer of which nothing was taken for [`Limits::stall`], or for [`REVOKED_STALL`] when it is no longer allowed.
     Stalled,
     /// More requests were given up at once than waited for.
     Resets,
@@ -39,8 +44,11 @@ pub(crate) struct Pulse {
 
 /// When a part of an answer was handed out that nobody has come back from yet: milliseconds after the connection's begin,
 /// and one; 0 while the answer is asked for more.
-#[derive(Debug, Default)]
-pub(crate) struct Handed(AtomicU64);
+#[derive(Debug)]
+pub(crate) struct Handed {
+    at: AtomicU64,
+    revocation: Revocation,
+}
 
 /// A request under way.
 #[derive(Debug)]
@@ -74,9 +82,9 @@ impl Pulse {
         Ticket { pulse: self.clone(), begun: Instant::now(), answered: false }
     }
 
-    /// An answer whose body is sent.
-    pub(crate) fn answer(&self) -> Arc<Handed> {
-        let handed = Arc::new(Handed::default());
+    /// An answer whose body is sent, as long as it is permitted.
+    pub(crate) fn answer(&self, revocation: Revocation) -> Arc<Handed> {
+        let handed = Arc::new(Handed { at: AtomicU64::new(0), revocation });
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|a| a.strong_count() > 0);
         answers.push(Arc::downgrade(&handed));
@@ -85,7 +93,7 @@ impl Pulse {
 
     /// A part of an answer is handed out, or (false) asked for.
     pub(crate) fn hand(&self, handed: &Handed, out: bool) {
-        handed.0.store(if out { self.now() + 1 } else { 0 }, Ordering::Relaxed);
+        handed.at.store(if out { self.now() + 1 } else { 0 }, Ordering::Relaxed);
     }
 
     /// Whether a request is under way.
@@ -99,8 +107,9 @@ impl Pulse {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|a| a.strong_count() > 0);
         let stalled = |handed: Arc<Handed>| {
-            let since = handed.0.load(Ordering::Relaxed);
-            since > 0 && over(since - 1, limits.stall)
+            let since = handed.at.load(Ordering::Relaxed);
+            let limit = if since > 0 && handed.revocation.has_come() { REVOKED_STALL } else { limits.stall };
+            since > 0 && over(since - 1, limit.min(limits.stall))
         };
         if answers.iter().filter_map(Weak::upgrade).any(stalled) {
             return Some(Ending::Stalled);
@@ -150,6 +159,10 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use meltemi_policy::{Facts, Permit, PolicySet, Revoker, admit};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -184,11 +197,38 @@ mod tests {
     async fn an_answer_that_nobody_takes_ends_the_connection_and_a_silent_backend_does_not() {
         let limits = Limits::default();
         let pulse = Pulse::new();
-        let handed = pulse.answer();
+        let (permit, _revoker) = permit();
+        let handed = pulse.answer(permit.revocation());
         pulse.hand(&handed, false);
         assert!(tokio::time::timeout(limits.stall * 3, pulse.ending(&limits, || false)).await.is_err());
         pulse.hand(&handed, true);
         assert_eq!(pulse.ending(&limits, || false).await, Ending::Stalled);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_ends_soon_after_it_is_no_longer_allowed() {
+        let limits = Limits::default();
+        let (pulse, (permit, revoker)) = (Pulse::new(), permit());
+        let handed = pulse.answer(permit.revocation());
+        pulse.hand(&handed, true);
+        tokio::time::sleep(limits.stall / 2).await;
+        let begun = Instant::now();
+        revoker.revoke("policy change");
+        assert_eq!(pulse.ending(&limits, || false).await, Ending::Stalled);
+        assert!(begun.elapsed() <= LOOK + REVOKED_STALL, "{:?}", begun.elapsed());
+    }
+
+    fn permit() -> (Permit, Revoker) {
+        let nowhere = IpAddr::from([0, 0, 0, 0]);
+        let facts = Facts {
+            source: None,
+            source_ip: nowhere,
+            destination_ip: nowhere,
+            destination_port: 1,
+            sni: None,
+            http: None,
+        };
+        admit(&PolicySet::default(), &facts, 0).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

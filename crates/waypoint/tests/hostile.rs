@@ -547,6 +547,27 @@ async fn an_http2_answer_that_nobody_takes_ends_its_connection() {
     ends(io, "a window of nothing").await;
 }
 
+/// The client reads everything else: only this answer has no window.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_http2_answer_that_nobody_takes_ends_when_it_is_no_longer_allowed() {
+    let mut world = World::start(Limits::default()).await;
+    let mut io = world.to_service(FREE).await;
+    write(&mut io, &[frames::preface(), frames::windows(10), frames::get("/endless", 1)].concat()).await;
+    let mut got = Vec::new();
+    let filled = async {
+        while frames::data(&got) < 10 {
+            assert!(io.read_buf(&mut got).await.unwrap() > 0);
+        }
+    };
+    tokio::time::timeout(PATIENCE, filled).await.unwrap();
+    let deny = policy("late", Action::Deny, &[(Attribute::Path, &["/endless"])]);
+    world.policy(Target::Service(service(FREE)), deny);
+    world.publish();
+    let begun = Instant::now();
+    ends(io, "an answer without a window, when it is forbidden").await;
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_http2_answer_that_nobody_takes_is_held_to_a_bound() {
     let world = World::start(Limits::default()).await;

@@ -99,6 +99,17 @@ pub(crate) fn goaway(mut bytes: &[u8]) -> Option<u32> {
     None
 }
 
+/// How many bytes of data the frames have.
+pub(crate) fn data(mut bytes: &[u8]) -> usize {
+    let mut sum = 0;
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        sum += if *kind == DATA { length } else { 0 };
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    sum
+}
+
 /// Sent for a while on a connection of one's own.
 pub(crate) struct Lasting {
     pub(crate) name: &'static str,
