@@ -24,7 +24,8 @@ test:
 	@scripts/envoy.sh
 	PROPTEST_RNG_SEED=1 KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
 
-# Format, lints, links of the code's documentation, dependency table, reference pages, figures of the sources, licences.
+# Format, lints, links of the code's documentation, dependency table, reference pages, tests of bounds, figures of the
+# sources, licences.
 check: $(TOOLS)/bin/cargo-deny $(TOOLS)/bin/cargo-machete
 	@scripts/setup.sh build
 	cargo fmt --all --check
@@ -33,6 +34,7 @@ check: $(TOOLS)/bin/cargo-deny $(TOOLS)/bin/cargo-machete
 	cargo xtask deps
 	$(TOOLS)/bin/cargo-machete
 	cargo xtask reference --check
+	cargo xtask bounds
 	cargo xtask style
 	$(TOOLS)/bin/cargo-deny --log-level error check licenses bans sources
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tools for the project's developers: `cargo xtask deps` checks the dependency table, `cargo xtask bench` measures the
-//! data path, `cargo xtask reference` writes `docs/reference/`, `cargo xtask style`
-//! counts what may only fall.
+//! data path, `cargo xtask reference` writes `docs/reference/`, `cargo xtask bounds` finds the test of each row of
+//! `docs/bounds.md`, `cargo xtask style` counts what may only fall.
 
 mod bench;
+mod bounds;
 mod deps;
 mod reference;
 mod style;
@@ -21,6 +22,8 @@ enum Command {
     Bench(bench::Args),
     /// Write the pages of docs/reference/ from the code
     Reference(reference::Args),
+    /// Find the tests that fill the bounds of docs/bounds.md
+    Bounds,
     /// Count what may only fall: short names, short comments, closures, tuples, text as errors, circles
     Style,
 }
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Deps => deps::check(),
         Command::Bench(args) => bench::run(&args),
         Command::Reference(args) => reference::run(&args),
+        Command::Bounds => bounds::check(),
         Command::Style => style::check(),
     }
 }

@@ -296,6 +296,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_expression_at_a_bound_is_read_and_one_beyond_it_is_refused() {
+        let padded = |length: usize| format!("'{}' == ''", "x".repeat(length - 8));
+        let sum = |operators: usize| format!("1{} > 0", " + 1".repeat(operators - 1));
+        let nested = |depth: usize| format!("{}true{}", "(".repeat(depth), ")".repeat(depth));
+        let asked = |count: usize| format!("{}true", "true ? true : ".repeat(count));
+        let within = |text: String| within_bounds(&text).is_ok();
+        assert_eq!(padded(MAX_EXPRESSION).len(), MAX_EXPRESSION);
+        assert!(within(padded(MAX_EXPRESSION)) && !within(padded(MAX_EXPRESSION + 1)));
+        assert!(within(sum(MAX_OPERATORS)) && !within(sum(MAX_OPERATORS + 1)));
+        assert!(within(nested(MAX_NESTING)) && !within(nested(MAX_NESTING + 1)));
+        assert!(within(asked(MAX_NESTING)) && !within(asked(MAX_NESTING + 1)));
+        // What is within the bounds is evaluated, and what is not is refused before it is parsed.
+        for text in [padded(MAX_EXPRESSION), sum(MAX_OPERATORS), nested(MAX_NESTING), asked(MAX_NESTING)] {
+            assert!(judge(&text).is_ok(), "{text}");
+        }
+        for text in [sum(MAX_OPERATORS + 1), nested(MAX_NESTING + 1)] {
+            assert_eq!(judge(&text).unwrap_err(), within_bounds(&text).unwrap_err());
+        }
+    }
+
     /// The parser and the interpreter go down into an expression: none may be deeper than their stack.
     #[test]
     fn no_expression_is_too_deep_for_the_stack() {

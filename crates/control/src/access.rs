@@ -184,11 +184,12 @@ impl Access {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use meltemi_translate::facts::PodFacts;
 
-    fn access() -> Access {
+    /// A node proxy `zt-1` and its node's Pods; a waypoint `way` of a Gateway.
+    pub(crate) fn access() -> Access {
         let access = Access {
             trust_domain: TrustDomain::default(),
             namespace: "istio-system".into(),

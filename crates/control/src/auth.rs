@@ -160,8 +160,93 @@ fn read(review: &TokenReview) -> Result<Caller, Unauthenticated> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::watch;
+
     use super::*;
+
+    /// An API server that reviews tokens of a ServiceAccount and a Pod (`<namespace>/<account>/<pod>`), as long as it
+    /// answers at all.
+    pub(crate) struct Reviews {
+        pub(crate) authenticator: Authenticator,
+        asked: Arc<AtomicUsize>,
+        answers: watch::Sender<bool>,
+    }
+
+    pub(crate) fn reviews(answers: bool) -> Reviews {
+        let (answers, answering) = watch::channel(answers);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let service = tower::service_fn(move |request: axum::http::Request<kube::client::Body>| {
+            let mut answering = answering.clone();
+            count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let body = request.into_body().collect_bytes().await?;
+                let _ = answering.wait_for(|answers| *answers).await;
+                let mut review: serde_json::Value = serde_json::from_slice(&body)?;
+                let token = review["spec"]["token"].as_str().unwrap_or_default().to_owned();
+                let parts: Vec<&str> = token.split('/').collect();
+                if let [namespace, account, pod] = parts.as_slice() {
+                    review["status"] = serde_json::json!({
+                        "authenticated": true,
+                        "audiences": [AUDIENCE],
+                        "user": {
+                            "username": format!("system:serviceaccount:{namespace}:{account}"),
+                            "extra": {
+                                "authentication.kubernetes.io/pod-name": [pod],
+                                "authentication.kubernetes.io/pod-uid": [format!("uid-{pod}")],
+                            },
+                        },
+                    });
+                }
+                let answer =
+                    axum::http::Response::new(kube::client::Body::from(review.to_string().into_bytes()));
+                Ok::<_, tower::BoxError>(answer)
+            }
+        });
+        let authenticator = Authenticator::new(Client::new(service, "default"));
+        Reviews { authenticator, asked, answers }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reviews_at_once_are_bounded_and_go_on_when_the_api_server_answers() {
+        let Reviews { authenticator, asked, answers } = reviews(false);
+        let authenticator = Arc::new(authenticator);
+        let ask = async |token: String| authenticator.authenticate(Some(&format!("Bearer {token}"))).await;
+        #[expect(clippy::disallowed_methods, reason = "a test has no owner for tasks but itself")]
+        let waiting: Vec<_> = (0..REVIEWS)
+            .map(|n| {
+                let authenticator = authenticator.clone();
+                tokio::spawn(
+                    async move { authenticator.authenticate(Some(&format!("Bearer a/b/{n}"))).await },
+                )
+            })
+            .collect();
+        while asked.load(Ordering::SeqCst) < REVIEWS {
+            tokio::task::yield_now().await;
+        }
+        let begun = tokio::time::Instant::now();
+        let over = ask("a/b/over".to_owned()).await;
+        assert!(matches!(over, Err(Unauthenticated::Busy)), "{over:?}");
+        assert_eq!((begun.elapsed().as_secs(), asked.load(Ordering::SeqCst)), (TURN.as_secs(), REVIEWS));
+        answers.send_replace(true);
+        for review in waiting {
+            assert!(review.await.unwrap().is_ok());
+        }
+        assert!(ask("a/b/over".to_owned()).await.is_ok(), "there is room again");
+        let long = ask("x".repeat(MAX_TOKEN + 1)).await;
+        assert!(matches!(long, Err(Unauthenticated::Invalid(_))), "{long:?}");
+        assert_eq!(
+            asked.load(Ordering::SeqCst),
+            REVIEWS + 1,
+            "nobody is asked about a token that is too long"
+        );
+        assert!(ask("x".repeat(MAX_TOKEN)).await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), REVIEWS + 2, "a token at the bound is asked about");
+    }
 
     fn review(status: &serde_json::Value) -> TokenReview {
         serde_json::from_value(serde_json::json!({ "spec": { "token": "" }, "status": status })).unwrap()

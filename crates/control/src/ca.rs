@@ -157,8 +157,52 @@ impl CaService for Endpoint {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use tower::Service as _;
+
     use super::*;
+
+    /// A message of gRPC that says how long it is, with as much of it as there is.
+    pub(crate) fn message(length: usize, bytes: &[u8]) -> axum::body::Body {
+        let head = [&[0][..], &u32::try_from(length).unwrap().to_be_bytes(), bytes];
+        axum::body::Body::from(head.concat())
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_large_is_refused_before_it_is_read() {
+        let core = CaCore::new(&CaMaterial::generate("cluster.local", SystemTime::now()).unwrap()).unwrap();
+        let endpoint = Endpoint {
+            core: Arc::new(core),
+            authenticator: Arc::new(crate::auth::tests::reviews(true).authenticator),
+            access: crate::access::tests::access(),
+            metrics: ControlMetrics::default(),
+        };
+        let mut service = endpoint.into_service();
+        let mut code = async |length: usize, bytes: &[u8]| {
+            let request =
+                axum::http::Request::post("/istio.v1.auth.IstioCertificateService/CreateCertificate")
+                    .header("content-type", "application/grpc")
+                    .body(message(length, bytes))
+                    .unwrap();
+            let answer = service.call(request).await.unwrap();
+            answer.headers()["grpc-status"]
+                .to_str()
+                .unwrap()
+                .parse::<i32>()
+                .map(tonic::Code::from_i32)
+                .unwrap()
+        };
+        // Refused by its length alone: nothing of it has come.
+        assert_eq!(code(LARGEST_REQUEST + 1, b"").await, tonic::Code::OutOfRange);
+        // Read as a whole; what it says is looked at only with a token.
+        let csr = "x".repeat(LARGEST_REQUEST - 4);
+        let length = csr.len();
+        let head =
+            [0x0a, (length & 0x7f) as u8 | 0x80, (length >> 7 & 0x7f) as u8 | 0x80, (length >> 14) as u8];
+        let largest = [&head[..], csr.as_bytes()].concat();
+        assert_eq!(largest.len(), LARGEST_REQUEST);
+        assert_eq!(code(LARGEST_REQUEST, &largest).await, tonic::Code::Unauthenticated);
+    }
 
     #[test]
     fn the_authority_survives_in_its_secret() {

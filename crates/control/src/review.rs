@@ -111,7 +111,7 @@ pub fn start(tasks: &Tasks, reviewer: Option<Reviewer>, leader: Leadership) -> I
         tasks.spawn("policy review", async move {
             tokio::select! {
                 () = drain.started() => {}
-                () = review_forever(&reviewer, &rung, &to, leader) => {}
+                () = review_forever(&reviewer, &rung, &to, leader, WORK) => {}
             }
             Ok::<(), Infallible>(())
         });
@@ -124,6 +124,7 @@ async fn review_forever(
     due: &Notify,
     engine: &mpsc::Sender<Message>,
     mut leader: Leadership,
+    limit: Duration,
 ) {
     loop {
         due.notified().await;
@@ -137,7 +138,7 @@ async fn review_forever(
         };
         let (reviewer, began) = (reviewer.clone(), Instant::now());
         let work = move || {
-            let remarks = reviewer(&subject, &|| began.elapsed() < WORK);
+            let remarks = reviewer(&subject, &|| began.elapsed() < limit);
             (Box::new(subject), remarks)
         };
         match tokio::task::spawn_blocking(work).await {
@@ -163,7 +164,48 @@ pub fn condition(remarks: &[Remark]) -> Option<Condition> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_review_works_for_a_tenth_of_the_time_however_much_there_is_to_do() {
+        let limit = Duration::from_millis(100);
+        let spans: Arc<Mutex<Vec<(Instant, Instant)>>> = Arc::default();
+        let (noted, begun) = (spans.clone(), Instant::now());
+        // It would never end by itself.
+        let reviewer: Reviewer = Arc::new(move |_, may_go_on| {
+            let began = Instant::now();
+            while may_go_on() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            noted.lock().unwrap().push((began, Instant::now()));
+            Remarks::new()
+        });
+        let (engine, mut messages) = mpsc::channel(1);
+        let due = Notify::new();
+        let answering = async {
+            let mut found = 0;
+            while found < 3 {
+                // There is always something new.
+                due.notify_one();
+                match messages.recv().await.unwrap() {
+                    Message::Ask(answer) => answer.send(Subject::default()).unwrap(),
+                    Message::Found(..) => found += 1,
+                }
+            }
+        };
+        tokio::select! {
+            () = review_forever(&reviewer, &due, &engine, Leadership::always(), limit) => {}
+            () = answering => {}
+        }
+        let spans = spans.lock().unwrap();
+        for (one, next) in spans.iter().zip(spans.iter().skip(1)) {
+            let (worked, rested) = (one.1 - one.0, next.0 - one.1);
+            assert!(rested >= worked * REST, "{worked:?}, then {rested:?}");
+        }
+        assert!(begun.elapsed() >= 2 * (REST + 1) * limit);
+    }
 
     #[test]
     fn a_condition_is_short_whatever_there_is_to_say() {

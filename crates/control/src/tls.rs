@@ -84,11 +84,35 @@ pub fn accept(
     config: Arc<rustls::ServerConfig>,
     handle: impl Fn(TlsStream<TcpStream>, Place) + Clone + Send + Sync + 'static,
 ) {
+    accept_within(tasks, name, listener, config, &Places::default(), handle);
+}
+
+/// Places of a listener.
+struct Places {
+    handshakes: PerSource,
+    connections: PerSource,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let [handshakes, connections] =
+            [HANDSHAKES, CONNECTIONS].map(|(of_one, of_all)| PerSource::new(of_one, of_all));
+        Self { handshakes, connections }
+    }
+}
+
+fn accept_within(
+    tasks: &Tasks,
+    name: &'static str,
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    places: &Places,
+    handle: impl Fn(TlsStream<TcpStream>, Place) + Clone + Send + Sync + 'static,
+) {
     let mut drain = tasks.drain();
     let jobs = tasks.clone();
     let acceptor = TlsAcceptor::from(config);
-    let handshakes = PerSource::new(HANDSHAKES.0, HANDSHAKES.1);
-    let connections = PerSource::new(CONNECTIONS.0, CONNECTIONS.1);
+    let (handshakes, connections) = (places.handshakes.clone(), places.connections.clone());
     tasks.spawn(name, async move {
         loop {
             let accepted = tokio::select! {
@@ -208,6 +232,50 @@ mod tests {
         }
     }
 
+    async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+        socket.connect(address).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_source_fills_its_own_connections_only_and_there_is_a_bound_for_all() {
+        let (serving, connector) = credentials();
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_trigger, watch) = drain::channel();
+        let (tasks, _supervisor) = Tasks::new("test", watch);
+        let places = Places { connections: PerSource::new(2, 3), ..Places::default() };
+        // Held until the client ends it.
+        let jobs = tasks.clone();
+        accept_within(
+            &tasks,
+            "test",
+            listener,
+            serving.config(&[b"h2"]).unwrap(),
+            &places,
+            move |mut io, place| {
+                jobs.spawn_job("held", async move {
+                    let _place = place;
+                    let _ = io.read(&mut [0]).await;
+                    Ok::<(), io::Error>(())
+                });
+            },
+        );
+        let shake = async |source: &str| {
+            let stream = connect_from(source, address).await;
+            connector.connect("istiod.x.svc".try_into().unwrap(), stream).await.ok()
+        };
+        let mut held = vec![shake("127.0.0.2").await.unwrap(), shake("127.0.0.2").await.unwrap()];
+        assert!(shake("127.0.0.2").await.is_none(), "it has its part");
+        held.push(shake("127.0.0.3").await.expect("another source"));
+        assert!(shake("127.0.0.4").await.is_none(), "there is none left");
+        held.clear();
+        while shake("127.0.0.2").await.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     #[tokio::test]
     async fn who_says_nothing_takes_no_place_from_others() {
         let (serving, connector) = credentials();
@@ -228,9 +296,7 @@ mod tests {
         let last = silent.last_mut().unwrap();
         let closed = tokio::time::timeout(Duration::from_secs(5), last.read(&mut [0])).await.unwrap();
         assert!(matches!(closed, Ok(0) | Err(_)));
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let stream = socket.connect(address).await.unwrap();
+        let stream = connect_from("127.0.0.2", address).await;
         let connecting = connector.connect("istiod.x.svc".try_into().unwrap(), stream);
         tokio::time::timeout(Duration::from_secs(5), connecting).await.unwrap().unwrap();
         while shaken.load(Ordering::SeqCst) == 0 {

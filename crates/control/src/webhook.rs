@@ -216,6 +216,18 @@ mod tests {
         })
     }
 
+    #[tokio::test]
+    async fn a_review_that_is_too_large_is_refused_and_the_next_one_is_answered() {
+        let routes = routes(validator(), ControlMetrics::default());
+        for (padding, expected) in [(LARGEST, StatusCode::PAYLOAD_TOO_LARGE), (0, StatusCode::OK)] {
+            let body = review("DELETE").to_string() + &" ".repeat(padding);
+            let request = axum::http::Request::post("/validate").header("content-type", "application/json");
+            let answer =
+                routes.clone().oneshot(request.body(axum::body::Body::from(body)).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), expected);
+        }
+    }
+
     #[test]
     fn a_refusal_carries_the_reason() {
         let refuse = |_: &Value| Err("bad CIDR range (1.2.3.4/99)".to_owned());

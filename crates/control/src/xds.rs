@@ -340,7 +340,76 @@ fn texts(metadata: &prost_types::Struct) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use tower::Service as _;
+
     use super::*;
+    use crate::access::tests::access;
+    use crate::auth::tests::reviews;
+    use crate::ca::tests::message;
+
+    fn endpoint(access: Access) -> (Endpoint, Vec<Box<dyn std::any::Any>>) {
+        let (trigger, drain) = meltemi_runtime::drain::channel();
+        let (tasks, supervisor) = Tasks::new("test", drain);
+        let (is_published, published) = watch::channel(true);
+        let endpoint = Endpoint {
+            publisher: Publisher::new(),
+            proxies: Proxies::default(),
+            authenticator: Arc::new(reviews(true).authenticator),
+            access,
+            tasks,
+            published,
+            next: AtomicU64::default(),
+        };
+        (endpoint, vec![Box::new(trigger), Box::new(supervisor), Box::new(is_published)])
+    }
+
+    /// Opens a stream of the waypoint; `first` comes and nothing else, and the stream stays open.
+    async fn open(endpoint: Endpoint, first: Body) -> Body {
+        let first = first.into_data_stream().chain(futures::stream::pending());
+        let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+        let request = axum::http::Request::post(path)
+            .header("content-type", "application/grpc")
+            .header("authorization", "Bearer default/waypoint/way")
+            .body(Body::from_stream(first))
+            .unwrap();
+        let answer = endpoint.into_service().call(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(!answer.headers().contains_key("grpc-status"), "{:?}", answer.headers());
+        Body::new(answer.into_body())
+    }
+
+    async fn ends(body: Body) -> bool {
+        let mut frames = body.into_data_stream();
+        let rest = async { while let Some(Ok(_)) = frames.next().await {} };
+        tokio::time::timeout(Duration::from_secs(5), rest).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_large_ends_its_stream_before_it_is_read() {
+        for (length, expected) in [(LARGEST_REQUEST, false), (LARGEST_REQUEST + 1, true)] {
+            let (endpoint, _kept) = endpoint(access());
+            let proxies = endpoint.proxies.clone();
+            let stream = open(endpoint, message(length, b"")).await;
+            assert_eq!((ends(stream).await, proxies.all().is_empty()), (expected, expected), "{length}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_soon_after_its_pod_or_gateway() {
+        let access = access();
+        let (endpoint, _kept) = endpoint(access.clone());
+        let (proxies, stream) =
+            (endpoint.proxies.clone(), open(endpoint, message(LARGEST_REQUEST, b"")).await);
+        tokio::time::sleep(LOOK * 10).await;
+        assert_eq!(proxies.all().len(), 1, "it goes on as long as they are there");
+        access.gateways.set(&NamespacedName::new("default", "waypoint"), None);
+        let gone = tokio::time::Instant::now();
+        let mut frames = stream.into_data_stream();
+        while let Some(Ok(_)) = frames.next().await {}
+        assert!(gone.elapsed() <= LOOK * 2, "{:?}", gone.elapsed());
+        assert!(proxies.all().is_empty());
+    }
 
     #[test]
     fn of_what_a_proxy_says_only_what_is_shown_is_kept() {

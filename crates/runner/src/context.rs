@@ -286,3 +286,23 @@ impl PodEntry {
         self.pod().spec.as_ref().and_then(|s| s.host_network) == Some(true)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use meltemi_runtime::drain;
+
+    use super::*;
+
+    /// Of a runner that reaches no API server.
+    pub(crate) fn context(node: Ipv4Addr) -> Arc<Context> {
+        let (_trigger, watch) = drain::channel();
+        let (tasks, _supervisor) = Tasks::new("test", watch);
+        let folder = Path::new("/nonexistent");
+        let range = "10.244.1.0/24".parse().unwrap();
+        let config = Config::one_machine("node-1", node, range, folder, folder).unwrap();
+        let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(api).unwrap();
+        let shares = Shares { users: Supply::new(&config.ids_dir, 0).unwrap(), cgroups: Cgroups::default() };
+        Context::new(config, client, Vec::new(), tasks, Entries::new(), shares)
+    }
+}

@@ -225,3 +225,84 @@ pub(crate) fn switching(
     headers.insert(header::UPGRADE, header::HeaderValue::from_static(protocol));
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// How far a client goes before it says nothing more.
+    #[derive(Clone, Copy, Debug)]
+    enum Silence {
+        BeforeTls,
+        AfterTls,
+        InTheHead,
+    }
+
+    /// A certificate for the server, and a client that trusts it.
+    fn credentials() -> (TlsAcceptor, tokio_rustls::TlsConnector) {
+        let key = rcgen::generate_simple_self_signed(["node-1".to_owned()]).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(key.cert.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let client = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let private = PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![key.cert.der().clone()], private)
+            .unwrap();
+        (TlsAcceptor::from(Arc::new(server)), tokio_rustls::TlsConnector::from(Arc::new(client)))
+    }
+
+    /// After how many seconds the connection of such a client ends.
+    async fn ends_after(silence: Silence, sources: &Sources) -> u64 {
+        let (acceptor, connector) = credentials();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+        let place = sources.take(from.ip()).unwrap();
+        let ctx = crate::context::tests::context(std::net::Ipv4Addr::LOCALHOST);
+        let serving = serve(ctx, acceptor, stream, Some, place);
+        let shaking = async {
+            if matches!(silence, Silence::BeforeTls) {
+                tokio::time::pause();
+                let _ = client.read(&mut [0]).await;
+                return;
+            }
+            let mut client = connector.connect("node-1".try_into().unwrap(), client).await.unwrap();
+            if matches!(silence, Silence::InTheHead) {
+                client.write_all(b"GET /healthz HTTP/1.1\r\nhost: node-1\r\n").await.unwrap();
+            }
+            tokio::time::pause();
+            let _ = client.read(&mut [0]).await;
+        };
+        let begun = Instant::now();
+        tokio::join!(async { drop(serving.await) }, shaking);
+        tokio::time::resume();
+        begun.elapsed().as_secs()
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_ended_and_leaves_its_place() {
+        let sources = Sources::new(4000);
+        for (silence, limit) in [
+            (Silence::BeforeTls, HANDSHAKE_LIMIT),
+            (Silence::AfterTls, HEADER_LIMIT),
+            (Silence::InTheHead, HEADER_LIMIT),
+        ] {
+            // The clock may have gone on before the client fell silent.
+            let took = ends_after(silence, &sources).await;
+            assert!((limit.as_secs()..limit.as_secs() + 9).contains(&took), "{silence:?}: {took} s");
+        }
+        let free = std::iter::from_fn(|| sources.take([127, 0, 0, 1].into())).collect::<Vec<_>>();
+        assert_eq!(free.len(), 16);
+    }
+}

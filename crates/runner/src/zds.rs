@@ -56,12 +56,17 @@ pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {
             let result = Talk { id, proxies: &proxies, socket: &socket }.run(snapshot, commands).await;
             proxies.disconnect(id);
             tracing::info!(proxy = id, result = ?result, "node proxy disconnected");
-            if !proxies.any() {
-                tokio::time::sleep(HOLD).await;
-                proxies.close_abandoned();
-            }
+            close_after_last(&proxies).await;
             result
         });
+    }
+}
+
+/// Closes the kept listeners when no proxy has come for [`HOLD`] after the last one.
+async fn close_after_last(proxies: &Proxies) {
+    if !proxies.any() {
+        tokio::time::sleep(HOLD).await;
+        proxies.close_abandoned();
     }
 }
 
@@ -213,6 +218,7 @@ async fn request(
 
 #[cfg(test)]
 mod tests {
+    use super::proxies::MAX_LISTENERS;
     use super::*;
     use meltemi_linux::netns::NetNs;
     use meltemi_wire::zds::{ack, hello};
@@ -328,9 +334,34 @@ mod tests {
         };
         tokio::join!(serving, script);
         // After the last proxy and the time that clients are let wait, it is refused.
-        proxies.close_abandoned();
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        close_after_last(&proxies).await;
+        assert_eq!(begun.elapsed().as_secs(), HOLD.as_secs());
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn listeners_beyond_the_bound_are_not_kept_and_other_pods_have_theirs() {
+        let proxies = Proxies::default();
+        let sockets = |count: usize| {
+            let one = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            (0..count).map(|_| OwnedFd::from(one.try_clone().unwrap())).collect::<Vec<_>>()
+        };
+        for uid in ["hostile", "other"] {
+            proxies.add(workload(uid));
+        }
+        for count in [MAX_LISTENERS - 1, 100, 1] {
+            proxies.keep_listeners("hostile", sockets(count));
+        }
+        proxies.keep_listeners("other", sockets(3));
+        assert_eq!(
+            (proxies.listeners("hostile").len(), proxies.listeners("other").len()),
+            (MAX_LISTENERS, 3)
+        );
+        // With the network namespace as many as one message carries.
+        assert_eq!(MAX_LISTENERS + 1, meltemi_linux::seqpacket::MAX_FDS);
     }
 
     async fn answered(workload: &Workload) -> Result<(), String> {

@@ -362,3 +362,72 @@ async fn request(to: Tunnel, dial: &Dial) -> Result<Stream, DialError> {
         other => Err(DialError::Status(other.unwrap_or_default())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meltemi_runtime::drain;
+    use meltemi_testkit::ca::{authority, identity, issue};
+    use tokio::time::Instant as Clock;
+
+    use super::*;
+    use crate::framing::probe::Probe;
+
+    fn dial() -> Dial {
+        let svid = Arc::new(issue(&authority(), &identity("client")).0);
+        Dial {
+            svid,
+            address: "10.0.0.2:15008".parse().unwrap(),
+            expected: vec![identity("server")],
+            authority: "10.0.0.1:80".to_owned(),
+            headers: HeaderMap::new(),
+            patience: Patience::Full,
+        }
+    }
+
+    fn is_slow(error: &DialError) -> bool {
+        matches!(error, DialError::Connect { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+    }
+
+    /// Whoever opens the tunnel waits for a network that does not answer; those behind it do not wait for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_waited_for_with_a_limit_and_other_destinations_need_none() {
+        let (_trigger, watch) = drain::channel();
+        let (tasks, _supervisor) = Tasks::new("test", watch);
+        let refused = |_| Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) }) as _;
+        let (pool, dial) = (Pool::new(Arc::new(refused), tasks), dial());
+        let tunnels = pool.of(&dial);
+        let turn = tunnels.lock().await;
+        let begun = Clock::now();
+        let waited = pool.dial(&dial).await.unwrap_err();
+        assert!(is_slow(&waited), "{waited}");
+        assert_eq!(begun.elapsed().as_secs(), TURN.as_secs());
+        let begun = Clock::now();
+        let other = Dial { address: "10.0.0.3:15008".parse().unwrap(), ..dial.clone() };
+        let error = pool.dial(&other).await.unwrap_err();
+        assert!(matches!(error, DialError::Connect { .. }) && !is_slow(&error), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        drop(turn);
+        assert!(!is_slow(&pool.dial(&dial).await.unwrap_err()), "its turn has come");
+    }
+
+    /// The peer is there, and its application does not answer.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_with_a_limit() {
+        let (probe, dial) = (Probe::new(Role::Client), dial());
+        let liveness = Arc::new(Liveness::default());
+        let tunnel = || Tunnel { user: Arc::new(User(probe.shared.clone())), liveness: liveness.clone() };
+        let begun = Clock::now();
+        let heard = async {
+            loop {
+                liveness.hear();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let error = tokio::select! {
+            asked = request(tunnel(), &dial) => asked.map(|_| ()).unwrap_err(),
+            () = heard => unreachable!("it never ends"),
+        };
+        assert!(is_slow(&error), "{error}");
+        assert_eq!(begun.elapsed().as_secs(), ANSWER.as_secs());
+    }
+}

@@ -70,6 +70,11 @@ impl Liveness {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes that the peer has just been heard.
+    pub(crate) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     /// Pings the peer every [`PING_EVERY`], and whenever somebody asks; resolves when it has not answered for
     /// [`PING_LIMIT`]. Progresses only while its connection does.
     pub(crate) async fn watch(self: Arc<Self>, shared: &Shared) -> io::Error {
@@ -89,12 +94,37 @@ impl Liveness {
             };
             match answered {
                 Ok(Ok(())) => {
-                    *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    self.hear();
                     self.suspect.send_replace(false);
                 }
                 Ok(Err(broken)) => return broken.into(),
                 Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer no longer answers"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framing::conn::Role;
+    use crate::framing::probe::Probe;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_no_ping_is_suspect_and_then_gone() {
+        let (probe, liveness) = (Probe::new(Role::Client), Arc::new(Liveness::default()));
+        let begun = Instant::now();
+        let suspected = async {
+            while !liveness.is_suspect() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            begun.elapsed()
+        };
+        let gone = async { (liveness.clone().watch(&probe.shared).await, begun.elapsed()) };
+        let (suspected, (error, gone)) = tokio::join!(suspected, gone);
+        let within =
+            |took: Duration, limit: Duration| (limit..limit + Duration::from_millis(300)).contains(&took);
+        assert!(within(suspected, PING_EVERY + SUSPECT), "{suspected:?}");
+        assert!(error.kind() == io::ErrorKind::TimedOut && within(gone, PING_EVERY + PING_LIMIT), "{gone:?}");
     }
 }

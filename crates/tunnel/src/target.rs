@@ -74,7 +74,11 @@ mod tests {
     #[test]
     fn a_target_is_written_in_one_way() {
         use InvalidTarget::{Host, NoPort, Port, TooLong};
-        let long = format!("{}:80", "a.".repeat(200));
+        let label = "a".repeat(61);
+        let name = format!("{label}.{label}.{label}.{label}.abcde");
+        let longest = format!("{name}:65535");
+        let longer = format!("{name}b:65535");
+        assert_eq!(longest.len(), LONGEST);
         for (authority, expected) in [
             ("10.0.0.2:9080", Ok("10.0.0.2:9080")),
             ("[fd00::2]:9080", Ok("[fd00::2]:9080")),
@@ -117,7 +121,8 @@ mod tests {
             ("we%62:80", Err(Host)),
             ("wéb:80", Err(Host)),
             (":80", Err(Host)),
-            (&long, Err(TooLong)),
+            (&longest, Ok(&longest)),
+            (&longer, Err(TooLong)),
         ] {
             let got = Target::parse(authority).map(|target| match target {
                 Target::Address(address) => address.to_string(),

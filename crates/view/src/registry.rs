@@ -57,6 +57,7 @@ struct Shared<S> {
     next: AtomicU64,
     /// Of all parts together; for the bound.
     open: AtomicUsize,
+    bound: usize,
 }
 
 impl<S> Shared<S> {
@@ -93,8 +94,14 @@ impl<S> std::fmt::Debug for Registry<S> {
 
 impl<S> Default for Registry<S> {
     fn default() -> Self {
+        Self::with_bound(BOUND)
+    }
+}
+
+impl<S> Registry<S> {
+    fn with_bound(bound: usize) -> Self {
         let parts = (0..PARTS).map(|_| Part::default()).collect();
-        Self(Arc::new(Shared { parts, next: AtomicU64::default(), open: AtomicUsize::default() }))
+        Self(Arc::new(Shared { parts, next: AtomicU64::default(), open: AtomicUsize::default(), bound }))
     }
 }
 
@@ -151,9 +158,9 @@ impl<S: Send + Sync + 'static> Registry<S> {
     ) -> Result<(Permit, Guard), Denied> {
         let shared = &self.0;
         let id = shared.next.fetch_add(1, Ordering::Relaxed);
-        if shared.open.fetch_add(1, Ordering::Relaxed) >= BOUND {
+        if shared.open.fetch_add(1, Ordering::Relaxed) >= shared.bound {
             shared.open.fetch_sub(1, Ordering::Relaxed);
-            let text = format!("{BOUND} connections are open");
+            let text = format!("{} connections are open", shared.bound);
             return Err(Denied { text, policy: None, rule: None, clause: None, missing: false });
         }
         let entry = Entry {
@@ -327,6 +334,25 @@ mod tests {
             (0..1000).map(|_| registry.open("z".into(), || Arc::new(true), judge).unwrap()).collect();
         assert_eq!(registry.judge_again_in_parts(&true, &Changes::All).await, 0);
         assert_eq!(registry.judge_again_in_parts(&false, &Changes::All).await, many.len());
+    }
+
+    #[tokio::test]
+    async fn what_is_over_the_bound_is_denied_and_what_is_open_goes_on() {
+        let registry = Registry::<bool>::with_bound(100);
+        let open = || registry.open("x".into(), || Arc::new(true), judge);
+        let mut held: Vec<_> = (0..100).map(|_| open().unwrap()).collect();
+        for _ in 0..3 {
+            assert_eq!(open().unwrap_err().text, "100 connections are open");
+        }
+        assert_eq!(registry.len(), 100);
+        drop(held.pop());
+        held.push(open().expect("room for one"));
+        assert!(open().is_err());
+        assert_eq!(registry.judge_again(&false, &Changes::All), 100, "all of them are still judged");
+        drop(held);
+        // What is denied takes no place.
+        assert!((0..200).all(|_| registry.open("x".into(), || Arc::new(false), judge).is_err()));
+        assert!(open().is_ok());
     }
 
     #[tokio::test(start_paused = true)]

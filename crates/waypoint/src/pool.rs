@@ -331,3 +331,59 @@ impl Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meltemi_runtime::drain;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::either::Either;
+
+    use super::*;
+
+    /// A backend that keeps its connections.
+    async fn backend() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a test has no owner for tasks but itself")]
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_is_closed_when_it_is_idle_and_when_it_is_old() {
+        let address = backend().await;
+        let (_trigger, watch) = drain::channel();
+        let (tasks, _supervisor) = Tasks::new("test", watch);
+        let upstreams = Upstreams::new(Limits::default(), tasks);
+        let endpoint = Endpoint { address, tunnel: None, version: HttpVersion::Http1 };
+        let lease = async || {
+            let connect = async { Ok(Either::Right(TcpStream::connect(address).await.unwrap())) };
+            upstreams.lease(&endpoint, false, connect).await.map_err(|_| "not reached").unwrap()
+        };
+        let first = lease().await;
+        assert!(!first.is_reused);
+        first.keep();
+        let almost = |limit: Duration| Instant::now() + limit - Duration::from_secs(1);
+        upstreams.close_idle(almost(UPSTREAM_IDLE));
+        let again = lease().await;
+        assert!(again.is_reused, "it is kept for a while");
+        again.keep();
+        upstreams.close_idle(Instant::now() + UPSTREAM_IDLE);
+        let new = lease().await;
+        assert!(!new.is_reused, "it was idle");
+        new.keep();
+        // Used all the time, until its lifetime is over.
+        tokio::time::pause();
+        tokio::time::advance(UPSTREAM_LIFETIME - Duration::from_secs(1)).await;
+        let old = lease().await;
+        assert!(old.is_reused);
+        old.keep();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!lease().await.is_reused, "it was old");
+    }
+}

@@ -90,3 +90,39 @@ pub(super) async fn patch(request: Request<Body>) -> Result<(PatchKind, Document
     let patch = PatchKind::of(&kind)?;
     Ok((patch, decode(&kind, &bytes(request).await?)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn request(body: Body) -> Request<Body> {
+        Request::builder().header(header::CONTENT_TYPE, "application/json").body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_at_the_bound_is_read_and_a_larger_one_is_refused() {
+        let padded = |length: usize| format!("{{}}{}", " ".repeat(length - 2));
+        assert!(read(request(Body::from(padded(MAX_BODY)))).await.is_ok());
+        assert_eq!(read(request(Body::from(padded(MAX_BODY + 1)))).await.unwrap_err().code, 413);
+        // One without a length or an end: it is given up, not read on.
+        let parts = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
+        assert_eq!(read(request(Body::from_stream(parts))).await.unwrap_err().code, 413);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_waited_for_with_a_limit() {
+        let begun = Instant::now();
+        let silent = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+        let drops = futures::stream::repeat(()).then(|()| async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Ok::<_, std::io::Error>(b" ".to_vec())
+        });
+        for body in [Body::from_stream(silent), Body::from_stream(drops)] {
+            assert_eq!(read(request(body)).await.unwrap_err().code, 400);
+        }
+        assert_eq!(begun.elapsed().as_secs(), 2 * BODY_LIMIT.as_secs());
+    }
+}

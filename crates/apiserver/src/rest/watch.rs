@@ -53,9 +53,14 @@ impl From<flow::Gone> for End {
     }
 }
 
+/// How long a watch lives that asks for so many seconds.
+fn lifetime(asked: Option<u64>) -> Duration {
+    asked.map_or(DEFAULT_TIMEOUT, Duration::from_secs).min(MAX_TIMEOUT)
+}
+
 pub(super) fn watch(call: Call) -> Result<Response<Body>, Refusal> {
     let start = revision::of_watch(&call)?;
-    let timeout = call.options.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs).min(MAX_TIMEOUT);
+    let timeout = lifetime(call.options.timeout_seconds);
     let now = Instant::now();
     let tasks = call.api.tasks.clone();
     let watch = Watch {
@@ -234,6 +239,18 @@ impl Watch {
             (true, true) => self.push("MODIFIED", &event.object),
             (true, false) => self.push("DELETED", &event.object),
             (false, false) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_lives_as_long_as_it_asks_for_and_not_for_ever() {
+        for (asked, hours) in [(None, 0.75), (Some(3600), 1.0), (Some(u64::MAX), 24.0), (Some(0), 0.0)] {
+            assert_eq!(lifetime(asked).as_secs_f64(), hours * 3600.0, "{asked:?}");
         }
     }
 }

@@ -37,6 +37,19 @@ fn built_in_kinds() {
 }
 
 #[test]
+fn of_many_faults_some_are_named() {
+    let info = Registry::new().find("", "v1", "pods").unwrap();
+    let unknown: serde_json::Map<String, Value> = (0..5_000).map(|n| (format!("f{n}"), json!(n))).collect();
+    let mut spec = Value::Object(unknown);
+    spec["containers"] = json!(vec![json!({"name": 1}); 5_000]);
+    let found = check(&info, &pod(spec), None);
+    assert_eq!((found.unknown.len(), found.causes.len()), (100, 100));
+    // The next object is judged as ever.
+    let found = check(&info, &pod(json!({"containers": [{"name": "a", "imge": "b"}]})), None);
+    assert_eq!((found.unknown.len(), found.causes.len()), (1, 0));
+}
+
+#[test]
 fn custom_resources() {
     let registry = Registry::new();
     registry.add_definition(&json!({"metadata": {"name": "foos.x.io"}, "spec": {"group": "x.io", "scope": "Namespaced",

@@ -20,6 +20,8 @@ use crate::status::Refusal;
 
 const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
+/// Ports of one request over channels.
+const MAX_PORTS: usize = 16;
 /// Streams whose other half has not come yet.
 const MAX_UNPAIRED: usize = 64;
 
@@ -31,13 +33,11 @@ pub(super) fn serve(
     let kubelet = streaming.kubelet.clone();
     match wanted_upgrade(request.headers())? {
         Upgrade::WebSocket => {
-            let ports = wanted_ports(request.uri().query().unwrap_or_default());
+            let query = request.uri().query().unwrap_or_default().to_owned();
             let offered: Vec<&'static str> = std::iter::once(TUNNELLED).chain(ports::PROTOCOLS).collect();
             let (response, on_upgrade, spoken) = websocket::accept(&mut request, &offered)?;
             if spoken != TUNNELLED {
-                if ports.is_empty() {
-                    return Err(Refusal::bad_request("query parameter \"ports\" is required"));
-                }
+                let ports = wanted_ports(&query)?;
                 streaming.tasks.spawn_job("port-forward over channels", async move {
                     let framing = Framing::of(spoken);
                     ports::serve(websocket::open(on_upgrade).await?, framing, kubelet, place, ports).await
@@ -69,9 +69,23 @@ pub(super) fn serve(
 }
 
 /// The ports that a query names, each once or several in one parameter.
-fn wanted_ports(query: &str) -> Vec<u16> {
+///
+/// # Errors
+/// 400 if there are none, or more than [`MAX_PORTS`].
+fn wanted_ports(query: &str) -> Result<Vec<u16>, Refusal> {
     let values = query.split('&').filter_map(|pair| pair.strip_prefix("ports="));
-    values.flat_map(|value| value.split(',').filter_map(|port| port.parse().ok())).collect()
+    let ports = values.flat_map(|value| value.split(',').filter_map(|port| port.parse().ok()));
+    // One more than allowed says enough.
+    let ports: Vec<u16> = ports.take(MAX_PORTS + 1).collect();
+    if ports.is_empty() {
+        return Err(Refusal::bad_request("query parameter \"ports\" is required"));
+    }
+    if ports.len() > MAX_PORTS {
+        return Err(Refusal::bad_request(format!(
+            "query parameter \"ports\" names more than {MAX_PORTS} ports"
+        )));
+    }
+    Ok(ports)
 }
 
 /// Serves the connections of one client until it closes.
@@ -177,5 +191,22 @@ async fn copy(node: NodeIo, mut data: Stream) -> io::Result<()> {
             Ok(()) => down.await,
             Err(e) => Err(e),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_ports_as_channels_carry_are_opened_and_no_more() {
+        let query =
+            |count: usize| (1..=count).map(|port| format!("ports={port}")).collect::<Vec<_>>().join("&");
+        assert_eq!(wanted_ports(&query(MAX_PORTS)).unwrap().len(), MAX_PORTS);
+        assert_eq!(wanted_ports(&query(MAX_PORTS + 1)).unwrap_err().code, 400);
+        assert_eq!(wanted_ports("ports=80,81&ports=82").unwrap(), [80, 81, 82]);
+        for query in ["", "ports=", "ports=http", "port=80"] {
+            assert_eq!(wanted_ports(query).unwrap_err().code, 400, "{query}");
+        }
     }
 }

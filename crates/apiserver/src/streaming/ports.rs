@@ -21,8 +21,6 @@ pub(super) const PROTOCOLS: [&str; 5] = [
 ];
 /// Protocol of a forwarded port's bytes between here and the node.
 pub(super) const INNER: &str = "meltemi-raw/1";
-/// Ports of one request.
-const MAX_PORTS: usize = 16;
 const READ: usize = 16 * 1024;
 
 fn channel(index: usize, error: bool) -> u8 {
@@ -41,7 +39,7 @@ pub(super) async fn serve(
     let (to_client, mut outgoing) = tokio::sync::mpsc::channel::<Message>(16);
     let mut writers: Vec<Option<WriteHalf<NodeIo>>> = Vec::new();
     let mut readers = futures::stream::FuturesUnordered::new();
-    for (index, port) in ports.iter().take(MAX_PORTS).enumerate() {
+    for (index, port) in ports.iter().enumerate() {
         // Both channels begin with the port, little-endian.
         for error in [false, true] {
             send(&mut sink, framing.encode(channel(index, error), &port.to_le_bytes())).await?;

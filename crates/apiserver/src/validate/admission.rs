@@ -222,6 +222,12 @@ mod tests {
             *wrong.pointer_mut(pointer).unwrap() = value.clone();
             assert_eq!(fields(policy, &wrong), [expected], "{pointer} {value}");
         }
+        let validations = |count: usize| json!(vec![json!({"expression": "true"}); count]);
+        for (count, expected) in [(MAX_EXPRESSIONS, &[][..]), (MAX_EXPRESSIONS + 1, &["spec.validations"])] {
+            let mut many = right.clone();
+            many["validations"] = validations(count);
+            assert_eq!(fields(policy, &many), expected, "{count}");
+        }
         for (field, value, expected) in [
             ("failurePolicy", json!("ignore"), "spec.failurePolicy"),
             ("paramKind", json!({"kind": "ConfigMap"}), "spec.paramKind.apiVersion"),

@@ -25,6 +25,8 @@ const MAX_NAME: usize = 256;
 const MAX_VALUE: usize = 4096;
 /// Longest path of a rewrite or redirect, in bytes (Gateway API, `HTTPPathModifier`).
 const MAX_PATH: usize = 1024;
+/// Headers that one filter sets, adds or removes, each.
+const MAX_CHANGES: usize = 16;
 /// Longest host name (RFC 1035 §2.3.4).
 const MAX_HOST: usize = 253;
 
@@ -113,6 +115,10 @@ impl Filter {
 
 impl HeaderChanges {
     fn check(&self) -> Result<(), String> {
+        let counts = [("set", self.set.len()), ("add", self.add.len()), ("remove", self.remove.len())];
+        if let Some((verb, count)) = counts.into_iter().find(|(_, count)| *count > MAX_CHANGES) {
+            return Err(format!("{verb}: {count} headers; a filter changes at most {MAX_CHANGES}"));
+        }
         for (verb, pairs) in [("set", &self.set), ("add", &self.add)] {
             let mut seen: Vec<String> = Vec::new();
             for (name, value) in pairs {
@@ -209,6 +215,36 @@ mod tests {
     fn rewrite(host: Option<&str>, path: Option<&str>) -> Filter {
         let path = path.map(|path| PathChange::Full(path.into()));
         Filter::Rewrite { host: host.map(Into::into), path }
+    }
+
+    #[test]
+    fn what_is_over_a_bound_is_refused_and_what_is_at_it_is_not() {
+        let many = |count: usize| (0..count).map(|n| (format!("x-{n}"), "v".to_owned())).collect::<Vec<_>>();
+        let names = move |count| many(count).into_iter().map(|(name, _)| name).collect();
+        let changes = |changes| Filter::ResponseHeaders { changes };
+        let path = |length: usize| rewrite(None, Some(&format!("/{}", "p".repeat(length - 1))));
+        type AtLength = Box<dyn Fn(usize) -> Filter>;
+        let cases: [(usize, AtLength); 6] = [
+            (MAX_NAME, Box::new(|length| set(&"n".repeat(length), "v"))),
+            (MAX_VALUE, Box::new(|length| set("x-n", &"v".repeat(length)))),
+            (MAX_PATH, Box::new(path)),
+            (
+                MAX_CHANGES,
+                Box::new(move |count| changes(HeaderChanges { set: many(count), ..Default::default() })),
+            ),
+            (
+                MAX_CHANGES,
+                Box::new(move |count| changes(HeaderChanges { add: many(count), ..Default::default() })),
+            ),
+            (
+                MAX_CHANGES,
+                Box::new(move |count| changes(HeaderChanges { remove: names(count), ..Default::default() })),
+            ),
+        ];
+        for (bound, filter) in cases {
+            assert_eq!(filter(bound).check(), Ok(()));
+            assert!(filter(bound + 1).check().is_err(), "{bound}: {:?}", filter(bound + 1));
+        }
     }
 
     #[test]

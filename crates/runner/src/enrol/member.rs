@@ -207,12 +207,7 @@ impl Member {
             netns: Arc::new(netns.try_clone().map_err(meltemi_capture::Error::Routes)?),
             answer: self.answer.clone(),
         });
-        let patience = match (starting, self.ctx.enrolment.proxies.any()) {
-            (_, false) => WAIT_FOR_NONE,
-            (true, true) => WAIT_FOR_PROXY,
-            (false, true) => WAIT_RUNNING,
-        };
-        self.wait_for_proxy(patience).await;
+        self.wait_for_proxy(proxy_timeout(starting, self.ctx.enrolment.proxies.any())).await;
         // A running Pod is captured only when the proxy is there for it: until then its traffic goes on as it is.
         if !starting {
             apply(netns, Plan::for_pod(&options)).await?;
@@ -272,6 +267,15 @@ impl Member {
     }
 }
 
+/// How long a Pod waits to be taken by a node proxy; `has_proxy`: there is one on the node.
+fn proxy_timeout(starting: bool, has_proxy: bool) -> Duration {
+    match (starting, has_proxy) {
+        (_, false) => WAIT_FOR_NONE,
+        (true, true) => WAIT_FOR_PROXY,
+        (false, true) => WAIT_RUNNING,
+    }
+}
+
 /// Puts a plan in force in the Pod's namespace.
 async fn apply(netns: &NetNs, plan: Plan) -> Result<(), Error> {
     let netns = netns.try_clone().map_err(meltemi_capture::Error::Routes)?;
@@ -290,28 +294,15 @@ mod tests {
     use std::collections::BTreeMap;
     use std::fs::File;
     use std::net::{IpAddr, Ipv4Addr};
-    use std::path::Path;
-
-    use meltemi_runtime::{Tasks, drain};
 
     use super::*;
-    use crate::context::Config;
     use crate::state::State;
 
     const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 11);
 
     /// A Pod of namespace `bank`, and a runner that reaches no API server.
     fn member(labels: Option<&str>) -> Member {
-        let (_trigger, watch) = drain::channel();
-        let (tasks, _supervisor) = Tasks::new("test", watch);
-        let folder = Path::new("/nonexistent");
-        let range = "10.244.1.0/24".parse().unwrap();
-        let config = Config::one_machine("node-1", NODE, range, folder, folder).unwrap();
-        let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-        let client = kube::Client::try_from(api).unwrap();
-        let users = crate::users::Supply::new(&config.ids_dir, 0).unwrap();
-        let shares = crate::context::Shares { users, cgroups: crate::cgroups::Cgroups::default() };
-        let ctx = Context::new(config, client, Vec::new(), tasks, crate::image::Entries::new(), shares);
+        let ctx = crate::context::tests::context(NODE);
         if let Some(mode) = labels {
             let labels = BTreeMap::from([("istio.io/dataplane-mode".to_owned(), mode.to_owned())]);
             ctx.enrolment.set_namespace("bank", Some(labels));
@@ -336,6 +327,21 @@ mod tests {
         assert_eq!(error.to_string(), "the labels of namespace bank are not known");
         // What does not belong into the mesh starts without any of it.
         assert_eq!(member(Some("none")).reconcile(&nowhere, true).await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_waits_for_a_proxy_that_does_not_take_it_for_a_while_only() {
+        for (starting, has_proxy, seconds) in [(true, true, 5), (false, true, 15), (true, false, 2)] {
+            let pod = member(Some("ambient"));
+            let begun = Instant::now();
+            pod.wait_for_proxy(proxy_timeout(starting, has_proxy)).await;
+            assert_eq!(begun.elapsed().as_secs(), seconds);
+        }
+        let pod = member(Some("ambient"));
+        let begun = Instant::now();
+        let answer = async { drop(pod.answer.send_replace(Some(Ok(())))) };
+        tokio::join!(pod.wait_for_proxy(proxy_timeout(false, true)), answer);
+        assert_eq!(begun.elapsed().as_secs(), 0, "it is taken");
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,8 +13,6 @@ use super::tree::{Attributes, Content, Tree};
 
 /// Most bytes of one extended header.
 const MAX_EXTENSION: u64 = 64 << 10;
-/// Most whiteouts of a layer: they are held in memory.
-const MAX_WHITEOUTS: usize = 100_000;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Names of AUFS's own files begin so.
@@ -34,11 +32,11 @@ enum Whiteout {
 pub(super) fn apply<R: Read>(tree: &mut Tree<'_>, open: impl Fn() -> io::Result<R>) -> io::Result<R> {
     let mut whiteouts = Vec::new();
     let mut first = open()?;
-    let most = tree.bounds().entries;
+    let (most, most_whiteouts) = (tree.bounds().entries, tree.bounds().whiteouts);
     entries(&mut first, most, |entry, _| {
         let Some(whiteout) = whiteout(&entry.path) else { return Ok(()) };
-        if whiteouts.len() == MAX_WHITEOUTS {
-            return Err(io::Error::other(format!("a layer has more than {MAX_WHITEOUTS} whiteouts")));
+        if whiteouts.len() == most_whiteouts {
+            return Err(io::Error::other(format!("a layer has more than {most_whiteouts} whiteouts")));
         }
         whiteouts.extend(whiteout);
         Ok(())

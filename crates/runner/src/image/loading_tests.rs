@@ -115,7 +115,7 @@ impl Data {
     /// Loads an image that is small; its root and configuration.
     fn load(&self, path: &Path) -> Result<(PathBuf, Config), String> {
         let store = self.store();
-        let bounds = Bounds { bytes: 1 << 20, entries: 1_000 };
+        let bounds = Bounds { bytes: 1 << 20, entries: 1_000, whiteouts: 100 };
         let loaded =
             store.change().unwrap().unpack_within("web:2", path, bounds).map_err(|e| e.to_string())?;
         Ok((store.root(&loaded), loaded.config))
@@ -347,6 +347,7 @@ fn what_is_too_large_or_is_not_what_it_says_is_refused() {
         tar.into_inner().unwrap()
     };
     let many: Vec<Line> = vec![(Reg, "a", ""); 1_001];
+    let whiteouts: Vec<Line> = vec![(Reg, ".wh.a", ""); 101];
     let deep = {
         let mut lines: Vec<(EntryType, String, String)> = Vec::new();
         let step = "d/".repeat(45);
@@ -369,6 +370,7 @@ fn what_is_too_large_or_is_not_what_it_says_is_refused() {
         (long_name, "an extended header has more than"),
         (two_sizes, "a size in an extended header"),
         (layer(&many), "more than 1000 entries"),
+        (layer(&whiteouts), "more than 100 whiteouts"),
         (deep, "the path is longer than"),
         (b"no tar".repeat(200), "numeric field was not a number"),
     ] {
@@ -434,6 +436,18 @@ fn what_is_too_large_or_is_not_what_it_says_is_refused() {
         assert_eq!(data.folders(), 0, "{what}");
     }
     let data = Data::new();
+    let layers = vec![(tar.clone(), tar.clone()); 513];
+    let error = data.load(Layout::new(&layers, &json!({})).folder.path()).unwrap_err();
+    assert!(error.contains("more than 512 layers"), "{error}");
+    assert!(data.load(Layout::new(&layers[..512], &json!({})).folder.path()).is_ok());
+    let data = Data::new();
+    let mut members = Builder::new(Vec::new());
+    for n in 0..10_001 {
+        members.append(&header(Reg, &format!("m{n}"), ""), &[][..]).unwrap();
+    }
+    let mut crowded = tempfile::NamedTempFile::new().unwrap();
+    crowded.write_all(&members.into_inner().unwrap()).unwrap();
+    assert!(data.load(crowded.path()).unwrap_err().contains("more than 10000 members"));
     let zstd = Layout::new(&[(tar.clone(), b"\x28\xb5\x2f\xfd....".to_vec())], &json!({}));
     assert!(data.load(zstd.folder.path()).unwrap_err().contains("zstd"));
     let mut packed = tempfile::NamedTempFile::new().unwrap();

@@ -23,10 +23,12 @@ pub(super) struct Bounds {
     pub bytes: u64,
     /// Entries of its layers.
     pub entries: u64,
+    /// Whiteouts of one layer: they are held in memory.
+    pub whiteouts: usize,
 }
 
 /// The bounds in force.
-pub(super) const BOUNDS: Bounds = Bounds { bytes: 16 << 30, entries: 1_000_000 };
+pub(super) const BOUNDS: Bounds = Bounds { bytes: 16 << 30, entries: 1_000_000, whiteouts: 100_000 };
 /// Longest path of an entry on the disk, in bytes: what walks it or removes it does so by recursion.
 const MAX_PATH: usize = 3_500;
 /// Ids that every Pod of root has; files of others belong to root.
@@ -77,7 +79,7 @@ pub(super) struct Tree<'a> {
 impl<'a> Tree<'a> {
     /// Unpacks into `root`, a folder that nobody else changes.
     pub(super) fn new(root: &Path, ids: &'a Ids<'a>, bounds: Bounds) -> io::Result<Self> {
-        let Bounds { bytes: bytes_left, entries: entries_left } = bounds;
+        let Bounds { bytes: bytes_left, entries: entries_left, .. } = bounds;
         Ok(Self { root: File::open(root)?, ids, bounds, bytes_left, entries_left })
     }
 

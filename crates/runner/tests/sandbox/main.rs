@@ -37,8 +37,9 @@ fn main() -> ExitCode {
     if args.next() == Some(OsString::from(pod_init::WORD)) {
         return pod_init::main(args);
     }
-    let cases: [(&str, fn()); 16] = [
+    let cases: [(&str, fn()); 17] = [
         ("nothing of the host can be written or seen", host_is_out_of_reach),
+        ("a container's own files are bounded, and the next one has room", roots_are_bounded),
         ("the capture cannot be undone or gone around", capture_holds),
         ("another's address cannot be used", addresses_are_ones_own),
         ("a program that does not exist is a clear error", clear_errors),
@@ -122,6 +123,17 @@ fn all_fail(sandbox: &Sandbox, attempts: &[&str]) {
     }
 }
 
+fn roots_are_bounded() {
+    let sandbox = pod(POD);
+    // Room is asked for and none is used: a kernel that gives it would give the bytes as well.
+    let (output, code) =
+        script(&sandbox, "fallocate -l 1025M /tmp/x; echo $?; fallocate -l 1M /tmp/y && echo fits");
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("No space left on device") && output.ends_with("1\nfits\n"), "{output}");
+    let (output, _) = script(&sandbox, "fallocate -l 1M /tmp/x && echo fits");
+    assert_eq!(output, "fits\n");
+}
+
 fn host_is_out_of_reach() {
     let secret = Path::new("/run/secret");
     fs::write(secret, "the key").unwrap();
@@ -134,6 +146,11 @@ fn host_is_out_of_reach() {
             "echo 1 > /proc/sys/net/ipv4/ip_forward",
             "echo x > /proc/sysrq-trigger",
             "cat /run/secret",
+            "head -c 8 /proc/kpageflags | grep -q .",
+            "head -c 8 /proc/kpagecount | grep -q .",
+            "head -c 8 /proc/vmallocinfo | grep -q .",
+            "head -c 8 /proc/cmdline | grep -q .",
+            "echo 'some 150000 1000000' > /proc/pressure/memory",
             "ls /work /var/lib/meltemi /home/*/.ssh",
             "mount -t tmpfs none /mnt",
             "mount -o remount,rw /usr",

@@ -106,3 +106,30 @@ impl AsyncWrite for Held {
         self.watched(cx, |stream, cx| stream.poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::serve::Listener as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_connection_ends_and_one_that_speaks_goes_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut bounded = Bounded::new(listener);
+        let address = bounded.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut held, _) = bounded.accept().await;
+        tokio::time::pause();
+        for _ in 0..3 {
+            tokio::time::advance(SILENCE - Duration::from_secs(1)).await;
+            client.write_all(b"x").await.unwrap();
+            held.stream.readable().await.unwrap();
+            held.read_exact(&mut [0]).await.unwrap();
+        }
+        let begun = Instant::now();
+        let ended = held.read_exact(&mut [0]).await.unwrap_err();
+        assert_eq!((ended.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, SILENCE.as_secs()));
+    }
+}

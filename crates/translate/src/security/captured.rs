@@ -95,6 +95,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_list_names_the_first_few_and_counts_the_rest() {
+        let pods = |count: usize| (1..=count).map(|n| format!("p{n}")).collect::<Vec<_>>();
+        assert_eq!(listed(&pods(NAMED)), "p1, p2, p3, p4, p5");
+        assert_eq!(listed(&pods(10_000)), "p1, p2, p3, p4, p5 and 9995 more");
+    }
+
+    #[test]
     fn labels_and_annotations_count_against_a_pod_only() {
         let enrolled = json!({"ambient.istio.io/redirection": "enabled"});
         let sidecar = json!({"ambient.istio.io/redirection": "enabled", labels::SIDECAR_STATUS: "{}"});

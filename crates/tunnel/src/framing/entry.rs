@@ -173,3 +173,47 @@ fn reserve(more: u32) -> bool {
 pub(super) fn give_back(extra: u32) {
     EXTRA.fetch_sub(extra, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// For tests that look at what a process has to give out.
+    pub(in crate::framing) static ALONE: Mutex<()> = Mutex::new(());
+
+    /// The peer fills the window of a stream again and again, and its reader keeps up.
+    fn fill(entry: &mut Entry, tunnel: &mut u32) {
+        for _ in 0..8 {
+            let room = entry.room;
+            entry.use_window(room, 0).unwrap();
+            entry.release(room, tunnel);
+        }
+    }
+
+    #[test]
+    fn all_tunnels_of_a_process_share_what_is_beyond_first_windows() {
+        let _alone = ALONE.lock().unwrap();
+        let mut streams = Vec::new();
+        for _ in 0..EXTRA_PER_PROCESS / EXTRA_PER_TUNNEL * 2 {
+            let mut tunnel = 0;
+            for _ in 0..EXTRA_PER_TUNNEL / STREAM_WINDOW + 2 {
+                let mut entry = Entry::new(0);
+                fill(&mut entry, &mut tunnel);
+                // Whoever gets nothing more still has a window.
+                assert!(entry.room >= BASE_WINDOW / 2, "{}", entry.room);
+                streams.push(entry);
+            }
+            assert!(tunnel <= EXTRA_PER_TUNNEL);
+        }
+        let all: u32 = streams.iter().map(Entry::extra).sum();
+        // Streams of other tests have some as well.
+        assert!(all <= EXTRA_PER_PROCESS && all > EXTRA_PER_PROCESS / 2, "{all}");
+        give_back(all);
+        let (mut entry, mut tunnel) = (Entry::new(0), 0);
+        fill(&mut entry, &mut tunnel);
+        assert_eq!(entry.extra(), STREAM_WINDOW - BASE_WINDOW, "what was given back is given out again");
+        give_back(entry.extra());
+    }
+}

@@ -15,14 +15,14 @@ use crate::{BASE_WINDOW, EXTRA_PER_TUNNEL, MAX_STREAMS, SEND_BUFFER};
 
 /// A connection, and its streams that somebody uses.
 pub(crate) struct Probe {
-    pub(super) shared: Shared,
+    pub(crate) shared: Shared,
     receiver: Receiver,
     pub(super) streams: Vec<Stream>,
     pub(super) ended: Option<Reason>,
 }
 
 impl Probe {
-    pub(super) fn new(role: Role) -> Self {
+    pub(crate) fn new(role: Role) -> Self {
         let shared = Arc::new(Mutex::new(Conn::new(role)));
         Self { shared, receiver: Receiver::new(role), streams: Vec::new(), ended: None }
     }

@@ -11,7 +11,7 @@ use super::frame::{self, Head};
 use super::probe::{Probe, drive};
 use super::stream::Stream;
 use super::{Reason, head};
-use crate::{BASE_WINDOW, MAX_STREAMS};
+use crate::{BASE_WINDOW, MAX_STREAMS, SEND_BUFFER};
 
 const PROTOCOL: Outcome = Outcome::Connection(Reason::PROTOCOL_ERROR);
 const SIZE: Outcome = Outcome::Connection(Reason::FRAME_SIZE_ERROR);
@@ -404,8 +404,49 @@ fn what_is_sent_keeps_to_the_peers_windows_and_frames() {
     assert_eq!(send(&mut probe, 1), 15_000);
 }
 
+/// A peer that gives as much window as it likes and takes nothing.
+#[test]
+fn what_waits_to_be_sent_is_bounded_for_each_stream() {
+    let mut probe = Probe::new(Role::Server);
+    let increment = of(frame::WINDOW_UPDATE, 0, 0, &number(1 << 30));
+    probe.receive(&[frame::PREFACE, &settings(4, 1 << 30), &increment, &connect(1), &connect(3)].concat());
+    for _ in 0..2 {
+        let (stream, _) = Stream::accepted(&probe.shared).unwrap();
+        stream.respond(200, false).unwrap();
+        probe.streams.push(stream);
+    }
+    let cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let fill = |probe: &Probe, index: usize| {
+        let mut data = Bytes::from(vec![b'x'; 10 * SEND_BUFFER]);
+        assert!(probe.streams[index].poll_send(&cx, &mut data).is_pending());
+        probe.check();
+        10 * SEND_BUFFER - data.len()
+    };
+    assert_eq!((fill(&probe, 0), fill(&probe, 0)), (SEND_BUFFER, 0));
+    assert_eq!(fill(&probe, 1), SEND_BUFFER, "the other stream has its own part");
+    probe.sent();
+    assert_eq!(fill(&probe, 0), SEND_BUFFER, "the peer has taken something");
+}
+
+#[test]
+fn a_peer_that_takes_no_answers_is_not_listened_to() {
+    let mut probe = Probe::new(Role::Server);
+    probe.receive(&begun(&[]));
+    probe.sent();
+    let mut pings = 0;
+    while !lock(&probe.shared).is_crowded() {
+        probe.receive(&of(frame::PING, 0, 0, &[7; 8]));
+        pings += 1;
+    }
+    assert!(pings > 1_000 && probe.ended.is_none(), "{pings}: {:?}", probe.ended);
+    let waiting = probe.sent().len();
+    assert!((64 * 1024..65 * 1024).contains(&waiting), "{waiting} bytes");
+    assert!(!lock(&probe.shared).is_crowded(), "it has taken them");
+}
+
 #[test]
 fn windows_grow_for_readers_that_keep_up_and_only_to_their_bounds() {
+    let _alone = super::entry::tests::ALONE.lock().unwrap();
     let mut probe = Probe::new(Role::Server);
     let streams = 40;
     probe.receive(&begun(&(0..streams).map(|n| connect(n * 2 + 1)).collect::<Vec<_>>()));

@@ -138,3 +138,23 @@ impl Binding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_message_that_an_expression_makes_is_one_short_line_or_the_fixed_one() {
+        let object = json!({"text": "x".repeat(MAX_MESSAGE - 1), "lines": "a\nb"});
+        let message = |made: &str| {
+            let validation =
+                Validation::of(&json!({"expression": "false", "message": "no", "messageExpression": made}));
+            validation.message(&mut Facts::new(&[("object", &object)]))
+        };
+        let (at_the_bound, beyond) = (message("'y' + object.text"), message("'yy' + object.text"));
+        assert_eq!((at_the_bound.len(), beyond.as_str()), (MAX_MESSAGE, "no"));
+        assert_eq!((message("object.lines").as_str(), message("object.missing").as_str()), ("no", "no"));
+    }
+}
