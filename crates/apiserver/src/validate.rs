@@ -9,7 +9,6 @@ mod ephemeral;
 mod metadata;
 mod network;
 mod pod;
-mod quantity;
 mod rbac;
 mod sizes;
 mod workload;
@@ -21,7 +20,6 @@ use crate::status::Cause;
 
 pub(crate) use ephemeral::added_containers;
 pub(crate) use metadata::{is_label, is_qualified_name};
-pub(crate) use quantity::Quantity;
 
 /// What is wrong with an object, its defaults being set.
 pub fn faults(info: &ResourceInfo, object: &Value) -> Vec<Cause> {
@@ -69,10 +67,6 @@ pub fn unenforced(info: &ResourceInfo, object: &Value) -> Vec<String> {
             let why =
                 "node ports are not opened: use a LoadBalancer Service, a Gateway or kubectl port-forward";
             warnings.push(format!("spec.type: {why}"));
-        }
-        ("policy", "PodDisruptionBudget") => {
-            let why = "evictions obey the budget, but its numbers are not kept up in the status";
-            warnings.push(format!("status: {why}"));
         }
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy")
             if !spec["auditAnnotations"].is_null() =>

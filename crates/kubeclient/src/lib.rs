@@ -6,7 +6,6 @@
 //! peer vanished is noticed after minutes. Whatever waits for such a watch is deaf for as long.
 
 mod client;
-pub mod quantity;
 mod watch;
 
 pub use client::client;

@@ -89,7 +89,7 @@ pub(crate) fn memory() -> u64 {
 
 /// A quantity such as `100m`, `2`, `64Mi`.
 pub(crate) fn quantity_of(text: &str) -> Result<f64, String> {
-    meltemi_kubeclient::quantity::parse(text).ok_or_else(|| format!("quantity {text:?} is not valid"))
+    meltemi_resources::quantity::parse(text).ok_or_else(|| format!("quantity {text:?} is not valid"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Defaults of a Pod's specification, alone or in a template.
 
+use meltemi_resources::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
 use super::{fill, sub};
-use crate::validate::Quantity;
 
 pub(super) fn spec(spec: &mut Map<String, Value>) {
     fill(spec, "restartPolicy", json!("Always"));
@@ -52,7 +52,7 @@ pub(crate) fn requests(spec: &mut Map<String, Value>) {
 /// The quality of service of a Pod: `Guaranteed`, `Burstable` or `BestEffort`.
 pub(super) fn quality(spec: &Map<String, Value>) -> &'static str {
     let amount = |container: &Value, kind: &str, name: &str| {
-        Quantity::parse(&container["resources"][kind][name]).filter(|amount| *amount != Quantity::ZERO)
+        Quantity::of(&container["resources"][kind][name]).filter(|amount| *amount != Quantity::ZERO)
     };
     let kinds = [("requests", "cpu"), ("requests", "memory"), ("limits", "cpu"), ("limits", "memory")];
     let is_guaranteed = |container: &Value| {

@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
+use meltemi_resources::quantity::Quantity;
 use serde_json::Value;
 
-use super::quantity::Quantity;
 use super::{duplicate, one_of, port};
 use crate::status::Cause;
 
@@ -98,7 +98,7 @@ fn environment(variable: &Value, path: &str, faults: &mut Vec<Cause>) {
 fn resources(resources: &Value, path: &str, faults: &mut Vec<Cause>) {
     for list in ["limits", "requests"] {
         for (name, value) in resources[list].as_object().into_iter().flatten() {
-            match Quantity::parse(value) {
+            match Quantity::of(value) {
                 Some(quantity) if !quantity.is_negative() => {}
                 Some(_) => {
                     let why = "must be greater than or equal to 0";
@@ -113,7 +113,7 @@ fn resources(resources: &Value, path: &str, faults: &mut Vec<Cause>) {
         }
     }
     for (name, value) in resources["requests"].as_object().into_iter().flatten() {
-        let (request, limit) = (Quantity::parse(value), Quantity::parse(&resources["limits"][name]));
+        let (request, limit) = (Quantity::of(value), Quantity::of(&resources["limits"][name]));
         if let (Some(request), Some(limit)) = (request, limit)
             && request > limit
         {

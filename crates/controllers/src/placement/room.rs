@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use meltemi_kubeclient::quantity;
+use meltemi_resources::quantity;
 
 /// Amounts by resource, in thousandths.
 type Amounts = BTreeMap<String, i128>;

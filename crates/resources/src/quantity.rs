@@ -1,6 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Quantities of resources: `500m`, `1Gi`, `1e3`.
 
+use serde_json::Value;
+
+/// A quantity, for comparisons.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Quantity(f64);
+
+impl Quantity {
+    /// Nothing.
+    pub const ZERO: Self = Self(0.0);
+
+    /// Reads a field of an object, a text or a number; `None` for what is no quantity.
+    pub fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Number(number) => number.as_f64().map(Self),
+            Value::String(text) => parse(text).map(Self),
+            _ => None,
+        }
+    }
+
+    /// Whether it is less than nothing.
+    pub fn is_negative(self) -> bool {
+        self.0 < 0.0
+    }
+}
+
 /// The number that a quantity means; `None` for what is no quantity.
 pub fn parse(text: &str) -> Option<f64> {
     let end = text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '+' | '-')).unwrap_or(text.len());
@@ -49,6 +74,10 @@ mod tests {
             ("1e", None),
         ] {
             assert_eq!(parse(text), expected, "{text}");
+            assert_eq!(Quantity::of(&text.into()), expected.map(Quantity), "{text}");
         }
+        assert_eq!(Quantity::of(&2.into()), Some(Quantity(2.0)));
+        assert_eq!(Quantity::of(&true.into()), None);
+        assert!(Quantity(-0.5).is_negative() && !Quantity::ZERO.is_negative());
     }
 }
