@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::admission::Policies;
 use crate::auth::{Auth, Objects};
 use crate::limits::InFlight;
+use crate::metrics::ApiMetrics;
 use crate::pki::{Pki, PkiError};
 use crate::registry::Registry;
 use crate::store::Store;
@@ -51,6 +52,8 @@ pub struct Api {
     pub inert: Arc<[Inert]>,
     /// Jobs that write bodies.
     pub tasks: Tasks,
+    /// What is counted.
+    pub metrics: ApiMetrics,
     /// Requests in flight.
     pub in_flight: InFlight,
     /// One allocation at a time: the choice of an address and its storing must not interleave.
@@ -85,6 +88,7 @@ impl Api {
             advertise,
             inert,
             tasks: tasks.clone(),
+            metrics: ApiMetrics::default(),
             in_flight: InFlight::default(),
             allocation,
             eviction,

@@ -117,6 +117,20 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// How many requests of each class are in flight.
+    pub fn counts(&self) -> [(&'static str, usize); 4] {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |class| taken.all.get(&class).copied().unwrap_or_default();
+        [
+            ("read", count(Class::Read)),
+            ("write", count(Class::Write)),
+            ("stream", count(Class::Stream)),
+            ("privileged", count(Class::Privileged)),
+        ]
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);

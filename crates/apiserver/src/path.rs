@@ -20,6 +20,8 @@ pub struct Target {
     pub name: Option<String>,
     /// Subresource, when the path names one.
     pub subresource: Option<String>,
+    /// The path says that it is a watch (`/api/v1/watch/…`), as clients of long ago ask for one.
+    pub is_watch: bool,
 }
 
 /// Reads `/api/v1/...` and `/apis/<group>/<version>/...`. `None` for other paths, and for those with an empty segment:
@@ -39,6 +41,10 @@ pub fn target(path: &str) -> Option<Target> {
     if rest.iter().any(String::is_empty) {
         return None;
     }
+    let (is_watch, rest) = match rest.as_slice() {
+        [watch, rest @ ..] if watch == "watch" && !rest.is_empty() => (true, rest),
+        rest => (false, rest),
+    };
     let build =
         |namespace: Option<&String>, resource: &str, name: Option<&String>, sub: Option<&String>| Target {
             group: group.clone(),
@@ -47,10 +53,11 @@ pub fn target(path: &str) -> Option<Target> {
             namespace: namespace.cloned(),
             name: name.cloned(),
             subresource: sub.cloned(),
+            is_watch,
         };
     // Namespaces are themselves a resource: /namespaces/x and /namespaces/x/status|finalize name a Namespace, which is
     // in no namespace itself.
-    match rest.as_slice() {
+    let target = match rest {
         [resource] => Some(build(None, resource, None, None)),
         [ns, name] if ns == "namespaces" => Some(build(None, "namespaces", Some(name), None)),
         [ns, name, sub] if ns == "namespaces" && (sub == "status" || sub == "finalize") => {
@@ -62,7 +69,8 @@ pub fn target(path: &str) -> Option<Target> {
         [resource, name] => Some(build(None, resource, Some(name), None)),
         [resource, name, sub] => Some(build(None, resource, Some(name), Some(sub))),
         _ => None,
-    }
+    };
+    target.filter(|target| !is_watch || target.subresource.is_none())
 }
 
 /// The verb that RBAC judges.
@@ -72,6 +80,8 @@ pub fn target(path: &str) -> Option<Target> {
 pub fn verb(method: &Method, target: &Target, watch: bool) -> Result<&'static str, Refusal> {
     let named = target.name.is_some();
     match *method {
+        Method::GET | Method::HEAD if target.is_watch => Ok("watch"),
+        _ if target.is_watch => Err(Refusal::method_not_allowed()),
         Method::GET | Method::HEAD if named => Ok("get"),
         Method::GET | Method::HEAD if watch => Ok("watch"),
         Method::GET | Method::HEAD => Ok("list"),
@@ -118,6 +128,7 @@ mod tests {
             ("/api/v1/namespaces//pods", None),
             ("/api/v1//pods", None),
             ("/api/v1/pods/%00", Some(("", "pods", None, Some("\0"), None))),
+            ("/api/v1/watch/namespaces/a/pods/b/log", None),
             ("/healthz", None),
         ];
         for (path, expected) in cases {
@@ -126,6 +137,19 @@ mod tests {
                 (&*t.group, &*t.resource, t.namespace.as_deref(), t.name.as_deref(), t.subresource.as_deref())
             });
             assert_eq!(seen, *expected, "{path}");
+        }
+        for (path, same) in [
+            ("/api/v1/watch/pods", "/api/v1/pods"),
+            ("/api/v1/watch/namespaces/a", "/api/v1/namespaces/a"),
+            ("/api/v1/watch/namespaces/a/pods/b", "/api/v1/namespaces/a/pods/b"),
+            ("/apis/apps/v1/watch/namespaces/a/deployments", "/apis/apps/v1/namespaces/a/deployments"),
+        ] {
+            let (legacy, plain) = (target(path).unwrap(), target(same).unwrap());
+            assert_eq!(legacy, Target { is_watch: true, ..plain }, "{path}");
+            assert_eq!(verb(&Method::GET, &legacy, false).unwrap(), "watch");
+            for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+                assert_eq!(verb(&method, &legacy, true).unwrap_err().code, 405, "{method} {path}");
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod watch;
 mod write;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::response::IntoResponse;
@@ -22,6 +23,7 @@ use crate::answer::{aggregated_response, json_response, version};
 use crate::api::Api;
 use crate::auth::{self, Attributes, User};
 use crate::call::{Call, unserved};
+use crate::metrics::Counted;
 use crate::options::Options;
 use crate::registry::Subresource;
 use crate::status::Refusal;
@@ -31,10 +33,13 @@ use crate::{discovery, limits, openapi, path, schema};
 /// Answers a request.
 pub async fn handle(api: Api, peer: Option<Arc<User>>, request: Request<Body>) -> Response<Body> {
     let head = request.method() == Method::HEAD;
+    let (metrics, counted, begun) =
+        (api.metrics.clone(), Counted::of(&request, &api.registry), Instant::now());
     let response = match answer(api, peer, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     };
+    metrics.answered(&counted, response.status().as_u16(), begun.elapsed());
     if head { without_body(response) } else { response }
 }
 
@@ -62,7 +67,8 @@ async fn answer(
         api.auth.authorize(&user, &unserved(&target, verb))?;
         return Err(Refusal::no_such_path());
     };
-    let options = Options::parse(request.uri().query().unwrap_or_default())?;
+    let mut options = Options::parse(request.uri().query().unwrap_or_default())?;
+    options.watch |= target.is_watch;
     let verb = path::verb(request.method(), &target, options.watch)?;
     let headers = request.headers().clone();
     let mut call = Call {
@@ -189,6 +195,10 @@ fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<
             Ok(readiness(api).into_response())
         }
         ["healthz" | "readyz" | "livez", ..] => Ok("ok".into_response()),
+        ["metrics"] => {
+            let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+            Ok((kind, api.metrics.encode(api)).into_response())
+        }
         ["version"] => Ok(json_response(StatusCode::OK, &version())),
         ["api"] if aggregated => Ok(aggregated_response(&discovery::aggregated(&api.registry, true))),
         ["apis"] if aggregated => Ok(aggregated_response(&discovery::aggregated(&api.registry, false))),
@@ -211,7 +221,7 @@ fn other(api: &Api, user: &User, path: &str, request: &Request<Body>) -> Result<
         ["openid", "v1", "jwks"] => Ok(json_response(StatusCode::OK, &api.auth.openid_keys())),
         [""] => Ok(json_response(
             StatusCode::OK,
-            &json!({"paths": ["/api", "/apis", "/healthz", "/openapi/v2", "/openapi/v3", "/version"]}),
+            &json!({"paths": ["/api", "/apis", "/healthz", "/metrics", "/openapi/v2", "/openapi/v3", "/version"]}),
         )),
         _ => Err(Refusal::no_such_path()),
     }

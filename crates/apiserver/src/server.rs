@@ -95,6 +95,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<Api, ServerError> {
         ..Api::new(store, &pki, config.advertise, tasks)?
     };
     crate::bootstrap::ensure(&api).map_err(|refusal| ServerError::Bootstrap(refusal.message))?;
+    tasks.spawn("disruption budgets", crate::disruption::status::keep(api.clone(), tasks.drain()));
     let acceptor = TlsAcceptor::from(pki.server_config()?);
     let sources = Sources::new(layout.nodes.iter().map(|node| node.address).chain([config.advertise]));
     for (index, listener) in config.listeners.into_iter().enumerate() {

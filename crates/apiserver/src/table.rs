@@ -141,7 +141,9 @@ mod tests {
             "used": {"pods": "3", "limits.cpu": "1"}}});
         let revision = json!({"revision": 3, "metadata": {"name": "a", "ownerReferences":
             [{"kind": "DaemonSet", "apiVersion": "apps/v1", "name": "d", "controller": true}]}});
-        let cases: [(&str, &str, Value, &[&str]); 12] = [
+        let leaving = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
+        let cases: [(&str, &str, Value, &[&str]); 13] = [
             ("networking.k8s.io", "ingresses", ingress, &["a", "c", "x.z,y.z", "10.0.0.1", "80, 443", "10m"]),
             ("networking.k8s.io", "ingresses", json!({}), &["a", "<none>", "*", "", "80", "10m"]),
             (
@@ -151,6 +153,7 @@ mod tests {
                 &["a", "<none>", "10m"],
             ),
             ("", "persistentvolumeclaims", claim, &["a", "Bound", "v", "1Gi", "RWO,ROX", "s", "10m"]),
+            ("", "persistentvolumeclaims", leaving, &["a", "Terminating", "v", "", "", "", "10m"]),
             ("", "persistentvolumes", volume, &["a", "1Gi", "RWO", "Retain", "Bound", "n/c", "", "", "10m"]),
             ("", "resourcequotas", quota, &["a", "cpu: 0/1, pods: 3/5", "limits.cpu: 1/2", "10m"]),
             ("", "replicationcontrollers", json!({"spec": {"replicas": 2}}), &["a", "2", "0", "0", "10m"]),

@@ -104,7 +104,7 @@ fn findings(source: &Source) -> String {
 fn metrics(source: &Source) -> String {
     let mut page = format!(
         "{HEAD}# Metrics\n\nPrometheus' text format: proxies on port 15020 at `/stats/prometheus`, the control plane on 15014 at \
-         `/metrics`. Counters end with `_total`, histograms have `_bucket`, `_sum` and `_count`.\n\n\
+         `/metrics`, the API server of one machine on its own port at `/metrics`. Counters end with `_total`, histograms have `_bucket`, `_sum` and `_count`.\n\n\
          | name | what |\n|---|---|\n"
     );
     for (name, help) in &source.metrics {

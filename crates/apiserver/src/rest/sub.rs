@@ -3,7 +3,6 @@
 //! the path, and store nothing on a dry run.
 
 mod binding;
-mod budget;
 mod eviction;
 mod scale;
 

@@ -116,6 +116,12 @@ impl Store {
         inner.shelves.get(resource).map_or(0, |shelf| shelf.history.last())
     }
 
+    /// How many objects of each resource there are.
+    pub fn counts(&self) -> Vec<(super::ResourceKey, usize)> {
+        let inner = self.lock();
+        inner.shelves.iter().map(|(key, shelf)| (key.clone(), shelf.objects.len())).collect()
+    }
+
     /// Changes of a resource after a revision, until they have `memory` bytes together, at least one if there is one.
     ///
     /// # Errors

@@ -54,6 +54,14 @@ pub(super) fn names(group: &str, kind: &str) -> Option<(&'static [&'static str],
     })
 }
 
+/// The phase of a claim or volume; one that waits for its users or its finalizers is on its way out.
+fn phase(item: &Value) -> Value {
+    if item["metadata"]["deletionTimestamp"].is_string() {
+        return json!("Terminating");
+    }
+    or(&item["status"]["phase"], "")
+}
+
 /// The cells of an object of a kind that has [`names`].
 pub(super) fn cells(group: &str, kind: &str, item: &Value, age: Value) -> Vec<Value> {
     let (spec, status) = (&item["spec"], &item["status"]);
@@ -62,7 +70,7 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, age: Value) -> Vec<Va
     match (group, kind) {
         ("", "PersistentVolumeClaim") => vec![
             name,
-            or(&status["phase"], ""),
+            phase(item),
             or(&spec["volumeName"], ""),
             or(&status["capacity"]["storage"], ""),
             json!(access_modes(&status["accessModes"])),
@@ -81,7 +89,7 @@ pub(super) fn cells(group: &str, kind: &str, item: &Value, age: Value) -> Vec<Va
                 or(&spec["capacity"]["storage"], ""),
                 json!(access_modes(&spec["accessModes"])),
                 or(&spec["persistentVolumeReclaimPolicy"], "Retain"),
-                or(&status["phase"], ""),
+                phase(item),
                 json!(claim),
                 or(&spec["storageClassName"], ""),
                 or(&status["reason"], ""),

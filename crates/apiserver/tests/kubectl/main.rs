@@ -7,6 +7,7 @@ mod bounds;
 mod client;
 mod custom;
 mod decoding;
+mod operations;
 mod policy;
 mod server;
 mod suite;

@@ -128,6 +128,11 @@ impl Case {
         let Offered { group, version, resource, namespaced, verb } = &self.offered;
         let mut path =
             if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        // Clients of long ago say in the path that they watch.
+        let is_legacy = verb == "watch" && self.name == "two";
+        if is_legacy {
+            path += "/watch";
+        }
         if *namespaced && !self.is_everywhere() {
             path += &format!("/namespaces/{}", self.namespace);
         }
@@ -141,7 +146,7 @@ impl Case {
         }
         path += "?dryRun=All&fieldManager=test";
         if verb == "watch" {
-            path += "&watch=true&timeoutSeconds=1";
+            path += if is_legacy { "&timeoutSeconds=1" } else { "&watch=true&timeoutSeconds=1" };
         }
         if let Some(name) = self.selected.filter(|_| self.is_collection()) {
             path += &format!("&fieldSelector=metadata.name%3D{name}");

@@ -90,7 +90,7 @@ impl Server {
                 Request::builder().method(method).uri(path).header("content-type", kind).body(body).unwrap();
             let response = rest::handle(self.api.clone(), Some(Arc::new(user)), request).await;
             let code = response.status().as_u16();
-            let body = if path.contains("watch=true") && code == 200 {
+            let body = if (path.contains("watch=true") || path.contains("/watch/")) && code == 200 {
                 Value::Null
             } else {
                 let bytes = response.into_body().collect().await.unwrap().to_bytes();

@@ -5,14 +5,13 @@ use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::budget::{self, Budget};
 use super::{check_names, live, success};
 use crate::admission::{self, Operation};
 use crate::answer::json_response;
 use crate::call::Call;
+use crate::disruption::{self, Budget};
 use crate::rest::delete::{self, DeleteOptions};
 use crate::schema;
-use crate::selector::Labels;
 use crate::status::Refusal;
 
 pub(super) async fn evict(mut call: Call, body: Value) -> Result<Response<Body>, Refusal> {
@@ -40,11 +39,7 @@ fn check_budgets(call: &Call, pod: &Value) -> Result<(), Refusal> {
         return Ok(());
     }
     let budgets = call.api.store.list("policy/poddisruptionbudgets", Some(call.namespace()), None).0;
-    let selects = |budget: &Value| {
-        budget["spec"]["selector"].is_object()
-            && Labels::from_object(&budget["spec"]["selector"]).matches(pod)
-    };
-    let matching: Vec<_> = budgets.iter().filter(|budget| selects(&budget.value)).collect();
+    let matching: Vec<_> = budgets.iter().filter(|budget| disruption::selects(&budget.value, pod)).collect();
     let budget = match matching.as_slice() {
         [] => return Ok(()),
         [budget] => &budget.value,
@@ -55,14 +50,15 @@ fn check_budgets(call: &Call, pod: &Value) -> Result<(), Refusal> {
         }
     };
     let name = budget["metadata"]["name"].as_str().unwrap_or_default();
-    let Budget { healthy, desired, expected } = budget::compute(&call.api, call.namespace(), budget);
-    if !budget::is_healthy(pod) {
+    let counts = disruption::compute(&call.api, call.namespace(), budget);
+    let Budget { healthy, desired, .. } = counts;
+    if !disruption::is_healthy(pod) {
         let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
         if always || (desired > 0 && healthy >= desired) {
             return Ok(());
         }
     }
-    if expected > 0 && healthy > desired {
+    if counts.allowed() > 0 {
         return Ok(());
     }
     let why =

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a PodDisruptionBudget allows at this moment, computed from the Pods and their controllers.
+//! PodDisruptionBudgets: what each allows at this moment, computed from the Pods and their controllers. Evictions ask for
+//! it; [`status`] shows it.
+
+pub(crate) mod status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,28 +14,40 @@ use crate::selector::Labels;
 
 /// A budget in numbers of Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     /// Pods that are ready and stay.
-    pub(super) healthy: i64,
+    pub(crate) healthy: i64,
     /// Pods that must be healthy.
-    pub(super) desired: i64,
+    pub(crate) desired: i64,
     /// Pods that there should be.
-    pub(super) expected: i64,
+    pub(crate) expected: i64,
+}
+
+impl Budget {
+    /// How many more Pods may go.
+    pub(crate) fn allowed(self) -> i64 {
+        if self.expected > 0 { (self.healthy - self.desired).max(0) } else { 0 }
+    }
+}
+
+/// Whether a budget is about a Pod: one without a selector is about none.
+pub(crate) fn selects(budget: &Value, pod: &Value) -> bool {
+    let selector = &budget["spec"]["selector"];
+    selector.is_object() && Labels::from_object(selector).matches(pod)
 }
 
 /// Whether a Pod is ready and stays.
-pub(super) fn is_healthy(pod: &Value) -> bool {
+pub(crate) fn is_healthy(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     let mut ready = conditions.filter(|condition| condition["type"] == "Ready");
     !pod["metadata"]["deletionTimestamp"].is_string() && ready.any(|condition| condition["status"] == "True")
 }
 
 /// The budget of an object of kind PodDisruptionBudget.
-pub(super) fn compute(api: &Api, namespace: &str, budget: &Value) -> Budget {
-    let selector = Labels::from_object(&budget["spec"]["selector"]);
+pub(crate) fn compute(api: &Api, namespace: &str, budget: &Value) -> Budget {
     let pods = api.store.list("/pods", Some(namespace), None).0;
     let pods: Vec<Arc<Value>> =
-        pods.into_iter().map(|pod| pod.value).filter(|pod| selector.matches(pod)).collect();
+        pods.into_iter().map(|pod| pod.value).filter(|pod| selects(budget, pod)).collect();
     let healthy = count(pods.iter().filter(|pod| is_healthy(pod)).count());
     let (minimum, maximum) = (&budget["spec"]["minAvailable"], &budget["spec"]["maxUnavailable"]);
     let (desired, expected) = match (minimum.as_i64(), maximum.is_null()) {
