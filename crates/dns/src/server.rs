@@ -69,6 +69,13 @@ impl Forward for Nobody {
     }
 }
 
+/// How a request came and its answer goes.
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Datagram,
+    Stream,
+}
+
 struct Server {
     names: Arc<dyn Names>,
     upstream: Arc<dyn Forward>,
@@ -114,7 +121,7 @@ async fn datagrams(udp: &Arc<UdpSocket>, server: &Arc<Server>) -> io::Result<()>
         let Some(place) = server.requests.take(from.ip()) else { continue };
         let (request, udp, of) = (buffer[..n].to_vec(), udp.clone(), server.clone());
         server.tasks.spawn_job("dns", async move {
-            let answer = of.answer(request).await;
+            let answer = of.answer(request, Transport::Datagram).await;
             drop(place);
             if let Some(answer) = answer {
                 udp.send_to(&answer, from).await?;
@@ -154,24 +161,33 @@ impl Server {
             };
             let mut request = vec![0; length];
             tokio::time::timeout(LIMIT, stream.read_exact(&mut request)).await??;
-            let Some(answer) = self.answer(request).await else { return Ok(()) };
+            let Some(answer) = self.answer(request, Transport::Stream).await else { return Ok(()) };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let answer = [&length.to_be_bytes()[..], &answer].concat();
             tokio::time::timeout(LIMIT, stream.write_all(&answer)).await??;
         }
     }
 
-    async fn answer(&self, request: Vec<u8>) -> Option<Vec<u8>> {
+    async fn answer(&self, request: Vec<u8>, transport: Transport) -> Option<Vec<u8>> {
         let question = Question::read(&request)?;
-        match self.names.lookup(&question.name()) {
+        let answer = match self.names.lookup(&question.name()) {
             Answer::Addresses(all) if question.wants_addresses() => question.addresses(&all),
+            Answer::Ports(all) if question.wants_ports() => question.ports(&all),
+            Answer::Name(name) if question.wants_name() => question.pointer(&name),
             // The name exists; of this kind there is nothing.
-            Answer::Addresses(_) => question.code(ResponseCode::NoError),
+            Answer::Addresses(_) | Answer::Ports(_) | Answer::Name(_) => question.code(ResponseCode::NoError),
             Answer::NotFound => question.code(ResponseCode::NXDomain),
-            Answer::Forward => match self.upstream.forward(request).await {
-                Ok(answer) => Some(answer),
-                Err(_) => question.code(ResponseCode::ServFail),
-            },
+            // Upstream has seen how much the client takes.
+            Answer::Forward => {
+                return match self.upstream.forward(request).await {
+                    Ok(answer) => Some(answer),
+                    Err(_) => question.code(ResponseCode::ServFail),
+                };
+            }
+        }?;
+        match transport {
+            Transport::Datagram if answer.len() > question.datagram() => question.too_large(),
+            Transport::Datagram | Transport::Stream => Some(answer),
         }
     }
 }
@@ -188,12 +204,28 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::HostPort;
 
     struct OneName;
 
     impl Names for OneName {
         fn lookup(&self, name: &str) -> Answer {
-            if name == "web" { Answer::Addresses(vec![[10, 96, 0, 7].into()]) } else { Answer::Forward }
+            let addresses = |count| (0..count).map(|n| [10, 96, 0, n].into()).collect();
+            match name {
+                "web" => Answer::Addresses(vec![[10, 96, 0, 7].into()]),
+                "many" => Answer::Addresses(addresses(60)),
+                "_http._tcp.web" => {
+                    let port = |host: &str, last: u8| HostPort {
+                        host: host.to_owned(),
+                        port: 8080,
+                        addresses: vec![[10, 244, 1, last].into()],
+                    };
+                    Answer::Ports(vec![port("a.web", 1), port("b.web", 2)])
+                }
+                "7.0.96.10.in-addr.arpa" => Answer::Name("web".to_owned()),
+                "nobody" => Answer::NotFound,
+                _ => Answer::Forward,
+            }
         }
     }
 
@@ -217,9 +249,81 @@ mod tests {
     }
 
     fn query(name: &str) -> Vec<u8> {
+        question(name, RecordType::A, None)
+    }
+
+    fn question(name: &str, kind: RecordType, takes: Option<u16>) -> Vec<u8> {
         let mut request = Message::new(7, MessageType::Query, OpCode::Query);
-        request.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        request.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        if let Some(takes) = takes {
+            request.edns.get_or_insert_default().set_max_payload(takes);
+        }
         request.to_vec().unwrap()
+    }
+
+    #[tokio::test]
+    async fn names_have_the_records_that_are_asked_for_and_no_others() {
+        let (server, ..) = start(Arc::default()).await;
+        let client = client("127.0.0.1", server).await;
+        for (name, kind, code, expected) in [
+            ("web", RecordType::A, ResponseCode::NoError, &["10.96.0.7"][..]),
+            ("web", RecordType::AAAA, ResponseCode::NoError, &[]),
+            ("web", RecordType::SRV, ResponseCode::NoError, &[]),
+            (
+                "_http._tcp.web",
+                RecordType::SRV,
+                ResponseCode::NoError,
+                &["0 50 8080 a.web.", "0 50 8080 b.web."],
+            ),
+            (
+                "_HTTP._tcp.web",
+                RecordType::SRV,
+                ResponseCode::NoError,
+                &["0 50 8080 a.web.", "0 50 8080 b.web."],
+            ),
+            ("_http._tcp.web", RecordType::A, ResponseCode::NoError, &[]),
+            ("7.0.96.10.in-addr.arpa", RecordType::PTR, ResponseCode::NoError, &["web."]),
+            ("7.0.96.10.in-addr.arpa", RecordType::TXT, ResponseCode::NoError, &[]),
+            ("nobody", RecordType::SRV, ResponseCode::NXDomain, &[]),
+        ] {
+            client.send(&question(name, kind, None)).await.unwrap();
+            let mut bytes = [0; 512];
+            let n = client.recv(&mut bytes).await.unwrap();
+            let answer = Message::from_vec(&bytes[..n]).unwrap();
+            let records: Vec<String> = answer.answers.iter().map(|record| record.data.to_string()).collect();
+            assert_eq!(
+                (answer.metadata.response_code, &records[..]),
+                (code, &expected.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()[..]),
+                "{name} {kind}"
+            );
+            let beside = if kind == RecordType::SRV { expected.len() } else { 0 };
+            assert_eq!(answer.additionals.len(), beside, "{name} {kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_a_datagram_is_asked_for_again_over_tcp() {
+        let (server, ..) = start(Arc::default()).await;
+        let client = client("127.0.0.1", server).await;
+        for (takes, fits) in [(None, false), (Some(100), false), (Some(1232), true), (Some(65_535), true)] {
+            client.send(&question("many", RecordType::A, takes)).await.unwrap();
+            let mut bytes = [0; 4096];
+            let n = client.recv(&mut bytes).await.unwrap();
+            let answer = Message::from_vec(&bytes[..n]).unwrap();
+            assert_eq!(
+                (answer.metadata.truncation, answer.answers.len()),
+                (!fits, if fits { 60 } else { 0 }),
+                "{takes:?}"
+            );
+            assert!(n <= usize::from(takes.unwrap_or(512).max(512)), "{n} bytes");
+        }
+        let mut stream = connect("127.0.0.1", server).await;
+        let request = query("many");
+        let length = u16::try_from(request.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&length[..], &request].concat()).await.unwrap();
+        let mut bytes = vec![0; stream.read_u16().await.unwrap().into()];
+        stream.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(Message::from_vec(&bytes).unwrap().answers.len(), 60);
     }
 
     async fn start(upstream: Arc<Silent>) -> (SocketAddr, drain::DrainTrigger, Supervisor) {

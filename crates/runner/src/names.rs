@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use meltemi_dns::{Answer, Names};
+use meltemi_dns::{Answer, HostPort, Names};
+use meltemi_linux::nft::L4;
 
 use crate::lock::lock;
-use crate::services::{Known, Table};
+use crate::services::{Endpoint, Known, Table};
 
 /// Names that lead to each other are followed this far.
 const MAX_ALIASES: usize = 8;
@@ -70,6 +71,90 @@ impl View {
             _ => None,
         }
     }
+
+    /// What a name is beside the addresses of [`View::find`]: a named port (`_http._tcp.web.shop.svc`), or one that only
+    /// has names below it.
+    fn find_port(&self, table: &Table, name: &str) -> Option<Answer> {
+        let inside = name.strip_suffix(&self.domain)?;
+        let labels: Vec<&str> = match inside.strip_suffix('.') {
+            Some(inside) => inside.split('.').collect(),
+            None if inside.is_empty() => Vec::new(),
+            None => return None,
+        };
+        let known = |service: &str, namespace: &str| table.get(&(namespace.to_owned(), service.to_owned()));
+        let exists = match labels.as_slice() {
+            [port, protocol, service, namespace, "svc"] => {
+                let (port, protocol) = (port.strip_prefix('_')?, protocol_of(protocol)?);
+                let host = format!("{service}.{namespace}.svc.{}", self.domain);
+                let ports = ports(known(service, namespace)?, port, protocol, &host);
+                return (!ports.is_empty()).then_some(Answer::Ports(ports));
+            }
+            [protocol, service, namespace, "svc"] => {
+                let (protocol, known) = (protocol_of(protocol)?, known(service, namespace)?);
+                known.ports.iter().any(|port| !port.name.is_empty() && port.protocol == protocol)
+            }
+            [namespace, "svc"] => table.keys().any(|(of, _)| of == namespace),
+            ["svc" | "pod"] | [] => true,
+            _ => false,
+        };
+        exists.then(|| Answer::Addresses(Vec::new()))
+    }
+
+    /// The name of a Service's cluster address, or of an endpoint of a Service that has none.
+    fn find_address(&self, table: &Table, name: &str) -> Option<String> {
+        let reversed: Ipv4Addr = name.strip_suffix(".in-addr.arpa")?.parse().ok()?;
+        let [a, b, c, d] = reversed.octets();
+        let address = Ipv4Addr::new(d, c, b, a);
+        table.iter().find_map(|((namespace, service), known)| {
+            let host = format!("{service}.{namespace}.svc.{}", self.domain);
+            if !known.headless && known.addresses.first() == Some(&address) {
+                return Some(host);
+            }
+            let mut endpoints = known.endpoints.iter().filter(|_| known.headless);
+            let endpoint = endpoints.find(|e| e.address == address && shown(known, e.ready))?;
+            Some(format!("{}.{host}", label(endpoint)))
+        })
+    }
+}
+
+fn protocol_of(label: &str) -> Option<L4> {
+    match label {
+        "_tcp" => Some(L4::Tcp),
+        "_udp" => Some(L4::Udp),
+        _ => None,
+    }
+}
+
+/// The first label of an endpoint's name.
+fn label(endpoint: &Endpoint) -> String {
+    endpoint.hostname.clone().unwrap_or_else(|| dashed(endpoint.address))
+}
+
+/// Where a named port of a Service is served: at its own address, or at those of its endpoints.
+fn ports(known: &Known, name: &str, protocol: L4, host: &str) -> Vec<HostPort> {
+    let is_asked = |of: &str, l4: L4| l4 == protocol && of.eq_ignore_ascii_case(name);
+    if known.external_name.is_some() || name.is_empty() {
+        return Vec::new();
+    }
+    if !known.headless {
+        let asked = known.ports.iter().filter(|port| is_asked(&port.name, port.protocol));
+        let addresses = addresses(known);
+        let here = |port: u16| HostPort { host: host.to_owned(), port, addresses: addresses.clone() };
+        return asked.map(|port| here(port.number)).collect();
+    }
+    let ready = known.endpoints.iter().filter(|e| shown(known, e.ready));
+    let mut all: Vec<HostPort> = ready
+        .flat_map(|endpoint| {
+            let asked = endpoint.ports.iter().filter(|(of, l4, _)| is_asked(of, *l4));
+            asked.map(|(_, _, number)| HostPort {
+                host: format!("{}.{host}", label(endpoint)),
+                port: *number,
+                addresses: vec![IpAddr::V4(endpoint.address)],
+            })
+        })
+        .collect();
+    all.dedup();
+    all
 }
 
 fn shown(known: &Known, ready: bool) -> bool {
@@ -95,7 +180,9 @@ impl Names for View {
     fn lookup(&self, name: &str) -> Answer {
         let table = lock(&self.table).clone();
         // Nobody outside is asked: there is no way out of the private network.
-        self.find(&table, name, 0).map_or(Answer::NotFound, Answer::Addresses)
+        let found = self.find(&table, name, 0).map(Answer::Addresses);
+        let found = found.or_else(|| self.find_port(&table, name));
+        found.or_else(|| self.find_address(&table, name).map(Answer::Name)).unwrap_or(Answer::NotFound)
     }
 }
 
@@ -150,12 +237,76 @@ mod tests {
             "web.other.svc.cluster.local",
             "web.default.svc",
             "example.com",
-            "cluster.local",
+            "other.svc.cluster.local",
+            "xcluster.local",
             "loop.default.svc.cluster.local",
             "away.default.svc.cluster.local",
             "10-244-1-4.db.default.svc.cluster.local",
         ] {
             assert_eq!(view.lookup(name), Answer::NotFound, "{name}");
+        }
+    }
+
+    #[test]
+    fn named_ports_and_addresses_have_records() {
+        let port =
+            |name: &str, number, protocol| crate::services::Port { name: name.into(), number, protocol };
+        let endpoint = |last, hostname: Option<&str>, ready| Endpoint {
+            address: Ipv4Addr::new(10, 244, 1, last),
+            hostname: hostname.map(str::to_owned),
+            ready,
+            ports: vec![("grpc".into(), L4::Tcp, 10901)],
+        };
+        let web = Known {
+            addresses: vec![Ipv4Addr::new(10, 96, 3, 4)],
+            ports: vec![port("http", 80, L4::Tcp), port("", 81, L4::Tcp), port("dns", 53, L4::Udp)],
+            ..Known::default()
+        };
+        let db = Known {
+            headless: true,
+            ports: vec![port("grpc", 10901, L4::Tcp)],
+            endpoints: vec![
+                endpoint(2, Some("db-0"), true),
+                endpoint(3, None, true),
+                endpoint(4, None, false),
+            ],
+            ..Known::default()
+        };
+        let view = View::new("cluster.local");
+        let named = |name: &str| ("shop".to_owned(), name.to_owned());
+        view.set([(named("db"), db), (named("web"), web)].into());
+        let at = |host: &str, port, address: &str| HostPort {
+            host: format!("{host}.shop.svc.cluster.local"),
+            port,
+            addresses: vec![address.parse().unwrap()],
+        };
+        let nothing = || Answer::Addresses(Vec::new());
+        for (name, expected) in [
+            ("_http._tcp.web.shop.svc.cluster.local", Answer::Ports(vec![at("web", 80, "10.96.3.4")])),
+            ("_dns._udp.web.shop.svc.cluster.local", Answer::Ports(vec![at("web", 53, "10.96.3.4")])),
+            (
+                "_grpc._tcp.db.shop.svc.cluster.local",
+                Answer::Ports(vec![
+                    at("db-0.db", 10901, "10.244.1.2"),
+                    at("10-244-1-3.db", 10901, "10.244.1.3"),
+                ]),
+            ),
+            ("_http._udp.web.shop.svc.cluster.local", Answer::NotFound),
+            ("_._tcp.web.shop.svc.cluster.local", Answer::NotFound),
+            ("http._tcp.web.shop.svc.cluster.local", Answer::NotFound),
+            ("_tcp.web.shop.svc.cluster.local", nothing()),
+            ("_udp.db.shop.svc.cluster.local", Answer::NotFound),
+            ("shop.svc.cluster.local", nothing()),
+            ("svc.cluster.local", nothing()),
+            ("cluster.local", nothing()),
+            ("4.3.96.10.in-addr.arpa", Answer::Name("web.shop.svc.cluster.local".into())),
+            ("2.1.244.10.in-addr.arpa", Answer::Name("db-0.db.shop.svc.cluster.local".into())),
+            ("3.1.244.10.in-addr.arpa", Answer::Name("10-244-1-3.db.shop.svc.cluster.local".into())),
+            ("4.1.244.10.in-addr.arpa", Answer::NotFound),
+            ("1.3.96.10.in-addr.arpa", Answer::NotFound),
+            ("x.in-addr.arpa", Answer::NotFound),
+        ] {
+            assert_eq!(view.lookup(name), expected, "{name}");
         }
     }
 }
