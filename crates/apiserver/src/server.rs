@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
@@ -65,6 +65,8 @@ pub enum ServerError {
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Longest time for the head of a request, and for the first bytes of a connection.
 const HEADER_LIMIT: Duration = Duration::from_secs(15);
+/// Shortest time between two warnings that nothing can be accepted.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest time in which a client takes nothing of what is written to it.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Interval of pings over HTTP/2, and the time for their answers.
@@ -139,13 +141,17 @@ async fn accept(
     sources: Sources,
 ) -> std::io::Result<()> {
     let mut drain = tasks.drain();
+    let mut warned: Option<Instant> = None;
     loop {
         let (stream, source) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of descriptors, or the peer is gone already: neither ends the listener.
-                    tracing::warn!(%error, "accept");
+                    // Out of descriptors, or the peer is gone already: neither ends the listener, nor fills the log.
+                    if warned.is_none_or(|at| at.elapsed() > WARN_INTERVAL) {
+                        warned = Some(Instant::now());
+                        tracing::warn!(%error, "accept");
+                    }
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }

@@ -245,6 +245,30 @@ fn a_connection_that_says_nothing_is_ended_and_many_of_them_keep_nobody_out() {
 }
 
 #[test]
+fn a_server_without_descriptors_goes_on_when_there_are_some_again() {
+    let server = Server::start();
+    let (pid, address) = (server.pid(), server.address());
+    let limited =
+        std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), "--nofile=64:"]).status();
+    assert!(limited.unwrap().success());
+    let connect = |_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).ok()?;
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 2], 0)).into()).ok()?;
+        socket.connect(&address.into()).ok()?;
+        Some(TcpStream::from(socket))
+    };
+    let held: Vec<TcpStream> = (0..100).filter_map(connect).collect();
+    let taken = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let begun = Instant::now();
+    while taken() < 63 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it has {} of 64", taken());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(held);
+    server.kubectl(&["create", "configmap", "after"]);
+}
+
+#[test]
 fn a_row_that_cannot_be_read_is_set_aside_and_named() {
     let mut server = Server::start();
     for name in ["broken", "fine"] {

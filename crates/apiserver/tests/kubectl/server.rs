@@ -135,6 +135,10 @@ impl Server {
         self.child = spawn(self.directory.path(), self.port, None);
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The data directory, as the server sees it.
     pub(crate) fn data(&self) -> PathBuf {
         self.root.join(self.directory.path().strip_prefix("/").unwrap())
