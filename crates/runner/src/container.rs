@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,14 +22,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
 
-use self::running::Running;
+use self::running::{Running, Stdin};
 use crate::accounts::Accounts;
 use crate::cgroups::Limits;
 use crate::context::{Context, PodEntry};
 use crate::expand::expand;
 use crate::image::Image;
 use crate::image::loaded::Store;
-use crate::lock::lock;
 use crate::logs::{Log, Stream};
 use crate::pod::ephemeral;
 use crate::pod_init::{Bind, ContainerSpec, ImageRoot};
@@ -314,7 +313,7 @@ pub(crate) async fn start(
         cwd,
         rights,
         output,
-        stdin: Mutex::new(stdin),
+        stdin: Stdin::new(stdin, container.stdin_once == Some(true)),
         terminal,
         exit,
     });
@@ -325,7 +324,7 @@ pub(crate) async fn start(
         let drained =
             futures::future::join_all(pumps.into_iter().map(|mut p| async move { p.changed().await }));
         let _ = tokio::time::timeout(Duration::from_millis(500), drained).await;
-        lock(&waiting.stdin).take();
+        waiting.stdin.close();
         exit_tx.send_replace(Some(exit));
         Ok::<(), io::Error>(())
     });

@@ -22,7 +22,6 @@ use super::query::Query;
 use super::{Body, Refusal, has_container, switching};
 use crate::container::running::Running;
 use crate::context::{Context, PodEntry};
-use crate::lock::lock;
 use crate::logs::Stream;
 use crate::sandbox::Stdio;
 
@@ -293,7 +292,7 @@ where
     let input = match (&running.terminal, wants.stdin) {
         (_, false) => Input::None,
         (Some(master), true) => Input::Terminal(master.clone()),
-        (None, true) => lock(&running.stdin).take().map_or(Input::None, Input::Pipe),
+        (None, true) => running.stdin.attach()?.map_or(Input::None, Input::Pipe),
     };
     let showing = async {
         loop {
