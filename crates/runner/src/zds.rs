@@ -64,9 +64,10 @@ pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {
 
 /// Closes the kept listeners when no proxy has come for [`HOLD`] after the last one.
 async fn close_after_last(proxies: &Proxies) {
-    if !proxies.any() {
+    if let Some(so_far) = proxies.abandoned() {
         tokio::time::sleep(HOLD).await;
-        proxies.close_abandoned();
+        // One that came meanwhile and has gone again has a time of its own.
+        proxies.close_abandoned(so_far);
     }
 }
 
@@ -333,8 +334,16 @@ mod tests {
             drop(second);
         };
         tokio::join!(serving, script);
-        // After the last proxy and the time that clients are let wait, it is refused.
+        // After the last proxy and the time that clients are let wait, it is refused: from the end of the last one on, not of
+        // one before it.
         tokio::time::pause();
+        let come_and_gone = async {
+            tokio::time::sleep(HOLD / 2).await;
+            let (id, ..) = proxies.connect();
+            proxies.disconnect(id);
+        };
+        tokio::join!(close_after_last(&proxies), come_and_gone);
+        assert!(!proxies.listeners("a").is_empty());
         let begun = tokio::time::Instant::now();
         close_after_last(&proxies).await;
         assert_eq!(begun.elapsed().as_secs(), HOLD.as_secs());

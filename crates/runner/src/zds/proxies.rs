@@ -147,10 +147,17 @@ impl Proxies {
         }
     }
 
-    /// Closes the kept listeners if there is still no proxy: what waits is reset, what comes is refused.
-    pub(super) fn close_abandoned(&self) {
+    /// How many proxies have connected so far; `None` while one is connected.
+    pub(super) fn abandoned(&self) -> Option<u64> {
+        let inner = lock(&self.0);
+        inner.connections.is_empty().then_some(inner.next)
+    }
+
+    /// Closes the kept listeners if no proxy has come since there were `so_far`: what waits is reset, what comes is
+    /// refused.
+    pub(super) fn close_abandoned(&self, so_far: u64) {
         let mut inner = lock(&self.0);
-        if inner.connections.is_empty() {
+        if inner.connections.is_empty() && inner.next == so_far {
             inner.listeners.clear();
         }
     }
