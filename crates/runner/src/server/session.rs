@@ -311,12 +311,14 @@ where
             }
         }
     };
-    let exit = tokio::select! {
-        exit = running.ended() => exit,
+    tokio::select! {
+        _ = running.ended() => {}
         () = showing => return Ok(()),
         gone = feed(input, running.terminal.clone(), read) => return gone,
-    };
-    let _ = tx.send((ERROR, status(exit).into())).await;
+    }
+    // How it ended is in the Pod's status: for who is attached, any end is a good one. kubectl shows the whole log once more
+    // after an error.
+    let _ = tx.send((ERROR, status(Exit::Code(0)).into())).await;
     Ok(())
 }
 
