@@ -119,7 +119,7 @@ proptest! {
         requests in prop::collection::vec(world::request(), 4),
     ) {
         let whole = ValidPolicy::new(Policy { action: Action::Deny, dry_run: false, ..policy }).unwrap();
-        let kept = |text: String| (text.len() as u8 & keep).count_ones() % 2 == 0;
+        let kept = |text: String| (text.len() as u8 & keep).count_ones().is_multiple_of(2);
         let rules = whole.retain_rules(|rule| kept(format!("{rule:?}")));
         let predicates = whole.retain_predicates(|_, predicate| kept(format!("{predicate:?}")));
         for part in [&rules, &predicates, &ValidPolicy::deny_everything(whole.name.clone(), whole.scope)] {
