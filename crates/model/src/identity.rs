@@ -142,6 +142,11 @@ impl SpiffeId {
         &self.text
     }
 
+    /// The whole id, shared: nothing is copied.
+    pub fn text(&self) -> Arc<str> {
+        self.text.clone()
+    }
+
     /// The id without its scheme, as AuthorizationPolicy principals are written: `<td>/ns/<ns>/sa/<sa>`.
     #[inline]
     pub fn principal(&self) -> &str {

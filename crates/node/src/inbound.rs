@@ -151,7 +151,7 @@ impl Served {
             destination.hbone_addr = Some(to);
         }
         let mapped = own.services.iter().find(|(_, ports)| ports.iter().any(|p| p.target_port == to.port()));
-        destination.service = mapped.map(|(key, _)| key.hostname.to_string()).unwrap_or_default();
+        destination.service = mapped.map(|(key, _)| key.hostname.clone()).unwrap_or_default();
         Recording::new(&self.context, "inbound", side(Some(from), client.map(|w| &**w), peer), destination)
     }
 }

@@ -77,7 +77,7 @@ impl Served {
         let source = side(Some(from), Some(own), Some(&self.pod.identity));
         let workload = destination.workload.as_deref();
         let mut target = side(Some(to), workload, hop.and_then(|h| h.expected.first()));
-        target.service = destination.service.as_ref().map(|s| s.hostname.to_string()).unwrap_or_default();
+        target.service = destination.service.as_ref().map(|s| s.hostname.clone()).unwrap_or_default();
         if let Some(hop) = hop {
             target.addr = Some(hop.dial);
             target.hbone_addr = Some(hop.authority);

@@ -2,6 +2,7 @@
 //! The record of a connection: its labels while it lasts, its line in the access log when it ends.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use meltemi_model::{SpiffeId, Workload, WorkloadUid};
@@ -21,7 +22,11 @@ pub(crate) struct Recording<'a> {
     opened: Option<Open>,
 }
 
-/// A side from what is known of it.
+/// What stands in labels for what is not known.
+static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
+
+/// A side from what is known of it. Its names are those of the mesh's own objects, shared and not copied: they are kept as long
+/// as the connection is open.
 pub(crate) fn side(
     addr: Option<SocketAddr>,
     workload: Option<&Workload>,
@@ -29,16 +34,16 @@ pub(crate) fn side(
 ) -> Side {
     Side {
         addr,
-        workload: workload.map(|w| w.name.to_string()).unwrap_or_default(),
-        namespace: workload.map(|w| w.namespace.to_string()).unwrap_or_default(),
+        workload: workload.map(|w| w.name.clone()).unwrap_or_default(),
+        namespace: workload.map(|w| w.namespace.clone()).unwrap_or_default(),
         identity: identity.cloned(),
-        service: String::new(),
+        service: Arc::default(),
         hbone_addr: None,
     }
 }
 
-fn known(text: &str) -> String {
-    if text.is_empty() { "unknown".to_owned() } else { text.to_owned() }
+fn known(text: &Arc<str>) -> Arc<str> {
+    if text.is_empty() { UNKNOWN.clone() } else { text.clone() }
 }
 
 impl<'a> Recording<'a> {
@@ -53,7 +58,7 @@ impl<'a> Recording<'a> {
             reporter: if direction == "inbound" { "destination" } else { "source" },
             source_workload: known(&source.workload),
             source_workload_namespace: known(&source.namespace),
-            source_principal: known(source.identity.as_ref().map_or("", SpiffeId::as_str)),
+            source_principal: source.identity.as_ref().map_or_else(|| UNKNOWN.clone(), SpiffeId::text),
             destination_workload: known(&destination.workload),
             destination_workload_namespace: known(&destination.namespace),
             destination_service: known(&destination.service),

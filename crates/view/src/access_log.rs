@@ -74,13 +74,13 @@ pub struct Side {
     /// Address.
     pub addr: Option<SocketAddr>,
     /// Workload.
-    pub workload: String,
+    pub workload: Arc<str>,
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Proven identity.
     pub identity: Option<SpiffeId>,
     /// Service, as `<host>`.
-    pub service: String,
+    pub service: Arc<str>,
     /// Address of the tunnel.
     pub hbone_addr: Option<SocketAddr>,
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Layer 4 metrics with Istio's names; labels come from the mesh's own objects, never from what a peer sends.
 
+use std::sync::Arc;
+
 use meltemi_runtime::metrics::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -12,17 +14,17 @@ pub struct TcpLabels {
     /// `source` or `destination`.
     pub reporter: &'static str,
     /// Workload of the client.
-    pub source_workload: String,
+    pub source_workload: Arc<str>,
     /// Its namespace.
-    pub source_workload_namespace: String,
+    pub source_workload_namespace: Arc<str>,
     /// Its identity.
-    pub source_principal: String,
+    pub source_principal: Arc<str>,
     /// Workload of the server.
-    pub destination_workload: String,
+    pub destination_workload: Arc<str>,
     /// Its namespace.
-    pub destination_workload_namespace: String,
+    pub destination_workload_namespace: Arc<str>,
     /// The addressed service.
-    pub destination_service: String,
+    pub destination_service: Arc<str>,
     /// `-`, `DENY` or `CONNECT`.
     pub response_flags: &'static str,
     /// `mutual_tls` or `unknown`.

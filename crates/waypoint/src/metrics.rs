@@ -3,7 +3,7 @@
 //! what a client sends: a hostile one cannot make series.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use meltemi_model::{NamespacedHostname, SpiffeId};
@@ -24,7 +24,7 @@ pub(crate) struct Labels {
     /// Its namespace.
     pub(crate) source_workload_namespace: Arc<str>,
     /// Its proven identity.
-    pub(crate) source_principal: String,
+    pub(crate) source_principal: Arc<str>,
     /// The Service that was addressed, or that the route chose.
     pub(crate) destination_service: Arc<str>,
     /// Its namespace.
@@ -46,6 +46,11 @@ pub(crate) struct DurationLabels {
     destination_service: Arc<str>,
     destination_service_namespace: Arc<str>,
 }
+
+/// What stands in labels for what is not known.
+static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
+/// The network of addresses of this cluster.
+static OWN_NETWORK: LazyLock<Arc<str>> = LazyLock::new(Arc::default);
 
 /// Upper ends of buckets, in milliseconds.
 const BUCKETS: [f64; 14] =
@@ -127,14 +132,13 @@ impl Labels {
         service: Option<&NamespacedHostname>,
         edge: bool,
     ) -> Self {
-        let unknown: Arc<str> = "unknown".into();
-        let source = mesh.snapshot.workload_at(&"".into(), address.to_canonical());
-        let of = |found: Option<&Arc<str>>| found.unwrap_or(&unknown).clone();
+        let source = mesh.snapshot.workload_at(&OWN_NETWORK, address.to_canonical());
+        let of = |found: Option<&Arc<str>>| found.unwrap_or(&UNKNOWN).clone();
         Self {
             reporter: if edge { "source" } else { "waypoint" },
             source_workload: of(source.map(|w| &w.workload_name)),
             source_workload_namespace: of(source.map(|w| &w.namespace)),
-            source_principal: identity.map_or_else(|| unknown.to_string(), ToString::to_string),
+            source_principal: identity.map_or_else(|| UNKNOWN.clone(), SpiffeId::text),
             destination_service: of(service.map(|s| &s.hostname)),
             destination_service_namespace: of(service.map(|s| &s.namespace)),
             request_protocol: "http",

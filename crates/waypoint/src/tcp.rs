@@ -93,7 +93,7 @@ pub(crate) async fn serve(
         BackendRef::Service(service, _) => (Some(service.clone()), None),
         BackendRef::Workload(uid, _) => (None, Some(uid.clone())),
     };
-    let hostname = service.as_ref().map_or_else(String::new, |service| service.hostname.to_string());
+    let hostname = service.as_ref().map(|service| service.hostname.clone()).unwrap_or_default();
     let mut record = L4Record {
         source: Side { addr: Some(peer.address), identity: peer.identity.clone(), ..Side::default() },
         destination: Side { addr: Some(to), service: hostname, ..Side::default() },
