@@ -107,7 +107,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         limits: Limits::default(),
     };
     let hbone = TcpListener::bind("127.0.0.1:0").await?;
-    meltemi_waypoint::serve(config(gateway, workers)?, parts, hbone, &tasks);
+    meltemi_waypoint::serve(config(gateway, workers)?, parts, hbone, &tasks)?;
     let ended = supervisor.run().await;
     drop(trigger);
     Ok(ended?)

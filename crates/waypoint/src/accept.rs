@@ -19,8 +19,13 @@ use crate::limits::ACCEPT_PAUSE;
 use crate::route::is_routed;
 use crate::served::{BackendRef, Peer, Served};
 use crate::tcp::{self, Client, Ended};
+use crate::workers::Workers;
 
-pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    context: Arc<Context>,
+    workers: Arc<Workers>,
+    listener: TcpListener,
+) -> std::io::Result<()> {
     let (deserted, _serving) = (context.deserted(), context.view.serving());
     tokio::pin!(deserted);
     loop {
@@ -29,10 +34,18 @@ pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener) -> std::
             () = &mut deserted => return Ok(()),
         };
         let Some((stream, from, place)) = context.place(accepted).await else { continue };
-        let of = context.clone();
-        context.tasks.spawn_job("tunnel", async move {
-            let _place = place;
-            tunnel(of, stream, from).await
+        let Ok(stream) = stream.into_std() else { continue };
+        let held = (place, context.view.serving());
+        workers.give(&context, move |own| async move {
+            let _held = held;
+            // On the worker's own runtime; it fails where that has no descriptors left.
+            let ended = match TcpStream::from_std(stream) {
+                Ok(stream) => tunnel(own, stream, from).await,
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a tunnel has failed");
+            }
         });
     }
 }

@@ -13,15 +13,13 @@ use crate::context::Context;
 use crate::served::{Peer, Served};
 use crate::workers::Workers;
 
-pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
+pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::io::Result<()> {
     let mut changes = context.view.changes();
     let (deserted, _serving) = (context.deserted(), context.view.serving());
     tokio::pin!(deserted);
     let mut open: BTreeMap<u16, tokio_util::sync::CancellationToken> = BTreeMap::new();
     // Listeners that cannot be served, and were said so.
     let mut told = BTreeSet::new();
-    // A waypoint has no listeners, and needs none.
-    let mut workers: Option<Arc<Workers>> = None;
     loop {
         let mesh = context.view.mesh();
         let wanted: BTreeMap<u16, Arc<Listener>> = mesh
@@ -50,14 +48,7 @@ pub(crate) async fn serve(context: Arc<Context>) -> std::io::Result<()> {
             }
             match TcpListener::bind(("0.0.0.0", port)).await {
                 Ok(socket) => {
-                    let workers = match &workers {
-                        Some(workers) => workers.clone(),
-                        None => {
-                            let count = context.config.workers;
-                            let started = Arc::new(Workers::start(count, &context, &context.tasks)?);
-                            workers.insert(started).clone()
-                        }
-                    };
+                    let workers = workers.clone();
                     let cancel = tokio_util::sync::CancellationToken::new();
                     open.insert(port, cancel.clone());
                     let of = context.clone();

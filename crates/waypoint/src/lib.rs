@@ -65,6 +65,7 @@ use meltemi_wire::xds::types;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::context::Context;
+use crate::workers::Workers;
 
 pub use crate::limits::Limits;
 
@@ -85,7 +86,7 @@ pub struct Config {
     pub instance_ip: String,
     /// Form of the access log.
     pub log_format: Format,
-    /// Threads that serve the listeners of a gateway; without any the runtime of the caller does.
+    /// Threads that serve the connections of clients; without any the runtime of the caller does.
     pub workers: usize,
     /// Ports of readiness, metrics, admin.
     pub ready_port: u16,
@@ -119,6 +120,9 @@ pub enum Error {
     /// The port of the tunnels.
     #[error("port of the tunnels: {0}")]
     Listen(#[source] std::io::Error),
+    /// The threads that serve connections.
+    #[error("threads: {0}")]
+    Threads(#[source] std::io::Error),
 }
 
 /// Tunnels that wait to be accepted.
@@ -165,7 +169,7 @@ pub fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
     let certificate = readiness.register("certificate");
     let listener = listen().map_err(Error::Listen)?;
     let parts = Parts { view, certs, log, metrics: metrics.clone(), limits: Limits::default() };
-    let context = serving(config.clone(), parts, listener, tasks);
+    let context = serving(config.clone(), parts, listener, tasks)?;
     let own = context.clone();
     tasks.spawn_job("certificate", async move {
         while own.certificate().await.is_err() {}
@@ -182,19 +186,24 @@ pub fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
 }
 
 /// Starts to serve tunnels on `hbone`, and the listeners of the Gateway, with parts that are made; the tasks are `tasks`'.
-pub fn serve(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) {
-    serving(config, parts, hbone, tasks);
+///
+/// # Errors
+/// [`Error::Threads`].
+pub fn serve(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) -> Result<(), Error> {
+    serving(config, parts, hbone, tasks).map(drop)
 }
 
-fn serving(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) -> Arc<Context> {
+fn serving(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) -> Result<Arc<Context>, Error> {
     let context = Arc::new(Context::new(config, parts, tasks.clone()));
     tasks.spawn("upstreams", context.upstreams.clone().sweep(tasks.drain()));
     let moves = context.moves.clone();
     let gateway = context.config.gateway.clone();
     tasks.spawn("moves", moves.watch(context.view.clone(), gateway, tasks.drain()));
-    tasks.spawn("hbone", accept::serve(context.clone(), hbone));
-    tasks.spawn("gateway", gateway::serve(context.clone()));
-    context
+    let workers = Workers::start(context.config.workers, &context, tasks).map_err(Error::Threads)?;
+    let workers = Arc::new(workers);
+    tasks.spawn("hbone", accept::serve(context.clone(), workers.clone(), hbone));
+    tasks.spawn("gateway", gateway::serve(context.clone(), workers));
+    Ok(context)
 }
 
 fn listen() -> std::io::Result<TcpListener> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Workers: one thread for each core, each with a runtime and connections to backends of its own. A client's connection to a
-//! gateway is served by one of them from its first byte to its last: no lock and no wake-up of another core is on the way of
-//! its requests.
+//! gateway, or a node proxy's tunnel to a waypoint, is served by one of them from its first byte to its last: no lock and no
+//! wake-up of another core is on the way of its requests. A node proxy has a tunnel for each of its own cores.
 //!
 //! Who accepts hands a connection to the worker that has the fewest. The kernel's own way (SO_REUSEPORT) draws lots, and some
 //! tens of connections are shared out unevenly by it.
@@ -22,7 +22,7 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What to do with the worker's own context.
 type Job = Box<dyn FnOnce(Arc<Context>) -> Work + Send>;
 
-/// The workers of a gateway. They end when this is dropped and nothing is served any more.
+/// The workers of a proxy. They end when this is dropped and nothing is served any more.
 #[derive(Debug)]
 pub(crate) struct Workers(Vec<Worker>);
 

@@ -43,7 +43,7 @@ pub struct Args {
     /// File with the mesh's roots
     #[arg(long, env = "XDS_ROOT_CA", default_value = "/var/run/secrets/istio/root-cert.pem")]
     roots: PathBuf,
-    /// Threads that serve the listeners of a gateway, a number or a percentage of the cores; one per core when unset
+    /// Threads that serve connections, a number or a percentage of the cores; one per core when unset
     #[arg(long, env = "WAYPOINT_WORKER_THREADS")]
     workers: Option<String>,
     /// File with the token

@@ -105,8 +105,9 @@ async fn a_declared_protocol_is_the_backends_and_not_the_clients() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_with_too_many_requests_is_said_to_overflow() {
     let wait = Duration::from_millis(300);
+    // The tunnel is served by one of the two workers, which has half of each.
     let limits =
-        Limits { upstream_requests: 2, upstream_waiting: 1, upstream_wait: wait, ..Limits::default() };
+        Limits { upstream_requests: 4, upstream_waiting: 2, upstream_wait: wait, ..Limits::default() };
     let world = World::start(limits).await;
     let mut hanging = Vec::new();
     for number in 0..2 {

@@ -120,7 +120,7 @@ impl World {
             limits,
         };
         let (view, metrics) = (parts.view.clone(), parts.metrics.clone());
-        meltemi_waypoint::serve(config(), parts, hbone, &tasks);
+        meltemi_waypoint::serve(config(), parts, hbone, &tasks).unwrap();
         let connector = Arc::new(|to| Box::pin(TcpStream::connect(to)) as _);
         let mut world = Self {
             view,
