@@ -91,9 +91,20 @@ pub(crate) fn host(route: &Route) -> SocketAddr {
 }
 
 /// Opens a way to the endpoint of a route, for what is not HTTP. Returns the endpoint's address too.
-pub(crate) async fn reach(context: &Context, route: Route) -> Result<(Way, SocketAddr), Unreached> {
+pub(crate) async fn reach(
+    context: &Context,
+    route: Route,
+    patience: Patience,
+) -> Result<(Way, SocketAddr), Unreached> {
     let (Route::Hbone(Hop { authority: address, .. }, _) | Route::Plain(address, _)) = route;
-    Ok((connect(context, route).await?, address))
+    Ok((connect(context, route, patience).await?, address))
+}
+
+/// How long to wait for the tunnel of a first attempt: another endpoint may be there for a second one. A second attempt waits
+/// as long as a busy endpoint may need, since all of them may be busy.
+pub(crate) fn patience(route: &Route, is_first: bool) -> Patience {
+    let (Route::Hbone(_, destination) | Route::Plain(_, destination)) = route;
+    if is_first && destination.has_alternative { Patience::Short } else { Patience::Full }
 }
 
 /// The pool of a route's endpoint.
@@ -106,7 +117,7 @@ pub(crate) fn pool_key(route: &Route, version: HttpVersion) -> Endpoint {
     }
 }
 
-async fn connect(context: &Context, route: Route) -> Result<Way, Unreached> {
+async fn connect(context: &Context, route: Route, patience: Patience) -> Result<Way, Unreached> {
     match route {
         Route::Hbone(hop, _) => {
             let dial = Dial {
@@ -115,7 +126,7 @@ async fn connect(context: &Context, route: Route) -> Result<Way, Unreached> {
                 expected: hop.expected,
                 authority: hop.authority.to_string(),
                 headers: HeaderMap::new(),
-                patience: Patience::Full,
+                patience,
             };
             let dialled = context.pool.dial(&dial).await.map_err(Unreached::failed)?;
             Ok(Either::Left(TunnelIo::holding(dialled.stream, dialled.lease)))
@@ -205,7 +216,8 @@ pub(crate) struct Failed {
     pub(crate) request: Option<Request<Body>>,
 }
 
-/// Sends a request to the endpoint of a route, and once more where it went to a kept connection that had ended.
+/// Sends a request to the endpoint of a route, and once more where it went to a kept connection that had ended. `patience` is
+/// for a tunnel that has to be opened.
 ///
 /// # Errors
 /// See [`Unreached::flag`].
@@ -214,6 +226,7 @@ pub(crate) async fn attempt(
     route: &Route,
     mut request: Request<Body>,
     version: HttpVersion,
+    patience: Patience,
 ) -> Result<Exchanged, Failed> {
     if let Err(unreached) = convert(&mut request, version) {
         return Err(Failed { unreached, request: None });
@@ -221,7 +234,8 @@ pub(crate) async fn attempt(
     let endpoint = pool_key(route, version);
     let mut only_new = false;
     loop {
-        let lease = context.upstreams.lease(&endpoint, only_new, connect(context, route.clone())).await;
+        let connecting = connect(context, route.clone(), patience);
+        let lease = context.upstreams.lease(&endpoint, only_new, connecting).await;
         let mut lease = match lease {
             Ok(lease) => lease,
             Err(unreached) => {

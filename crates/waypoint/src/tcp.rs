@@ -18,7 +18,7 @@ use crate::balance::choose_endpoint;
 use crate::context::{Context, jiff_text};
 use crate::detect::{Speech, detect_late};
 use crate::facts::RequestFacts;
-use crate::forward::{Unreached, Way, endpoint, host, reach};
+use crate::forward::{Unreached, Way, endpoint, host, patience, reach};
 use crate::headers::Changes;
 use crate::retry::{ATTEMPTS, pause};
 use crate::served::{BackendRef, Peer};
@@ -232,7 +232,8 @@ async fn open(
             subject.forward(context, forwarded).map_err(denied)?;
         }
         let host = host(&route);
-        let reached = reach(context, route).await;
+        let patience = patience(&route, tried.is_empty());
+        let reached = reach(context, route, patience).await;
         context.report_endpoint(host, reached.is_ok());
         let unreached = match reached {
             Ok(reached) => return Ok(reached),

@@ -185,6 +185,29 @@ async fn a_connection_that_cannot_be_opened_to_one_endpoint_is_opened_to_another
     assert!(matches!(refused, Err(DialError::Status(StatusCode::SERVICE_UNAVAILABLE))), "{refused:?}");
 }
 
+/// Its node accepts the connection of a tunnel and never speaks, as one that has stopped does: the limit of a tunnel's handshake,
+/// 10 s, is for peers that have no substitute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_whose_node_is_silent_holds_a_request_up_for_a_second_only() {
+    let good = endpoint(Does::Answers(200)).await;
+    let silent = SocketAddr::from(([127, 0, 0, 9], 9));
+    let _never_accepts = TcpListener::bind((silent.ip(), 15008)).await.unwrap();
+    let mut world = start(&[good.address, silent]).await;
+    world.no_policy("no-gate");
+    world.tunnel_to(silent);
+    world.publish();
+    let mut asked = 0;
+    while counter(&world, "meltemi_upstream_retries") < 2 {
+        let begun = tokio::time::Instant::now();
+        // Both kinds go by the same endpoints.
+        let port = [MANY, MANY_TCP][asked % 2];
+        assert_eq!(ask(&mut to(&world, port).await, GET).await, 200);
+        assert!(begun.elapsed() < Duration::from_secs(9), "request {asked} has waited for the silent node");
+        asked += 1;
+        assert!(asked < 200, "the silent one is never drawn");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_application_may_have_got_is_not_sent_again() {
     let ends = endpoint(Does::Ends).await;

@@ -18,7 +18,7 @@ use crate::authorize::Subject;
 use crate::balance::{choose_endpoint, is_gateway_error};
 use crate::body::{Answer, Body, Bounds, Deadline, Received, Upload};
 use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
-use crate::forward::{Exchanged, Unreached, attempt, host};
+use crate::forward::{Exchanged, Unreached, attempt, host, patience};
 use crate::log::Line;
 use crate::pool::HttpVersion;
 use crate::retry::{ATTEMPTS, pause};
@@ -114,7 +114,8 @@ impl Life<'_> {
         let (context, waiting) = (self.context, self.context.budgets.enter(backend));
         let (mut attempts, mut tried, mut _retry) = (1, Vec::new(), None);
         loop {
-            let failed = match attempt(context, &route, request, version).await {
+            let patience = patience(&route, attempts == 1);
+            let failed = match attempt(context, &route, request, version, patience).await {
                 Ok(exchanged) => {
                     context.report_endpoint(host(&route), !is_gateway_error(exchanged.response.status()));
                     return Ok(exchanged);

@@ -21,7 +21,7 @@ use meltemi_model::l7::{
     Target,
 };
 use meltemi_model::service::{AppProtocol, PortMapping};
-use meltemi_model::workload::{GatewayAddress, GatewayDestination};
+use meltemi_model::workload::{GatewayAddress, GatewayDestination, TunnelProtocol};
 use meltemi_model::{
     NamespacedHostname, NamespacedName, NetworkAddress, Service, SpiffeId, TrustDomain, Workload, WorkloadUid,
 };
@@ -213,6 +213,14 @@ impl World {
             }
             self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
         }
+    }
+
+    /// An endpoint of [`World::add_endpoints`] is reached through a tunnel.
+    pub(crate) fn tunnel_to(&mut self, endpoint: SocketAddr) {
+        let uid = WorkloadUid::pod("Kubernetes", "default", &format!("backend-{}", endpoint.port()));
+        let mut workload = Workload::clone(self.mesh.snapshot.workload(&uid).unwrap());
+        workload.tunnel_protocol = TunnelProtocol::Hbone;
+        self.mesh.snapshot.apply([Delta::Workload(Box::new(workload))]);
     }
 
     /// Takes an endpoint out of a Service.
