@@ -7,13 +7,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meltemi_model::SpiffeId;
 use meltemi_runtime::telemetry::Format;
 
 /// Lines that may wait to be written; more are dropped and counted.
 const QUEUE: usize = 16_384;
+
+/// How long the writer gathers lines when they come at more than [`FEW`] in [`WINDOW`]: meanwhile a line wakes nobody. Lines
+/// that come one by one are written at once.
+const GATHER: Duration = Duration::from_millis(2);
+const FEW: usize = 10;
+const WINDOW: Duration = Duration::from_millis(10);
 
 /// Where lines go.
 #[derive(Clone, Debug)]
@@ -40,10 +46,18 @@ impl AccessLog {
         let mut out = std::io::BufWriter::new(out);
         let (sender, lines) = sync_channel::<String>(QUEUE);
         std::thread::Builder::new().name("access-log".into()).spawn(move || {
+            let (mut since, mut written) = (Instant::now(), 0);
             while let Ok(first) = lines.recv() {
+                if since.elapsed() > WINDOW {
+                    (since, written) = (Instant::now(), 0);
+                }
+                if written > FEW {
+                    std::thread::sleep(GATHER);
+                }
                 // Whatever waits goes out with one flush.
                 for line in std::iter::once(first).chain(lines.try_iter().take(1000)) {
                     let _ = writeln!(out, "{line}");
+                    written += 1;
                 }
                 let _ = out.flush();
             }
@@ -235,6 +249,45 @@ mod tests {
         assert_eq!(read["src.identity"], "spiffe://cluster.local/ns/default/sa/curl");
         assert_eq!((&read["bytes_sent"], &read["error"]), (&0.into(), &"denied \"x\"\nforged".into()));
         assert!(read.get("dst.identity").is_none() && json.lines().count() == 1, "{json}");
+    }
+
+    /// Counts flushes; keeps what was written.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<std::sync::Mutex<(Vec<u8>, usize)>>);
+
+    impl std::io::Write for Sink {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().0.extend_from_slice(data);
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            self.0.lock().unwrap().1 += 1;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_flood_of_lines_is_gathered_and_complete_and_a_single_line_does_not_wait() {
+        let sink = Sink::default();
+        let log = AccessLog::to(sink.clone(), Format::Text).unwrap();
+        let text = |sink: &Sink| String::from_utf8(sink.0.lock().unwrap().0.clone()).unwrap();
+        let until = |lines: usize| {
+            let begun = Instant::now();
+            while text(&sink).lines().count() < lines {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{} lines", text(&sink).lines().count());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        log.line("first".into());
+        until(1);
+        const FLOOD: usize = 10_000;
+        (0..FLOOD).for_each(|n| log.line(n.to_string()));
+        until(1 + FLOOD);
+        let expected: Vec<String> = (0..FLOOD).map(|n| n.to_string()).collect();
+        assert_eq!(text(&sink).lines().skip(1).collect::<Vec<_>>(), expected);
+        let flushes = sink.0.lock().unwrap().1;
+        assert!(flushes < FLOOD / 10, "{flushes} flushes");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::server::conn::http1::{self, UpgradeableConnection};
 use hyper::server::conn::http2;
@@ -13,13 +13,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::context::{Context, jiff_text};
+use crate::context::Context;
 use crate::guard::{Speaks, guard};
 use crate::limits::{
     CONNECTION_WINDOW, MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_RESETS, MAX_SEND_BUFFER, MAX_STREAMS,
     PING_EVERY, PING_LIMIT, STREAM_WINDOW,
 };
-use crate::log::Line;
+use crate::log::{self, Line};
 use crate::pulse::{Ending, Pulse};
 use crate::request;
 use crate::served::Served;
@@ -137,7 +137,7 @@ fn malformed(context: &Context, served: &Served, speaks: Speaks, error: &hyper::
     context.metrics.malformed();
     let why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     let line = Line {
-        time: jiff_text(SystemTime::now()),
+        time: log::now(),
         version: if speaks == Speaks::Http1 { "HTTP/1.1" } else { "HTTP/2" },
         code: if error.is_parse_too_large() { 431 } else { 400 },
         flags: "DPE",

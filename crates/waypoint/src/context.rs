@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::balance::Outliers;
 use crate::limits::{DRAIN_QUIET, Limits, MAX_HANDSHAKES};
+use crate::log::time_text;
 use crate::metrics::HttpMetrics;
 use crate::moves::Moves;
 use crate::pool::Upstreams;
@@ -239,7 +240,7 @@ pub(crate) fn dump_routes(context: Arc<Context>) -> Router {
 
 fn dump(context: &Context) -> Value {
     let mesh = context.view.mesh();
-    let time = |at: std::time::SystemTime| jiff_text(at);
+    let time = |at: std::time::SystemTime| time_text(at);
     let certificates: Vec<Value> = context
         .certs
         .all()
@@ -265,9 +266,4 @@ fn dump(context: &Context) -> Value {
         "listeners": values(mesh.listeners.values().filter_map(|l| serde_json::to_value(&**l).ok()).collect()),
         "version": {"version": env!("CARGO_PKG_VERSION")},
     })
-}
-
-/// RFC 3339, UTC, in whole seconds.
-pub(crate) fn jiff_text(at: std::time::SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
 }

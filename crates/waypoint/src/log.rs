@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Log: one line for each request, in the field's usual form; for a denial the policy, the rule and the clause.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use http::Version;
 use meltemi_runtime::telemetry::Format;
 use meltemi_view::Denied;
 use meltemi_view::access_log::json_text;
 
+/// Bytes of a line as most are.
+const USUAL_LINE: usize = 384;
 /// Bytes of a path in a line at most.
 const MAX_PATH: usize = 1024;
 /// Bytes of why something failed at most: it holds values of policies, and of hostile clients.
@@ -16,7 +22,7 @@ const MAX_FIELD: usize = 256;
 /// What is known of a request when it ends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
-    pub(crate) time: String,
+    pub(crate) time: Arc<str>,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) version: &'static str,
@@ -29,7 +35,7 @@ pub(crate) struct Line {
     pub(crate) request_id: String,
     pub(crate) authority: String,
     pub(crate) upstream: String,
-    pub(crate) source: String,
+    pub(crate) source: Arc<str>,
 }
 
 pub(crate) fn version(version: Version) -> &'static str {
@@ -59,23 +65,47 @@ pub(crate) fn reason(denied: &Denied) -> String {
     format!("policy={policy} rule={rule} clause={clause}; {}", denied.text)
 }
 
-/// Printable ASCII without quotes, everything else escaped, cut at a bound: what a client sends is no line of its own and
-/// no command to a terminal.
-fn field(text: &str, most: usize) -> String {
+/// Appends a field: printable ASCII without quotes, everything else escaped, cut at a bound. What a client sends is no line of
+/// its own and no command to a terminal.
+fn field(out: &mut String, text: &str, most: usize) {
     if text.is_empty() {
-        return "-".to_owned();
+        return out.push('-');
     }
-    let mut out = String::with_capacity(text.len().min(most));
+    // Of nearly every field there is nothing to escape.
+    let is_plain = |b: u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
+    if text.len() <= most && text.bytes().all(is_plain) {
+        return out.push_str(text);
+    }
+    let begin = out.len();
     for c in text.chars() {
         let before = out.len();
         out.extend(c.escape_default());
-        if out.len() > most {
+        if out.len() - begin > most {
             out.truncate(before);
             out.push_str("...");
             break;
         }
     }
-    out
+}
+
+/// RFC 3339, UTC, in whole seconds.
+pub(crate) fn time_text(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
+}
+
+/// The present second, RFC 3339; written once a second on each thread.
+pub(crate) fn now() -> Arc<str> {
+    thread_local! {
+        static LAST: RefCell<(u64, Arc<str>)> = RefCell::default();
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != second {
+            (*last, *text) = (second, time_text(now).into());
+        }
+        text.clone()
+    })
 }
 
 /// What of a text goes into a line of JSON; `null` for nothing.
@@ -123,24 +153,31 @@ impl Line {
     }
 
     fn text(&self) -> String {
-        let short = |text: &str| field(text, MAX_FIELD);
-        format!(
-            "[{}] \"{} {} {}\" {} {} {} - \"{}\" - - {} - \"-\" \"{}\" \"{}\" \"{}\" \"{}\" - - - {} - -",
-            self.time,
-            short(&self.method),
-            field(&self.path, MAX_PATH),
-            if self.version.is_empty() { "-" } else { self.version },
-            self.code,
-            short(self.flags),
-            short(&self.details),
-            field(&self.failure, MAX_REASON),
-            self.duration_ms,
-            short(&self.user_agent),
-            short(&self.request_id),
-            short(&self.authority),
-            short(&self.upstream),
-            short(&self.source),
-        )
+        let (code, duration) = (self.code.to_string(), self.duration_ms.to_string());
+        // What stands before each field, and how long it may be.
+        let fields: [(&str, &str, usize); 14] = [
+            ("[", &self.time, MAX_FIELD),
+            ("] \"", &self.method, MAX_FIELD),
+            (" ", &self.path, MAX_PATH),
+            (" ", self.version, MAX_FIELD),
+            ("\" ", &code, MAX_FIELD),
+            (" ", self.flags, MAX_FIELD),
+            (" ", &self.details, MAX_FIELD),
+            (" - \"", &self.failure, MAX_REASON),
+            ("\" - - ", &duration, MAX_FIELD),
+            (" - \"-\" \"", &self.user_agent, MAX_FIELD),
+            ("\" \"", &self.request_id, MAX_FIELD),
+            ("\" \"", &self.authority, MAX_FIELD),
+            ("\" \"", &self.upstream, MAX_FIELD),
+            ("\" - - - ", &self.source, MAX_FIELD),
+        ];
+        let mut out = String::with_capacity(USUAL_LINE);
+        for (before, text, most) in fields {
+            out.push_str(before);
+            field(&mut out, text, most);
+        }
+        out.push_str(" - -");
+        out
     }
 }
 
@@ -163,7 +200,7 @@ mod tests {
             request_id: hostile.clone(),
             authority: hostile.clone(),
             upstream: hostile.clone(),
-            source: hostile.clone(),
+            source: hostile.clone().into(),
             ..Line::default()
         };
         let text = line.text();
@@ -204,6 +241,39 @@ mod tests {
             (&plain["source_principal"], &plain["downstream_remote_address"]),
             (&serde_json::Value::Null, &"10.0.0.1:4".into())
         );
+    }
+
+    #[test]
+    fn a_line_of_text_is_in_istios_order() {
+        let line = Line {
+            time: "T".into(),
+            method: "GET".into(),
+            path: "/it's?b=\"".into(),
+            version: "HTTP/1.1",
+            code: 503,
+            flags: "UO",
+            details: "overload".into(),
+            failure: "too many".into(),
+            duration_ms: 7,
+            user_agent: "curl/8".into(),
+            authority: "web:80".into(),
+            upstream: "10.0.0.2:8080".into(),
+            source: "spiffe://td/ns/a/sa/b".into(),
+            ..Line::default()
+        };
+        assert_eq!(
+            line.written(Format::Text),
+            "[T] \"GET /it\\'s?b=\\\" HTTP/1.1\" 503 UO overload - \"too many\" - - 7 - \"-\" \"curl/8\" \"-\" \"web:80\" \
+             \"10.0.0.2:8080\" - - - spiffe://td/ns/a/sa/b - -"
+        );
+    }
+
+    #[test]
+    fn a_second_is_written_once() {
+        let (first, second) = (now(), now());
+        assert!(first.len() == "2026-01-01T00:00:00Z".len() && first.ends_with('Z'), "{first}");
+        // Unless a second has just passed.
+        assert!(Arc::ptr_eq(&first, &second) || first != second);
     }
 
     #[test]

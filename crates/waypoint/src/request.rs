@@ -5,7 +5,7 @@ mod exchange;
 mod target;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -24,7 +24,7 @@ use crate::authorize::{Forwarded, Subject, authorize};
 use crate::balance::choose_endpoint;
 use crate::body::{Body, Upload};
 use crate::check::{Checked, check};
-use crate::context::{Context, jiff_text};
+use crate::context::Context;
 use crate::facts::{RequestFacts, aliases};
 use crate::forward::{backend_version, endpoint};
 use crate::headers::{self, Changes};
@@ -116,7 +116,7 @@ fn line(request: &Request<Incoming>, served: &Served) -> Line {
         value.map_or_else(String::new, |v| String::from_utf8_lossy(v.as_bytes()).into_owned())
     };
     Line {
-        time: jiff_text(SystemTime::now()),
+        time: log::now(),
         method: request.method().to_string(),
         path: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
         version: log::version(request.version()),

@@ -18,8 +18,8 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// For the log.
-    pub(crate) fn text(&self) -> String {
-        self.identity.as_ref().map_or_else(|| self.address.to_string(), ToString::to_string)
+    pub(crate) fn text(&self) -> Arc<str> {
+        self.identity.as_ref().map_or_else(|| self.address.to_string().into(), SpiffeId::text)
     }
 }
 

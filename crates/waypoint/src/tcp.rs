@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
 use meltemi_model::l7::Target;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authorize::{Forwarded, Subject, authorize};
 use crate::balance::choose_endpoint;
-use crate::context::{Context, jiff_text};
+use crate::context::Context;
 use crate::detect::{Speech, detect_late};
 use crate::facts::RequestFacts;
 use crate::forward::{Unreached, Way, endpoint, host, patience, reach};
@@ -133,7 +133,7 @@ pub(crate) async fn serve(
         (Err(error), None) => Some(error),
     };
     record.duration = begun.elapsed();
-    context.log.line(record.line(&jiff_text(SystemTime::now()), context.log.format()));
+    context.log.line(record.line(&crate::log::now(), context.log.format()));
     Ended::Served
 }
 
