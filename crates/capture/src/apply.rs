@@ -12,6 +12,9 @@ use crate::plan::{Options, Plan, TABLES};
 /// Why a plan could not be applied or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The Pod's network namespace cannot be opened.
+    #[error("the Pod's network namespace: {0}")]
+    Namespace(#[source] io::Error),
     /// A routing rule or route.
     #[error("capture routes: {0}")]
     Routes(#[source] io::Error),
@@ -76,12 +79,17 @@ pub fn remove(netns: &NetNs) -> Result<(), Error> {
     })
 }
 
-/// Whether a plan is in force in a namespace.
+/// Whether a plan is in force in a namespace: all tables that every plan has are there.
 ///
 /// # Errors
 /// The namespace cannot be entered or asked.
 pub fn is_applied(netns: &NetNs) -> Result<bool, Error> {
-    nft::table_exists(netns, TABLES[2].0, TABLES[2].1).map_err(Error::Rules)
+    for (family, name) in &TABLES[1..] {
+        if !nft::table_exists(netns, *family, name).map_err(Error::Rules)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn route(netns: &NetNs, work: impl FnOnce(&mut Rtnl, u32) -> io::Result<()>) -> Result<(), Error> {

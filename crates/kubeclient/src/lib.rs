@@ -6,7 +6,9 @@
 //! peer vanished is noticed after minutes. Whatever waits for such a watch is deaf for as long.
 
 mod client;
+mod events;
 mod watch;
 
 pub use client::client;
+pub use events::Events;
 pub use watch::{BEHIND, WATCHES, WatchBackoff, Watches};

@@ -150,6 +150,8 @@ pub enum Match {
     InInterface(String, Is),
     /// The name of the interface it leaves by.
     OutInterface(String, Is),
+    /// The user that owns the socket of this host that sends it. What others send does not match.
+    SocketUser(u32),
     /// A new random number below `modulus` is zero: one in `modulus`.
     OneIn(u32),
     /// A hash of the source address, below `modulus`, is this: the same for the same client.

@@ -294,13 +294,25 @@ impl Rtnl {
     }
 }
 
-/// Writes a network sysctl (`ipv4/ip_forward`) of the calling thread's namespace.
+/// Where `/proc` is: in a container `/proc/sys` is read-only, and one that may change it has the node's at another place.
+const PROC: [&str; 2] = ["/proc", "/host/proc"];
+
+/// Writes a network sysctl (`ipv4/ip_forward`) of the calling thread's namespace. What is there already is not written.
 ///
 /// # Errors
-/// No such sysctl, or `/proc/sys` is read-only.
+/// No such sysctl, or `/proc/sys` is read-only and the node's is not there either.
 pub fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/net/{name}");
-    std::fs::write(&path, value).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
+    if read_sysctl(name).is_ok_and(|now| now == value) {
+        return Ok(());
+    }
+    let write = |proc: &str| {
+        let path = format!("{proc}/sys/net/{name}");
+        std::fs::write(&path, value).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
+    };
+    match write(PROC[0]) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => write(PROC[1]).map_err(|_| error),
+        other => other,
+    }
 }
 
 /// Reads a network sysctl of the calling thread's namespace, without the line's end.
@@ -308,7 +320,7 @@ pub fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
 /// # Errors
 /// No such sysctl.
 pub fn read_sysctl(name: &str) -> io::Result<String> {
-    let path = format!("/proc/sys/net/{name}");
+    let path = format!("{}/sys/net/{name}", PROC[0]);
     let text =
         std::fs::read_to_string(&path).map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))?;
     Ok(text.trim_end().to_owned())

@@ -49,6 +49,19 @@ pub fn blocking_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((a.into(), b.into()))
 }
 
+/// Connects to a listener's path, for a program without a runtime: [`send`] and [`recv`] on the result wait up to `timeout`
+/// each, and fail with [`io::ErrorKind::WouldBlock`] then.
+///
+/// # Errors
+/// Nobody listens there, or the path is longer than 107 bytes.
+pub fn connect_blocking(path: &Path, timeout: std::time::Duration) -> io::Result<OwnedFd> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::SEQPACKET, None)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    socket.connect(&socket2::SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
 /// Receives one message of at most `limit` bytes; a longer one is an error.
 ///
 /// # Errors

@@ -9,15 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use meltemi_kubeclient::Watches;
+use meltemi_enrolment::{Enrolment, Rules};
+use meltemi_kubeclient::{Events, Watches};
 use meltemi_runtime::Tasks;
 use tokio::sync::{Notify, watch};
 
 use crate::cgroups::{self, Cgroups};
 use crate::configs::watched::Configs;
 use crate::container::running::Running;
-use crate::enrol::enrolment::Enrolment;
-use crate::events::Events;
 use crate::image::Entries;
 use crate::lock::lock;
 use crate::net::Pool;
@@ -131,7 +130,7 @@ pub(crate) struct Context {
     pub cluster_ca: Vec<u8>,
     pub tasks: Tasks,
     pub events: Events,
-    pub enrolment: Enrolment,
+    pub enrolment: Arc<Enrolment>,
     pub names: Arc<crate::names::View>,
     /// User ids of Pods.
     pub users: Supply,
@@ -171,9 +170,9 @@ impl Context {
     ) -> Arc<Self> {
         let Shares { users, cgroups } = shares;
         let pool = Mutex::new(Pool::new(config.pod_cidr));
-        let events = Events::new(client.clone(), &config.node_name, &tasks);
+        let events = Events::new(client.clone(), "kubelet", &config.node_name, &tasks);
         Arc::new(Self {
-            enrolment: Enrolment::default(),
+            enrolment: Arc::new(Enrolment::new(Rules::default())),
             names: Arc::new(crate::names::View::new(&config.cluster_domain)),
             configs: Configs::default(),
             watches: Watches::default(),

@@ -1,79 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Enrolment of Pods in the mesh, as the CNI agent does it: eligibility, capture, the node proxy's knowledge, and the
-//! annotation and condition that report them.
-//!
-//! A Pod that should be captured starts captured or not at all. One that already runs is captured as soon as a node proxy
-//! serves it; what fails is tried again by time. A Pod that leaves keeps the proxy's listeners and open connections for a
-//! while, since clients learn of it with a delay.
+//! Enrolment of this node's Pods in the mesh: what the runner does of it, beside the crate `enrolment`.
 
-pub(crate) mod enrolment;
-mod member;
-mod ports;
+use std::io;
+use std::sync::{Arc, Weak};
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use meltemi_enrolment::{Capture, Error, Host, Member, Subject};
+use meltemi_linux::netns::NetNs;
+use meltemi_linux::sockopt::PeerCredentials;
 
-use k8s_openapi::api::core::v1::Pod;
-use meltemi_capture::Options;
-use meltemi_model::enrolment::{BYPASS_INBOUND, Candidate, DATAPLANE_MODE, SIDECAR_STATUS, bypasses_inbound};
-use tokio::time::Instant;
-
-use self::member::Member;
 use crate::context::{Context, PodEntry};
-use crate::lock::lock;
 use crate::sandbox::Sandbox;
 
-pub(super) const ANNOTATION: &str = "ambient.istio.io/redirection";
 /// Label of a namespace whose Pods may use the node's network; it takes rights on Namespaces to set it.
 const HOST_NETWORK: &str = "meltemi.dev/host-network";
 /// The mesh's own namespace: its Pods may use the node's network without the label.
 const SYSTEM: &str = "istio-system";
-/// First and longest pause before an enrolment that failed is tried again.
-const MIN_RETRY: Duration = Duration::from_millis(200);
-const MAX_RETRY: Duration = Duration::from_secs(5);
 
-/// Why a Pod is not enrolled, or has not left.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// Whether the Pod belongs into the mesh cannot be decided.
-    #[error("the labels of namespace {0} are not known")]
-    UnknownNamespace(String),
-    /// The kernel refuses.
-    #[error(transparent)]
-    Capture(#[from] meltemi_capture::Error),
-    /// The annotation could not be written.
-    #[error("annotation {ANNOTATION}: {0}")]
-    Annotation(String),
+/// A Pod of this node, for enrolment.
+struct Place {
+    ctx: Arc<Context>,
+    entry: Arc<PodEntry>,
+    sandbox: Weak<Sandbox>,
 }
 
-/// Whether a Pod belongs into the mesh.
-pub(crate) fn eligible(pod: &Pod, namespace: Option<&BTreeMap<String, String>>) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    let mode = |labels: Option<&BTreeMap<String, String>>| labels?.get(DATAPLANE_MODE).cloned();
-    let (own, of_namespace) = (mode(pod.metadata.labels.as_ref()), mode(namespace));
-    let candidate = Candidate {
-        host_network: pod.spec.as_ref().and_then(|s| s.host_network) == Some(true),
-        has_sidecar: annotations.is_some_and(|a| a.contains_key(SIDECAR_STATUS)),
-        mode: own.as_deref(),
-    };
-    candidate.is_enrolled(of_namespace.as_deref())
-}
+impl Host for Place {
+    fn netns(&self) -> io::Result<Option<NetNs>> {
+        match (self.sandbox.upgrade(), self.entry.sandbox()) {
+            (Some(sandbox), Some(_)) => sandbox.netns().try_clone().map(Some),
+            _ => Ok(None),
+        }
+    }
 
-/// Whether the Pod's annotation says that it is enrolled.
-fn has_annotation(pod: &Pod) -> bool {
-    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(ANNOTATION))
-}
+    fn show(&self, capture: Capture) {
+        self.entry.update(|state| state.capture = capture);
+    }
 
-/// A Pod's own choices. Probes are dialled inside of its namespace, so that no source address of the network is excepted.
-fn options(pod: &Pod) -> Options {
-    let annotation =
-        |name: &str| pod.metadata.annotations.as_ref().and_then(|a| a.get(name)).map(String::as_str);
-    Options {
-        dns_capture: annotation("ambient.istio.io/dns-capture") != Some("false"),
-        bypass_inbound: bypasses_inbound(annotation(BYPASS_INBOUND)),
-        ipv6: true,
-        node_probes: false,
+    fn warn(&self, reason: &'static str, message: String) {
+        self.ctx.events.warning(&self.entry.pod(), None, reason, message);
     }
 }
 
@@ -108,11 +71,19 @@ pub(crate) async fn before_start(
     entry: &Arc<PodEntry>,
     sandbox: &Arc<Sandbox>,
 ) -> Result<(), Error> {
-    let member = Member::new(ctx, entry);
+    let place = Place { ctx: ctx.clone(), entry: entry.clone(), sandbox: Arc::downgrade(sandbox) };
+    let subject = Subject {
+        uid: entry.uid.clone(),
+        namespace: entry.namespace.clone(),
+        name: entry.name.clone(),
+        object: entry.object.subscribe(),
+        host: Arc::new(place),
+        found_running: false,
+    };
+    let member = Member::new(ctx.enrolment.clone(), ctx.client.clone(), subject);
     let due = member.reconcile(sandbox.netns(), true).await?;
-    let sandbox = Arc::downgrade(sandbox);
     ctx.job("enrolment", async move {
-        member.follow(due.map(|pause| Instant::now() + pause), &sandbox).await;
+        member.follow(due).await;
         Ok::<(), std::convert::Infallible>(())
     });
     Ok(())
@@ -120,38 +91,18 @@ pub(crate) async fn before_start(
 
 /// After the last process of a Pod has ended.
 pub(crate) async fn after_end(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
-    let gate = ctx.enrolment.gate(&entry.uid);
-    let mut membership = gate.lock().await;
-    *membership = enrolment::Membership::Outside;
-    ctx.enrolment.proxies.remove(&entry.uid);
-    lock(&ctx.enrolment.gate).remove(&entry.uid);
+    ctx.enrolment.end(&entry.uid).await;
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_eligible() {
-        let ambient = BTreeMap::from([(DATAPLANE_MODE.to_owned(), "ambient".to_owned())]);
-        for (label, host, sidecar, namespace, expected) in [
-            (None, false, false, Some(&ambient), true),
-            (None, false, false, None, false),
-            (Some("none"), false, false, Some(&ambient), false),
-            (Some("ambient"), false, false, None, true),
-            (Some("ambient"), true, false, Some(&ambient), false),
-            (None, false, true, Some(&ambient), false),
-        ] {
-            let mut pod: Pod = serde_json::from_value(serde_json::json!({
-                "metadata": {"name": "p"}, "spec": {"containers": [], "hostNetwork": host}
-            }))
-            .unwrap();
-            pod.metadata.labels = label.map(|l| BTreeMap::from([(DATAPLANE_MODE.to_owned(), l.to_owned())]));
-            if sidecar {
-                pod.metadata.annotations =
-                    Some(BTreeMap::from([("sidecar.istio.io/status".to_owned(), "{}".to_owned())]));
-            }
-            assert_eq!(eligible(&pod, namespace), expected, "{label:?} {host} {sidecar}");
-        }
-    }
+/// Only a process of a Pod that runs as istio-system/ztunnel on this node may ask for other Pods' namespaces.
+pub(crate) fn is_proxy(ctx: &Context, peer: PeerCredentials) -> bool {
+    let namespace_of = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let Some(theirs) = namespace_of(peer.pid) else { return false };
+    peer.uid == nix::unistd::geteuid().as_raw()
+        && ctx.pods().values().any(|entry| {
+            let pod = entry.pod();
+            let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref());
+            let proxy = entry.namespace == SYSTEM && account == Some("ztunnel");
+            proxy && entry.sandbox().is_some_and(|s| namespace_of(s.pid()).as_ref() == Some(&theirs))
+        })
 }

@@ -13,7 +13,6 @@ mod context;
 mod downward;
 mod enrol;
 mod env;
-mod events;
 mod expand;
 pub mod image;
 mod links;
@@ -37,10 +36,10 @@ pub mod users;
 mod vip;
 mod volumes;
 mod watches;
-mod zds;
 
 use std::io;
 
+use meltemi_enrolment::zds;
 use meltemi_runtime::{Readiness, Tasks};
 
 pub use context::{Config, ServingFiles};
@@ -100,7 +99,10 @@ pub async fn run(config: Config, tasks: &Tasks, readiness: &Readiness) -> Result
     server::start(&ctx).await?;
     let zds_path = ctx.config.host_root.join("var/run/ztunnel/ztunnel.sock");
     let zds_ctx = ctx.clone();
-    tasks.spawn("zds", async move { zds::serve(zds_ctx, &zds_path).await });
+    tasks.spawn("zds", async move {
+        let admits = |peer| enrol::is_proxy(&zds_ctx, peer);
+        zds::serve(zds_ctx.enrolment.clone(), &zds_path, &zds_ctx.tasks, admits).await
+    });
     names(&ctx).await?;
     watches::start(&ctx);
     node::register(&ctx).await;

@@ -1,9 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Locks whose holders never leave a value half changed: a panic elsewhere does not spoil them.
+//! Where the runner's parts take [`lock`] from.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Locks.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub(crate) use meltemi_runtime::lock::lock;

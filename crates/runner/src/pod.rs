@@ -9,11 +9,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Preconditions};
+use meltemi_enrolment::Capture;
 use tokio::sync::watch;
 
 use crate::context::{Context, PodEntry};
 use crate::sandbox::Sandbox;
-use crate::state::{Capture, State};
+use crate::state::State;
 use crate::{enrol, net, rights, unenforced, volumes};
 
 mod backoff;

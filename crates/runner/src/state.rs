@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use meltemi_enrolment::{CAPTURED, Capture};
 
 mod earlier;
 
@@ -68,21 +69,6 @@ impl Container {
     pub(crate) fn terminated(&self) -> bool {
         matches!(self.phase, Phase::Terminated(_))
     }
-}
-
-/// Type of the condition that says whether the Pod's traffic passes the node proxy. The control plane reads it: what it says
-/// cannot be written by whoever may change the Pod's labels and annotations.
-const CAPTURED: &str = "meltemi.dev/Captured";
-
-/// Whether the Pod's traffic passes the node proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Capture {
-    /// It does not belong into the mesh; no condition.
-    Outside,
-    /// Captured, and a node proxy serves it.
-    Captured,
-    /// It should be, and is not: why.
-    Not { reason: &'static str, message: String },
 }
 
 /// A Pod as the runner knows it.

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod backoff;
 pub mod cores;
 pub mod drain;
+pub mod lock;
 pub mod metrics;
 pub mod places;
 pub mod readiness;

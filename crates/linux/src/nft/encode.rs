@@ -252,16 +252,14 @@ fn matching(b: &mut Buffer, family: Family, condition: &Match) {
         }
         Match::Source(net, is) => address(b, family, *net, *is, true),
         Match::Destination(net, is) => address(b, family, *net, *is, false),
-        Match::SourcePort(port, is) => {
-            load_payload(b, 2, 0, 2);
-            compare(b, *is, &port.to_be_bytes());
-        }
-        Match::DestinationPort(port, is) => {
-            load_payload(b, 2, 2, 2);
-            compare(b, *is, &port.to_be_bytes());
-        }
+        Match::SourcePort(port, is) => at_port(b, 0, *port, *is),
+        Match::DestinationPort(port, is) => at_port(b, 2, *port, *is),
         Match::InInterface(name, is) => interface(b, 6, name, *is),
         Match::OutInterface(name, is) => interface(b, 7, name, *is),
+        Match::SocketUser(user) => {
+            load_meta(b, 10);
+            compare(b, Is::Equal, &user.to_ne_bytes());
+        }
         Match::OneIn(modulus) => {
             expression(b, "numgen", |b| {
                 b.be32(1, REG);
@@ -286,10 +284,14 @@ fn matching(b: &mut Buffer, family: Family, condition: &Match) {
     }
 }
 
+fn at_port(b: &mut Buffer, offset: u32, port: u16, is: Is) {
+    load_payload(b, 2, offset, 2);
+    compare(b, is, &port.to_be_bytes());
+}
+
 fn interface(b: &mut Buffer, key: u32, name: &str, is: Is) {
     load_meta(b, key);
-    let mut bytes = [0; 16];
-    let length = name.len().min(15);
+    let (mut bytes, length) = ([0; 16], name.len().min(15));
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
     compare(b, is, &bytes);
 }

@@ -15,13 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meltemi_linux::seqpacket::{Listener, SeqPacket};
+use meltemi_linux::sockopt::PeerCredentials;
+use meltemi_runtime::Tasks;
 use meltemi_wire::zds::{Hello, MAX_MESSAGE, Request, Workload as Named, read_ack, read_hello};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub(crate) use self::proxies::Workload;
-use self::proxies::{Command, Proxies};
-use crate::context::Context;
+pub use self::proxies::Proxies;
+use self::proxies::{Command, Workload};
+use crate::Enrolment;
 
 const ANSWER: Duration = Duration::from_secs(10);
 /// First and longest pause before Pods that a proxy refused are handed to it again.
@@ -30,36 +32,50 @@ const MAX_RETRY: Duration = Duration::from_secs(5);
 /// How long connections wait for the next proxy after the last one has ended; then they are refused.
 const HOLD: Duration = Duration::from_secs(10);
 
-/// Listens for node proxies.
-pub(crate) async fn serve(ctx: Arc<Context>, path: &Path) -> io::Result<()> {
+/// Listens for node proxies until the drain; `admits` decides who may have the Pods' network namespaces.
+///
+/// # Errors
+/// The socket cannot be bound.
+pub async fn serve<A>(shared: Arc<Enrolment>, path: &Path, tasks: &Tasks, admits: A) -> io::Result<()>
+where
+    A: Fn(PeerCredentials) -> bool + Send,
+{
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let listener = Listener::bind(path)?;
-    let mut drain = ctx.tasks.drain();
+    let mut drain = tasks.drain();
     loop {
         let socket = tokio::select! {
             socket = listener.accept() => socket?,
             () = drain.started() => return Ok(()),
         };
-        let proxies = ctx.enrolment.proxies.clone();
         match socket.peer() {
-            Ok(peer) if is_proxy(&ctx, peer.pid, peer.uid) => {}
+            Ok(peer) if admits(peer) => {}
             other => {
                 tracing::warn!(peer = ?other, "refused a connection to the ZDS socket: not a node proxy of this node");
                 continue;
             }
         }
-        ctx.job("zds", async move {
-            let (id, snapshot, commands) = proxies.connect();
-            tracing::info!(proxy = id, pods = snapshot.len(), "node proxy connected");
-            let result = Talk { id, proxies: &proxies, socket: &socket }.run(snapshot, commands).await;
-            proxies.disconnect(id);
-            tracing::info!(proxy = id, result = ?result, "node proxy disconnected");
-            close_after_last(&proxies).await;
-            result
+        let (proxies, mut drain) = (shared.proxies.clone(), tasks.drain());
+        tasks.spawn_job("zds", async move {
+            tokio::select! {
+                result = converse(&proxies, &socket) => result,
+                () = drain.started() => Ok(()),
+            }
         });
     }
+}
+
+/// Tells one proxy of the Pods until it goes.
+async fn converse(proxies: &Proxies, socket: &SeqPacket) -> io::Result<()> {
+    let (id, snapshot, commands) = proxies.connect();
+    tracing::info!(proxy = id, pods = snapshot.len(), "node proxy connected");
+    let result = Talk { id, proxies, socket }.run(snapshot, commands).await;
+    proxies.disconnect(id);
+    tracing::info!(proxy = id, result = ?result, "node proxy disconnected");
+    close_after_last(proxies).await;
+    result
 }
 
 /// Closes the kept listeners when no proxy has come for [`HOLD`] after the last one.
@@ -69,19 +85,6 @@ async fn close_after_last(proxies: &Proxies) {
         // One that came meanwhile and has gone again has a time of its own.
         proxies.close_abandoned(so_far);
     }
-}
-
-/// Only a process of a Pod that runs as istio-system/ztunnel on this node may ask for other Pods' namespaces.
-fn is_proxy(ctx: &Context, pid: i32, uid: u32) -> bool {
-    let namespace_of = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let Some(theirs) = namespace_of(pid) else { return false };
-    uid == nix::unistd::geteuid().as_raw()
-        && ctx.pods().values().any(|entry| {
-            let pod = entry.pod();
-            let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref());
-            let proxy = entry.namespace == "istio-system" && account == Some("ztunnel");
-            proxy && entry.sandbox().is_some_and(|s| namespace_of(s.pid()).as_ref() == Some(&theirs))
-        })
 }
 
 /// The conversation with one proxy.
@@ -401,5 +404,34 @@ mod tests {
             drop(proxy);
         };
         tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(serving, script) }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn listeners_go_to_the_proxy_of_the_next_agent() {
+        let (before, after) = (Proxies::default(), Proxies::default());
+        before.add(workload("a"));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (old, serving_old) = connected(&before).await;
+        let script = async {
+            assert!(taken(&old, &[&listener]).await.is_empty());
+            assert_eq!(asked(&old).await, Request::SnapshotSent);
+            for (uid, kept) in before.all_listeners() {
+                let copies = kept.iter().map(|fd| fd.try_clone().unwrap()).collect();
+                after.inherit(uid, copies);
+            }
+            after.add(workload("a"));
+            let (new, serving_new) = connected(&after).await;
+            let script = async {
+                assert_eq!(taken(&new, &[]).await, [port]);
+                assert_eq!(asked(&new).await, Request::SnapshotSent);
+                after.served().await;
+                before.succeed();
+                assert_eq!(asked(&old).await, Request::Successor);
+                drop((new, old, listener));
+            };
+            tokio::join!(serving_new, script);
+        };
+        tokio::join!(serving_old, script);
     }
 }

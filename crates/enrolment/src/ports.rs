@@ -13,7 +13,7 @@ use meltemi_linux::sockopt;
 /// application with a user of its own gets `EADDRINUSE`. One that shares the user can bind, too, and the capture rules let
 /// nothing out of its sockets.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(crate) struct Reserved {
     _sockets: Vec<OwnedFd>,
 }
 
@@ -21,7 +21,7 @@ pub(super) struct Reserved {
 ///
 /// # Errors
 /// One is taken already, by an application that ran before the Pod was enrolled.
-pub(super) fn reserve(netns: &NetNs) -> io::Result<Reserved> {
+pub(crate) fn reserve(netns: &NetNs) -> io::Result<Reserved> {
     let any = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, INBOUND_HBONE_PORT];
     let any = any.map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
     let addresses = any.into_iter().chain([SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT))]);

@@ -17,7 +17,7 @@ const SERIES: usize = 4096;
 
 /// Takes events.
 #[derive(Clone, Debug)]
-pub(crate) struct Events(mpsc::Sender<Said>);
+pub struct Events(mpsc::Sender<Said>);
 
 #[derive(Debug)]
 struct Said {
@@ -28,10 +28,11 @@ struct Said {
 }
 
 impl Events {
-    pub(crate) fn new(client: kube::Client, node: &str, tasks: &Tasks) -> Self {
+    /// Events that `component` writes on a node.
+    pub fn new(client: kube::Client, component: &'static str, node: &str, tasks: &Tasks) -> Self {
         let (tx, rx) = mpsc::channel(QUEUE);
         let mut drain = tasks.drain();
-        let work = write(client, node.to_owned(), rx);
+        let work = write(client, component, node.to_owned(), rx);
         tasks.spawn("events", async move {
             tokio::select! {
                 () = work => {}
@@ -43,24 +44,12 @@ impl Events {
     }
 
     /// Something usual.
-    pub(crate) fn normal(
-        &self,
-        pod: &Pod,
-        container: Option<&str>,
-        reason: &str,
-        message: impl Into<String>,
-    ) {
+    pub fn normal(&self, pod: &Pod, container: Option<&str>, reason: &str, message: impl Into<String>) {
         self.say(pod, container, true, reason, message.into());
     }
 
     /// Something that somebody should look at.
-    pub(crate) fn warning(
-        &self,
-        pod: &Pod,
-        container: Option<&str>,
-        reason: &str,
-        message: impl Into<String>,
-    ) {
+    pub fn warning(&self, pod: &Pod, container: Option<&str>, reason: &str, message: impl Into<String>) {
         self.say(pod, container, false, reason, message.into());
     }
 
@@ -78,7 +67,7 @@ impl Events {
     }
 }
 
-async fn write(client: kube::Client, node: String, mut rx: mpsc::Receiver<Said>) {
+async fn write(client: kube::Client, component: &'static str, node: String, mut rx: mpsc::Receiver<Said>) {
     let mut known: HashMap<String, (String, i32)> = HashMap::new();
     let mut serial: u64 = 0;
     while let Some(said) = rx.recv().await {
@@ -110,8 +99,8 @@ async fn write(client: kube::Client, node: String, mut rx: mpsc::Receiver<Said>)
             count: Some(1),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now),
-            source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(node.clone()) }),
-            reporting_component: Some("kubelet".to_owned()),
+            source: Some(EventSource { component: Some(component.to_owned()), host: Some(node.clone()) }),
+            reporting_component: Some(component.to_owned()),
             reporting_instance: Some(node.clone()),
             ..Event::default()
         };

@@ -6,9 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use meltemi_linux::netns::NetNs;
+use meltemi_runtime::lock::lock;
 use tokio::sync::{mpsc, watch};
-
-use crate::lock::lock;
 
 /// What a node proxy said of a Pod: that it serves it, or why it does not. `None` until one has said something.
 pub(crate) type Answer = Option<Result<(), String>>;
@@ -43,6 +42,8 @@ struct Inner {
     connections: BTreeMap<u64, Connection>,
     /// The proxies' listening sockets in each Pod, so that they outlive a proxy: what arrives between two proxies waits.
     listeners: BTreeMap<String, Vec<Arc<OwnedFd>>>,
+    /// A proxy has served all that it was told of at first.
+    served: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ struct Connection {
 
 /// The connected proxies and what they have to know.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Proxies(Arc<Mutex<Inner>>);
+pub struct Proxies(Arc<Mutex<Inner>>);
 
 impl Proxies {
     /// Adds a Pod, or hands it over once more.
@@ -142,9 +143,34 @@ impl Proxies {
         if !inner.connections.get(&id).is_some_and(|connection| connection.keeps_listeners) {
             inner.listeners.clear();
         }
+        inner.served.send_replace(true);
         for (_, earlier) in inner.connections.range(..id).filter(|(_, earlier)| earlier.keeps_listeners) {
             let _ = earlier.commands.send(Command::Successor);
         }
+    }
+
+    /// The kept listening sockets of all Pods, for an agent that takes this one's place.
+    pub fn all_listeners(&self) -> Vec<(String, Vec<Arc<OwnedFd>>)> {
+        lock(&self.0).listeners.iter().map(|(uid, kept)| (uid.clone(), kept.clone())).collect()
+    }
+
+    /// Keeps the sockets that an earlier agent has kept, for the proxy that will take their Pod.
+    pub fn inherit(&self, uid: String, sockets: Vec<OwnedFd>) {
+        let sockets = sockets.into_iter().take(MAX_LISTENERS).map(Arc::new).collect();
+        lock(&self.0).listeners.insert(uid, sockets);
+    }
+
+    /// Tells the proxies that another one, of another agent, serves the Pods as well.
+    pub fn succeed(&self) {
+        for connection in lock(&self.0).connections.values().filter(|connection| connection.keeps_listeners) {
+            let _ = connection.commands.send(Command::Successor);
+        }
+    }
+
+    /// Resolves when a proxy has served all that it was told of at first.
+    pub async fn served(&self) {
+        let mut served = lock(&self.0).served.subscribe();
+        let _ = served.wait_for(|served| *served).await;
     }
 
     /// How many proxies have connected so far; `None` while one is connected.
