@@ -60,7 +60,12 @@ enum Command {
     ProxyConfig(cmd::proxy_config::Args),
     /// Which proxies are connected, as istioctl shows it
     ProxyStatus(cmd::proxy_status::Args),
-    /// The mesh's own manifests, as `up` applies them
+    /// Install the mesh into a Kubernetes, or bring it to this version
+    #[command(visible_alias = "upgrade")]
+    Install(cmd::install::Args),
+    /// Remove the mesh from a Kubernetes; enrolled Pods speak by themselves again
+    Uninstall(cmd::uninstall::Args),
+    /// The mesh's own manifests, as `install` applies them
     Manifest(cmd::manifest::Args),
     /// Versions of client, control plane and proxies
     Version(cmd::version::Args),
@@ -125,6 +130,8 @@ impl Cli {
             Command::ZtunnelConfig(args) => block_on(cmd::ztunnel_config::run(args, &global)),
             Command::ProxyConfig(args) => block_on(cmd::proxy_config::run(args, &global)),
             Command::ProxyStatus(args) => block_on(cmd::proxy_status::run(args, &global)),
+            Command::Install(args) => block_on(cmd::install::run(&args, &global)),
+            Command::Uninstall(args) => block_on(cmd::uninstall::run(&args, &global)),
             Command::Manifest(args) => cmd::manifest::run(&args),
             Command::Version(args) => block_on(cmd::version::run(args, &global)),
         }

@@ -22,6 +22,9 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == meltemi_runner::pod_init::WORD) {
         return meltemi_runner::pod_init::main(words);
     }
+    if std::env::args_os().next().is_some_and(|name| serve::cni_plugin::is_plugin(&name)) {
+        return serve::cni_plugin::run();
+    }
     let cli = match cli::Cli::read(missing::without_experimental(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => match missing::explained(&error) {

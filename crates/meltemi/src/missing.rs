@@ -30,7 +30,6 @@ const WORDS: &[(&str, &str)] = &[
     ("endpoint", "`meltemi ztunnel-config service` counts the endpoints of Services"),
     ("endpoints", "`meltemi ztunnel-config service` counts the endpoints of Services"),
     ("experimental", "words that exist are found with and without it"),
-    ("install", "on this machine `meltemi up` starts a mesh; deploy/README.md says what it applies"),
     ("kube-inject", SIDECARS),
     ("listener", DUMP),
     ("listeners", DUMP),
@@ -38,8 +37,6 @@ const WORDS: &[(&str, &str)] = &[
     ("remote-clusters", ONE_CLUSTER),
     ("revision", "there is one revision"),
     ("tag", "there is one revision"),
-    ("uninstall", "on this machine `meltemi down --purge` removes a mesh"),
-    ("upgrade", "stop the mesh with `meltemi down` and start it with the new binary: its data is kept"),
     (
         "validate",
         "`kubectl apply --dry-run=server -f FILE` says what admission says, `meltemi analyze FILE` without a cluster",

@@ -2,6 +2,8 @@
 //! `meltemi serve ROLE`: one role of the mesh, as the images run it. Arguments and environment become a Config here.
 
 mod apiserver;
+mod cni;
+pub mod cni_plugin;
 mod control;
 mod controllers;
 mod node;
@@ -36,6 +38,8 @@ pub enum Role {
     Control(control::Args),
     /// The layer 4 proxy of a node (ztunnel)
     Node(node::Args),
+    /// The agent of a Kubernetes node: captures Pods before they start
+    Cni(cni::Args),
     /// The layer 7 proxy of a Gateway: waypoint or ingress
     Waypoint(waypoint::Args),
 }
@@ -60,6 +64,7 @@ pub fn run(role: Role) -> anyhow::Result<ExitCode> {
             runtime.block_on(supervised("controllers", |tasks| controllers::start(args, tasks)))
         }
         Role::Runner(args) => runtime.block_on(supervised("runner", |tasks| runner::start(args, tasks))),
+        Role::Cni(args) => runtime.block_on(supervised("cni", |tasks| cni::start(args, tasks))),
         Role::Control(args) => runtime.block_on(supervised("control", |tasks| control::start(args, tasks))),
         Role::Waypoint(args) => runtime
             .block_on(drained_for(WAYPOINT_DRAIN, "waypoint", |tasks| waypoint::start(args, format, tasks))),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `meltemi manifest generate`: the objects of a mesh as YAML, as `up` applies them here and as Kubernetes takes them.
+//! `meltemi manifest generate`: the objects of a mesh as YAML, as Kubernetes takes them.
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::manifests;
+use crate::manifests::{self, Engine};
 
 /// The mesh's own manifests.
 #[derive(clap::Args, Debug)]
@@ -25,7 +25,7 @@ enum Verb {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Verb::Generate = args.verb;
-    for object in manifests::objects()? {
+    for object in manifests::objects(Engine::Kubernetes)? {
         print!("---\n{}", serde_yaml_ng::to_string(&object)?);
     }
     Ok(ExitCode::SUCCESS)

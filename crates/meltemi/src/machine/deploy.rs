@@ -7,21 +7,18 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::core::GroupVersionKind;
-use kube::{Client, Discovery};
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams};
 use tokio::time::Instant;
 
 use super::paths::Paths;
+use crate::manifests::apply::Applier;
+use crate::manifests::{self, Engine};
 
-/// Field manager of what `up` and `install` apply.
-const MANAGER: &str = "meltemi";
 /// How long the API server may take to answer.
 const API_LIMIT: Duration = Duration::from_secs(30);
 /// How often the API server may end before it is given up: it is started again after short pauses.
 const MOST_ENDS: usize = 4;
-/// How long a manifest may be refused because what it needs is not served yet (a new CRD's kind).
-const APPLY_LIMIT: Duration = Duration::from_secs(15);
 /// How long nodes, control plane and node proxies may take.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two looks.
@@ -79,62 +76,11 @@ async fn try_client(paths: &Paths) -> anyhow::Result<Client> {
 
 /// Applies every manifest in order, by server-side apply.
 pub async fn apply(client: &Client) -> anyhow::Result<()> {
-    let mut discovery = Discovery::new(client.clone()).run().await?;
-    for object in crate::manifests::objects()? {
-        let begun = Instant::now();
-        loop {
-            let Err(error) = apply_one(client, &discovery, &object).await else { break };
-            if is_guarded(&object, &error) {
-                // E.g. Gateway API's own manifests, newer than ours, with the policy that keeps them.
-                tracing::warn!(name = object.metadata.name, %error, "a policy of the cluster keeps its own definition");
-                break;
-            }
-            tracing::debug!(name = object.metadata.name, %error, "not applied yet");
-            if begun.elapsed() > APPLY_LIMIT {
-                let name = object.metadata.name.clone().unwrap_or_default();
-                let kind = object.types.as_ref().map(|t| t.kind.clone()).unwrap_or_default();
-                return Err(error.context(format!("applying {kind} {name}")));
-            }
-            tokio::time::sleep(PAUSE).await;
-            discovery = Discovery::new(client.clone()).run().await?;
-        }
-        tracing::debug!(name = object.metadata.name, took = ?begun.elapsed(), "applied");
+    let mut applier = Applier::new(client).await?;
+    for object in manifests::objects(Engine::Machine)? {
+        applier.apply(&object).await?;
     }
     Ok(())
-}
-
-/// Whether a policy of the user refuses our definition in place of the one that is there.
-fn is_guarded(object: &DynamicObject, error: &anyhow::Error) -> bool {
-    let is_definition = object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition");
-    is_definition
-        && matches!(error.downcast_ref(), Some(kube::Error::Api(status))
-            if status.message.contains("ValidatingAdmissionPolicy") && status.message.contains("denied request"))
-}
-
-async fn apply_one(client: &Client, discovery: &Discovery, object: &DynamicObject) -> anyhow::Result<()> {
-    let types = object.types.as_ref().context("a manifest without kind")?;
-    let gvk = GroupVersionKind::try_from(types)?;
-    let (resource, capabilities) = discovery
-        .resolve_gvk(&gvk)
-        .with_context(|| format!("{} {} is not served", types.api_version, types.kind))?;
-    let namespaced = capabilities.scope == kube::discovery::Scope::Namespaced;
-    let api = api(client, &resource, namespaced, object.metadata.namespace.as_deref());
-    let name = object.metadata.name.as_deref().context("a manifest without name")?;
-    api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?;
-    Ok(())
-}
-
-fn api(
-    client: &Client,
-    resource: &ApiResource,
-    namespaced: bool,
-    namespace: Option<&str>,
-) -> Api<DynamicObject> {
-    if namespaced {
-        Api::namespaced_with(client.clone(), namespace.unwrap_or("default"), resource)
-    } else {
-        Api::all_with(client.clone(), resource)
-    }
 }
 
 /// Removes the nodes of an earlier start that this one does not have; what was bound to them is placed anew.
