@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TOOLS := target/tools
 
-.PHONY: demo test check bench fuzz-smoke build
+.PHONY: demo test test-kubernetes check bench fuzz-smoke build
 
 # The walkthrough on a mesh of this machine; KEEP=1 leaves it running.
 demo:
@@ -23,6 +23,13 @@ test:
 	@scripts/kubectls.sh
 	@scripts/envoy.sh
 	PROPTEST_RNG_SEED=1 KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
+
+# Install, policies, faults and removal on a real Kubernetes of two nodes, made on this machine. Needs root.
+test-kubernetes:
+	@scripts/setup.sh kubernetes
+	tests/kubernetes/build.sh $(TOOLS)/kubernetes
+	cargo build --package meltemi
+	tests/kubernetes/run target/debug/meltemi
 
 # Format, lints, links of the code's documentation, dependency table, reference pages, tests of bounds, figures of the
 # sources, licences.

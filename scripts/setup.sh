@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs the Debian packages that a make target needs and that are missing; asks nothing.
-# usage: setup.sh build|demo|test|bench|fuzz
+# usage: setup.sh build|demo|test|kubernetes|bench|fuzz
 set -euo pipefail
 
 case "${1:-build}" in
   build) want=(gcc libc6-dev make) ;;
   demo) want=(gcc libc6-dev make curl kubernetes-client) ;;
   test) want=(gcc libc6-dev make chromium curl nftables iproute2 openssl python3 python3-pip nginx-light postgresql redis-server uidmap) ;;
+  kubernetes) want=(gcc libc6-dev make busybox-static containerd containernetworking-plugins curl etcd-server iproute2 kubernetes-client nftables openssl python3 runc) ;;
   bench) want=(gcc libc6-dev make kubernetes-client nginx-light iperf3) ;;
   fuzz) want=(g++ gcc libc6-dev make) ;;
-  *) echo "usage: $0 build|demo|test|bench|fuzz" >&2; exit 2 ;;
+  *) echo "usage: $0 build|demo|test|kubernetes|bench|fuzz" >&2; exit 2 ;;
 esac
 
 # A program that is there serves as well as its package.
@@ -29,6 +30,10 @@ done
 
 if ! command -v cargo >/dev/null 2>&1 && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
   echo "setup: no Rust toolchain found; install one from https://rustup.rs (1.95 or later)" >&2
+  exit 1
+fi
+if [ "${1:-}" = kubernetes ] && ! command -v go >/dev/null 2>&1; then
+  echo "setup: Go is missing, from which Kubernetes is built; install it from https://go.dev/dl (1.26 or later)" >&2
   exit 1
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
