@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meltemi serve node`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 /// The layer 4 proxy of a node; in a Pod everything comes from the environment.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  meltemi serve node           # in a Pod, as deploy/ztunnel.yaml does")]
+#[command(after_help = "Example:\n  meltemi serve node           # in a Pod, as deploy/node.yaml does")]
 pub struct Args {
     /// Name of this Pod
     #[arg(long, env = "POD_NAME", default_value = "ztunnel")]
@@ -50,20 +50,35 @@ pub struct Args {
     /// Lifetime of certificates, in hours
     #[arg(long, env = "CERTIFICATE_HOURS", default_value_t = 24)]
     certificate_hours: u32,
-    /// Resolver of the Pods, for names that the mesh does not know
-    #[arg(long, env = "POD_RESOLVER", default_value = "10.96.0.10:53")]
-    resolver: SocketAddr,
+    /// Resolver of the Pods, for names that the mesh does not know; by default this Pod's own (/etc/resolv.conf)
+    #[arg(long, env = "POD_RESOLVER")]
+    resolver: Option<SocketAddr>,
     /// Threads of the data path: a number or a percentage of the cores
     #[arg(long, env = "ZTUNNEL_WORKER_THREADS")]
     workers: Option<String>,
 }
 
+/// Where most clusters have their DNS.
+const USUAL_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 /// A Pod gets one in so many of the file descriptors as connections; most connections need two.
 const PART: usize = 4;
 
 fn descriptors() -> anyhow::Result<usize> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
+/// The resolver that this Pod has from its cluster, else the usual one.
+fn own_resolver() -> SocketAddr {
+    let told = std::fs::read_to_string("/etc/resolv.conf").ok();
+    SocketAddr::new(told.and_then(|text| nameserver(&text)).unwrap_or(USUAL_RESOLVER), 53)
+}
+
+/// The first name server of a `resolv.conf`(5) that is not of this host.
+fn nameserver(text: &str) -> Option<IpAddr> {
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let addresses = servers.filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
+    { addresses }.find(|address| !address.is_loopback())
 }
 
 /// Starts it.
@@ -84,7 +99,7 @@ pub async fn start(args: Args, log_format: Format, tasks: Tasks) -> anyhow::Resu
         trust_domain: TrustDomain::parse(&args.trust_domain)?,
         zds_socket: args.zds_socket,
         certificate_ttl: Duration::from_secs(3600) * args.certificate_hours.max(1),
-        resolver: args.resolver,
+        resolver: args.resolver.unwrap_or_else(own_resolver),
         connections_per_pod: descriptors()? / PART,
         workers: cores::worker_count(args.workers.as_deref()).map_err(anyhow::Error::msg)?,
         log_format,
@@ -92,4 +107,23 @@ pub async fn start(args: Args, log_format: Format, tasks: Tasks) -> anyhow::Resu
     };
     meltemi_node::start(config, &tasks).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resolver_is_the_clusters() {
+        for (text, expected) in [
+            (
+                "search svc.cluster.local\nnameserver 10.43.0.10\nnameserver 1.1.1.1\noptions ndots:5\n",
+                Some("10.43.0.10"),
+            ),
+            ("nameserver 127.0.0.53\nnameserver fd00::10\n", Some("fd00::10")),
+            ("nameservers 1.2.3.4\nnameserver\n# nameserver 1.2.3.4\n", None),
+        ] {
+            assert_eq!(nameserver(text), expected.map(|ip| ip.parse().unwrap()), "{text}");
+        }
+    }
 }
