@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent of a node: who starts, runs and ends here, what of it is captured, and who is told.
 //!
-//! Every Pod that the agent knows has an [`entry::Entry`] with its network namespace. New ones come by the plugin
-//! ([`server`]), those that ran before by a look at the node's processes ([`adopt`]).
+//! Every Pod that the agent knows has an entry with its network namespace (`entry`). New ones come by the plugin (`server`),
+//! those that ran before by a look at the node's processes (`adopt`).
 
 mod adopt;
 mod entry;
@@ -12,6 +12,7 @@ mod host;
 mod install;
 mod pods;
 mod probes;
+mod refusal;
 mod server;
 mod status;
 
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 
 use self::entry::Entry;
 use self::host::HostRoot;
+use self::refusal::Refusal;
 
 /// What the agent is told.
 #[derive(Clone, Debug)]
@@ -166,8 +168,7 @@ fn run(agent: &Arc<Agent>, earlier: Option<SeqPacket>, parts: Parts) {
     let (shared, path, tasks) =
         (agent.enrolment.clone(), agent.config.zds_socket.clone(), agent.tasks.clone());
     // The folder is shared by the two containers of this Pod and by nobody else.
-    let admits = |peer: meltemi_linux::sockopt::PeerCredentials| peer.uid == 0;
-    agent.tasks.spawn("zds", async move { zds::serve(shared, &path, &tasks, admits).await });
+    agent.tasks.spawn("zds", async move { zds::serve(shared, &path, &tasks, |peer| peer.uid == 0).await });
     let (leaving, mut drain) = (agent.clone(), agent.tasks.drain());
     agent.tasks.spawn("farewell", async move {
         drain.started().await;
@@ -227,15 +228,19 @@ impl Agent {
     }
 
     /// Checks that a network namespace can be a Pod's: not the node's, and no other Pod's.
-    fn check_netns(&self, netns: &NetNs, uid: &str) -> Result<NetNsId, String> {
-        let id = netns.id().map_err(|error| format!("the network namespace cannot be looked at: {error}"))?;
+    fn check_netns(&self, netns: &NetNs, uid: &str) -> Result<NetNsId, Refusal> {
+        let id = netns.id().map_err(Refusal::Namespace)?;
         if self.host_netns.id().is_ok_and(|host| host == id) {
-            return Err("the network namespace is the node's".to_owned());
+            return Err(Refusal::NodesNamespace);
         }
         let taken = self.entries().values().find(|other| other.netns_id == id && other.uid != uid).cloned();
-        match taken {
-            Some(other) => Err(format!("the network namespace is that of Pod {}", other.full_name())),
-            None => Ok(id),
-        }
+        taken.map_or(Ok(id), |other| Err(Refusal::OthersNamespace(other.full_name())))
     }
+}
+
+/// `NAMESPACE/NAME`.
+fn full_name(pod: &Pod) -> String {
+    let metadata = &pod.metadata;
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default())
 }

@@ -168,8 +168,8 @@ fn pod(args: &str) -> Result<Pod, Refusal> {
 
 fn addresses(result: &Value) -> Vec<IpAddr> {
     let all = result.get("ips").and_then(Value::as_array).into_iter().flatten();
-    let net = |ip: &Value| ip.get("address")?.as_str()?.parse::<ipnet::IpNet>().ok();
-    all.filter_map(net).map(|net| net.addr()).collect()
+    let texts = all.filter_map(|ip| ip.get("address")?.as_str());
+    texts.filter_map(|text| text.parse::<ipnet::IpNet>().ok()).map(|net| net.addr()).collect()
 }
 
 fn question(call: &Call, entry: &Entry, verb: Verb, pod: Pod, addresses: Vec<IpAddr>) -> Result<(), Refusal> {

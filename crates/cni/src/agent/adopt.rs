@@ -16,7 +16,7 @@ use meltemi_runtime::Ready;
 use meltemi_runtime::backoff::Backoff;
 
 use super::entry::{self, Found, addresses};
-use super::{Agent, pods};
+use super::{Agent, full_name, pods};
 
 /// First and longest pause before the processes are looked at again for Pods that were not found. It never ends: a Pod
 /// that is not found is not captured.
@@ -51,7 +51,7 @@ pub(super) async fn run(agent: Arc<Agent>, listed: Ready) {
         }
         let pause = backoff.next().unwrap_or(MAX_PAUSE);
         if pause == MAX_PAUSE {
-            let names: Vec<String> = left.iter().map(|pod| name(pod)).collect();
+            let names: Vec<String> = left.iter().map(|pod| full_name(pod)).collect();
             tracing::warn!(pods = %names.join(", "), "the network namespaces of running Pods are not found");
         }
         tokio::time::sleep(pause).await;
@@ -75,11 +75,12 @@ fn missing(agent: &Agent) -> Vec<Arc<Pod>> {
 /// Whether a process of the Pod has begun, as far as its status tells.
 fn runs(pod: &Pod) -> bool {
     let Some(status) = pod.status.as_ref() else { return false };
-    let begun = |container: &ContainerStatus| {
-        container.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-    };
     let containers = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-    !addresses(pod).is_empty() || { containers }.any(begun)
+    !addresses(pod).is_empty() || { containers }.any(has_begun)
+}
+
+fn has_begun(container: &ContainerStatus) -> bool {
+    container.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
 }
 
 /// Adopts what is found, and returns the rest.
@@ -159,11 +160,6 @@ fn uid_in(line: &str) -> Option<String> {
 pub(super) fn node_uids(pod: &Pod) -> impl Iterator<Item = String> + use<> {
     let of_static = pod.metadata.annotations.as_ref().and_then(|all| all.get(STATIC_UID)).cloned();
     pod.metadata.uid.clone().into_iter().chain(of_static)
-}
-
-fn name(pod: &Pod) -> String {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name))
 }
 
 #[cfg(test)]

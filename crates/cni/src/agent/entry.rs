@@ -12,7 +12,7 @@ use meltemi_enrolment::{Capture, Error, Host, Member, Subject};
 use meltemi_linux::netns::{NetNs, NetNsId};
 use tokio::sync::watch;
 
-use super::{Agent, status};
+use super::{Agent, full_name, status};
 
 /// Pause after the first look at a Pod that ran before and could not be captured.
 const RETRY: Duration = Duration::from_millis(200);
@@ -43,9 +43,7 @@ pub(super) struct Found {
 
 impl Entry {
     pub(super) fn full_name(&self) -> String {
-        let pod = self.object.borrow();
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name))
+        full_name(&self.object.borrow())
     }
 
     /// All addresses that are known.

@@ -136,13 +136,14 @@ fn copy(from: &Path, to: &Path) -> io::Result<bool> {
 /// The files of a folder that can be configuration.
 fn read(folder: &Path) -> Vec<File> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let file = |entry: std::fs::DirEntry| {
-        // Only what is a file itself: a link could lead anywhere.
-        let is_file = entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_FILE);
-        let name = entry.file_name().into_string().ok().filter(|_| is_file)?;
-        Some(File { name, text: std::fs::read_to_string(entry.path()).ok()? })
-    };
-    entries.flatten().filter_map(file).collect()
+    entries.flatten().filter_map(|entry| read_file(&entry)).collect()
+}
+
+/// Only what is a file itself: a link could lead anywhere.
+fn read_file(entry: &std::fs::DirEntry) -> Option<File> {
+    let is_file = entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_FILE);
+    let name = entry.file_name().into_string().ok().filter(|_| is_file)?;
+    Some(File { name, text: std::fs::read_to_string(entry.path()).ok()? })
 }
 
 fn change(folder: &Path, changes: Vec<Change>) -> io::Result<()> {
@@ -172,8 +173,8 @@ fn find(agent: &Agent) -> io::Result<Folders> {
     })?;
     let needed = conflist::plugins_of(&read(&agent.host.resolve(conf)?));
     let bins = bin_dirs(agent);
-    let has_others = |dir: &&PathBuf| needed.iter().all(|plugin| agent.host.has(&dir.join(plugin)));
-    let bin = bins.iter().find(has_others).ok_or_else(|| {
+    let has_others = bins.iter().find(|dir| needed.iter().all(|plugin| agent.host.has(&dir.join(plugin))));
+    let bin = has_others.ok_or_else(|| {
         let looked: Vec<String> = bins.iter().map(|dir| dir.display().to_string()).collect();
         io::Error::other(format!(
             "no folder has the plugins {}; looked in {}",

@@ -84,11 +84,12 @@ fn key(pod: &Pod) -> (String, String) {
 fn set(agent: &Agent, pod: &Arc<Pod>, is_there: bool) {
     agent.objects.send_modify(|objects| {
         let objects = objects.get_or_insert_default();
-        let same = |known: &Arc<Pod>| known.metadata.uid == pod.metadata.uid;
         match is_there {
             true => drop(objects.insert(key(pod), pod.clone())),
             // A Pod of the same name may have come meanwhile.
-            false if objects.get(&key(pod)).is_some_and(same) => drop(objects.remove(&key(pod))),
+            false if objects.get(&key(pod)).is_some_and(|known| known.metadata.uid == pod.metadata.uid) => {
+                drop(objects.remove(&key(pod)))
+            }
             false => {}
         }
     });

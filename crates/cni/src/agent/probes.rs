@@ -46,8 +46,9 @@ pub(super) async fn run(agent: &Arc<Agent>) {
         let is_there = nft::table_exists(&agent.host_netns, Family::Inet, TABLE).unwrap_or(false);
         if !is_there || applied.as_ref() != Some(&wanted) {
             let (table, working) = (table(&wanted), agent.clone());
-            let replace = move || nft::replace(&working.host_netns, &[table], &[]);
-            match tokio::task::spawn_blocking(replace).await.map_err(std::io::Error::other).and_then(|r| r) {
+            let replaced =
+                tokio::task::spawn_blocking(move || nft::replace(&working.host_netns, &[table], &[])).await;
+            match replaced.map_err(std::io::Error::other).and_then(|r| r) {
                 Ok(()) => applied = Some(wanted),
                 Err(error) => {
                     tracing::error!(%error, "the node's rules for probes are not written; it is tried again")
@@ -69,10 +70,7 @@ pub(super) fn remove(agent: &Agent) -> std::io::Result<()> {
 /// Of the Pods that are captured, and of those that are about to be.
 fn targets(agent: &Agent) -> Targets {
     let entries: Vec<_> = agent.entries().values().cloned().collect();
-    let is_of_mesh = |entry: &Entry| {
-        *entry.capture.borrow() != Capture::Outside || agent.enrolment.expects(&entry.object.borrow())
-    };
-    let captured = entries.iter().filter(|entry| is_of_mesh(entry));
+    let captured = entries.iter().filter(|entry| is_of_mesh(agent, entry));
     captured
         .flat_map(|entry| {
             let ports = ports(&entry.object.borrow());
@@ -82,6 +80,10 @@ fn targets(agent: &Agent) -> Targets {
                 .flat_map(move |address| ports.clone().into_iter().map(move |p| (address, p)))
         })
         .collect()
+}
+
+fn is_of_mesh(agent: &Agent, entry: &Entry) -> bool {
+    *entry.capture.borrow() != Capture::Outside || agent.enrolment.expects(&entry.object.borrow())
 }
 
 /// The ports that a Pod's probes and hooks name.

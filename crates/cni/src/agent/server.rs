@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use meltemi_enrolment::Capture;
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::seqpacket::{Listener, SeqPacket};
 use meltemi_runtime::Ready;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::entry::{self, Found};
+use super::entry::{self, Entry, Found};
+use super::refusal::Refusal;
 use super::{Agent, adopt, handover};
 use crate::ask::{Answer, MAX_MESSAGE, Question, VERSION, Verb};
 
@@ -92,38 +94,39 @@ async fn converse(agent: &Arc<Agent>, socket: &SeqPacket) -> io::Result<()> {
     }
     let result = match question.version {
         1..=VERSION => answer(agent, &question, message.fds).await,
-        other => Err(format!(
-            "the plugin speaks version {other} and the agent {VERSION}: one of them is of another release"
-        )),
+        other => Err(Refusal::Version(other)),
     };
-    if let Err(reason) = &result {
+    let refused = result.err().map(|refusal| refusal.to_string());
+    if let Some(reason) = &refused {
         let pod = format!("{}/{}", question.namespace, question.name);
         tracing::warn!(pod, verb = ?question.verb, reason, "refused");
     }
-    socket.send(&serde_json::to_vec(&Answer { refused: result.err() })?, &[]).await
+    socket.send(&serde_json::to_vec(&Answer { refused })?, &[]).await
 }
 
-async fn answer(agent: &Arc<Agent>, question: &Question, fds: Vec<OwnedFd>) -> Result<(), String> {
+async fn answer(agent: &Arc<Agent>, question: &Question, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
     match question.verb {
         Verb::Add => add(agent, question, netns(fds)?).await,
         Verb::Check => check(agent, question, &netns(fds)?),
         Verb::Del => {
-            let sandbox = |entry: &Arc<entry::Entry>| entry.sandbox == question.sandbox;
-            let ended = agent.entries().values().find(|entry| sandbox(entry)).map(|entry| entry.uid.clone());
-            if let Some(uid) = ended {
-                entry::end(agent, &uid).await;
+            if let Some(ended) = of_sandbox(agent, &question.sandbox) {
+                entry::end(agent, &ended.uid).await;
             }
             Ok(())
         }
-        Verb::Succeed => Err("this is no question of a plugin".to_owned()),
+        Verb::Succeed => Err(Refusal::NoQuestion),
     }
 }
 
-fn netns(fds: Vec<OwnedFd>) -> Result<NetNs, String> {
-    fds.into_iter().next().map(NetNs::from_fd).ok_or_else(|| "no network namespace came along".to_owned())
+fn of_sandbox(agent: &Agent, sandbox: &str) -> Option<Arc<Entry>> {
+    agent.entries().values().find(|entry| entry.sandbox == sandbox).cloned()
 }
 
-async fn add(agent: &Arc<Agent>, question: &Question, netns: NetNs) -> Result<(), String> {
+fn netns(fds: Vec<OwnedFd>) -> Result<NetNs, Refusal> {
+    fds.into_iter().next().map(NetNs::from_fd).ok_or(Refusal::NoNamespace)
+}
+
+async fn add(agent: &Arc<Agent>, question: &Question, netns: NetNs) -> Result<(), Refusal> {
     let pod = find(agent, question).await?;
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let netns_id = agent.check_netns(&netns, &uid)?;
@@ -137,32 +140,29 @@ async fn add(agent: &Arc<Agent>, question: &Question, netns: NetNs) -> Result<()
         netns_id,
         addresses: question.addresses.clone(),
     };
-    entry::start(agent, found).await.map_err(|error| error.to_string())
+    Ok(entry::start(agent, found).await?)
 }
 
-fn check(agent: &Arc<Agent>, question: &Question, netns: &NetNs) -> Result<(), String> {
-    let entry = agent.entries().values().find(|entry| entry.sandbox == question.sandbox).cloned();
-    let Some(entry) = entry else { return Ok(()) };
-    if netns.id().ok() != Some(entry.netns_id) {
-        return Err("the network namespace is not the one that was captured".to_owned());
+fn check(agent: &Arc<Agent>, question: &Question, netns: &NetNs) -> Result<(), Refusal> {
+    let Some(entry) = of_sandbox(agent, &question.sandbox) else { return Ok(()) };
+    if netns.id().map_err(Refusal::Namespace)? != entry.netns_id {
+        return Err(Refusal::AnotherNamespace);
     }
-    let should = *entry.capture.borrow() != meltemi_enrolment::Capture::Outside;
-    match meltemi_capture::is_applied(netns) {
-        Ok(is) if is || !should => Ok(()),
-        Ok(_) => Err("the rules of the capture are not there".to_owned()),
-        Err(error) => Err(error.to_string()),
+    let should_be = *entry.capture.borrow() != Capture::Outside;
+    if should_be && !meltemi_capture::is_applied(netns)? {
+        return Err(Refusal::RulesLost);
     }
+    Ok(())
 }
 
 /// The Pod's object: by the watch, or else asked for. It must be the very Pod, and of this node.
-async fn find(agent: &Arc<Agent>, question: &Question) -> Result<Arc<Pod>, String> {
+async fn find(agent: &Arc<Agent>, question: &Question) -> Result<Arc<Pod>, Refusal> {
     let key = (question.namespace.clone(), question.name.clone());
-    let is_it = |pod: &Pod| question.uid.is_empty() || adopt::node_uids(pod).any(|uid| uid == question.uid);
     let mut objects = agent.objects.subscribe();
     let watched = async {
         loop {
             let known = objects.borrow_and_update().as_ref().and_then(|all| all.get(&key).cloned());
-            match known.filter(|pod| is_it(pod)) {
+            match known.filter(|pod| is_asked_for(question, pod)) {
                 Some(pod) => return Some(pod),
                 None => objects.changed().await.ok()?,
             }
@@ -172,16 +172,14 @@ async fn find(agent: &Arc<Agent>, question: &Question) -> Result<Arc<Pod>, Strin
         return Ok(pod);
     }
     let api: Api<Pod> = Api::namespaced(agent.client.clone(), &question.namespace);
-    let asked = timeout(QUESTION, api.get_opt(&question.name)).await;
-    let pod = match asked {
-        Ok(Ok(Some(pod))) => pod,
-        Ok(Ok(None)) => return Err("the API has no such Pod".to_owned()),
-        Ok(Err(error)) => return Err(format!("the Pod cannot be asked for: {error}")),
-        Err(_) => return Err("the API server does not answer".to_owned()),
-    };
+    let asked = timeout(QUESTION, api.get_opt(&question.name)).await.map_err(|_| Refusal::Silent)?;
+    let pod = asked.map_err(Refusal::Api)?.ok_or(Refusal::NoPod)?;
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-    match is_it(&pod) && node == Some(agent.config.node_name.as_str()) {
-        true => Ok(Arc::new(pod)),
-        false => Err("the Pod of this name is another one".to_owned()),
-    }
+    let is_here = node == Some(agent.config.node_name.as_str());
+    if is_here && is_asked_for(question, &pod) { Ok(Arc::new(pod)) } else { Err(Refusal::AnotherPod) }
+}
+
+/// Whether the Pod of the name is the very one, where the runtime tells its uid.
+fn is_asked_for(question: &Question, pod: &Pod) -> bool {
+    question.uid.is_empty() || adopt::node_uids(pod).any(|uid| uid == question.uid)
 }

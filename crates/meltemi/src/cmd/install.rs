@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Label of objects that Helm owns.
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
+/// What something that is waited for still lacks; `None` when it is so.
+pub type Missing = Option<String>;
+
 /// Install the mesh into a Kubernetes, or bring it to this version.
 #[derive(clap::Args, Debug)]
 #[command(
@@ -142,7 +145,7 @@ pub async fn refuse_machine(client: &Client, verb: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn control_plane(client: &Client) -> kube::Result<Result<(), String>> {
+async fn control_plane(client: &Client) -> kube::Result<Missing> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), "istio-system");
     let found = api.get("istiod").await?;
     let status = found.status.unwrap_or_default();
@@ -150,18 +153,16 @@ async fn control_plane(client: &Client) -> kube::Result<Result<(), String>> {
     let (ready, updated) = (status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
     let wanted = found.spec.and_then(|spec| spec.replicas).unwrap_or(1);
     let is_done = seen && updated >= wanted && ready >= wanted;
-    Ok(is_done
-        .then_some(())
-        .ok_or_else(|| format!("{ready} of {wanted} replicas are ready, {updated} are new")))
+    Ok((!is_done).then(|| format!("{ready} of {wanted} replicas are ready, {updated} are new")))
 }
 
-async fn root_certificate(client: &Client) -> kube::Result<Result<(), String>> {
+async fn root_certificate(client: &Client) -> kube::Result<Missing> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), "istio-system");
     let found = api.get_opt("istio-ca-root-cert").await?;
-    Ok(found.map(drop).ok_or_else(|| "ConfigMap istio-system/istio-ca-root-cert is not there yet".to_owned()))
+    Ok(found.is_none().then(|| "ConfigMap istio-system/istio-ca-root-cert is not there yet".to_owned()))
 }
 
-async fn nodes(client: &Client) -> kube::Result<Result<(), String>> {
+async fn nodes(client: &Client) -> kube::Result<Missing> {
     let api: Api<DaemonSet> = Api::namespaced(client.clone(), "istio-system");
     let found = api.get("ztunnel").await?;
     let status = found.status.unwrap_or_default();
@@ -169,21 +170,21 @@ async fn nodes(client: &Client) -> kube::Result<Result<(), String>> {
     let wanted = status.desired_number_scheduled;
     let (ready, updated) = (status.number_ready, status.updated_number_scheduled.unwrap_or(0));
     let is_done = seen && wanted > 0 && ready >= wanted && updated >= wanted;
-    Ok(is_done.then_some(()).ok_or_else(|| format!("{ready} of {wanted} nodes are ready, {updated} are new")))
+    Ok((!is_done).then(|| format!("{ready} of {wanted} nodes are ready, {updated} are new")))
 }
 
 /// Looks until `look` says that it is so, or the limit has passed; says what it waits for.
 pub async fn until(
     what: &str,
     limit: Duration,
-    look: impl AsyncFn() -> kube::Result<Result<(), String>>,
+    look: impl AsyncFn() -> kube::Result<Missing>,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut said = String::new();
     loop {
         let state = match look().await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(state)) => state,
+            Ok(None) => return Ok(()),
+            Ok(Some(state)) => state,
             Err(error) => error.to_string(),
         };
         if begun.elapsed() > limit {

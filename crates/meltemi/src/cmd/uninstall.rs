@@ -12,7 +12,7 @@ use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 
 use super::Global;
-use super::install::{refuse_machine, until};
+use super::install::{Missing, refuse_machine, until};
 use crate::manifests::apply::{Applier, is_definition, title};
 use crate::manifests::{self, Engine};
 
@@ -119,10 +119,10 @@ async fn remove(applier: &Applier, object: &DynamicObject) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn agents_are_gone(client: &Client) -> kube::Result<Result<(), String>> {
+async fn agents_are_gone(client: &Client) -> kube::Result<Missing> {
     let api: Api<Pod> = Api::namespaced(client.clone(), "istio-system");
     let left = api.list_metadata(&ListParams::default().labels("app=ztunnel")).await?.items.len();
-    Ok((left == 0).then_some(()).ok_or_else(|| format!("{left} Pods of ds/ztunnel are left")))
+    Ok((left > 0).then(|| format!("{left} Pods of ds/ztunnel are left")))
 }
 
 /// Takes away what the control plane has made itself.
