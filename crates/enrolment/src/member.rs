@@ -363,9 +363,11 @@ mod tests {
     use super::*;
     use crate::Rules;
 
-    /// What a member has said of its Pod.
-    #[derive(Default)]
-    struct Said(Mutex<Option<Capture>>);
+    /// What a member has said of its Pod, and the Pod's object: as long as it is there, the Pod is.
+    struct Said {
+        capture: Mutex<Option<Capture>>,
+        _pod: watch::Sender<Arc<Pod>>,
+    }
 
     impl Host for Said {
         fn netns(&self) -> io::Result<Option<NetNs>> {
@@ -373,7 +375,7 @@ mod tests {
         }
 
         fn show(&self, capture: Capture) {
-            *lock(&self.0) = Some(capture);
+            *lock(&self.capture) = Some(capture);
         }
 
         fn warn(&self, _reason: &'static str, _message: String) {}
@@ -392,8 +394,8 @@ mod tests {
                                      "spec": {"containers": []}});
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let text = str::to_owned;
-        let said = Arc::new(Said::default());
-        let object = watch::channel(Arc::new(pod)).1;
+        let (there, object) = watch::channel(Arc::new(pod));
+        let said = Arc::new(Said { capture: Mutex::default(), _pod: there });
         let subject = Subject {
             uid: text("u"),
             namespace: text("bank"),
@@ -431,12 +433,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pod_waits_for_a_proxy_that_does_not_take_it_for_a_while_only() {
         for (starting, has_proxy, seconds) in [(true, true, 5), (false, true, 15), (true, false, 2)] {
-            let (pod, _) = member(Some("ambient"), Rules::default());
+            let (pod, _there) = member(Some("ambient"), Rules::default());
             let begun = Instant::now();
             pod.wait_for_proxy(proxy_timeout(starting, has_proxy)).await;
             assert_eq!(begun.elapsed().as_secs(), seconds);
         }
-        let (pod, _) = member(Some("ambient"), Rules::default());
+        let (pod, _there) = member(Some("ambient"), Rules::default());
         let begun = Instant::now();
         let answer = async { drop(pod.answer.send_replace(Some(Ok(())))) };
         tokio::join!(pod.wait_for_proxy(proxy_timeout(false, true)), answer);
@@ -449,7 +451,7 @@ mod tests {
         for _ in 0..2 {
             let error = running.reconcile(&nowhere(), false).await.unwrap_err();
             running.report_failure(&error.to_string());
-            let capture = lock(&said.0).take();
+            let capture = lock(&said.capture).take();
             assert!(matches!(capture, Some(Capture::Not { reason: "CaptureFailed", .. })), "{capture:?}");
         }
     }
