@@ -14,7 +14,7 @@ use crate::authz::Policy;
 use crate::names::{NamespacedHostname, NamespacedName};
 use crate::pattern::Pattern;
 
-pub use self::filter::{Filter, HeaderChanges, PathChange};
+pub use self::filter::{Filter, HeaderChanges, InvalidFilter, PathChange};
 
 /// What a policy or a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

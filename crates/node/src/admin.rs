@@ -16,6 +16,7 @@ use meltemi_model::workload::{
 };
 use meltemi_model::{Service, SpiffeId, Workload};
 use meltemi_state::Snapshot;
+use meltemi_view::access_log::Direction;
 use serde_json::{Map, Value, json};
 use x509_parser::pem::Pem;
 
@@ -152,7 +153,10 @@ fn state(context: &Context, snapshot: &Snapshot) -> Value {
             infos.insert(uid.clone(), info);
         }
         let (inbound, outbound) = by_workload.entry(uid).or_default();
-        let list = if connection.direction == "inbound" { inbound } else { outbound };
+        let list = match connection.direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        };
         list.push(serde_json::to_value(&connection).unwrap_or_default());
     }
     let states = by_workload.into_iter().map(|(uid, (inbound, outbound))| {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meltemi_model::WorkloadUid;
+use meltemi_view::access_log::Direction;
 use serde::Serialize;
 
 /// An open connection.
@@ -16,7 +17,7 @@ pub(crate) struct Connection {
     #[serde(skip)]
     pub workload: WorkloadUid,
     #[serde(skip)]
-    pub direction: &'static str,
+    pub direction: Direction,
     pub src: Option<SocketAddr>,
     pub original_dst: Option<SocketAddr>,
     pub actual_dst: Option<SocketAddr>,

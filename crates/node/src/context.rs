@@ -9,7 +9,7 @@ use meltemi_policy::Permit;
 use meltemi_runtime::Tasks;
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::metrics::TcpMetrics;
-use meltemi_view::{Denied, Guard, L4Request, Mesh, View};
+use meltemi_view::{Denial, Guard, L4Request, Mesh, View};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,7 +37,7 @@ pub(crate) struct Context {
 
 impl Context {
     /// Judges a connection and keeps it judged. What is not known yet is waited for, for a second; then it is denied by name.
-    pub(crate) async fn admit(&self, request: L4Request) -> Result<(Permit, Guard), Denied> {
+    pub(crate) async fn admit(&self, request: L4Request) -> Result<(Permit, Guard), Denial> {
         let mut changes = self.view.changes();
         let deadline = tokio::time::Instant::now() + View::patience();
         loop {
@@ -47,7 +47,7 @@ impl Context {
             let judge = move |mesh: &Mesh| judged.judge(mesh);
             let opened = self.view.registry.open_to_workload(workload, label, || self.view.mesh(), judge);
             match opened {
-                Err(denied) if denied.missing => {
+                Err(denied) if denied.is_transient() => {
                     let waited = tokio::time::timeout_at(deadline, changes.changed()).await;
                     if !matches!(waited, Ok(Ok(()))) {
                         return Err(denied);

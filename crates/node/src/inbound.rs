@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use meltemi_model::{SpiffeId, Workload};
-use meltemi_tunnel::{Connect, Target, accept, deliver, splice};
-use meltemi_view::{Denied, L4Request};
+use meltemi_tunnel::{Connect, Target, accept, deliver};
+use meltemi_view::access_log::Direction;
+use meltemi_view::metrics::ResponseFlags;
+use meltemi_view::{Denial, L4Request};
 use tokio::net::TcpStream;
 
 use crate::places::TunnelPlaces;
@@ -26,7 +28,7 @@ struct Tunnel {
 
 /// Why a stream does not reach the application.
 enum Failed {
-    Denied(Denied),
+    Denied(Denial),
     Unreached(io::Error),
 }
 
@@ -45,9 +47,13 @@ impl Served {
             Ok(incoming) => incoming,
             Err(error) => {
                 let destination = side(Some(at), None, Some(&self.pod.identity));
-                let recording =
-                    Recording::new(&self.context, "inbound", side(Some(from), None, None), destination);
-                recording.failed("TLS_FAILURE", error);
+                let recording = Recording::new(
+                    &self.context,
+                    Direction::Inbound,
+                    side(Some(from), None, None),
+                    destination,
+                );
+                recording.failed(ResponseFlags::TlsFailure, error);
                 return Ok(());
             }
         };
@@ -92,7 +98,7 @@ impl Served {
             Err((status, why)) => {
                 let recording =
                     self.inbound(tunnel.from, Some(&tunnel.peer), &own, tunnel.at, Some(tunnel.at));
-                recording.failed("-", format!("{why}: {:?}", connect.authority()));
+                recording.failed(ResponseFlags::None, format!("{why}: {:?}", connect.authority()));
                 return connect.refuse(status);
             }
         };
@@ -110,24 +116,24 @@ impl Served {
             delivered.map(|delivered| (delivered, guard)).map_err(Failed::Unreached)
         });
         let (delivered, guard) = match connect.while_waited(work).await {
-            None => return recording.failed("-", "the client has given up"),
+            None => return recording.failed(ResponseFlags::None, "the client has given up"),
             Some(Ok(done)) => done,
             Some(Err(Failed::Denied(denied))) => {
-                recording.failed("DENY", denied);
+                recording.denied(&denied);
                 return connect.refuse(StatusCode::UNAUTHORIZED);
             }
             Some(Err(Failed::Unreached(error))) => {
-                recording.failed("CONNECT", format!("{to}: {error}"));
+                recording.failed(ResponseFlags::Connect, format!("{to}: {error}"));
                 return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
             }
         };
         match connect.accept() {
             Ok(stream) => {
                 recording.opened(&self.pod.workload);
-                let copied = splice(stream, delivered.stream, Some(delivered.permit)).await;
+                let copied = delivered.splice(stream).await;
                 recording.ended(copied.from_tunnel, copied.to_tunnel, copied.error);
             }
-            Err(error) => recording.failed("-", error),
+            Err(error) => recording.failed(ResponseFlags::None, error),
         }
         drop(guard);
     }
@@ -152,7 +158,12 @@ impl Served {
         }
         let mapped = own.services.iter().find(|(_, ports)| ports.iter().any(|p| p.target_port == to.port()));
         destination.service = mapped.map(|(key, _)| key.hostname.clone()).unwrap_or_default();
-        Recording::new(&self.context, "inbound", side(Some(from), client.map(|w| &**w), peer), destination)
+        Recording::new(
+            &self.context,
+            Direction::Inbound,
+            side(Some(from), client.map(|w| &**w), peer),
+            destination,
+        )
     }
 }
 

@@ -15,10 +15,10 @@ use meltemi_view::L4Request;
 use tokio_util::sync::CancellationToken;
 
 use crate::pod::{Served, is_ours};
-use crate::record::Recording;
+use crate::record::{Recording, policy_rejection};
 
-/// How often it is looked which have ended by themselves.
-const LOOK: Duration = Duration::from_secs(5);
+/// Interval between two looks at the kernel for connections that have ended by themselves.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Inbound connections of a Pod that no proxy carries. To be called before the Pod's listeners are open, when nothing that
 /// is captured can have been accepted yet.
@@ -59,7 +59,7 @@ impl Served {
         }
         while !open.is_empty() {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(SWEEP_INTERVAL) => {}
                 () = self.pod.closed.cancelled() => return Ok(()),
                 // The next process finds them again.
                 () = self.context.closing.cancelled() => return Ok(()),
@@ -98,7 +98,7 @@ impl Served {
                     () = ended.cancelled() => return recording.ended(0, 0, None),
                 }
             }
-            Err(denied) => denied.to_string(),
+            Err(denied) => policy_rejection(&denied),
         };
         self.end(&connection, recording, reason);
     }

@@ -10,7 +10,9 @@ use meltemi_model::Workload;
 use meltemi_model::net::is_routable;
 use meltemi_state::{Destination, Hop, Route};
 use meltemi_tunnel::client::Dialled;
-use meltemi_tunnel::{Dial, DialError, Patience, relay, splice};
+use meltemi_tunnel::{Dial, DialError, Patience, relay_outbound, splice_outbound};
+use meltemi_view::access_log::Direction;
+use meltemi_view::metrics::ResponseFlags;
 use tokio::net::TcpStream;
 
 use crate::pod::{OWN, Served, refuse};
@@ -35,17 +37,26 @@ impl Served {
     pub(crate) async fn outbound(&self, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         let Some(to) = Self::original(&stream)?.filter(|to| is_routable(to.ip())) else {
             let source = side(Some(from), None, Some(&self.pod.identity));
-            Recording::new(&self.context, "outbound", source, side(stream.local_addr().ok(), None, None))
-                .failed("-", "a connection to the proxy itself, or to an address that is nobody else's");
+            Recording::new(
+                &self.context,
+                Direction::Outbound,
+                source,
+                side(stream.local_addr().ok(), None, None),
+            )
+            .failed(
+                ResponseFlags::None,
+                "a connection to the proxy itself, or to an address that is nobody else's",
+            );
             refuse(stream).await;
             return Ok(());
         };
         let unresolved = |own: Option<&Workload>| {
             let source = side(Some(from), own, Some(&self.pod.identity));
-            Recording::new(&self.context, "outbound", source, side(Some(to), None, None))
+            Recording::new(&self.context, Direction::Outbound, source, side(Some(to), None, None))
         };
         let Some(own) = self.own().await else {
-            unresolved(None).failed("-", format!("workload {} is not known yet", self.pod.workload));
+            unresolved(None)
+                .failed(ResponseFlags::None, format!("workload {} is not known yet", self.pod.workload));
             refuse(stream).await;
             return Ok(());
         };
@@ -59,7 +70,7 @@ impl Served {
             }
             Ok(Route::Plain(to, destination)) => self.passed(stream, from, &own, to, destination).await,
             Err(refused) => {
-                unresolved(Some(&own)).failed("-", refused);
+                unresolved(Some(&own)).failed(ResponseFlags::None, refused);
                 refuse(stream).await;
             }
         }
@@ -82,7 +93,7 @@ impl Served {
             target.addr = Some(hop.dial);
             target.hbone_addr = Some(hop.authority);
         }
-        Recording::new(&self.context, "outbound", source, target)
+        Recording::new(&self.context, Direction::Outbound, source, target)
     }
 
     async fn tunnelled(&self, captured: Captured, hop: Hop, destination: Destination) {
@@ -91,7 +102,7 @@ impl Served {
         match opened {
             Ok(dialled) => {
                 recording.opened(&self.pod.workload);
-                let copied = splice(dialled.stream, captured.stream, None).await;
+                let copied = splice_outbound(dialled.stream, captured.stream).await;
                 drop(dialled.lease);
                 recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
             }
@@ -108,12 +119,12 @@ impl Served {
         captured: &Captured,
         hop: Hop,
         destination: Destination,
-    ) -> (Recording<'_>, Result<Dialled, (&'static str, String)>) {
+    ) -> (Recording<'_>, Result<Dialled, (ResponseFlags, String)>) {
         let Captured { from, to, own, .. } = captured;
         let recording = self.recording(*from, own, hop.authority, Some(&hop), &destination);
         let svid = match self.context.certificates.get(&self.pod.identity, OWN).await {
             Ok(svid) => svid,
-            Err(error) => return (recording, Err(("IDENTITY_ERROR", error.to_string()))),
+            Err(error) => return (recording, Err((ResponseFlags::IdentityError, error.to_string()))),
         };
         let has_alternative = destination.has_alternative;
         let mut dial = Dial {
@@ -173,11 +184,11 @@ impl Served {
         {
             Ok(upstream) => {
                 recording.opened(&self.pod.workload);
-                let copied = relay(stream, upstream, None).await;
+                let copied = relay_outbound(stream, upstream).await;
                 recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
             }
             Err(error) => {
-                recording.failed("CONNECT", format!("{to}: {error}"));
+                recording.failed(ResponseFlags::Connect, format!("{to}: {error}"));
                 refuse(stream).await;
             }
         }
@@ -185,12 +196,12 @@ impl Served {
 }
 
 /// An error with its flags.
-fn flagged(error: DialError) -> (&'static str, String) {
+fn flagged(error: DialError) -> (ResponseFlags, String) {
     let flags = match &error {
-        DialError::Status(StatusCode::UNAUTHORIZED) => "DENY",
-        DialError::Tls { .. } => "TLS_FAILURE",
-        DialError::Tunnel { .. } => "H2_HANDSHAKE_FAILURE",
-        DialError::Connect { .. } | DialError::Silent { .. } | DialError::Status(_) => "CONNECT",
+        DialError::Status(StatusCode::UNAUTHORIZED) => ResponseFlags::Deny,
+        DialError::Tls { .. } => ResponseFlags::TlsFailure,
+        DialError::Tunnel { .. } => ResponseFlags::H2HandshakeFailure,
+        DialError::Connect { .. } | DialError::Silent { .. } | DialError::Status(_) => ResponseFlags::Connect,
     };
     (flags, error.to_string())
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Captured inbound plaintext: nobody has proven anything; the same policies decide.
+//! Plaintext captured on 15006: authorized by the same policies, without a peer identity.
 
 use std::io;
 use std::net::SocketAddr;
 
-use meltemi_tunnel::{deliver, relay};
+use meltemi_tunnel::deliver;
 use meltemi_view::L4Request;
+use meltemi_view::access_log::Direction;
+use meltemi_view::metrics::ResponseFlags;
 use tokio::net::TcpStream;
 
 use crate::pod::{Served, refuse};
@@ -17,19 +19,22 @@ impl Served {
     pub(crate) async fn plaintext(&self, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         let Some(to) = Self::original(&stream)? else {
             let destination = side(stream.local_addr().ok(), None, Some(&self.pod.identity));
-            Recording::new(&self.context, "inbound", side(Some(from), None, None), destination)
-                .failed("-", "a connection to the proxy itself");
+            Recording::new(&self.context, Direction::Inbound, side(Some(from), None, None), destination)
+                .failed(ResponseFlags::None, "a connection to the proxy itself");
             refuse(stream).await;
             return Ok(());
         };
         let Some(own) = self.own_at(to.ip()).await else {
             let recording = Recording::new(
                 &self.context,
-                "inbound",
+                Direction::Inbound,
                 side(Some(from), None, None),
                 side(Some(to), None, None),
             );
-            recording.failed("DENY", format!("workload {} is not known at {}", self.pod.workload, to.ip()));
+            recording.failed(
+                ResponseFlags::Deny,
+                format!("workload {} is not known at {}", self.pod.workload, to.ip()),
+            );
             refuse(stream).await;
             return Ok(());
         };
@@ -38,7 +43,7 @@ impl Served {
         let (permit, guard) = match self.context.admit(request).await {
             Ok(admitted) => admitted,
             Err(denied) => {
-                recording.failed("DENY", denied);
+                recording.denied(&denied);
                 refuse(stream).await;
                 return Ok(());
             }
@@ -47,11 +52,11 @@ impl Served {
         match Box::pin(deliver(permit, sockets::connect(&self.pod.netns, to, Some(source)))).await {
             Ok(delivered) => {
                 recording.opened(&self.pod.workload);
-                let copied = relay(stream, delivered.stream, Some(delivered.permit)).await;
+                let copied = delivered.relay(stream).await;
                 recording.ended(copied.to_tunnel, copied.from_tunnel, copied.error);
             }
             Err(error) => {
-                recording.failed("CONNECT", format!("{to}: {error}"));
+                recording.failed(ResponseFlags::Connect, format!("{to}: {error}"));
                 refuse(stream).await;
             }
         }

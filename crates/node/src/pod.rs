@@ -24,8 +24,8 @@ use crate::sockets::{self, Kind};
 
 /// How long a connection waits for the Pod's own workload and certificate: both come with the Pod's start.
 pub(crate) const OWN: Duration = Duration::from_secs(5);
-/// How long a client that is refused may take to say something: a reset before that reaches some clients as a failure to
-/// send.
+/// How long to wait for a client's first byte before resetting its connection. Reset earlier, and some clients report a send
+/// error instead of "connection reset".
 const REFUSAL: Duration = Duration::from_millis(500);
 
 /// A Pod, as the node's agent names it: who it is comes from there and never from the network.
@@ -52,8 +52,8 @@ pub(crate) struct Served {
     server: Mutex<Option<(String, Arc<ServerConfig>)>>,
 }
 
-/// How often it is told that nothing can be accepted.
-const TELL: Duration = Duration::from_secs(10);
+/// Minimum interval between two warnings that connections cannot be accepted.
+const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Served {
     /// Serves listeners of the Pod on this worker.
@@ -96,7 +96,7 @@ impl Served {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, or a client that is gone already: not the end of the listener.
-                    if told.is_none_or(|at| at.elapsed() > TELL) {
+                    if told.is_none_or(|at| at.elapsed() > ACCEPT_WARN_INTERVAL) {
                         told = Some(Instant::now());
                         tracing::warn!(pod = %self.pod.workload, %error, "connections cannot be accepted");
                     }
@@ -105,7 +105,7 @@ impl Served {
                 }
             };
             let Some(place) = self.pod.places.connection(from.ip()) else {
-                // Counted and not logged: it is for a flood.
+                // Counted, not logged: under a flood the log would be the next victim.
                 self.context.metrics.crowded_out.inc();
                 meltemi_tunnel::copy::reset(&stream);
                 continue;
@@ -181,7 +181,7 @@ pub(crate) fn is_ours(port: u16) -> bool {
 
 /// Ends a client's connection with a reset.
 pub(crate) async fn refuse(stream: TcpStream) {
-    // Readiness alone may be told although there is nothing: only a byte is a byte.
+    // Wake-ups can be spurious, so peek until a byte has really arrived.
     let _ = tokio::time::timeout(REFUSAL, stream.peek(&mut [0])).await;
     meltemi_tunnel::copy::reset(&stream);
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use meltemi_model::{SpiffeId, Workload, WorkloadUid};
-use meltemi_view::access_log::{L4Record, Side};
-use meltemi_view::metrics::TcpLabels;
+use meltemi_view::Denial;
+use meltemi_view::access_log::{Direction, L4Record, Side};
+use meltemi_view::metrics::{Reporter, ResponseFlags, SecurityPolicy, TcpLabels};
 
 use crate::connections::{Connection, Open};
 use crate::context::Context;
@@ -42,28 +43,31 @@ pub(crate) fn side(
     }
 }
 
+/// A denial as the access log has it.
+pub(crate) fn policy_rejection(denial: &Denial) -> String {
+    format!("connection closed due to policy rejection: {denial}")
+}
+
 fn known(text: &Arc<str>) -> Arc<str> {
     if text.is_empty() { UNKNOWN.clone() } else { text.clone() }
 }
 
 impl<'a> Recording<'a> {
-    pub(crate) fn new(
-        context: &'a Context,
-        direction: &'static str,
-        source: Side,
-        destination: Side,
-    ) -> Self {
+    pub(crate) fn new(context: &'a Context, direction: Direction, source: Side, destination: Side) -> Self {
         let tls = destination.hbone_addr.is_some();
         let labels = TcpLabels {
-            reporter: if direction == "inbound" { "destination" } else { "source" },
+            reporter: match direction {
+                Direction::Inbound => Reporter::Destination,
+                Direction::Outbound => Reporter::Source,
+            },
             source_workload: known(&source.workload),
             source_workload_namespace: known(&source.namespace),
             source_principal: source.identity.as_ref().map_or_else(|| UNKNOWN.clone(), SpiffeId::text),
             destination_workload: known(&destination.workload),
             destination_workload_namespace: known(&destination.namespace),
             destination_service: known(&destination.service),
-            response_flags: "-",
-            connection_security_policy: if tls { "mutual_tls" } else { "unknown" },
+            response_flags: ResponseFlags::None,
+            connection_security_policy: if tls { SecurityPolicy::MutualTls } else { SecurityPolicy::Unknown },
         };
         let record = L4Record {
             source,
@@ -104,16 +108,21 @@ impl<'a> Recording<'a> {
         self.record.bytes_sent = bytes_sent;
         self.record.bytes_recv = bytes_recv;
         self.record.error = error;
-        self.finish("-");
+        self.finish(ResponseFlags::None);
     }
 
     /// It was never opened.
-    pub(crate) fn failed(mut self, flags: &'static str, error: impl ToString) {
+    pub(crate) fn failed(mut self, flags: ResponseFlags, error: impl ToString) {
         self.record.error = Some(error.to_string());
         self.finish(flags);
     }
 
-    fn finish(mut self, flags: &'static str) {
+    /// A policy denied it before it was opened.
+    pub(crate) fn denied(self, denial: &Denial) {
+        self.failed(ResponseFlags::Deny, policy_rejection(denial));
+    }
+
+    fn finish(mut self, flags: ResponseFlags) {
         self.labels.response_flags = flags;
         self.record.duration = self.begun.elapsed();
         let metrics = &self.context.metrics;

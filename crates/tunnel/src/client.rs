@@ -224,7 +224,7 @@ impl Pool {
 
     async fn tunnel(&self, dial: &Dial) -> Result<(Tunnel, Arc<()>, bool), DialError> {
         let tunnels = self.of(dial);
-        // Whoever is before us may wait for a destination that does not answer; not all in a row.
+        // Another task may hold the lock while it dials a peer that does not respond; do not queue behind it for ever.
         let turn = tokio::time::timeout(TURN, tunnels.lock()).await;
         let mut list = turn.map_err(|_| slow(dial.address))?;
         let now = Instant::now();
@@ -309,7 +309,7 @@ impl Pool {
     }
 }
 
-/// Lets go of what nobody has used for [`IDLE`]: a tunnel that nobody holds closes.
+/// Drops tunnels that were idle for [`IDLE`]; dropping the last handle closes the connection.
 fn sweep_idle(tunnels: &Weak<Keyed>) {
     let Some(tunnels) = tunnels.upgrade() else { return };
     let now = Instant::now();

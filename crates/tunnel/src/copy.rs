@@ -32,8 +32,19 @@ pub struct Copied {
     pub error: Option<String>,
 }
 
+/// Copies between a client of this proxy and the tunnel to its destination, whose proxy decides, until both sides have closed
+/// or one fails; then the other side is reset. Inbound connections have a permit: see [`crate::Delivered`].
+pub fn splice_outbound(stream: Stream, tcp: TcpStream) -> impl Future<Output = Copied> {
+    splice(stream, tcp, None)
+}
+
+/// As [`splice_outbound`], to a destination outside of the mesh; `to_tunnel` counts what `client` sent.
+pub fn relay_outbound(client: TcpStream, server: TcpStream) -> impl Future<Output = Copied> {
+    relay(client, server, None)
+}
+
 /// Copies until both sides have closed, one fails, or the permit is taken back; then the other side is reset.
-pub async fn splice(stream: Stream, mut tcp: TcpStream, permit: Option<Permit>) -> Copied {
+pub(crate) async fn splice(stream: Stream, mut tcp: TcpStream, permit: Option<Permit>) -> Copied {
     let mut copied = Copied::default();
     let (mut up, mut down) = (0, 0);
     let outcome = {
@@ -60,7 +71,7 @@ pub async fn splice(stream: Stream, mut tcp: TcpStream, permit: Option<Permit>) 
 }
 
 /// Copies between two TCP connections in the same manner; `to_tunnel` counts what `client` sent.
-pub async fn relay(mut client: TcpStream, mut server: TcpStream, permit: Option<Permit>) -> Copied {
+pub(crate) async fn relay(mut client: TcpStream, mut server: TcpStream, permit: Option<Permit>) -> Copied {
     let mut copied = Copied::default();
     let outcome = {
         let (client_read, client_write) = client.split();
@@ -130,7 +141,7 @@ async fn to_tunnel(mut read: ReadHalf<'_>, stream: &Stream, count: &mut u64) -> 
         let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await?;
         let mut data = next(&mut read, capacity).await?;
         if data.is_empty() {
-            // A peer that has ended already and reads no further is told in vain; how it ended the other way says.
+            // The peer may have reset its side already; ignore that here, `from_tunnel` reports how the stream ended.
             stream.end();
             return Ok(());
         }

@@ -8,16 +8,30 @@ use std::time::Duration;
 use meltemi_policy::Permit;
 use tokio::net::TcpStream;
 
+use crate::copy::{Copied, relay, splice};
+use crate::framing::stream::Stream;
+
 /// How long an application may take to accept.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// An open connection to an application, with the permit that it lives by.
 #[derive(Debug)]
 pub struct Delivered {
-    /// The application's connection.
-    pub stream: TcpStream,
-    /// Ends it when taken back.
-    pub permit: Permit,
+    stream: TcpStream,
+    /// Ends the connection when taken back.
+    permit: Permit,
+}
+
+impl Delivered {
+    /// Copies between the application and a stream of a tunnel, for as long as the permit holds.
+    pub fn splice(self, stream: Stream) -> impl Future<Output = Copied> {
+        splice(stream, self.stream, Some(self.permit))
+    }
+
+    /// Copies between the application and a plaintext connection of a client, for as long as the permit holds.
+    pub fn relay(self, client: TcpStream) -> impl Future<Output = Copied> {
+        relay(client, self.stream, Some(self.permit))
+    }
 }
 
 /// Connects to the application that the permit was given for.

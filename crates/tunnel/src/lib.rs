@@ -15,7 +15,7 @@ pub mod target;
 mod tls;
 
 pub use client::{Dial, DialError, Patience, Pool};
-pub use copy::{Copied, relay, splice};
+pub use copy::{Copied, relay_outbound, splice_outbound};
 pub use deliver::{Delivered, deliver};
 pub use framing::stream::Stream;
 pub use io::TunnelIo;

@@ -29,8 +29,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// CONNECTs of one tunnel that wait for their answer; a further one is refused. A peer that resets what it asked for does
 /// not make room for more at once: what was begun for it must have ended.
 const MAX_UNANSWERED: usize = MAX_STREAMS as usize;
-/// How often it is looked whether the peer's certificate has expired.
-const LOOK: Duration = Duration::from_secs(30);
+/// Interval between two checks of whether the peer's certificate has expired.
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) const PING_EVERY: Duration = Duration::from_secs(10);
 pub(crate) const PING_LIMIT: Duration = Duration::from_secs(20);
 
@@ -67,7 +67,7 @@ pub async fn accept(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<
         // Until it has said that it speaks HTTP/2.
         std::future::poll_fn(|cx| driver.poll_begun(cx)).await?;
         let unanswered = Arc::new(Semaphore::new(MAX_UNANSWERED));
-        Ok(Incoming { driver, unanswered, expiry: interval(LOOK), peer, expires })
+        Ok(Incoming { driver, unanswered, expiry: interval(EXPIRY_CHECK_INTERVAL), peer, expires })
     };
     tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

@@ -99,6 +99,25 @@ pub struct Side {
     pub hbone_addr: Option<SocketAddr>,
 }
 
+/// Which end of a connection reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The proxy of the destination.
+    Inbound,
+    /// The proxy of the source.
+    Outbound,
+}
+
+impl Direction {
+    /// Its name in a line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
 /// A layer 4 connection that has ended.
 #[derive(Clone, Debug)]
 pub struct L4Record {
@@ -106,8 +125,8 @@ pub struct L4Record {
     pub source: Side,
     /// Server.
     pub destination: Side,
-    /// `inbound` or `outbound`.
-    pub direction: &'static str,
+    /// As seen from the Pod whose proxy reports it.
+    pub direction: Direction,
     /// From client to server, in bytes.
     pub bytes_sent: u64,
     /// From server to client, in bytes.
@@ -181,7 +200,7 @@ impl L4Record {
             ("dst.workload", text(&destination.workload)),
             ("dst.namespace", text(&destination.namespace)),
             ("dst.identity", destination.identity.as_ref().and_then(|id| text(id.as_str()))),
-            ("direction", text(self.direction)),
+            ("direction", text(self.direction.as_str())),
             ("bytes_sent", Some(Value::Number(self.bytes_sent))),
             ("bytes_recv", Some(Value::Number(self.bytes_recv))),
             ("duration", text(&duration)),
@@ -228,7 +247,7 @@ mod tests {
         let record = L4Record {
             source,
             destination: Side { addr: "10.0.0.2:9080".parse().ok(), ..Side::default() },
-            direction: "inbound",
+            direction: Direction::Inbound,
             bytes_sent: 0,
             bytes_recv: 0,
             duration: Duration::from_millis(12),

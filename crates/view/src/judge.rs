@@ -7,15 +7,15 @@ use meltemi_model::{SpiffeId, WorkloadUid};
 use meltemi_policy::{Facts, Permit, PolicySet, Revoker, admit, explain};
 use meltemi_state::Snapshot;
 
-use crate::denied::Denied;
+use crate::denial::Denial;
 use crate::mesh::Mesh;
 
 /// Judges facts by a set; a denial is explained.
 ///
 /// # Errors
 /// The denial.
-pub fn judge(set: &PolicySet, facts: &Facts<'_>, generation: u64) -> Result<(Permit, Revoker), Denied> {
-    admit(set, facts, generation).map_err(|_| Denied::from(explain(set, facts)))
+pub fn judge(set: &PolicySet, facts: &Facts<'_>, generation: u64) -> Result<(Permit, Revoker), Denial> {
+    admit(set, facts, generation).map_err(|_| Denial::from(explain(set, facts)))
 }
 
 /// A connection to a workload.
@@ -38,12 +38,11 @@ impl L4Request {
     ///
     /// # Errors
     /// The denial.
-    pub fn judge(&self, mesh: &Mesh) -> Result<(Permit, Revoker), Denied> {
+    pub fn judge(&self, mesh: &Mesh) -> Result<(Permit, Revoker), Denial> {
         mesh.heard()?;
         let snapshot = &mesh.snapshot;
         let Some(workload) = snapshot.workload(&self.workload) else {
-            let text = format!("workload {} is not known yet", self.workload);
-            return Err(Denied { text, policy: None, rule: None, clause: None, missing: true });
+            return Err(Denial::WorkloadNotKnown(self.workload.clone()));
         };
         let set = snapshot.policies_for(workload);
         let facts = Facts {
@@ -54,18 +53,18 @@ impl L4Request {
             sni: None,
             http: None,
         };
-        judge(&set, &facts, snapshot.generation()).map_err(|denied| refused(denied, snapshot))
+        judge(&set, &facts, snapshot.generation()).map_err(|denial| name_rejected(denial, snapshot))
     }
 }
 
-/// Says why a policy is not known, where it was refused. Nothing is gained by waiting for it.
-fn refused(denied: Denied, snapshot: &Snapshot) -> Denied {
-    let reason = denied.policy.as_ref().filter(|_| denied.missing).and_then(|name| snapshot.refused(name));
-    match (reason, &denied.policy) {
-        (Some(reason), Some(name)) => {
-            let text = format!("policy {name} was refused by this proxy and is not known: {reason}");
-            Denied { text, missing: false, ..denied }
-        }
-        _ => denied,
+/// Says why a policy is not known, where this proxy rejected it. Nothing is gained by waiting for it.
+fn name_rejected(denial: Denial, snapshot: &Snapshot) -> Denial {
+    if !denial.is_transient() {
+        return denial;
+    }
+    let Some(policy) = denial.policy() else { return denial };
+    match snapshot.refused(&policy) {
+        Some(reason) => Denial::PolicyRejected { policy, reason: reason.to_string() },
+        None => denial,
     }
 }

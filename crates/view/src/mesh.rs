@@ -13,7 +13,7 @@ use meltemi_model::NamespacedHostname;
 use meltemi_model::l7::{Jwt, PathNormalization, Route, Settings, Target, TlsSecret};
 use meltemi_state::Snapshot;
 
-use crate::denied::Denied;
+use crate::denial::Denial;
 
 pub use self::http_policy::ValidHttpPolicy;
 pub use self::http_sets::HttpSets;
@@ -47,14 +47,14 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Whether everything has been heard once. Before that nothing can be judged: what is missing may deny.
+    /// Checks that every subscribed type was received once. Until then nothing is authorized: a policy that is still on its way
+    /// might deny.
     ///
     /// # Errors
     /// A denial that says what is missing.
-    pub fn heard(&self) -> Result<(), Denied> {
+    pub fn heard(&self) -> Result<(), Denial> {
         let Some(first) = self.unheard.first() else { return Ok(()) };
-        let text = format!("the control plane has not said everything yet: {first} is missing");
-        Err(Denied { text, policy: None, rule: None, clause: None, missing: true })
+        Err(Denial::NotSynced { waiting_for: first.clone() })
     }
 
     /// Whether a layer 7 policy only reports (AUDIT, or a dry run); without one no request has to ask.

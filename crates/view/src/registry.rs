@@ -12,7 +12,7 @@ use std::time::Duration;
 use meltemi_model::WorkloadUid;
 use meltemi_policy::{Permit, Revoker};
 
-use crate::denied::Denied;
+use crate::denial::Denial;
 
 /// How long something may wait for a policy that it needs and that is not known yet.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ const BOUND: usize = 200_000;
 /// Parts of the registry, each with a lock of its own: every connection and request takes one twice, on every core.
 const PARTS: u64 = 64;
 
-type Judge<S> = Arc<dyn Fn(&S) -> Result<(Permit, Revoker), Denied> + Send + Sync>;
+type Judge<S> = Arc<dyn Fn(&S) -> Result<(Permit, Revoker), Denial> + Send + Sync>;
 
 /// What a message of the control plane has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ struct Entry<S> {
     judge: Judge<S>,
     depends_on: DependsOn,
     revoker: Option<Revoker>,
-    /// Denied by a newer state than the one that its first judgement read, which is still under way.
+    /// Why a newer state denied this entry while its first judgement, on an older one, was still running.
     overtaken: Option<String>,
     /// Undecided since this look of the clock.
     undecided: Option<tokio::time::Instant>,
@@ -129,8 +129,8 @@ impl<S: Send + Sync + 'static> Registry<S> {
         &self,
         label: Arc<str>,
         load: impl FnOnce() -> Arc<S>,
-        judge: impl Fn(&S) -> Result<(Permit, Revoker), Denied> + Send + Sync + 'static,
-    ) -> Result<(Permit, Guard), Denied> {
+        judge: impl Fn(&S) -> Result<(Permit, Revoker), Denial> + Send + Sync + 'static,
+    ) -> Result<(Permit, Guard), Denial> {
         self.register(label, DependsOn::Everything, load, Arc::new(judge))
     }
 
@@ -144,8 +144,8 @@ impl<S: Send + Sync + 'static> Registry<S> {
         workload: WorkloadUid,
         label: Arc<str>,
         load: impl FnOnce() -> Arc<S>,
-        judge: impl Fn(&S) -> Result<(Permit, Revoker), Denied> + Send + Sync + 'static,
-    ) -> Result<(Permit, Guard), Denied> {
+        judge: impl Fn(&S) -> Result<(Permit, Revoker), Denial> + Send + Sync + 'static,
+    ) -> Result<(Permit, Guard), Denial> {
         self.register(label, DependsOn::Workload(workload), load, Arc::new(judge))
     }
 
@@ -155,13 +155,12 @@ impl<S: Send + Sync + 'static> Registry<S> {
         depends_on: DependsOn,
         load: impl FnOnce() -> Arc<S>,
         judge: Judge<S>,
-    ) -> Result<(Permit, Guard), Denied> {
+    ) -> Result<(Permit, Guard), Denial> {
         let shared = &self.0;
         let id = shared.next.fetch_add(1, Ordering::Relaxed);
         if shared.open.fetch_add(1, Ordering::Relaxed) >= shared.bound {
             shared.open.fetch_sub(1, Ordering::Relaxed);
-            let text = format!("{} connections are open", shared.bound);
-            return Err(Denied { text, policy: None, rule: None, clause: None, missing: false });
+            return Err(Denial::OverCapacity { limit: shared.bound });
         }
         let entry = Entry {
             judge: judge.clone(),
@@ -241,17 +240,17 @@ impl<S> Entry<S> {
 
     /// Judges again; whether it was taken back.
     fn judge_again(&mut self, state: &S, now: tokio::time::Instant) -> bool {
-        let denied = match (self.judge)(state) {
+        let denial = match (self.judge)(state) {
             Ok(_) => {
                 (self.undecided, self.overtaken) = (None, None);
                 return false;
             }
-            Err(denied) => denied,
+            Err(denial) => denial,
         };
-        if denied.missing && now.duration_since(*self.undecided.get_or_insert(now)) < PATIENCE {
+        if denial.is_transient() && now.duration_since(*self.undecided.get_or_insert(now)) < PATIENCE {
             return false;
         }
-        let reason = format!("connection closed due to policy change: {}", denied.text);
+        let reason = format!("connection closed due to policy change: {denial}");
         match &self.revoker {
             Some(revoker) => revoker.revoke(reason),
             None => self.overtaken = Some(reason),
@@ -292,7 +291,7 @@ mod tests {
     use super::*;
 
     /// Judges by a state that is simply whether it is allowed.
-    fn judge(allowed: &bool) -> Result<(Permit, Revoker), Denied> {
+    fn judge(allowed: &bool) -> Result<(Permit, Revoker), Denial> {
         let nowhere = IpAddr::from([0, 0, 0, 0]);
         let facts = Facts {
             source: None,
@@ -302,7 +301,7 @@ mod tests {
             sni: None,
             http: None,
         };
-        let no = || Denied { text: "no".into(), policy: None, rule: None, clause: None, missing: false };
+        let no = || Denial::Ambiguous { reason: "no" };
         if *allowed { admit(&PolicySet::default(), &facts, 0).map_err(|_| no()) } else { Err(no()) }
     }
 

@@ -23,8 +23,8 @@ use crate::mesh::targeted::Documents;
 use crate::mesh::{Mesh, ValidHttpPolicy};
 use crate::registry::{Changes, PATIENCE, Registry};
 
-/// How often it is looked whether the last of what is open has ended, during a drain.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval between two checks, during a drain, of whether all connections have ended.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the view is started with.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl View {
         async move {
             drain.started().await;
             while !open.is_empty() || serving.load(Ordering::Relaxed) > 0 {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
             }
         }
     }

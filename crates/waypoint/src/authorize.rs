@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedHostname, NamespacedName, Service, Workload, WorkloadUid};
 use meltemi_policy::{Permit, Revoker};
-use meltemi_view::Denied;
-use meltemi_view::Mesh;
 use meltemi_view::judge::judge;
 use meltemi_view::registry::Guard;
+use meltemi_view::{Denial, Mesh};
 
 use crate::context::{Context, serves, serves_workload};
 use crate::facts::RequestFacts;
@@ -41,7 +40,7 @@ pub(crate) struct Forwarded {
 }
 
 /// Verdict on an open request: may be revoked.
-pub(crate) type Verdict = Result<(Permit, Revoker), Denied>;
+pub(crate) type Verdict = Result<(Permit, Revoker), Denial>;
 
 impl Subject {
     pub(crate) fn new(facts: RequestFacts) -> Arc<Self> {
@@ -49,7 +48,7 @@ impl Subject {
     }
 
     /// Why this proxy may not carry what is addressed to the Service; `None` when it may.
-    pub(crate) fn unserved(&self, mesh: &Mesh) -> Option<Denied> {
+    pub(crate) fn unserved(&self, mesh: &Mesh) -> Option<Denial> {
         match (&self.facts.target, &self.facts.workload) {
             (Some(Target::Service(key)), _) => unserved(mesh, key, &self.facts.gateway),
             (None, Some(uid)) => unserved_workload(mesh, uid, &self.facts),
@@ -74,7 +73,7 @@ impl Subject {
     ///
     /// # Errors
     /// A policy of a closed Service that the Pod belongs to denies it.
-    pub(crate) fn forward(&self, context: &Context, forwarded: Forwarded) -> Result<(), Denied> {
+    pub(crate) fn forward(&self, context: &Context, forwarded: Forwarded) -> Result<(), Denial> {
         // Set before the state is read: a change in between judges the entry of the registry with it.
         let forwarded = Arc::new(forwarded);
         *self.forwarded.lock().unwrap_or_else(PoisonError::into_inner) = Some(forwarded.clone());
@@ -98,8 +97,7 @@ impl Subject {
 impl RequestFacts {
     fn judge(&self, mesh: &Mesh) -> Verdict {
         if let Some((name, reason)) = mesh.refused.iter().next() {
-            let text = format!("policy {name} was refused by this proxy and is not known: {reason}");
-            return Err(Denied { text, policy: name.parse().ok(), rule: None, clause: None, missing: true });
+            return Err(Denial::ResourceRejected { resource: name.clone(), reason: reason.clone() });
         }
         if let Some(denied) = unverified(mesh, self) {
             return Err(denied);
@@ -111,7 +109,7 @@ impl RequestFacts {
 
 impl Forwarded {
     /// Judges by the policies of every closed Service that the Pod belongs to now, but for the one that was addressed.
-    fn judge(&self, mesh: &Mesh, addressed: Option<&Target>) -> Result<(), Denied> {
+    fn judge(&self, mesh: &Mesh, addressed: Option<&Target>) -> Result<(), Denial> {
         if !mesh.has_closed() {
             return Ok(());
         }
@@ -123,9 +121,7 @@ impl Forwarded {
                 continue;
             }
             let Some(facts) = &self.facts else {
-                let text =
-                    format!("service {key} was closed to other Services' requests while this one was open");
-                return Err(Denied { text, policy: None, rule: None, clause: None, missing: false });
+                return Err(Denial::ClosedMeanwhile { service: key.clone() });
             };
             // Node proxies close the ports of the Service only.
             for port in ports.iter().filter(|port| port.target_port == self.port) {
@@ -143,34 +139,32 @@ impl Forwarded {
 }
 
 /// Why a Gateway may not carry what is addressed to a Service.
-fn unserved(mesh: &Mesh, key: &NamespacedHostname, gateway: &NamespacedName) -> Option<Denied> {
+fn unserved(mesh: &Mesh, key: &NamespacedHostname, gateway: &NamespacedName) -> Option<Denial> {
     let service: Option<&Arc<Service>> = mesh.snapshot.service(key);
-    let text = match service {
-        Some(service) if serves(gateway, service) => return None,
-        Some(_) => format!("{gateway} is no longer the waypoint of {key}"),
-        None => format!("{gateway} is no longer the waypoint of {key}, which does not exist any more"),
-    };
-    Some(Denied { text, policy: None, rule: None, clause: None, missing: false })
+    if service.is_some_and(|service| serves(gateway, service)) {
+        return None;
+    }
+    let (gateway, exists) = (gateway.clone(), service.is_some());
+    Some(Denial::ServiceNotServed { gateway, service: key.clone(), exists })
 }
 
 /// Why a Gateway may not carry what is addressed to a Pod. One of the same name that has come in its place has another
 /// address.
-fn unserved_workload(mesh: &Mesh, uid: &WorkloadUid, facts: &RequestFacts) -> Option<Denied> {
+fn unserved_workload(mesh: &Mesh, uid: &WorkloadUid, facts: &RequestFacts) -> Option<Denial> {
     let (to, gateway) = (facts.to, &facts.gateway);
     let workload = mesh.snapshot.workload(uid).filter(|w| w.addresses.contains(&to.ip().to_canonical()));
-    let text = match workload {
-        Some(workload) if serves_workload(gateway, workload) => return None,
-        Some(_) => format!("{gateway} is no longer the waypoint of {}", uid.0),
-        None => format!("{} does not exist any more at {to}", uid.0),
-    };
-    Some(Denied { text, policy: None, rule: None, clause: None, missing: false })
+    match workload {
+        Some(workload) if serves_workload(gateway, workload) => None,
+        Some(_) => Some(Denial::WorkloadNotServed { gateway: gateway.clone(), workload: uid.clone() }),
+        None => Some(Denial::WorkloadGone { workload: uid.clone(), address: to }),
+    }
 }
 
 /// Bytes of a path that the list of open requests keeps.
 const MAX_LABEL: usize = 256;
 
 /// Judges a request, and keeps it under watch.
-pub(crate) fn authorize(context: &Context, subject: &Arc<Subject>) -> Result<(Permit, Guard), Denied> {
+pub(crate) fn authorize(context: &Context, subject: &Arc<Subject>) -> Result<(Permit, Guard), Denial> {
     let facts = &subject.facts;
     let path = facts.paths.first().map_or("", String::as_str);
     let label =

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::forward::{Unreached, host, pool_key, resolve};
+use crate::metrics::ResponseFlag;
 use crate::pool::HttpVersion;
 use crate::served::BackendRef;
 
@@ -69,7 +70,10 @@ pub(crate) fn choose_endpoint(
             None => first = Some((load, route)),
         }
     }
-    let none = || Unreached { flag: "UH", reason: format!("{backend:?} has no endpoint") };
+    let none = || Unreached {
+        flag: ResponseFlag::NoHealthyUpstream,
+        reason: format!("{backend:?} has no endpoint"),
+    };
     first.map(|(_, route)| route).or(spare.map(|(_, route)| route)).ok_or_else(none)
 }
 

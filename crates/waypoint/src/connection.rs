@@ -20,6 +20,7 @@ use crate::limits::{
     PING_EVERY, PING_LIMIT, STREAM_WINDOW,
 };
 use crate::log::{self, Line};
+use crate::metrics::ResponseFlag;
 use crate::pulse::{Ending, Pulse};
 use crate::request;
 use crate::served::Served;
@@ -140,7 +141,7 @@ fn malformed(context: &Context, served: &Served, speaks: Speaks, error: &hyper::
         time: log::now(),
         version: if speaks == Speaks::Http1 { "HTTP/1.1" } else { "HTTP/2" },
         code: if error.is_parse_too_large() { 431 } else { 400 },
-        flags: "DPE",
+        flags: ResponseFlag::DownstreamProtocolError,
         details: "malformed_request".into(),
         authority: match (&served.service, &served.workload) {
             (Some(service), _) => format!("{}:{}", service.hostname, served.to.port()),

@@ -3,7 +3,7 @@
 //! Semantics are those of the Gateway API (HTTPRoute v1).
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use meltemi_model::l7::{Filter, HeaderChanges, PathChange, RouteRule};
+use meltemi_model::l7::{Filter, HeaderChanges, InvalidFilter, PathChange, RouteRule};
 
 /// Where a request was going when it is changed.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Impossible(pub(crate) &'static str);
 ///
 /// # Errors
 /// Names the filter's part that cannot.
-pub(crate) fn check(rule: &RouteRule) -> Result<(), String> {
+pub(crate) fn check(rule: &RouteRule) -> Result<(), InvalidFilter> {
     rule.filters.iter().try_for_each(Filter::check)
 }
 

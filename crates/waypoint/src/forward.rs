@@ -18,6 +18,7 @@ use tokio_util::either::Either;
 
 use crate::body::{Body, full};
 use crate::context::Context;
+use crate::metrics::ResponseFlag;
 use crate::pool::{Endpoint, HttpVersion, Lease};
 use crate::served::BackendRef;
 
@@ -25,9 +26,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Why a request did not reach its backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Unreached {
-    /// Envoy's flag: `UH` (no healthy host), `UF` (connection failure), `UC` (connection ended before the response) or `UO`
-    /// (overflow).
-    pub(crate) flag: &'static str,
+    /// For the log and the metrics.
+    pub(crate) flag: ResponseFlag,
     /// For the log.
     pub(crate) reason: String,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Unreached {
 impl Unreached {
     /// A connection that failed (`UF`).
     pub(crate) fn failed(reason: impl ToString) -> Self {
-        Self { flag: "UF", reason: reason.to_string() }
+        Self { flag: ResponseFlag::UpstreamConnectionFailure, reason: reason.to_string() }
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn resolve(
 ) -> Result<Route, Unreached> {
     let mesh = context.view.mesh();
     let own = context.own(&mesh);
-    let none = |reason: String| Unreached { flag: "UH", reason };
+    let none = |reason: String| Unreached { flag: ResponseFlag::NoHealthyUpstream, reason };
     let (service, port) = match backend {
         BackendRef::Service(service, port) => (service, *port),
         BackendRef::Workload(uid, to) => {
@@ -240,7 +240,7 @@ pub(crate) async fn attempt(
             Ok(lease) => lease,
             Err(unreached) => {
                 // Nothing was sent. Too many requests are not less at another endpoint.
-                let request = (unreached.flag != "UO").then_some(request);
+                let request = (unreached.flag != ResponseFlag::UpstreamOverflow).then_some(request);
                 return Err(Failed { unreached, request });
             }
         };
@@ -260,7 +260,10 @@ pub(crate) async fn attempt(
             Some(whole) if is_reused && !only_new => (request, only_new) = (whole, true),
             request => {
                 let reason = failed.into_error().to_string();
-                return Err(Failed { unreached: Unreached { flag: "UC", reason }, request });
+                return Err(Failed {
+                    unreached: Unreached { flag: ResponseFlag::UpstreamConnectionTermination, reason },
+                    request,
+                });
             }
         }
     }

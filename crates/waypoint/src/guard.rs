@@ -130,14 +130,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.refused {
-            // What is left of the end; after it nothing is.
+            // Hand out the rest of the injected terminator, then report EOF.
             return if this.prefix.is_empty() { Poll::Ready(Ok(())) } else { this.poll_bytes(cx, buf) };
         }
         let before = buf.filled().len();
         let polled = this.poll_bytes(cx, buf);
         let Some(framing) = &mut this.framing else { return polled };
         if polled.is_pending() {
-            // While a request is under way, the next one waits for us and not for its client.
+            // While a request is under way its client waits for this proxy: do not run the head timer.
             if !framing.in_head() || this.pulse.busy() {
                 this.reading.stop();
             } else if this.reading.passed(cx, this.limits.head) {
@@ -149,8 +149,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
             return Poll::Pending;
         }
         if let Err(at) = framing.feed(&buf.filled()[before..]) {
-            // The parser answers what was whole before, then 400 to a NUL, and closes. It looks at a head again only when
-            // its end has come.
+            // Make hyper reject the request: put a NUL at the offending byte and end the head, since hyper parses a head only
+            // when it is complete. It answers the complete requests before it, then sends 400 and closes the connection.
             this.refused = true;
             this.prefix = b"\r\n\r\n".to_vec();
             buf.filled_mut()[before + at] = 0;

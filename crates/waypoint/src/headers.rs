@@ -89,8 +89,8 @@ pub(crate) struct Changes {
     pub(crate) added: Vec<HeaderName>,
 }
 
-/// Makes of a client's headers those that are forwarded. `peer` is its address. At the edge nothing is known of who is
-/// before it, so that it says all of `x-forwarded-*` itself; a waypoint's clients are of the mesh, and it adds.
+/// Sanitizes a client's headers before authorization and forwarding. `peer` is the client's address. A gateway (`edge`)
+/// replaces `x-forwarded-*`, since nothing before it is trusted; a waypoint's clients are of the mesh, and it appends.
 pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge: bool) -> Changes {
     let trailers = tokens(headers, TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     let changing = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
@@ -103,7 +103,7 @@ pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge:
         changes.withheld.append(UPGRADE, protocol);
     }
     if trailers {
-        // Of HTTP/2's only one, that goes from end to end: servers of gRPC refuse calls without it.
+        // `te: trailers` is the only TE value that HTTP/2 allows; gRPC servers reject calls without it.
         let to = if version == Version::HTTP_2 { &mut *headers } else { &mut changes.withheld };
         to.insert(TE, HeaderValue::from_static("trailers"));
     }

@@ -7,8 +7,10 @@ use std::time::SystemTime;
 
 use http::Version;
 use meltemi_runtime::telemetry::Format;
-use meltemi_view::Denied;
+use meltemi_view::Denial;
 use meltemi_view::access_log::json_text;
+
+use crate::metrics::ResponseFlag;
 
 /// Bytes of a line as most are.
 const USUAL_LINE: usize = 384;
@@ -27,7 +29,7 @@ pub(crate) struct Line {
     pub(crate) path: String,
     pub(crate) version: &'static str,
     pub(crate) code: u16,
-    pub(crate) flags: &'static str,
+    pub(crate) flags: ResponseFlag,
     pub(crate) details: String,
     pub(crate) failure: String,
     pub(crate) duration_ms: u128,
@@ -47,22 +49,22 @@ pub(crate) fn version(version: Version) -> &'static str {
 }
 
 /// `rbac_access_denied_matched_policy[…]`, as tools read it.
-pub(crate) fn denial(denied: &Denied) -> String {
-    match (&denied.policy, denied.rule) {
-        (Some(policy), Some(rule)) if denied.text.starts_with("explicitly") => format!(
+pub(crate) fn denial(denial: &Denial) -> String {
+    match denial.denying_rule() {
+        Some((policy, rule)) => format!(
             "rbac_access_denied_matched_policy[ns[{}]-policy[{}]-rule[{rule}]]",
             policy.namespace, policy.name
         ),
-        _ => "rbac_access_denied_matched_policy[none]".to_owned(),
+        None => "rbac_access_denied_matched_policy[none]".to_owned(),
     }
 }
 
 /// Policy, rule and clause of a denial, and why.
-pub(crate) fn reason(denied: &Denied) -> String {
-    let policy = denied.policy.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
-    let rule = denied.rule.map_or_else(|| "none".to_owned(), |rule| rule.to_string());
-    let clause = denied.clause.as_deref().unwrap_or("none");
-    format!("policy={policy} rule={rule} clause={clause}; {}", denied.text)
+pub(crate) fn reason(denial: &Denial) -> String {
+    let policy = denial.policy().map_or_else(|| "none".to_owned(), |policy| policy.to_string());
+    let rule = denial.rule().map_or_else(|| "none".to_owned(), |rule| rule.to_string());
+    let clause = denial.clause().unwrap_or("none");
+    format!("policy={policy} rule={rule} clause={clause}; {denial}")
 }
 
 /// Appends a field: printable ASCII without quotes, everything else escaped, cut at a bound. What a client sends is no line of
@@ -139,7 +141,7 @@ impl Line {
             value(&self.path, MAX_PATH),
             short(self.version),
             self.code,
-            short(if self.flags.is_empty() { "-" } else { self.flags }),
+            short(self.flags.as_str()),
             short(&self.details),
             value(&self.failure, MAX_REASON),
             self.duration_ms,
@@ -161,7 +163,7 @@ impl Line {
             (" ", &self.path, MAX_PATH),
             (" ", self.version, MAX_FIELD),
             ("\" ", &code, MAX_FIELD),
-            (" ", self.flags, MAX_FIELD),
+            (" ", self.flags.as_str(), MAX_FIELD),
             (" ", &self.details, MAX_FIELD),
             (" - \"", &self.failure, MAX_REASON),
             ("\" - - ", &duration, MAX_FIELD),
@@ -184,6 +186,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use meltemi_model::NamespacedName;
+    use meltemi_policy::{Decision, Explanation, Rule};
 
     use super::*;
 
@@ -251,7 +254,7 @@ mod tests {
             path: "/it's?b=\"".into(),
             version: "HTTP/1.1",
             code: 503,
-            flags: "UO",
+            flags: ResponseFlag::UpstreamOverflow,
             details: "overload".into(),
             failure: "too many".into(),
             duration_ms: 7,
@@ -278,16 +281,29 @@ mod tests {
 
     #[test]
     fn a_denial_names_policy_rule_and_clause() {
-        let mut denied = Denied {
-            text: "explicitly denied by: a/b rule[1]".into(),
-            policy: Some(NamespacedName::new("a", "b")),
-            rule: Some(1),
-            clause: Some("to(paths=[/admin])".into()),
-            missing: false,
+        let by = Rule { policy: 0, rule: 1, clause: Some(0) };
+        let why = |decision, text: &str| {
+            Denial::from(Explanation {
+                decision,
+                policy: Some(NamespacedName::new("a", "b")),
+                rule: Some(1),
+                failed: None,
+                clause: Some("to(paths=[/admin])".into()),
+                text: text.into(),
+            })
         };
+        let denied = why(Decision::Deny { by: Some(by) }, "explicitly denied by: a/b rule[1]");
         assert_eq!(denial(&denied), "rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[1]]");
-        assert!(reason(&denied).starts_with("policy=a/b rule=1 clause=to(paths=[/admin]); "));
-        denied.text = "allow policies exist, but none allowed".into();
-        assert_eq!(denial(&denied), "rbac_access_denied_matched_policy[none]");
+        assert!(reason(&denied).starts_with("policy=a/b rule=1 clause=to(paths=[/admin]); explicitly"));
+        for (decision, is_transient) in [
+            (Decision::Deny { by: None }, false),
+            (Decision::Ask { by }, false),
+            (Decision::Undecided { missing: 0 }, true),
+        ] {
+            // Whatever its text says.
+            let denied = why(decision, "explicitly");
+            assert_eq!(denial(&denied), "rbac_access_denied_matched_policy[none]", "{decision:?}");
+            assert_eq!(denied.is_transient(), is_transient, "{decision:?}");
+        }
     }
 }

@@ -9,10 +9,50 @@ use std::time::Duration;
 use meltemi_model::{NamespacedHostname, SpiffeId};
 use meltemi_runtime::metrics::Metrics;
 use meltemi_view::Mesh;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
+
+/// Envoy's flags of a response that this proxy made, as the log and the metrics have them.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub(crate) enum ResponseFlag {
+    /// No flag.
+    #[default]
+    None,
+    NoHealthyUpstream,
+    UpstreamConnectionFailure,
+    /// The connection ended before the response.
+    UpstreamConnectionTermination,
+    /// Too many requests to one endpoint, or open at all.
+    UpstreamOverflow,
+    /// The rule's time was over.
+    UpstreamTimeout,
+    NoRoute,
+    /// The client broke the rules of HTTP.
+    DownstreamProtocolError,
+}
+
+impl ResponseFlag {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::NoHealthyUpstream => "UH",
+            Self::UpstreamConnectionFailure => "UF",
+            Self::UpstreamConnectionTermination => "UC",
+            Self::UpstreamOverflow => "UO",
+            Self::UpstreamTimeout => "UT",
+            Self::NoRoute => "NR",
+            Self::DownstreamProtocolError => "DPE",
+        }
+    }
+}
+
+impl EncodeLabelValue for ResponseFlag {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
 
 /// Labels of a request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -33,8 +73,8 @@ pub(crate) struct Labels {
     pub(crate) request_protocol: &'static str,
     /// Status of the answer.
     pub(crate) response_code: u16,
-    /// Envoy's flag, or `-`.
-    pub(crate) response_flags: &'static str,
+    /// Why the request was not answered by a backend.
+    pub(crate) response_flags: ResponseFlag,
     /// `mutual_tls` or `none`.
     pub(crate) connection_security_policy: &'static str,
 }
@@ -143,7 +183,7 @@ impl Labels {
             destination_service_namespace: of(service.map(|s| &s.namespace)),
             request_protocol: "http",
             response_code: 0,
-            response_flags: "-",
+            response_flags: ResponseFlag::None,
             connection_security_policy: if identity.is_some() { "mutual_tls" } else { "none" },
         }
     }

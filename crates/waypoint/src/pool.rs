@@ -28,6 +28,7 @@ use crate::limits::{
     CONNECTION_WINDOW, Limits, MAX_BUFFER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_SEND_BUFFER, MAX_STREAMS,
     PING_EVERY, PING_LIMIT, STREAM_WINDOW, UPSTREAM_IDLE, UPSTREAM_LIFETIME,
 };
+use crate::metrics::ResponseFlag;
 use crate::upstream::{Upstream, Writing};
 
 /// Interval at which idle connections are looked for.
@@ -256,7 +257,10 @@ impl EndpointPool {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             return Ok(slot);
         }
-        let overflow = || Unreached { flag: "UO", reason: "too many requests to this endpoint".into() };
+        let overflow = || Unreached {
+            flag: ResponseFlag::UpstreamOverflow,
+            reason: "too many requests to this endpoint".into(),
+        };
         let _waiting = Waiting::enter(&self.waiting, self.limits.upstream_waiting).ok_or_else(overflow)?;
         let slot = tokio::time::timeout(self.limits.upstream_wait, self.slots.clone().acquire_owned()).await;
         slot.ok().and_then(Result::ok).ok_or_else(overflow)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pulse: what a connection of a client does, and when it has done too much or too little.
+//! Activity of a downstream connection: limits for idle connections, stalled readers and early resets.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -16,10 +16,10 @@ use meltemi_model::l7::Target;
 use meltemi_policy::Permit;
 use meltemi_state::Route;
 use meltemi_view::registry::Guard;
-use meltemi_view::{Denied, Mesh};
+use meltemi_view::{Denial, Mesh};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::answers::{denial, plain};
+use crate::answers::{self, plain};
 use crate::authorize::{Forwarded, Subject, authorize};
 use crate::balance::choose_endpoint;
 use crate::body::{Body, Upload};
@@ -29,7 +29,7 @@ use crate::facts::{RequestFacts, aliases};
 use crate::forward::{backend_version, endpoint};
 use crate::headers::{self, Changes};
 use crate::log::{self, Line};
-use crate::metrics::Labels;
+use crate::metrics::{Labels, ResponseFlag};
 use crate::pulse::Pulse;
 use crate::route::Chosen;
 use crate::served::{BackendRef, Served};
@@ -101,9 +101,7 @@ pub(crate) async fn handle(
     let mut labels = Labels::new(&context.view.mesh(), peer, service, served.listener.is_some());
     labels.response_code = line.code;
     labels.request_protocol = if grpc { "grpc" } else { "http" };
-    if !line.flags.is_empty() {
-        labels.response_flags = line.flags;
-    }
+    labels.response_flags = line.flags;
     context.metrics.record(labels, begun.elapsed());
     context.log.line(line.written(context.log.format()));
     ticket.answered();
@@ -149,7 +147,7 @@ impl Life<'_> {
         match self.context.heads.clone().try_acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX)) {
             Ok(room) => self.room = Some(Arc::new(room)),
             Err(_) => {
-                self.line.flags = "UO";
+                self.line.flags = ResponseFlag::UpstreamOverflow;
                 self.line.details = "overload".into();
                 return plain(StatusCode::SERVICE_UNAVAILABLE, "too many open requests");
             }
@@ -214,7 +212,7 @@ impl Life<'_> {
         subject: &Subject,
         route: &Route,
         request: &mut Request<B>,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), Denial> {
         let Some((workload, port)) = endpoint(route) else { return Ok(()) };
         let mesh = self.context.view.mesh();
         let facts = if mesh.has_closed() { Some(self.forwarded_facts(request, &mesh)?) } else { None };
@@ -230,11 +228,9 @@ impl Life<'_> {
     }
 
     /// Facts of a request after the rule's changes.
-    fn forwarded_facts<B>(&self, request: &Request<B>, mesh: &Mesh) -> Result<RequestFacts, Denied> {
-        let checked = check(request, mesh.path_normalization()).map_err(|refused| {
-            let text = format!("the request as it is forwarded: {}", refused.reason);
-            Denied { text, policy: None, rule: None, clause: None, missing: false }
-        })?;
+    fn forwarded_facts<B>(&self, request: &Request<B>, mesh: &Mesh) -> Result<RequestFacts, Denial> {
+        let checked = check(request, mesh.path_normalization())
+            .map_err(|refused| Denial::Ambiguous { reason: refused.reason })?;
         Ok(self.facts(request, &checked, Changes::default()))
     }
 
@@ -266,22 +262,22 @@ impl Life<'_> {
         }
     }
 
-    fn denied(&mut self, denied: &Denied) {
-        self.line.details = log::denial(denied);
-        self.line.failure = log::reason(denied);
+    fn denied(&mut self, denial: &Denial) {
+        self.line.details = log::denial(denial);
+        self.line.failure = log::reason(denial);
     }
 
     /// The Service has another waypoint now: the client's next connection finds it.
-    fn moved(&mut self, denied: &Denied) -> Response<Body> {
+    fn moved(&mut self, denial: &Denial) -> Response<Body> {
         self.last = true;
-        self.line.flags = "NR";
+        self.line.flags = ResponseFlag::NoRoute;
         self.line.details = "waypoint_has_changed".into();
-        self.line.failure = log::reason(denied);
+        self.line.failure = log::reason(denial);
         plain(StatusCode::SERVICE_UNAVAILABLE, "this proxy is no longer the waypoint of the service")
     }
 
-    fn refused(&mut self, denied: &Denied) -> Response<Body> {
-        self.denied(denied);
-        denial(self.grpc)
+    fn refused(&mut self, denial: &Denial) -> Response<Body> {
+        self.denied(denial);
+        answers::denial(self.grpc)
     }
 }

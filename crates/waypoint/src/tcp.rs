@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 use meltemi_model::l7::Target;
 use meltemi_tunnel::{Connect, TunnelIo};
-use meltemi_view::access_log::{L4Record, Side};
+use meltemi_view::access_log::{Direction, L4Record, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authorize::{Forwarded, Subject, authorize};
@@ -97,7 +97,7 @@ pub(crate) async fn serve(
     let mut record = L4Record {
         source: Side { addr: Some(peer.address), identity: peer.identity.clone(), ..Side::default() },
         destination: Side { addr: Some(to), service: hostname, ..Side::default() },
-        direction: "inbound",
+        direction: Direction::Inbound,
         bytes_sent: 0,
         bytes_recv: 0,
         duration: Duration::ZERO,

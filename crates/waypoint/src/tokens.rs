@@ -6,8 +6,7 @@
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use meltemi_model::l7::{Jwt, JwtRule};
-use meltemi_view::Denied;
-use meltemi_view::Mesh;
+use meltemi_view::{Denial, Mesh};
 
 use crate::facts::RequestFacts;
 use crate::headers::is_same;
@@ -22,14 +21,17 @@ fn applying<'a>(mesh: &'a Mesh, facts: &'a RequestFacts) -> impl Iterator<Item =
 
 /// The refusal of a request that carries a token that had to be verified. A connection that is TCP by its client's first
 /// bytes alone is refused too, since nobody can tell whether it carries one.
-pub(crate) fn unverified(mesh: &Mesh, facts: &RequestFacts) -> Option<Denied> {
+pub(crate) fn unverified(mesh: &Mesh, facts: &RequestFacts) -> Option<Denial> {
     let unread = !facts.http && facts.detected;
     let carries =
         |jwt: &&Jwt| unread || jwt.rules.iter().any(|rule| carries(rule, &facts.headers, &facts.query));
     let jwt = applying(mesh, facts).find(carries)?;
-    let why = if unread { "looks for tokens in HTTP" } else { "applies, and this proxy verifies no tokens" };
-    let text = format!("RequestAuthentication {} {why}", jwt.name);
-    Some(Denied { text, policy: Some(jwt.name.clone()), rule: None, clause: None, missing: false })
+    let authentication = jwt.name.clone();
+    Some(if unread {
+        Denial::TokenNotReadable { authentication }
+    } else {
+        Denial::TokenNotVerified { authentication }
+    })
 }
 
 /// Removes the headers that only a proxy that has verified a token may write, under every name that some server takes for

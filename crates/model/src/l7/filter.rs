@@ -91,21 +91,67 @@ pub enum Filter {
     },
 }
 
+/// A filter that cannot be carried out as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidFilter {
+    /// The scheme of a redirect.
+    #[error("scheme {0:?} is neither http nor https")]
+    Scheme(String),
+    /// The status code of a redirect.
+    #[error("status code {0} is no redirection")]
+    Status(u16),
+    /// More headers than a filter may change.
+    #[error("{operation}: {count} headers; a filter changes at most {MAX_CHANGES}")]
+    TooManyHeaders {
+        /// `set`, `add` or `remove`.
+        operation: &'static str,
+        /// Their number.
+        count: usize,
+    },
+    /// A header that is changed.
+    #[error("{operation} {name:?}: {reason}")]
+    Header {
+        /// `set`, `add` or `remove`.
+        operation: &'static str,
+        /// Its name.
+        name: String,
+        /// What is wrong with its name or value.
+        reason: &'static str,
+    },
+    /// The host name that requests are sent to.
+    #[error("hostname {0:?} is no host name")]
+    Host(String),
+    /// The path that requests are sent to.
+    #[error("path {path:?}: {reason}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+impl InvalidFilter {
+    fn header(operation: &'static str, name: &str, reason: &'static str) -> Self {
+        Self::Header { operation, name: name.to_owned(), reason }
+    }
+}
+
 impl Filter {
     /// Checks that the filter can be carried out as it is written.
     ///
     /// # Errors
     /// Names the header, host or path that is in the way, and why.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), InvalidFilter> {
         match self {
             Self::RequestHeaders { changes } | Self::ResponseHeaders { changes } => changes.check(),
             Self::Rewrite { host, path } => check_target(host.as_deref(), path.as_ref()),
             Self::Redirect { scheme, host, path, code, .. } => {
                 if let Some(scheme) = scheme.as_deref().filter(|s| !matches!(*s, "http" | "https")) {
-                    return Err(format!("scheme {scheme:?} is neither http nor https"));
+                    return Err(InvalidFilter::Scheme(scheme.to_owned()));
                 }
                 if !(300..400).contains(code) {
-                    return Err(format!("status code {code} is no redirection"));
+                    return Err(InvalidFilter::Status(*code));
                 }
                 check_target(host.as_deref(), path.as_ref())
             }
@@ -114,24 +160,25 @@ impl Filter {
 }
 
 impl HeaderChanges {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), InvalidFilter> {
         let counts = [("set", self.set.len()), ("add", self.add.len()), ("remove", self.remove.len())];
-        if let Some((verb, count)) = counts.into_iter().find(|(_, count)| *count > MAX_CHANGES) {
-            return Err(format!("{verb}: {count} headers; a filter changes at most {MAX_CHANGES}"));
+        if let Some((operation, count)) = counts.into_iter().find(|(_, count)| *count > MAX_CHANGES) {
+            return Err(InvalidFilter::TooManyHeaders { operation, count });
         }
         for (verb, pairs) in [("set", &self.set), ("add", &self.add)] {
             let mut seen: Vec<String> = Vec::new();
             for (name, value) in pairs {
-                check_name(name).map_err(|why| format!("{verb} {name:?}: {why}"))?;
-                check_value(value).map_err(|why| format!("{verb} {name:?}: {why}"))?;
+                check_name(name).map_err(|reason| InvalidFilter::header(verb, name, reason))?;
+                check_value(value).map_err(|reason| InvalidFilter::header(verb, name, reason))?;
                 let name = name.to_ascii_lowercase();
                 if seen.contains(&name) {
-                    return Err(format!("{verb} {name:?}: the header is there twice"));
+                    return Err(InvalidFilter::header(verb, &name, "the header is there twice"));
                 }
                 seen.push(name);
             }
         }
-        let check_removed = |name: &String| check_name(name).map_err(|why| format!("remove {name:?}: {why}"));
+        let check_removed =
+            |name: &String| check_name(name).map_err(|reason| InvalidFilter::header("remove", name, reason));
         self.remove.iter().try_for_each(check_removed)
     }
 }
@@ -171,12 +218,12 @@ fn check_value(value: &str) -> Result<(), &'static str> {
 }
 
 /// Checks the host and path that requests are rewritten or redirected to.
-fn check_target(host: Option<&str>, path: Option<&PathChange>) -> Result<(), String> {
+fn check_target(host: Option<&str>, path: Option<&PathChange>) -> Result<(), InvalidFilter> {
     if let Some(host) = host.filter(|host| !is_host(host)) {
-        return Err(format!("hostname {host:?} is no host name"));
+        return Err(InvalidFilter::Host(host.to_owned()));
     }
     let Some(PathChange::Full(path) | PathChange::Prefix(path)) = path else { return Ok(()) };
-    check_path(path).map_err(|why| format!("path {path:?}: {why}"))
+    check_path(path).map_err(|reason| InvalidFilter::Path { path: path.clone(), reason })
 }
 
 fn is_host(host: &str) -> bool {
@@ -300,7 +347,7 @@ mod tests {
             (redirect(Some("ftp"), 301), Some("scheme \"ftp\"")),
             (redirect(None, 200), Some("status code 200")),
         ] {
-            let got = filter.check().err();
+            let got = filter.check().err().map(|invalid| invalid.to_string());
             let fits = match (&got, expected) {
                 (Some(got), Some(expected)) => got.starts_with(expected),
                 (None, None) => true,

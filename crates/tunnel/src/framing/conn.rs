@@ -17,8 +17,8 @@ use super::queue::Out;
 use super::{Broken, Reason};
 use crate::{BASE_WINDOW, CONNECTION_WINDOW, FRAME, MAX_HEADERS, MAX_STREAMS};
 
-/// CONNECTs that a peer may abandon before their answer at once, and each second. Clients that give up early are no attack,
-/// at a pace of clients.
+/// CONNECTs that a peer may cancel before their answer: at once, and each second. Occasional cancellations are normal; only a
+/// rate that no real client reaches ends the tunnel.
 const ABANDONED: (u32, u32) = (256, 100);
 /// Frames that bring a peer nothing, at once and each second; see [`Conn::noise`].
 const NOISE: (u32, u32) = (10_000, 1000);

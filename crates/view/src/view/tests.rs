@@ -122,7 +122,7 @@ async fn nothing_is_judged_before_everything_has_been_heard() {
     for complete in ["", types::ADDRESS] {
         sink.complete(complete);
         let denied = judged(&sink).unwrap_err();
-        assert!(denied.missing && denied.text.contains(types::AUTHORIZATION), "{denied}");
+        assert!(denied.is_transient() && denied.to_string().contains(types::AUTHORIZATION), "{denied}");
         assert_eq!(readiness.pending(), ["xds"]);
     }
     sink.complete(types::AUTHORIZATION);
@@ -165,7 +165,7 @@ fn a_layer_4_policy_that_is_refused_lets_nothing_through_in_its_place() {
         let at = "10.0.0.1:80".parse().unwrap();
         let request =
             crate::judge::L4Request { source: None, from: at, to: at, workload: pod(namespace).uid };
-        request.judge(&sink.mesh).map(drop).map_err(|denied| (denied.text, denied.missing))
+        request.judge(&sink.mesh).map(drop).map_err(|denied| (denied.to_string(), denied.is_transient()))
     };
     let mut sink = sink();
     assert_eq!(sink.apply(types::ADDRESS, vec![address("shop"), address("else")]).len(), 0);
@@ -208,7 +208,7 @@ async fn a_drain_leaves_the_view_alone_as_long_as_something_may_come() {
     let listener = view.serving();
     let last = view.last_served(watch);
     tokio::pin!(last);
-    let soon = LOOK * 10;
+    let soon = DRAIN_POLL_INTERVAL * 10;
     assert!(tokio::time::timeout(soon, &mut last).await.is_err(), "before the drain");
     let draining = trigger.start(soon * 100);
     tokio::pin!(draining);

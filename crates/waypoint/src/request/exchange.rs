@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use meltemi_model::l7::Filter;
 use meltemi_policy::Permit;
 use meltemi_state::Route;
-use meltemi_view::Denied;
+use meltemi_view::Denial;
 use meltemi_view::registry::Guard;
 
 use super::Life;
@@ -20,6 +20,7 @@ use crate::body::{Answer, Body, Bounds, Deadline, Received, Upload};
 use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
 use crate::forward::{Exchanged, Unreached, attempt, host, patience};
 use crate::log::Line;
+use crate::metrics::ResponseFlag;
 use crate::pool::HttpVersion;
 use crate::retry::{ATTEMPTS, pause};
 use crate::route::Chosen;
@@ -46,7 +47,7 @@ pub(super) struct First<'a> {
 enum Failure {
     Unreached(Unreached),
     /// A policy denies what another endpoint would get.
-    Denied(Denied),
+    Denied(Denial),
 }
 
 impl Life<'_> {
@@ -84,7 +85,7 @@ impl Life<'_> {
         };
         match outcome {
             None => {
-                self.line.flags = "UT";
+                self.line.flags = ResponseFlag::UpstreamTimeout;
                 plain(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
             }
             Some(Err(Failure::Unreached(unreached))) => self.unreached(unreached, &upload),
@@ -123,7 +124,7 @@ impl Life<'_> {
                 Err(failed) => failed,
             };
             // A client that breaks off its body makes no endpoint a bad one, and neither does a crowd.
-            if upload.fault().is_none() && failed.unreached.flag != "UO" {
+            if upload.fault().is_none() && failed.unreached.flag != ResponseFlag::UpstreamOverflow {
                 context.report_endpoint(host(&route), false);
             }
             let mut unreached = failed.unreached;
@@ -152,7 +153,7 @@ impl Life<'_> {
         let mut line = Line { code: status.as_u16(), ..self.line.clone() };
         let log = Box::new(move || {
             line.duration_ms = begun.elapsed().as_millis();
-            line.flags = "UT";
+            line.flags = ResponseFlag::UpstreamTimeout;
             line.details = "response_timeout".into();
             context.log.line(line.written(context.log.format()));
         });
@@ -164,7 +165,7 @@ impl Life<'_> {
         self.line.failure = unreached.reason;
         if let Some((status, reason)) = upload.fault() {
             self.last = true;
-            self.line.flags = "DPE";
+            self.line.flags = ResponseFlag::DownstreamProtocolError;
             self.line.details = reason.into();
             return plain(status, reason);
         }

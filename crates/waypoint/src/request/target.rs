@@ -10,6 +10,7 @@ use super::Life;
 use crate::answers::Instead;
 use crate::check::Checked;
 use crate::filters::{self, Going, Impossible};
+use crate::metrics::ResponseFlag;
 use crate::route::{Asked, Chosen, NoRoute, choose};
 use crate::served::BackendRef;
 use crate::upgrade;
@@ -36,12 +37,12 @@ impl Life<'_> {
             return Ok(Chosen::without_rule(BackendRef::Workload(uid.clone(), self.served.to)));
         }
         let chosen = choose(self.context, &mesh, &asked).map_err(|NoRoute| {
-            self.line.flags = "NR";
+            self.line.flags = ResponseFlag::NoRoute;
             self.line.details = "route_not_found".into();
             Instead::Status(StatusCode::NOT_FOUND, "no route")
         })?;
         if let Some(Err(why)) = chosen.rule.as_deref().map(filters::check) {
-            return Err(self.impossible(why));
+            return Err(self.impossible(why.to_string()));
         }
         let going = self.going(&chosen, checked, request);
         match chosen.rule.as_ref().and_then(|rule| filters::redirect(rule, going)) {
