@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use meltemi_model::authz::{Attribute, StringMatch, ValueMatch};
 
-use crate::proof::{
-    Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject, TooComplex,
-};
+use crate::error::QueryError;
+use crate::proof::{Answer, Builder, Dimension, Hints, Layer, Need, PredicateId, Question, Space, Subject};
 use crate::side::{Attached, Side, any, draft, side};
 use crate::witness::{PLAINTEXT, Witness, claim_path};
 
@@ -104,7 +103,7 @@ impl<'a> Judge<'a> {
         layer: Layer,
         given: &[Given],
         hints: &Hints,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, QueryError> {
         Self::with_known(policies, layer, given, hints, &[])
     }
 
@@ -118,7 +117,7 @@ impl<'a> Judge<'a> {
         given: &[Given],
         hints: &Hints,
         known: &[String],
-    ) -> Result<Self, String> {
+    ) -> Result<Self, QueryError> {
         let mut builder = Builder::default();
         let drafts = draft(&mut builder, policies, layer);
         let presence = [ValueMatch::String(StringMatch::Presence)];
@@ -130,7 +129,7 @@ impl<'a> Judge<'a> {
         let told = given.iter().filter(|(_, values)| !values.is_empty());
         let present: Vec<PredicateId> =
             told.map(|(a, values)| builder.predicate(Subject::Attribute(a), values, &[])).collect();
-        let mut space = builder.finish(hints).map_err(|e| e.to_string())?;
+        let mut space = builder.finish(hints)?;
         // What is given is one set of one dimension, and of a claim one text: there are no alternatives.
         let mut cell: Vec<(u16, u32)> =
             present.into_iter().flat_map(|p| space.predicate(p)).flatten().collect();
@@ -139,7 +138,7 @@ impl<'a> Judge<'a> {
         }
         let side = side(&mut space, policies, drafts);
         if space.over {
-            return Err(TooComplex("claims".to_owned()).to_string());
+            return Err(QueryError::TooComplex("claims".to_owned()));
         }
         Ok(Self { space, side, cell })
     }

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use meltemi_model::authz::{Action, Attribute, Policy, ValueMatch};
 use meltemi_policy::{Decision, PolicySet};
 
+use crate::error::QueryError;
 use crate::proof::{
     Answer, Builder, Cell, Form, Hints, Layer, Need, PredicateId, Question, Space, Subject, TooComplex,
 };
@@ -177,7 +178,7 @@ impl Work<'_> {
         let place = self.place;
         let witness = Witness::of(&self.space, &classes, place.layer, place.port, &place.host);
         if let Err(reason) = self.confirm(&witness, (before, after), forward) {
-            self.unknown.push(place.unknown(named.map(|(p, _)| p.name.to_string()), reason));
+            self.unknown.push(place.unknown(named.map(|(p, _)| p.name.to_string()), reason.to_string()));
             return None;
         }
         let within = named.map(|(policy, rule)| self.narrowed(&policy.rules[rule], by_deny, &question));
@@ -211,7 +212,7 @@ impl Work<'_> {
         witness: &Witness,
         sides: (&Side<'_>, &Side<'_>),
         forward: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), QueryError> {
         for (side, after) in [(sides.0, false), (sides.1, true)] {
             // CUSTOM is taken as allowed: what its provider says is the same on both sides, or named as unknown.
             let custom = |a: &Attached| matches!(a.policy.action, Action::Custom { .. });
@@ -234,7 +235,7 @@ impl Work<'_> {
                 Decision::Ask { .. } | Decision::Undecided { .. } => false,
             };
             if !expected {
-                return Err(format!("the engine does not confirm what was found, for {witness}"));
+                return Err(QueryError::NotConfirmed(Box::new(witness.clone())));
             }
         }
         Ok(())

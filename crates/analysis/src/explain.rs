@@ -17,6 +17,7 @@ use meltemi_translate::facts::Labels;
 
 use self::named::Named;
 use self::open::depends;
+use crate::error::QueryError;
 use crate::proof::Layer;
 use crate::side::{Attached, applies, compile};
 use crate::witness::{PLAINTEXT, Witness};
@@ -31,7 +32,7 @@ pub use token::Token;
 ///
 /// # Errors
 /// The client or the path means nothing, or what is reached has no such enforcement point.
-pub fn explain(world: &World, request: &Request) -> Result<Answer, String> {
+pub fn explain(world: &World, request: &Request) -> Result<Answer, QueryError> {
     let named = Named::of(world, request);
     if !named.missing.is_empty() {
         let reason = named.missing.join("; ");
@@ -47,7 +48,7 @@ pub fn explain(world: &World, request: &Request) -> Result<Answer, String> {
     };
     let ask =
         |port| Asked { world, request, port, halves: vec![], assumed: vec![], warnings: vec![] }.answer();
-    let mut answers = ports.iter().map(|port| ask(*port)).collect::<Result<Vec<Answer>, String>>()?;
+    let mut answers = ports.iter().map(|port| ask(*port)).collect::<Result<Vec<Answer>, QueryError>>()?;
     let mixed = answers.iter().any(|a| a.verdict != answers[0].verdict);
     let worst = answers.iter().position(|a| a.verdict != Verdict::Allow).unwrap_or(0);
     let mut answer = answers.swap_remove(worst);
@@ -95,7 +96,7 @@ struct Reached<'a> {
 }
 
 impl Asked<'_> {
-    fn answer(mut self) -> Result<Answer, String> {
+    fn answer(mut self) -> Result<Answer, QueryError> {
         let client = self.client()?;
         let mut answer = match (&self.request.to, self.request.at) {
             (To::Service(name), _) => self.service(name, client.as_ref())?,
@@ -110,7 +111,7 @@ impl Asked<'_> {
                     None => self.at_node_proxy(&Reached { namespace, pods, port, peer, through: false })?,
                 }
             }
-            (to, _) => return Err(format!("{to} is not reached at that enforcement point")),
+            (to, _) => return Err(QueryError::NotReachedThere(to.to_string())),
         };
         if answer.verdict == Verdict::Allow {
             allow_by_all(&mut answer, &self.halves);
@@ -121,7 +122,7 @@ impl Asked<'_> {
         Ok(answer)
     }
 
-    fn service(&mut self, to: &NamespacedName, client: Option<&SpiffeId>) -> Result<Answer, String> {
+    fn service(&mut self, to: &NamespacedName, client: Option<&SpiffeId>) -> Result<Answer, QueryError> {
         let binding = self.world.waypoint_of(to);
         if let Binding::Assumed(gateway) = &binding {
             self.assumed.push(format!("Service {to} uses the waypoint {gateway}"));
@@ -163,7 +164,7 @@ impl Asked<'_> {
                 return Ok(answer);
             }
             let identity = format!("spiffe://{}", self.world.waypoint_identity(gateway));
-            waypoint_identity = Some(SpiffeId::parse(&identity).map_err(|e| e.to_string())?);
+            waypoint_identity = Some(SpiffeId::parse(&identity)?);
         }
         let mut pods = self.world.pod_labels(to);
         if pods.is_empty() {
@@ -201,17 +202,15 @@ impl Asked<'_> {
         }
     }
 
-    fn client(&self) -> Result<Option<SpiffeId>, String> {
+    fn client(&self) -> Result<Option<SpiffeId>, QueryError> {
         let (namespace, name) = match &self.request.from {
             Client::Plaintext => return Ok(None),
             Client::Principal(principal) => {
-                return SpiffeId::parse(&format!("spiffe://{principal}"))
-                    .map(Some)
-                    .map_err(|e| e.to_string());
+                return Ok(Some(SpiffeId::parse(&format!("spiffe://{principal}"))?));
             }
             Client::Account(namespace, name) => (namespace, name),
         };
-        SpiffeId::new(&self.world.mesh.trust_domain, namespace, name).map(Some).map_err(|e| e.to_string())
+        Ok(Some(SpiffeId::new(&self.world.mesh.trust_domain, namespace, name)?))
     }
 
     /// What is told of a request, but for method, path and host.
@@ -235,10 +234,10 @@ impl Asked<'_> {
         }
     }
 
-    fn at_node_proxy(&mut self, reached: &Reached<'_>) -> Result<Answer, String> {
+    fn at_node_proxy(&mut self, reached: &Reached<'_>) -> Result<Answer, QueryError> {
         let policies = self.world.at_node_proxy(reached.namespace);
         let answers = reached.pods.iter().map(|labels| self.at_pod(reached, &policies, labels));
-        let mut answers = answers.collect::<Result<Vec<Answer>, String>>()?;
+        let mut answers = answers.collect::<Result<Vec<Answer>, QueryError>>()?;
         let mixed = answers.iter().any(|a| a.verdict != answers[0].verdict);
         let worst = answers.iter().position(|a| a.verdict != Verdict::Allow).unwrap_or(0);
         let mut answer = answers.swap_remove(worst);
@@ -266,7 +265,7 @@ impl Asked<'_> {
         reached: &Reached<'_>,
         policies: &[Attached],
         labels: &Labels,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, QueryError> {
         let near = policies.iter().filter(|a| applies(&a.guard, labels));
         let near: Vec<Attached> = near.map(Attached::to_all).collect();
         let set = compile(&near);

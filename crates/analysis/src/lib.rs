@@ -6,6 +6,7 @@
 mod ask;
 pub mod compare;
 pub mod diff;
+mod error;
 pub mod explain;
 pub mod findings;
 mod proof;
@@ -19,6 +20,7 @@ pub mod world;
 
 pub use compare::{Compared, Difference, Differences, Place, Reach, Unknown, compare};
 pub use diff::diff;
+pub use error::{QueryError, ReplayError};
 pub use explain::{Answer, At, Client, Half, Request, To, Token, Verdict, explain};
 pub use findings::{Finding, Level, analyze, suspicious};
 pub use proof::{Guard, Layer};

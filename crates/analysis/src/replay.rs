@@ -12,6 +12,7 @@ use meltemi_policy::http::normalize;
 use meltemi_translate::facts::{Labels, selects};
 use serde::Serialize;
 
+use crate::error::{QueryError, ReplayError};
 use crate::explain::{Told, Verdict, unrecorded};
 use crate::proof::Layer;
 use crate::side::{Attached, applies, compile};
@@ -104,7 +105,7 @@ pub struct Replay {
 pub fn replay<'a>(world: &World, lines: impl IntoIterator<Item = (&'a str, Option<&'a Writer>)>) -> Replay {
     let mut out = Replay::default();
     let mut flips: BTreeMap<(String, String, Option<String>, bool, String), Flip> = BTreeMap::new();
-    let mut known: BTreeMap<Flow, Result<Judged, String>> = BTreeMap::new();
+    let mut known: BTreeMap<Flow, Result<Judged, ReplayError>> = BTreeMap::new();
     for (line, writer) in lines {
         let flow = match parse(line, writer) {
             Line::Decision(flow) => flow,
@@ -123,7 +124,7 @@ pub fn replay<'a>(world: &World, lines: impl IntoIterator<Item = (&'a str, Optio
         {
             Ok(judged) => judged.clone(),
             Err(why) => {
-                *out.unknown.entry(why.clone()).or_default() += 1;
+                *out.unknown.entry(why.to_string()).or_default() += 1;
                 continue;
             }
         };
@@ -149,8 +150,8 @@ pub fn replay<'a>(world: &World, lines: impl IntoIterator<Item = (&'a str, Optio
 
 type Judged = (Verdict, String, String);
 
-fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
-    let from = flow.from.clone().ok_or("the client's identity was not recorded")?;
+fn judge(world: &World, flow: &Flow) -> Result<Judged, ReplayError> {
+    let from = flow.from.clone().ok_or(ReplayError::NoClient)?;
     let mut request = Witness {
         from,
         source_ip: flow.from_ip,
@@ -163,7 +164,8 @@ fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
     let (layer, policies, place) = match (&flow.http, &flow.to) {
         (Some((method, path)), Target::Host(host, writer)) => {
             request.method = Some(method.clone());
-            let path = normalize(path, world.normalization()).map_err(|e| format!("a path: {e}"))?;
+            let path = normalize(path, world.normalization())
+                .map_err(|error| QueryError::PathOption { option: "a path", error })?;
             request.path = Some(path);
             request.host = Some(host.clone());
             let ingress = writer.as_ref().and_then(|w| {
@@ -192,13 +194,13 @@ fn judge(world: &World, flow: &Flow) -> Result<Judged, String> {
         }
         (None, Target::Pod(namespace, name)) => {
             let labels = labels(world, namespace, name)
-                .ok_or_else(|| format!("the labels of Pod {namespace}/{name} are not known"))?;
+                .ok_or_else(|| ReplayError::NoPod(NamespacedName::new(namespace.as_str(), name.as_str())))?;
             let policies = world.at_node_proxy(namespace);
             let near = policies.into_iter().filter(|a| applies(&a.guard, labels));
             let near = near.map(|a| Attached { guard: Vec::new(), ..a }).collect();
             (Layer::Connection, near, "node proxy".to_owned())
         }
-        _ => return Err("the record is of no form that is known".to_owned()),
+        _ => return Err(ReplayError::UnknownForm),
     };
     let judged = decide_recorded(&request, layer, &policies, place)?;
     match served.filter(|_| judged.0 == Verdict::Allow) {
@@ -213,11 +215,11 @@ fn decide_recorded(
     layer: Layer,
     policies: &[Attached],
     place: String,
-) -> Result<Judged, String> {
+) -> Result<Judged, ReplayError> {
     let judged = decide(request, policies, place)?;
     match unrecorded(&Told { policies, layer, known: request }, judged.0) {
         None => Ok(judged),
-        Some(what) => Err(format!("the policies look at what was not recorded: {what}")),
+        Some(what) => Err(ReplayError::NotRecorded(what)),
     }
 }
 
@@ -228,11 +230,11 @@ struct Served {
 }
 
 /// The Service that was addressed, and its port.
-fn at_service(world: &World, host: &str, writer: Option<&Writer>) -> Result<(Served, u16), String> {
+fn at_service(world: &World, host: &str, writer: Option<&Writer>) -> Result<(Served, u16), ReplayError> {
     let (service, port) = service(world, host, writer.map(|w| &*w.namespace))
-        .ok_or_else(|| format!("no Service is known as {host}"))?;
+        .ok_or_else(|| ReplayError::NoService(host.to_owned()))?;
     let binding = world.waypoint_of(&service);
-    let gateway = binding.gateway().ok_or_else(|| format!("Service {service} has no waypoint"))?.clone();
+    let gateway = binding.gateway().ok_or_else(|| ReplayError::NoWaypoint(service.clone()))?.clone();
     Ok((Served { service, gateway }, port))
 }
 
@@ -243,7 +245,7 @@ impl Served {
     }
 
     /// What keeps a flow from Pods that the Service shares with closed ones; `None` when nothing does.
-    fn beside(&self, world: &World, request: &Witness, layer: Layer) -> Result<Option<Judged>, String> {
+    fn beside(&self, world: &World, request: &Witness, layer: Layer) -> Result<Option<Judged>, ReplayError> {
         let pods = world.pod_labels(&self.service);
         for beside in world.closed_beside(&self.service) {
             let shared = pods.iter().filter(|labels| selects(&beside.selector, labels)).count();
@@ -259,10 +261,8 @@ impl Served {
                 match verdict {
                     Verdict::Allow => {}
                     _ if shared < pods.len() => {
-                        return Err(format!(
-                            "only some Pods of Service {} are of Service {closed}",
-                            self.service
-                        ));
+                        let (service, closed) = (self.service.clone(), closed.clone());
+                        return Err(ReplayError::SomePods { service, closed });
                     }
                     _ => {
                         let reason = format!("{reason} (for Pods of Service {closed})");
@@ -275,7 +275,7 @@ impl Served {
     }
 }
 
-fn decide(request: &Witness, policies: &[Attached], place: String) -> Result<Judged, String> {
+fn decide(request: &Witness, policies: &[Attached], place: String) -> Result<Judged, ReplayError> {
     let set = compile(policies);
     let name = |index: u32| set.policy(index).map(|p| p.name.to_string()).unwrap_or_default();
     Ok(match request.decide(&set)? {
@@ -289,8 +289,8 @@ fn decide(request: &Witness, policies: &[Attached], place: String) -> Result<Jud
         Decision::Deny { by: None } => {
             (Verdict::Deny, place, "ALLOW policies apply, and none matches".to_owned())
         }
-        Decision::Ask { by } => return Err(format!("{} asks a provider", name(by.policy))),
-        Decision::Undecided { .. } => return Err("a policy is missing".to_owned()),
+        Decision::Ask { by } => return Err(ReplayError::AsksProvider(name(by.policy))),
+        Decision::Undecided { .. } => return Err(ReplayError::PolicyMissing),
     })
 }
 

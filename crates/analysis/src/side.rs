@@ -94,7 +94,7 @@ pub(crate) fn side<'a>(space: &mut Space, policies: &'a [Attached], drafts: Draf
     Side { policies, allow, deny, custom }
 }
 
-/// One of them.
+/// Holds where at least one of the rules matches.
 pub(crate) fn any(items: &[Item]) -> Need<'_> {
     Need::Any(items.iter().map(|i| &i.form).collect())
 }

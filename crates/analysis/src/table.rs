@@ -10,6 +10,7 @@ use meltemi_model::NamespacedName;
 use meltemi_translate::facts::Labels;
 use serde::{Deserialize, Serialize};
 
+use crate::error::QueryError;
 use crate::explain::{Answer, At, Client, Request, To, Token, Verdict, explain};
 use crate::world::World;
 
@@ -172,7 +173,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// It is none of the three forms.
-pub fn client(text: &str) -> Result<Client, String> {
+pub fn client(text: &str) -> Result<Client, QueryError> {
     // As logs and certificates write a principal.
     let principal = text.strip_prefix("spiffe://").unwrap_or(text);
     Ok(match principal.split('/').collect::<Vec<_>>().as_slice() {
@@ -180,9 +181,7 @@ pub fn client(text: &str) -> Result<Client, String> {
         [namespace, account] => Client::Account((*namespace).to_owned(), (*account).to_owned()),
         [_, "ns", _, "sa", _] => Client::Principal(principal.to_owned()),
         _ => {
-            return Err(format!(
-                "{text:?} is no client: expected NAMESPACE/SERVICEACCOUNT, e.g. default/curl, a principal, or `plaintext`"
-            ));
+            return Err(QueryError::NoClient(text.to_owned()));
         }
     })
 }
@@ -202,15 +201,13 @@ pub fn service(text: &str, namespace: &str) -> NamespacedName {
 ///
 /// # Errors
 /// It is something else.
-pub fn pod(text: &str) -> Result<To, String> {
+pub fn pod(text: &str) -> Result<To, QueryError> {
     let (namespace, rest) = text.split_once('/').unwrap_or((text, ""));
     let pair = |text: &str| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
     let labels: Option<Labels> = rest.split(',').filter(|l| !l.is_empty()).map(pair).collect();
     match labels.filter(|_| !namespace.is_empty() && !namespace.contains('=')) {
         Some(labels) => Ok(To::Pod(namespace.to_owned(), labels)),
-        None => {
-            Err(format!("{text:?} is no Pod: expected NAMESPACE/KEY=VALUE,KEY=VALUE, e.g. default/app=web"))
-        }
+        None => Err(QueryError::NoPod(text.to_owned())),
     }
 }
 
@@ -218,13 +215,13 @@ pub fn pod(text: &str) -> Result<To, String> {
 ///
 /// # Errors
 /// It is something else.
-pub fn claim(text: &str) -> Result<(String, String), String> {
+pub fn claim(text: &str) -> Result<(String, String), QueryError> {
     let split = if text.starts_with('[') {
         text.split_once("]=").map(|(name, value)| (format!("{name}]"), value.to_owned()))
     } else {
         text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
     };
-    split.ok_or_else(|| format!("{text:?}: expected NAME=VALUE or [OUTER][INNER]=VALUE"))
+    split.ok_or_else(|| QueryError::NoClaim(text.to_owned()))
 }
 
 /// The token that a row or a command line tells of.
@@ -236,7 +233,7 @@ pub fn token(
     audiences: &[String],
     presenter: Option<&str>,
     claims: impl IntoIterator<Item = (String, String)>,
-) -> Result<Option<Token>, String> {
+) -> Result<Option<Token>, QueryError> {
     let named = |name: &str, text: &str| (name.to_owned(), text.to_owned());
     let all = audiences.iter().map(|a| named("aud", a)).chain(presenter.map(|p| named("azp", p)));
     Token::told(principal, all.chain(claims))
@@ -259,7 +256,7 @@ pub fn run(world: &World, table: &Table, namespace: &str, assume: bool) -> Vec<O
 type Named = (String, Request);
 
 /// What a row reaches: as it is written, and what that means.
-fn reached(row: &Row, namespace: &str) -> Result<Vec<(String, To)>, String> {
+fn reached(row: &Row, namespace: &str) -> Result<Vec<(String, To)>, QueryError> {
     match (&row.to, &row.to_pod, &row.to_gateway) {
         (Some(to), None, None) => {
             Ok(to.all().iter().map(|t| (t.clone(), To::Service(service(t, namespace)))).collect())
@@ -268,11 +265,11 @@ fn reached(row: &Row, namespace: &str) -> Result<Vec<(String, To)>, String> {
         (None, None, Some(to)) => {
             Ok(to.all().iter().map(|t| (t.clone(), To::Gateway(service(t, namespace)))).collect())
         }
-        _ => Err("one of `to`, `toPod` and `toGateway` says what is reached".to_owned()),
+        _ => Err(QueryError::NoDestination),
     }
 }
 
-fn requests(row: &Row, namespace: &str) -> Vec<Result<Named, String>> {
+fn requests(row: &Row, namespace: &str) -> Vec<Result<Named, QueryError>> {
     let optional = |list: &Option<OneOrMany>| match list {
         None => vec![None],
         Some(list) => list.all().iter().cloned().map(Some).collect::<Vec<_>>(),
@@ -308,7 +305,7 @@ fn request(
     from: &str,
     to: &To,
     (method, path): (Option<String>, Option<String>),
-) -> Result<Request, String> {
+) -> Result<Request, QueryError> {
     let claims = row.claims.iter().flat_map(|(k, all)| all.all().iter().map(|v| (k.clone(), v.clone())));
     Ok(Request {
         from: client(from)?,
@@ -327,7 +324,7 @@ fn request(
     })
 }
 
-fn title(row: &Row, request: &Result<Named, String>) -> String {
+fn title(row: &Row, request: &Result<Named, QueryError>) -> String {
     match (&row.name, request) {
         (Some(name), Ok((text, _))) => format!("{name}: {text}"),
         (None, Ok((text, _))) => text.clone(),
@@ -335,7 +332,13 @@ fn title(row: &Row, request: &Result<Named, String>) -> String {
     }
 }
 
-fn outcome(row: usize, wanted: &Row, name: String, result: Result<Answer, String>, assume: bool) -> Outcome {
+fn outcome(
+    row: usize,
+    wanted: &Row,
+    name: String,
+    result: Result<Answer, QueryError>,
+    assume: bool,
+) -> Outcome {
     let expected = wanted.expect.verdict();
     let failed = |verdict, message| Outcome {
         row,

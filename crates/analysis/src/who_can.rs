@@ -9,6 +9,7 @@ use meltemi_translate::facts::Labels;
 use serde::Serialize;
 
 use crate::ask::{Given, Judge, exactly, ports};
+use crate::error::QueryError;
 use crate::proof::{Answer, Hints, Layer, Value};
 use crate::side::{Attached, Item, applies, compile};
 use crate::witness::{PLAINTEXT, Witness};
@@ -93,7 +94,7 @@ pub struct WhoCan {
 ///
 /// # Errors
 /// The Service or its port does not exist, or its policies are too many to tell.
-pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
+pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, QueryError> {
     let to = &question.to;
     let mut out = WhoCan {
         target: format!("Service {to}"),
@@ -106,9 +107,9 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
         Known::Assumed => {
             out.assumed.push(format!("Service {to} exists and selects Pods labelled app={}", to.name));
         }
-        Known::No if world.complete => return Err(format!("Service {to} does not exist")),
+        Known::No if world.complete => return Err(QueryError::NoService(to.clone())),
         Known::No => {
-            return Err(format!("Service {to} is not among the objects, which have others of its namespace"));
+            return Err(QueryError::ServiceNotGiven(to.clone()));
         }
     }
     let all = world.ports(to);
@@ -116,7 +117,7 @@ pub fn who_can(world: &World, question: &Question) -> Result<WhoCan, String> {
         all.iter().copied().filter(|(port, _)| question.port.is_none_or(|p| p == *port)).collect();
     if let Some(port) = question.port.filter(|_| known.is_empty() && !all.is_empty()) {
         let all: Vec<String> = all.iter().map(|(port, _)| port.to_string()).collect();
-        return Err(format!("Service {to} has no port {port}, it has {}", all.join(", ")));
+        return Err(QueryError::NoPort { service: to.clone(), port, known: all.join(", ") });
     }
     let binding = world.waypoint_of(to);
     let gateway = binding.gateway();
@@ -147,7 +148,7 @@ fn at_waypoint(
     question: &Question,
     gateway: &NamespacedName,
     known: &[(u16, Option<u16>)],
-) -> Result<Vec<Door>, String> {
+) -> Result<Vec<Door>, QueryError> {
     let streams = world.services.get(&question.to).map(|s| &s.streams);
     // Of a Service that is not known, and of a port that it has not, the number is all that there is.
     let all = known.iter().map(|(port, _)| *port).chain(question.port.filter(|_| known.is_empty()));
@@ -183,7 +184,7 @@ fn at_pods(
     to: &NamespacedName,
     gateway: Option<&NamespacedName>,
     given: &[Given],
-) -> Result<(Vec<Door>, bool), String> {
+) -> Result<(Vec<Door>, bool), QueryError> {
     let (mut doors, mut admitted) = (Vec::new(), true);
     for (labels, policies) in pods(world, to) {
         let place = if labels.is_empty() {
@@ -243,7 +244,7 @@ fn door(
     layer: Layer,
     given: &[Given],
     (enforced_at, way): (String, String),
-) -> Result<Door, String> {
+) -> Result<Door, QueryError> {
     let known = world.identities();
     let hints = Hints { identities: known.clone(), ..Hints::default() };
     let mut judge = Judge::with_known(policies, layer, given, &hints, &known)?;

@@ -11,6 +11,7 @@ use meltemi_policy::http::{Normalization, normalize, readings};
 use meltemi_policy::{Claims, Decision, Facts, Headers, HttpFacts, PolicySet, decide};
 use serde::Serialize;
 
+use crate::error::QueryError;
 use crate::proof::{Dimension, Layer, Space, Value};
 
 /// A request that shows a difference. What is not there does not matter.
@@ -178,15 +179,15 @@ impl Witness {
     ///
     /// # Errors
     /// It is not a request that the proxies would judge.
-    pub fn decide(&self, set: &PolicySet) -> Result<Decision, String> {
+    pub fn decide(&self, set: &PolicySet) -> Result<Decision, QueryError> {
         let source = match self.from.as_str() {
             PLAINTEXT => None,
-            text => Some(SpiffeId::parse(&format!("spiffe://{text}")).map_err(|e| e.to_string())?),
+            text => Some(SpiffeId::parse(&format!("spiffe://{text}"))?),
         };
         let nowhere = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
         let paths = match &self.path {
             Some(path) => {
-                let normal = normalize(path, Normalization::Base).map_err(|e| e.to_string())?;
+                let normal = normalize(path, Normalization::Base)?;
                 readings(&normal)
             }
             None => Vec::new(),

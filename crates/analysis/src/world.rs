@@ -33,7 +33,8 @@ pub(crate) use routes::difference;
 pub(crate) use tokens::space_delimited;
 
 /// An object, and what is to be said of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} {name}: {message}")]
 pub struct Fault {
     /// Its kind.
     pub kind: String,
@@ -235,9 +236,9 @@ impl World {
     ///
     /// # Errors
     /// Its name and what is wrong with it.
-    pub fn whole(self) -> Result<Self, String> {
+    pub fn whole(self) -> Result<Self, Fault> {
         match self.faults.first() {
-            Some(fault) => Err(format!("{} {}: {}", fault.kind, fault.name, fault.message)),
+            Some(fault) => Err(fault.clone()),
             None => Ok(self),
         }
     }

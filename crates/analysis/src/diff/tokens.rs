@@ -15,6 +15,7 @@ use meltemi_translate::security::request::Tokens;
 use super::{gateways, names_of_gateway, services};
 use crate::ask::{Extra, Given, Judge, ports};
 use crate::compare::{Difference, Differences, Unknown};
+use crate::error::QueryError;
 use crate::proof::{Answer, Hints, Layer, Subject};
 use crate::side::{Attached, compile};
 use crate::witness::Witness;
@@ -165,7 +166,7 @@ impl Place<'_> {
         match self.without_token(1, &self.tokens[0]) {
             Ok(None) => {}
             Ok(Some(found)) => out.newly_allowed.push(self.difference(name, because, found, &self.tokens[0])),
-            Err(reason) => out.unknown.push(self.unknown(Some(name.to_owned()), reason)),
+            Err(reason) => out.unknown.push(self.unknown(Some(name.to_owned()), reason.to_string())),
         }
     }
 
@@ -178,7 +179,7 @@ impl Place<'_> {
         match self.without_token(0, &self.tokens[1]) {
             Ok(None) => {}
             Ok(Some(found)) => out.newly_denied.push(self.difference(name, because, found, &self.tokens[1])),
-            Err(reason) => out.unknown.push(self.unknown(Some(name.to_owned()), reason)),
+            Err(reason) => out.unknown.push(self.unknown(Some(name.to_owned()), reason.to_string())),
         }
         let looking: BTreeSet<String> =
             [Action::Allow, Action::Deny].iter().flat_map(|action| self.looking(1, action)).collect();
@@ -189,7 +190,7 @@ impl Place<'_> {
                  compared",
                 looking.join(" and ")
             );
-            out.unknown.push(self.unknown(Some(name.to_owned()), reason));
+            out.unknown.push(self.unknown(Some(name.to_owned()), reason.to_string()));
         }
     }
 
@@ -217,7 +218,7 @@ impl Place<'_> {
     ///
     /// # Errors
     /// It cannot be known.
-    fn without_token(&self, side: usize, tokens: &[&Tokens]) -> Result<Option<(Witness, bool)>, String> {
+    fn without_token(&self, side: usize, tokens: &[&Tokens]) -> Result<Option<(Witness, bool)>, QueryError> {
         let policies = &self.policies[side];
         let hints = Hints {
             identities: self.identities.clone(),
@@ -231,7 +232,7 @@ impl Place<'_> {
         judge.without_extras(&open);
         let classes = match judge.allowed(&[]) {
             Answer::No => return Ok(None),
-            Answer::GaveUp => return Err("too many rules overlap for an answer".to_owned()),
+            Answer::GaveUp => return Err(QueryError::GaveUp),
             Answer::Yes(classes) => classes,
         };
         let mut witness = Witness::of(&judge.space, &classes, Layer::Request, self.port(), &self.host);
@@ -244,7 +245,7 @@ impl Place<'_> {
         let decides = policies.iter().filter(|a| !matches!(a.policy.action, Action::Custom { .. }));
         let set = compile(decides);
         if !witness.decide(&set)?.is_allow() {
-            return Err(format!("the engine does not confirm what was found, for {witness}"));
+            return Err(QueryError::NotConfirmed(Box::new(witness)));
         }
         Ok(Some((witness, plaintext)))
     }

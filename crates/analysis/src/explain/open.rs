@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What was not told: it must not matter, or the answer is UNKNOWN and names it.
+//! Attributes that the question leaves open: the verdict is UNKNOWN and names them, unless it is the same for all their values.
 
 use std::net::IpAddr;
 
@@ -7,6 +7,7 @@ use meltemi_model::authz::Attribute;
 
 use super::{Answer, NOWHERE, Request, Verdict};
 use crate::ask::{Extra, Judge, given};
+use crate::error::QueryError;
 use crate::proof::{Answer as Found, Hints, Layer};
 use crate::side::Attached;
 use crate::witness::Witness;
@@ -19,7 +20,7 @@ pub(crate) struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn judge(&self, open: &[Attribute], extras: &[Extra]) -> Result<Judge<'_>, String> {
+    fn judge(&self, open: &[Attribute], extras: &[Extra]) -> Result<Judge<'_>, QueryError> {
         // What is not known and not open is as it was judged.
         let mut known = self.known.clone();
         for ip in [&mut known.source_ip, &mut known.destination_ip, &mut known.remote_ip] {
@@ -127,7 +128,7 @@ pub(crate) fn unrecorded(told: &Told<'_>, verdict: Verdict) -> Option<String> {
     let open: Vec<Attribute> = open.into_iter().filter(|(_, open)| *open).map(|(a, _)| a).collect();
     let extras = match told.judge(&[], &[]) {
         Ok(judge) => judge.extras(),
-        Err(why) => return Some(why),
+        Err(why) => return Some(why.to_string()),
     };
     let asked = |open: &[Attribute], extras: &[Extra]| {
         told.judge(open, extras).map_or(true, |judge| differs(&judge, verdict))

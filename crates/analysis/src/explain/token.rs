@@ -7,6 +7,7 @@ use std::sync::Arc;
 use meltemi_policy::Claims;
 use meltemi_policy::facts::is_space_delimited;
 
+use crate::error::QueryError;
 use crate::witness::{claim_name, claim_path};
 
 /// A verified token.
@@ -27,19 +28,19 @@ impl Token {
     pub fn told(
         principal: Option<&str>,
         claims: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Option<Self>, String> {
+    ) -> Result<Option<Self>, QueryError> {
         let mut out = Self::default();
         for (name, text) in claims {
             let path = claim_path(&name);
             if path.iter().any(|part| part.is_empty()) {
-                return Err(format!("{name:?} is no claim: expected NAME, or [OUTER][INNER]"));
+                return Err(QueryError::NoClaimName(name));
             }
             out.claims.entry(claim_name(&path)).or_default().push(text);
         }
-        let single = |name: &str| match out.claims.get(name).map(Vec::as_slice) {
+        let single = |name: &'static str| match out.claims.get(name).map(Vec::as_slice) {
             None => Ok(None),
             Some([one]) => Ok(Some(one.clone())),
-            Some(_) => Err(format!("claim {name} has one value")),
+            Some(_) => Err(QueryError::SeveralValues(name)),
         };
         let (iss, sub) = (single("iss")?, single("sub")?);
         let (iss, sub) = match (principal, iss, sub) {
@@ -60,9 +61,7 @@ impl Token {
                 };
                 let split = split.filter(|(i, s)| !i.is_empty() && !s.is_empty());
                 let Some((i, s)) = split.filter(|(_, s)| sub.as_ref().is_none_or(|sub| sub == s)) else {
-                    return Err(format!(
-                        "{text:?} is no request principal of this token: expected ISSUER/SUBJECT, as claims iss and sub say"
-                    ));
+                    return Err(QueryError::NoRequestPrincipal(text.to_owned()));
                 };
                 (i.to_owned(), s.to_owned())
             }
@@ -119,7 +118,7 @@ mod tests {
     fn issuer_and_subject_are_told_in_either_way() {
         let told = |principal: Option<&str>, claims: &[(&str, &str)]| {
             let claims = claims.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-            let token = Token::told(principal, claims)?;
+            let token = Token::told(principal, claims).map_err(|e| e.to_string())?;
             Ok::<_, String>(token.map(|t| {
                 let both = t.issuer_and_subject().map(|(i, s)| format!("{i} {s}"));
                 let (mut iss, path) = (Vec::new(), [Arc::from("iss")]);

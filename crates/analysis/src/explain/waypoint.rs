@@ -11,6 +11,7 @@ use meltemi_translate::facts::selects;
 
 use super::open::{Told, absent, depends, not_told, unseen};
 use super::{Answer, Asked, NOWHERE, Port, Token, Verdict, answer, unknown};
+use crate::error::QueryError;
 use crate::proof::Layer;
 use crate::side::{Attached, compile};
 use crate::witness::Witness;
@@ -36,7 +37,7 @@ impl Asked<'_> {
         gateway: &NamespacedName,
         client: Option<&SpiffeId>,
         port: Port,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, QueryError> {
         let policies = self.world.at_waypoint(gateway, None);
         let passing = Passing { gateway, service: None, policies, port, stream: false, forwarded: false };
         self.passing(&passing, client)
@@ -48,7 +49,7 @@ impl Asked<'_> {
         gateway: &NamespacedName,
         service: &NamespacedName,
         client: Option<&SpiffeId>,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, QueryError> {
         let port = Port::new(self.port);
         let known = self.world.services.get(service);
         let stream = known.is_some_and(|s| !port.open && s.streams.contains(&port.number));
@@ -67,7 +68,7 @@ impl Asked<'_> {
         addressed: &Passing<'_>,
         service: &NamespacedName,
         client: Option<&SpiffeId>,
-    ) -> Result<Option<Answer>, String> {
+    ) -> Result<Option<Answer>, QueryError> {
         let pods = self.world.pod_labels(service);
         for beside in self.world.closed_beside(service) {
             // Node proxies keep any other waypoint away.
@@ -103,15 +104,17 @@ impl Asked<'_> {
         Ok(None)
     }
 
-    fn passing(&mut self, passing: &Passing<'_>, client: Option<&SpiffeId>) -> Result<Answer, String> {
+    fn passing(&mut self, passing: &Passing<'_>, client: Option<&SpiffeId>) -> Result<Answer, QueryError> {
         let Passing { gateway, service, policies, port, stream, forwarded } = passing;
         let (port, stream) = (*port, *stream);
         let request = self.request;
         let word = if self.world.is_waypoint(gateway) { "waypoint" } else { "gateway" };
         let method = request.method.as_deref().unwrap_or("GET");
         let path = request.path.as_deref().unwrap_or("/");
-        let paths =
-            readings(&normalize(path, self.world.normalization()).map_err(|e| format!("--path: {e}"))?);
+        let paths = readings(
+            &normalize(path, self.world.normalization())
+                .map_err(|error| QueryError::PathOption { option: "--path", error })?,
+        );
         let named = request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
         let host = request.host.as_deref().or(named.map(|(_, host)| host.as_str()));
         let host = host.or(service.map(|s| &*s.name)).unwrap_or_default();

@@ -125,7 +125,7 @@ impl Question<'_> {
             let mut other = state.clone();
             state.sets[usize::from(dimension)].keep(set);
             other.sets[usize::from(dimension)].remove(set);
-            // What comes last is looked at first.
+            // The stack is LIFO: push the more promising half last.
             stack.extend(if inside { [other, state] } else { [state, other] });
         }
         Answer::No

@@ -107,7 +107,7 @@ impl World {
                 let gateway = Gateway { class, listeners, ports, pod_labels, account, waypoint };
                 self.gateways.insert(name, gateway);
             }
-            Err(message) => self.fault("Gateway", name, message),
+            Err(error) => self.fault("Gateway", name, error.to_string()),
         }
     }
 

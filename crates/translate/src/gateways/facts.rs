@@ -33,12 +33,12 @@ impl GatewayFacts {
     ///
     /// # Errors
     /// The object is not a Gateway.
-    pub fn read(object: &Value, mesh: &MeshConfig) -> Result<Self, String> {
+    pub fn read(object: &Value, mesh: &MeshConfig) -> Result<Self, serde_json::Error> {
         let mut object = object.clone();
         if object["spec"].is_object() && object["spec"]["listeners"].is_null() {
             object["spec"]["listeners"] = json!([]);
         }
-        let gateway: Gateway = serde_json::from_value(object).map_err(|e| e.to_string())?;
+        let gateway: Gateway = serde_json::from_value(object)?;
         let name = name_of(&gateway.metadata);
         let mut waypoint = WaypointFacts::read(&gateway, mesh);
         if let Some(waypoint) = &mut waypoint {
