@@ -10,6 +10,7 @@ pub mod forward;
 pub mod image;
 pub mod install;
 pub mod manifest;
+mod output;
 pub mod proxy_config;
 pub mod proxy_status;
 pub mod status;

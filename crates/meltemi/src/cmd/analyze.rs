@@ -11,6 +11,7 @@ use meltemi_analysis::{Finding, Level, World, analyze};
 
 use super::Global;
 use super::authz::objects;
+use crate::cmd::output::LogOrDocument;
 
 /// Exit code of istioctl when something is found.
 const FOUND: u8 = 79;
@@ -65,8 +66,8 @@ pub struct Args {
     #[arg(short = 'L', long)]
     list_analyzers: bool,
     /// Output form
-    #[arg(short, long, value_parser = ["log", "json", "yaml"], default_value = "log")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "log")]
+    output: LogOrDocument,
 }
 
 /// Runs the command.
@@ -87,12 +88,12 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         None => args.files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join("\n"),
         Some(namespace) => format!("namespace: {namespace}"),
     };
-    match args.output.as_str() {
-        "json" => println!("{}", serde_json::to_string_pretty(&found)?),
-        "yaml" => print!("{}", serde_yaml_ng::to_string(&found)?),
-        _ => found.iter().for_each(|f| println!("{f}")),
+    match args.output {
+        LogOrDocument::Json => println!("{}", serde_json::to_string_pretty(&found)?),
+        LogOrDocument::Yaml => print!("{}", serde_yaml_ng::to_string(&found)?),
+        LogOrDocument::Log => found.iter().for_each(|f| println!("{f}")),
     }
-    if found.is_empty() && args.output == "log" {
+    if found.is_empty() && args.output == LogOrDocument::Log {
         eprintln!("\u{2714} No validation issues found when analyzing {target}.");
     }
     let fails = Level::from(args.failure_threshold);

@@ -12,6 +12,7 @@ use meltemi_runner::image::loaded::Store;
 use meltemi_runner::image::{self, Entries, Entry, HostFolder};
 
 use crate::cmd::columns;
+use crate::cmd::output::TableOrJson;
 use crate::machine::paths::Paths;
 
 /// What a Pod's image runs on this machine; no image is ever pulled.
@@ -63,8 +64,8 @@ enum Verb {
     #[command(after_help = "Example:\n  meltemi image list")]
     List {
         /// Output form
-        #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
-        output: String,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: TableOrJson,
     },
     /// Remove an entry, and the files of a loaded image
     #[command(after_help = "Example:\n  meltemi image remove ghcr.io/acme/api:1.4")]
@@ -103,7 +104,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
         Verb::Load { reference, path, command } => load(reference, path, command, &paths, &store)?,
-        Verb::List { output } if output == "json" => println!("{}", serde_json::to_string_pretty(&read()?)?),
+        Verb::List { output: TableOrJson::Json } => println!("{}", serde_json::to_string_pretty(&read()?)?),
         Verb::List { .. } => {
             let table = read()?;
             let heading = columns::row(["REFERENCE", "FILES", "COMMAND"]);

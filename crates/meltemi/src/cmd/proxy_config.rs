@@ -15,6 +15,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
 use super::{Global, forward};
+use crate::cmd::output::ShortOrDocument;
 
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const REDIRECTION: &str = "ambient.istio.io/redirection";
@@ -51,8 +52,8 @@ struct PodArgs {
     /// Pod, as NAME, NAME.NAMESPACE or a workload such as deploy/NAME
     pod: String,
     /// Output form
-    #[arg(short, long, value_parser = ["short", "json", "yaml"], default_value = "short")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "short")]
+    output: ShortOrDocument,
 }
 
 /// `meltemi proxy-config …`.
@@ -71,10 +72,10 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         Part::Route => bail!("Pod {} has no HTTP routes: only waypoints and gateways do", proxied.name),
         Part::Policy => tables::policies(&dump, proxied.workload.as_ref()),
     };
-    match pod_args.output.as_str() {
-        "json" => println!("{}", serde_json::to_string_pretty(&selected)?),
-        "yaml" => print!("{}", serde_yaml_ng::to_string(&selected)?),
-        _ => print!(
+    match pod_args.output {
+        ShortOrDocument::Json => println!("{}", serde_json::to_string_pretty(&selected)?),
+        ShortOrDocument::Yaml => print!("{}", serde_yaml_ng::to_string(&selected)?),
+        ShortOrDocument::Short => print!(
             "{}",
             match part {
                 Part::Secret => tables::secret(&selected),

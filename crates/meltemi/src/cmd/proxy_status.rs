@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::columns::{lay_out, row};
 use super::{Global, forward};
+use crate::cmd::output::TableOrJson;
 
 /// Show which proxies are connected and whether they hold what was sent to them.
 #[derive(clap::Args, Debug)]
@@ -19,8 +20,8 @@ pub struct Args {
     /// Only this proxy, as NAME or NAME.NAMESPACE
     proxy: Option<String>,
     /// Output form
-    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: TableOrJson,
 }
 
 /// `meltemi proxy-status`.
@@ -42,9 +43,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
             bail!("proxy {wanted} is not connected to {pod}; `meltemi proxy-status` lists those that are");
         }
     }
-    match args.output.as_str() {
-        "json" => println!("{}", serde_json::to_string_pretty(&chosen)?),
-        _ => print!("{}", table(&chosen, &pod)),
+    match args.output {
+        TableOrJson::Json => println!("{}", serde_json::to_string_pretty(&chosen)?),
+        TableOrJson::Table => print!("{}", table(&chosen, &pod)),
     }
     Ok(ExitCode::SUCCESS)
 }

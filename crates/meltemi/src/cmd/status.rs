@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::parts::Part;
 use super::Global;
+use crate::cmd::output::TableOrJson;
 use crate::machine::paths::Paths;
 use crate::machine::report::Running;
 
@@ -29,8 +30,8 @@ pub struct Args {
     #[arg(long, value_name = "D")]
     data_dir: Option<PathBuf>,
     /// Output form
-    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: TableOrJson,
 }
 
 /// Say what is in the way of a mesh on this machine, and its fix.
@@ -38,8 +39,8 @@ pub struct Args {
 #[command(after_help = "Example:\n  meltemi doctor")]
 pub struct DoctorArgs {
     /// Output form
-    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: TableOrJson,
 }
 
 /// Print the path of the kubeconfig of this machine's mesh.
@@ -110,7 +111,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let well = status.running.as_ref().is_some_and(|running| running.ready)
         && status.nodes.iter().chain(&status.pods).all(|l| l.ready)
         && status.parts.iter().all(|part| part.in_sync);
-    if args.output == "json" {
+    if args.output == TableOrJson::Json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print(&paths, &status);
@@ -194,7 +195,7 @@ struct Check {
 /// `meltemi doctor`: exit code 0 when nothing is in the way.
 pub fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let checks = checks();
-    if args.output == "json" {
+    if args.output == TableOrJson::Json {
         println!("{}", serde_json::to_string_pretty(&checks)?);
     } else {
         for check in &checks {

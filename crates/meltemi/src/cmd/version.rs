@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Global, forward};
+use crate::cmd::output::Document;
 
 /// Print versions: of this binary, of the control plane and of the proxies.
 #[derive(clap::Args, Debug)]
@@ -22,8 +23,8 @@ pub struct Args {
     #[arg(short, long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
     short: bool,
     /// Output form
-    #[arg(short, long, value_parser = ["yaml", "json"])]
-    output: Option<String>,
+    #[arg(short, long, value_enum)]
+    output: Option<Document>,
 }
 
 #[derive(Serialize, Debug, PartialEq)]
@@ -54,9 +55,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
             Err(error) => problem = Some(error),
         }
     }
-    match args.output.as_deref() {
-        Some("json") => println!("{}", serde_json::to_string_pretty(&versions)?),
-        Some(_) => print!("{}", serde_yaml_ng::to_string(&versions)?),
+    match args.output {
+        Some(Document::Json) => println!("{}", serde_json::to_string_pretty(&versions)?),
+        Some(Document::Yaml) => print!("{}", serde_yaml_ng::to_string(&versions)?),
         None => print!("{}", text(&versions)),
     }
     if let Some(error) = problem {

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Global;
+use crate::cmd::output::TableOrJson;
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -108,8 +109,8 @@ struct ListArgs {
     #[arg(short = 'A', long)]
     all_namespaces: bool,
     /// Output form
-    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: TableOrJson,
 }
 
 #[derive(clap::Args, Debug)]
@@ -119,8 +120,8 @@ struct StatusArgs {
     #[arg(short = 'A', long)]
     all_namespaces: bool,
     /// Output form
-    #[arg(short, long, value_parser = ["table", "json"], default_value = "table")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: TableOrJson,
     /// Wait until the waypoint is ready
     #[arg(short, long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
     wait: bool,
@@ -144,7 +145,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Delete(delete) => return delete_waypoints(&delete, global).await,
         Command::List(list) => {
             let (gateways, _) = waypoints(global, list.all_namespaces).await?;
-            print!("{}", texts::list(&gateways, list.all_namespaces, &list.output));
+            print!("{}", texts::list(&gateways, list.all_namespaces, list.output));
         }
         Command::Status(status) => {
             show_status(&status, global).await.context("failed to print waypoint status")?
@@ -275,7 +276,7 @@ async fn show_status(args: &StatusArgs, global: &Global) -> anyhow::Result<()> {
             tokio::time::sleep(PAUSE).await;
         }
     }
-    print!("{}", texts::status(&latest, args.all_namespaces, &args.output));
+    print!("{}", texts::status(&latest, args.all_namespaces, args.output));
     Ok(())
 }
 

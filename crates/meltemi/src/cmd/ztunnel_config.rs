@@ -13,6 +13,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
 use super::{Global, forward};
+use crate::cmd::output::ShortOrDocument;
 use tables::Filter;
 
 /// Show what a node proxy holds.
@@ -129,8 +130,8 @@ struct From {
     #[arg(short, long)]
     file: Option<PathBuf>,
     /// Output form
-    #[arg(short, long, value_parser = ["short", "json", "yaml"], default_value = "short")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "short")]
+    output: ShortOrDocument,
     /// Port of the admin endpoint
     #[arg(long, default_value_t = forward::ADMIN)]
     proxy_admin_port: u16,
@@ -157,7 +158,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         }
         Command::All { from, with_headers } => {
             let dump = dump(&from, global).await?;
-            return print(&from.output, &dump, || tables::all(&dump, with_headers));
+            return print(from.output, &dump, || tables::all(&dump, with_headers));
         }
         Command::Log { from, level, reset } => {
             return log(&from, global, level.or_else(|| reset.then(|| "info".to_owned()))).await;
@@ -165,14 +166,14 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     };
     let dump = dump(&from, global).await?;
     let selected = tables::select(&dump, section, &filter);
-    print(&from.output, &selected, || tables::table(&dump, section, &selected, &filter))
+    print(from.output, &selected, || tables::table(&dump, section, &selected, &filter))
 }
 
-fn print(output: &str, value: &Value, short: impl FnOnce() -> String) -> anyhow::Result<ExitCode> {
+fn print(output: ShortOrDocument, value: &Value, short: impl FnOnce() -> String) -> anyhow::Result<ExitCode> {
     match output {
-        "json" => println!("{}", serde_json::to_string_pretty(value)?),
-        "yaml" => print!("{}", serde_yaml_ng::to_string(value)?),
-        _ => print!("{}", short()),
+        ShortOrDocument::Json => println!("{}", serde_json::to_string_pretty(value)?),
+        ShortOrDocument::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
+        ShortOrDocument::Short => print!("{}", short()),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub async fn api_ready(paths: &Paths) -> anyhow::Result<Client> {
     let begun = Instant::now();
     let log = paths.logs().join("apiserver.log");
-    // What it said when it ran before is not of now.
+    // Read only what this run appends to the log.
     let from = std::fs::metadata(&log).map_or(0, |m| m.len());
     loop {
         let error = match try_client(paths).await {

@@ -8,6 +8,7 @@ use meltemi_analysis::{Difference, Differences, diff};
 
 use super::objects;
 use crate::cmd::Global;
+use crate::cmd::output::TextOrJson;
 
 /// Compares two sets of policies over all requests.
 #[derive(clap::Args, Debug)]
@@ -36,8 +37,8 @@ pub(crate) struct Args {
     #[arg(long)]
     overlay: bool,
     /// Output form
-    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: TextOrJson,
 }
 
 /// Runs the command.
@@ -48,7 +49,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
         new = old.overlaid(&new);
     }
     let found = diff(&old, &new);
-    if args.output == "json" {
+    if args.output == TextOrJson::Json {
         println!("{}", serde_json::to_string_pretty(&found)?);
     } else {
         print(&found);

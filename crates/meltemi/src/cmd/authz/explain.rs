@@ -6,10 +6,28 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::ValueEnum;
 use meltemi_analysis::{Answer, At, Half, Request, To, Token, Verdict, explain, table};
 
 use super::objects;
 use crate::cmd::Global;
+use crate::cmd::output::TextOrJson;
+
+/// An enforcement point on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Enforcer {
+    Waypoint,
+    NodeProxy,
+}
+
+impl From<Enforcer> for At {
+    fn from(enforcer: Enforcer) -> Self {
+        match enforcer {
+            Enforcer::Waypoint => Self::Waypoint,
+            Enforcer::NodeProxy => Self::NodeProxy,
+        }
+    }
+}
 
 /// Says whether a request is allowed.
 #[derive(clap::Args, Debug)]
@@ -52,8 +70,8 @@ pub(crate) struct Args {
     #[arg(long)]
     port: Option<u16>,
     /// Ask one enforcement point only: the waypoint, or the node proxy of a connection that does not come through it
-    #[arg(long, value_parser = ["waypoint", "node-proxy"])]
-    at: Option<String>,
+    #[arg(long, value_enum)]
+    at: Option<Enforcer>,
     /// HTTP method
     #[arg(long)]
     method: Option<String>,
@@ -89,16 +107,16 @@ pub(crate) struct Args {
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Output form
-    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: TextOrJson,
 }
 
 /// Runs the command.
 pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let (namespace, objects) = objects::from(&args.files, global).await?;
     let world = objects::world(&objects, args.files.is_empty())?;
-    let answer = explain(&world, &request(&args, &namespace)?).map_err(anyhow::Error::msg)?;
-    if args.output == "json" {
+    let answer = explain(&world, &request(&args, &namespace)?)?;
+    if args.output == TextOrJson::Json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         print(&answer);
@@ -122,7 +140,7 @@ fn request(args: &Args, namespace: &str) -> anyhow::Result<Request> {
         remote_ip: args.remote_ip,
         to: reached(args, namespace)?,
         to_ip: args.to_ip,
-        at: args.at.as_deref().map(|at| if at == "waypoint" { At::Waypoint } else { At::NodeProxy }),
+        at: args.at.map(At::from),
         port: args.port,
         method: args.method.clone(),
         path: args.path.clone(),
@@ -144,9 +162,8 @@ fn reached(args: &Args, namespace: &str) -> anyhow::Result<To> {
 
 fn token(args: &Args) -> anyhow::Result<Option<Token>> {
     let claims = args.claim.iter().map(|text| table::claim(text));
-    let claims = claims.collect::<Result<Vec<_>, String>>().map_err(|e| anyhow::anyhow!("--claim {e}"))?;
-    table::token(args.request_principal.as_deref(), &args.audience, args.presenter.as_deref(), claims)
-        .map_err(anyhow::Error::msg)
+    let claims = claims.collect::<Result<Vec<_>, _>>().map_err(|e| anyhow::anyhow!("--claim {e}"))?;
+    Ok(table::token(args.request_principal.as_deref(), &args.audience, args.presenter.as_deref(), claims)?)
 }
 
 fn print(answer: &Answer) {

@@ -202,7 +202,7 @@ pub(crate) async fn side(path: &Path, global: &Global) -> anyhow::Result<World> 
 pub(crate) fn world(objects: &[Value], live: bool) -> anyhow::Result<World> {
     let mut world = World::read(objects, mesh(objects)?);
     if !live {
-        return world.whole().map_err(anyhow::Error::msg);
+        return Ok(world.whole()?);
     }
     for fault in std::mem::take(&mut world.faults) {
         eprintln!("warning: {} {} is not valid: {}", fault.kind, fault.name, fault.message);

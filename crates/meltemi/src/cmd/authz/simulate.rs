@@ -12,6 +12,7 @@ use meltemi_analysis::replay::{Replay, Writer, replay};
 
 use super::objects;
 use crate::cmd::Global;
+use crate::cmd::output::TextOrJson;
 
 /// Label of the Pods of a Gateway.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -43,8 +44,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10_000)]
     tail: i64,
     /// Output form
-    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: TextOrJson,
 }
 
 /// Runs the command.
@@ -77,7 +78,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
         lines.extend(text.lines().map(|l| (l.to_owned(), writer.clone())));
     }
     let found = replay(&world, lines.iter().map(|(line, writer)| (line.as_str(), writer.as_ref())));
-    if args.output == "json" {
+    if args.output == TextOrJson::Json {
         println!("{}", serde_json::to_string_pretty(&found)?);
     } else {
         print(&found);

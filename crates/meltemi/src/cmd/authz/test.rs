@@ -9,6 +9,7 @@ use meltemi_analysis::table::{self, Outcome, Table};
 
 use super::objects;
 use crate::cmd::Global;
+use crate::cmd::output::TextOrJson;
 
 /// Runs a table of requests.
 #[derive(clap::Args, Debug)]
@@ -66,8 +67,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OUT")]
     sarif: Option<PathBuf>,
     /// Output form
-    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: TextOrJson,
 }
 
 /// Runs the command.
@@ -75,7 +76,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
     let text = objects::text(&args.file)?;
     let table: Table =
         serde_yaml_ng::from_str(&text).with_context(|| format!("reading {}", args.file.display()))?;
-    // A gate that checks nothing is open.
+    // Reject an empty table: a CI gate without tests would always pass.
     if table.tests.is_empty() {
         bail!("{}: the table has no tests", args.file.display());
     }
@@ -93,7 +94,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
         let report = table::sarif(&name, &outcomes, &lines(&text));
         write(out, &serde_json::to_string_pretty(&report)?)?;
     }
-    if args.output == "json" {
+    if args.output == TextOrJson::Json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
     } else {
         print(&outcomes);

@@ -9,6 +9,7 @@ use meltemi_analysis::{table, who_can};
 
 use super::objects;
 use crate::cmd::Global;
+use crate::cmd::output::TextOrJson;
 
 /// Lists who may reach a Service.
 #[derive(clap::Args, Debug)]
@@ -35,8 +36,8 @@ pub(crate) struct Args {
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Output form
-    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
-    output: String,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: TextOrJson,
 }
 
 /// Runs the command.
@@ -45,8 +46,8 @@ pub(crate) async fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode>
     let world = objects::world(&objects, args.files.is_empty())?;
     let to = table::service(&args.to, &namespace);
     let question = Question { to, port: args.port, method: args.method, path: args.path };
-    let answer = who_can(&world, &question).map_err(anyhow::Error::msg)?;
-    if args.output == "json" {
+    let answer = who_can(&world, &question)?;
+    if args.output == TextOrJson::Json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         print(&answer);

@@ -11,6 +11,7 @@ use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use crate::cmd::columns::{lay_out, row};
+use crate::cmd::output::TableOrJson;
 
 /// GatewayClass of a waypoint.
 pub(super) const CLASS: &str = "istio-waypoint";
@@ -99,19 +100,19 @@ fn list_rows(gateways: &[Gateway]) -> Vec<Vec<String>> {
 }
 
 /// What `waypoint list` prints.
-pub(super) fn list(gateways: &[Gateway], all: bool, output: &str) -> String {
+pub(super) fn list(gateways: &[Gateway], all: bool, output: TableOrJson) -> String {
     printed(list_rows(gateways), all, output)
 }
 
 /// What `waypoint status` prints.
-pub(super) fn status(gateways: &[Gateway], all: bool, output: &str) -> String {
+pub(super) fn status(gateways: &[Gateway], all: bool, output: TableOrJson) -> String {
     printed(status_rows(gateways), all, output)
 }
 
 /// Rows below their heading, as a table or as JSON objects with the headings as keys.
-fn printed(rows: Vec<Vec<String>>, all: bool, output: &str) -> String {
+fn printed(rows: Vec<Vec<String>>, all: bool, output: TableOrJson) -> String {
     match rows.split_first() {
-        Some((heading, rows)) if output == "json" => {
+        Some((heading, rows)) if output == TableOrJson::Json => {
             let keys: Vec<String> = heading.iter().map(|h| key(h)).collect();
             let objects: Vec<BTreeMap<&String, &String>> =
                 rows.iter().map(|row| keys.iter().zip(row).collect()).collect();
@@ -207,20 +208,20 @@ mod tests {
             waypoint("default", "waypoint", &none, "False"),
         ];
         assert_eq!(
-            list(&gateways, true, "table"),
+            list(&gateways, true, TableOrJson::Table),
             "NAMESPACE     NAME                      REVISION     TRAFFIC TYPE     PROGRAMMED\n\
              bookinfo      bookinfo-rev              rev1         none             True\n\
              bookinfo      bookinfo-traffic-type     default      all              True\n\
              default       waypoint                  default      none             False\n"
         );
         assert_eq!(
-            list(&gateways[2..], false, "table"),
+            list(&gateways[2..], false, TableOrJson::Table),
             "NAME         REVISION     TRAFFIC TYPE     PROGRAMMED\n\
              waypoint     default      none             False\n"
         );
-        assert_eq!(list(&[], false, "table"), "No waypoints found.\n");
-        assert_eq!(list(&[], false, "json"), "[]\n");
-        let read: Value = serde_json::from_str(&list(&gateways[2..], false, "json")).unwrap();
+        assert_eq!(list(&[], false, TableOrJson::Table), "No waypoints found.\n");
+        assert_eq!(list(&[], false, TableOrJson::Json), "[]\n");
+        let read: Value = serde_json::from_str(&list(&gateways[2..], false, TableOrJson::Json)).unwrap();
         assert_eq!(
             (&read[0]["name"], &read[0]["programmed"]),
             (&gateways[2].name_any().into(), &"False".into()),
