@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One instance of a container: made, started, logged, ended.
 
+mod error;
 mod etc;
 pub(crate) mod running;
 
@@ -22,6 +23,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe as tokio_pipe;
 use tokio::sync::{broadcast, watch};
 
+pub(crate) use self::error::{StartError, StartReason};
 use self::running::{Running, Stdin};
 use crate::accounts::Accounts;
 use crate::cgroups::Limits;
@@ -34,13 +36,6 @@ use crate::pod::ephemeral;
 use crate::pod_init::{Bind, ContainerSpec, ImageRoot};
 use crate::sandbox::{Sandbox, Stdio};
 use crate::{env, image, rights, volumes};
-
-/// Why an instance could not be started: the reason word and a message.
-#[derive(Debug)]
-pub(crate) struct StartError {
-    pub reason: &'static str,
-    pub message: String,
-}
 
 /// Folder of a container's logs.
 pub(crate) fn log_folder(ctx: &Context, entry: &PodEntry, container: &str) -> PathBuf {
@@ -91,7 +86,7 @@ pub(crate) fn image_ids(ctx: &Context, pod: &Pod) -> BTreeSet<u32> {
 pub(crate) fn hold(ctx: &Context, image: &Image) -> Result<Option<Flock<File>>, StartError> {
     let held = image.loaded.as_ref().map(|loaded| Store::of(&ctx.config.images).hold(loaded));
     let removed = |e: io::Error| StartError {
-        reason: "CreateContainerConfigError",
+        reason: StartReason::Config,
         message: format!("the files of image {} are being removed: {e}", image.reference),
     };
     held.transpose().map_err(removed)
@@ -104,7 +99,7 @@ pub(crate) async fn spec(
     container: &Container,
     image: &Image,
 ) -> Result<ContainerSpec, StartError> {
-    let config_error = |message: String| StartError { reason: "CreateContainerConfigError", message };
+    let config_error = |message: String| StartError { reason: StartReason::Config, message };
     let pod = entry.pod();
     let address = entry.state().address;
     let image_config = image.config();
@@ -260,9 +255,8 @@ pub(crate) async fn start(
     launch: Launch<'_>,
 ) -> Result<Arc<Running>, StartError> {
     let Launch { container, spec, log, image, target } = launch;
-    let failed = |e: io::Error| StartError { reason: "RunContainerError", message: e.to_string() };
-    let unprepared =
-        |e: io::Error| StartError { reason: "CreateContainerConfigError", message: e.to_string() };
+    let failed = |e: io::Error| StartError { reason: StartReason::Run, message: e.to_string() };
+    let unprepared = |e: io::Error| StartError { reason: StartReason::Config, message: e.to_string() };
     let (output, _) = broadcast::channel(256);
     let wants_stdin = container.stdin == Some(true);
     let ends = Ends::open(spec.terminal, wants_stdin).map_err(failed)?;

@@ -25,6 +25,7 @@ mod pod;
 pub mod pod_init;
 mod probe;
 mod repair;
+mod restart;
 mod rights;
 pub mod sandbox;
 mod server;

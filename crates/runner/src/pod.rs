@@ -13,6 +13,7 @@ use meltemi_enrolment::Capture;
 use tokio::sync::watch;
 
 use crate::context::{Context, PodEntry};
+use crate::restart::RestartPolicy;
 use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::{enrol, net, rights, unenforced, volumes};
@@ -128,9 +129,8 @@ async fn deadline(entry: &Arc<PodEntry>) {
 /// Everything from the sandbox to the last container's end.
 async fn work(ctx: &Arc<Context>, entry: &Arc<PodEntry>) {
     let pod = entry.pod();
-    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
     // An earlier life of the runner has begun it, and it runs once.
-    if entry.state().is_over(policy) {
+    if entry.state().is_over(RestartPolicy::of_pod(&pod)) {
         return;
     }
     let mut pause = Duration::from_millis(200);

@@ -15,10 +15,12 @@ use meltemi_linux::process::Exit;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
+use self::error::ProbeError;
 use crate::container::running::Running;
 use crate::context::{Context, PodEntry};
 use crate::sandbox::{Sandbox, Stdio};
 
+mod error;
 mod tls;
 
 const MAX_BODY: usize = 10 << 10;
@@ -87,8 +89,8 @@ async fn startup(ctx: &Context, subject: &Subject<'_>, probe: &Probe) -> bool {
     loop {
         match run(subject, probe).await {
             Ok(()) => return true,
-            Err(message) => {
-                unhealthy(ctx, subject, "Startup", &message);
+            Err(error) => {
+                unhealthy(ctx, subject, "Startup", &error);
                 failures += 1;
                 if failures >= threshold(probe.failure_threshold, 3) {
                     return false;
@@ -106,8 +108,8 @@ async fn lively(ctx: &Context, subject: &Subject<'_>, probe: &Probe) {
     loop {
         match run(subject, probe).await {
             Ok(()) => failures = 0,
-            Err(message) => {
-                unhealthy(ctx, subject, "Liveness", &message);
+            Err(error) => {
+                unhealthy(ctx, subject, "Liveness", &error);
                 failures += 1;
                 if failures >= threshold(probe.failure_threshold, 3) {
                     return;
@@ -128,8 +130,8 @@ async fn readiness(ctx: &Context, subject: &Subject<'_>, probe: &Probe) {
                 (good, bad) = (good + 1, 0);
                 (true, good >= threshold(probe.success_threshold, 1))
             }
-            Err(message) => {
-                unhealthy(ctx, subject, "Readiness", &message);
+            Err(error) => {
+                unhealthy(ctx, subject, "Readiness", &error);
                 (good, bad) = (0, bad + 1);
                 (false, bad >= threshold(probe.failure_threshold, 3))
             }
@@ -149,17 +151,17 @@ async fn readiness(ctx: &Context, subject: &Subject<'_>, probe: &Probe) {
     }
 }
 
-fn unhealthy(ctx: &Context, subject: &Subject<'_>, kind: &str, message: &str) {
+fn unhealthy(ctx: &Context, subject: &Subject<'_>, kind: &str, error: &ProbeError) {
     let pod = subject.entry.pod();
     ctx.events.warning(
         &pod,
         Some(&subject.container.name),
         "Unhealthy",
-        format!("{kind} probe failed: {message}"),
+        format!("{kind} probe failed: {error}"),
     );
 }
 
-async fn run(subject: &Subject<'_>, probe: &Probe) -> Result<(), String> {
+async fn run(subject: &Subject<'_>, probe: &Probe) -> Result<(), ProbeError> {
     let limit = seconds(probe.timeout_seconds.filter(|t| *t > 0), 1);
     let work = async {
         if let Some(get) = &probe.http_get {
@@ -170,14 +172,12 @@ async fn run(subject: &Subject<'_>, probe: &Probe) -> Result<(), String> {
         } else if let Some(action) = &probe.exec {
             exec(subject.sandbox, subject.running, action).await
         } else if probe.grpc.is_some() {
-            Err("grpc probes are not supported on this machine: use httpGet, tcpSocket or exec".to_owned())
+            Err(ProbeError::GrpcNotSupported)
         } else {
             Ok(())
         }
     };
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(format!("timed out after {}s", limit.as_secs())))
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(ProbeError::TimedOut(limit)))
 }
 
 /// Runs a postStart or preStop hook.
@@ -186,7 +186,7 @@ pub(crate) async fn run_hook(
     sandbox: &Arc<Sandbox>,
     running: &Arc<Running>,
     handler: &LifecycleHandler,
-) -> Result<(), String> {
+) -> Result<(), ProbeError> {
     if let Some(action) = &handler.exec {
         return exec(sandbox, running, action).await;
     }
@@ -199,7 +199,7 @@ pub(crate) async fn run_hook(
     Ok(())
 }
 
-async fn exec(sandbox: &Arc<Sandbox>, running: &Arc<Running>, action: &ExecAction) -> Result<(), String> {
+async fn exec(sandbox: &Arc<Sandbox>, running: &Arc<Running>, action: &ExecAction) -> Result<(), ProbeError> {
     let exec = running.exec(action.command.clone().unwrap_or_default());
     let (sandbox, running) = (sandbox.clone(), running.clone());
     let started = tokio::task::spawn_blocking(move || {
@@ -208,14 +208,14 @@ async fn exec(sandbox: &Arc<Sandbox>, running: &Arc<Running>, action: &ExecActio
             Stdio { stdin: null()?.into(), stdout: null()?.into(), stderr: null()?.into(), terminal: false };
         sandbox.exec(&running.child, &exec, stdio)
     });
-    let child = started.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let child = started.await??;
     let ended = KillOnDrop(Some(child));
     let exit = match &ended.0 {
-        Some(child) => child.ended().await.map_err(|e| e.to_string())?,
+        Some(child) => child.ended().await?,
         None => Exit::Code(255),
     };
     drop(ended);
-    if exit.success() { Ok(()) } else { Err(format!("command exited with {}", exit.code())) }
+    if exit.success() { Ok(()) } else { Err(ProbeError::Exited(exit.code())) }
 }
 
 /// A probe's command does not outlive its time limit.
@@ -233,49 +233,45 @@ impl Drop for KillOnDrop {
 }
 
 /// Where a probe or hook goes: to the Pod itself.
-fn target(entry: &PodEntry, host: Option<&str>, port: u16) -> Result<SocketAddr, String> {
-    let own = entry.state().address.ok_or("the Pod has no address")?;
+fn target(entry: &PodEntry, host: Option<&str>, port: u16) -> Result<SocketAddr, ProbeError> {
+    let own = entry.state().address.ok_or(ProbeError::NoAddress)?;
     let ip = own_address(own, entry.host_network(), host)?;
     Ok(SocketAddr::new(ip, port))
 }
 
 /// The address that `host` stands for. Another address than the Pod's is refused: whoever may write a probe could otherwise
 /// have the node dial anything in his place. A Pod on the node's network has the node's loopback, too.
-fn own_address(own: IpAddr, host_network: bool, host: Option<&str>) -> Result<IpAddr, String> {
+fn own_address(own: IpAddr, host_network: bool, host: Option<&str>) -> Result<IpAddr, ProbeError> {
     let Some(host) = host.filter(|host| !host.is_empty()) else { return Ok(own) };
-    let ip: IpAddr = host.parse().map_err(|_| format!("host {host:?} is not an address"))?;
+    let ip: IpAddr = host.parse().map_err(|_| ProbeError::InvalidHost(host.to_owned()))?;
     let ip = ip.to_canonical();
     if ip == own || (host_network && ip.is_loopback()) {
         return Ok(ip);
     }
-    Err(format!(
-        "host {host:?} is not the Pod's own address {own}: probes and hooks reach their own Pod only"
-    ))
+    Err(ProbeError::ForeignHost { host: host.to_owned(), own })
 }
 
-fn port_of(port: &IntOrString, container: Option<&Container>) -> Result<u16, String> {
+fn port_of(port: &IntOrString, container: Option<&Container>) -> Result<u16, ProbeError> {
     match port {
-        IntOrString::Int(number) => u16::try_from(*number).map_err(|_| format!("port {number} is not valid")),
+        IntOrString::Int(number) => u16::try_from(*number).map_err(|_| ProbeError::InvalidPort(*number)),
         IntOrString::String(name) => {
             let named = container
                 .into_iter()
                 .flat_map(|c| c.ports.iter().flatten())
                 .find(|p| p.name.as_deref() == Some(name))
                 .and_then(|p| u16::try_from(p.container_port).ok());
-            named
-                .or_else(|| name.parse().ok())
-                .ok_or_else(|| format!("port {name:?} is not a port of the container"))
+            named.or_else(|| name.parse().ok()).ok_or_else(|| ProbeError::UnknownPort(name.clone()))
         }
     }
 }
 
-async fn dial(sandbox: &Arc<Sandbox>, address: SocketAddr) -> Result<TcpStream, String> {
+async fn dial(sandbox: &Arc<Sandbox>, address: SocketAddr) -> Result<TcpStream, ProbeError> {
     let sandbox = sandbox.clone();
     let connect = async {
         let socket = tokio::task::spawn_blocking(move || sandbox.netns().tcp_socket(address)).await??;
         TcpSocket::from_std_stream(socket).connect(address).await
     };
-    connect.await.map_err(|e: std::io::Error| format!("dial tcp {address}: {e}"))
+    connect.await.map_err(|error: std::io::Error| ProbeError::Dial { address, error })
 }
 
 async fn http_get(
@@ -283,7 +279,7 @@ async fn http_get(
     sandbox: &Arc<Sandbox>,
     container: Option<&Container>,
     get: &HTTPGetAction,
-) -> Result<(), String> {
+) -> Result<(), ProbeError> {
     let address = target(entry, get.host.as_deref(), port_of(&get.port, container)?)?;
     let stream = dial(sandbox, address).await?;
     let path = get.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".to_owned());
@@ -297,7 +293,7 @@ async fn http_get(
             request = request.header(&header.name, &header.value);
         }
     }
-    let request = request.header(http::header::HOST, host).body(Empty::new()).map_err(|e| e.to_string())?;
+    let request = request.header(http::header::HOST, host).body(Empty::new())?;
     let tls = get.scheme.as_deref() == Some("HTTPS");
     let status = if tls {
         exchange(tls::connect(stream, address.ip()).await?, request).await
@@ -305,23 +301,23 @@ async fn http_get(
         exchange(stream, request).await
     };
     let scheme = if tls { "https" } else { "http" };
-    let status = status.map_err(|e| format!("Get \"{scheme}://{address}{path}\": {e}"))?;
-    if (200..400).contains(&status.as_u16()) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
-    }
+    let status =
+        status.map_err(|error| ProbeError::Get { url: format!("{scheme}://{address}{path}"), error })?;
+    if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(ProbeError::Status(status.as_u16())) }
 }
 
 /// Sends a request; the status of its answer.
-async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<http::StatusCode, String>
+async fn exchange<S>(
+    stream: S,
+    request: http::Request<Empty<Bytes>>,
+) -> Result<http::StatusCode, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let handshake = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = handshake.await?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await?;
         let status = response.status();
         let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
         Ok(status)

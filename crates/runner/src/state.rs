@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use meltemi_enrolment::{CAPTURED, Capture};
 
-mod earlier;
+use crate::restart::RestartPolicy;
 
-use self::earlier::Again;
+mod earlier;
 
 /// Where a container is in its life.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +98,7 @@ impl State {
         };
         let fresh = |name: &str, init: bool| {
             let reason = if init { "PodInitializing" } else { "ContainerCreating" };
-            earlier::take_over(old(name, init), Again::of(pod, init), reason, now)
+            earlier::take_over(old(name, init), earlier::policy_after_restart(pod, init), reason, now)
         };
         let init = spec.and_then(|s| s.init_containers.as_ref()).into_iter().flatten();
         let main = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
@@ -140,26 +140,26 @@ impl State {
             let old = before.into_iter().flatten().find(|c| c.name == one.name);
             self.ephemeral
                 .entry(one.name.clone())
-                .or_insert_with(|| earlier::take_over(old, Again::Never, "ContainerCreating", now));
+                .or_insert_with(|| earlier::take_over(old, RestartPolicy::Never, "ContainerCreating", now));
         }
     }
 
     /// The phase that Kubernetes shows.
-    pub(crate) fn phase(&self, restart_policy: &str) -> &'static str {
+    pub(crate) fn phase(&self, policy: RestartPolicy) -> &'static str {
         if self.failed.is_some() {
             return "Failed";
         }
         if !self.initialized {
-            let hopeless =
-                restart_policy == "Never" && self.init.values().any(|c| c.terminated() && !c.succeeded());
+            let hopeless = policy == RestartPolicy::Never
+                && self.init.values().any(|c| c.terminated() && !c.succeeded());
             return if hopeless { "Failed" } else { "Pending" };
         }
         let all_ended = !self.main.is_empty() && self.main.values().all(Container::terminated);
-        if all_ended && restart_policy != "Always" {
+        if all_ended && policy != RestartPolicy::Always {
             if self.main.values().all(Container::succeeded) {
                 return "Succeeded";
             }
-            if restart_policy == "Never" {
+            if policy == RestartPolicy::Never {
                 return "Failed";
             }
         }
@@ -168,8 +168,8 @@ impl State {
     }
 
     /// Whether nothing of the Pod runs any more, or ever again.
-    pub(crate) fn is_over(&self, restart_policy: &str) -> bool {
-        matches!(self.phase(restart_policy), "Succeeded" | "Failed")
+    pub(crate) fn is_over(&self, policy: RestartPolicy) -> bool {
+        matches!(self.phase(policy), "Succeeded" | "Failed")
     }
 
     /// Whether every container is ready.
@@ -180,7 +180,7 @@ impl State {
     /// The whole status; conditions keep their times where nothing changed.
     pub(crate) fn status(&self, pod: &Pod, now: Timestamp) -> PodStatus {
         let spec = pod.spec.as_ref();
-        let policy = spec.and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
+        let policy = RestartPolicy::of_pod(pod);
         let phase = self.phase(policy);
         let over = self.is_over(policy);
         let images: BTreeMap<&str, &str> = spec
@@ -411,7 +411,7 @@ mod tests {
             ("OnFailure", [Some(0), Some(1)], "Running"),
         ] {
             let mut state = fresh(&pod(policy, false));
-            assert_eq!(state.phase(policy), "Pending");
+            assert_eq!(state.phase(RestartPolicy::read(Some(policy))), "Pending");
             state.initialized = true;
             for (name, code) in ["a", "b"].iter().zip(codes) {
                 match code {
@@ -419,12 +419,12 @@ mod tests {
                     None => running(&mut state, name),
                 }
             }
-            assert_eq!(state.phase(policy), expected, "{policy} {codes:?}");
+            assert_eq!(state.phase(RestartPolicy::read(Some(policy))), expected, "{policy} {codes:?}");
         }
         let mut state = fresh(&pod("Never", true));
         ended(&mut state, "i", 1);
-        assert_eq!(state.phase("Never"), "Failed");
-        assert_eq!(state.phase("Always"), "Pending");
+        assert_eq!(state.phase(RestartPolicy::Never), "Failed");
+        assert_eq!(state.phase(RestartPolicy::Always), "Pending");
     }
 
     #[test]

@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
 use tokio::sync::watch;
 
 use super::run::{keep, waiting};
-use crate::container::StartError;
 use crate::container::running::Running;
+use crate::container::{StartError, StartReason};
 use crate::context::{Context, PodEntry};
+use crate::restart::RestartPolicy;
 use crate::sandbox::Sandbox;
 
 /// Starts the ephemeral containers that the Pod gets, each once; never ends.
@@ -31,7 +32,7 @@ pub(super) async fn run(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc
             let spec = match container_of(one) {
                 Ok(spec) => spec,
                 Err(error) => {
-                    waiting(entry, &one.name, "CreateContainerConfigError", &error);
+                    waiting(entry, &one.name, StartReason::Config.as_str(), &error);
                     continue;
                 }
             };
@@ -39,7 +40,7 @@ pub(super) async fn run(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc
                 (ctx.clone(), entry.clone(), sandbox.clone(), gone.clone());
             ctx.job("ephemeral container", async move {
                 tokio::select! {
-                    () = keep(&ctx2, &entry, &sandbox, &spec, "Never") => {}
+                    () = keep(&ctx2, &entry, &sandbox, &spec, RestartPolicy::Never) => {}
                     _ = gone.changed() => {}
                 }
                 Ok::<(), Infallible>(())
@@ -59,7 +60,7 @@ pub(super) fn target_of(entry: &PodEntry, name: &str) -> Result<Option<Arc<Runni
     let Some(target) = target.filter(|target| !target.is_empty()) else { return Ok(None) };
     let found = entry.running().get(&target).cloned();
     let message = format!("unable to find target container {target:?}: it is not running");
-    found.map(Some).ok_or(StartError { reason: "CreateContainerConfigError", message })
+    found.map(Some).ok_or(StartError { reason: StartReason::Config, message })
 }
 
 /// An ephemeral container as one of the others.

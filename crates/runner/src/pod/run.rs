@@ -13,11 +13,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::container::running::Running;
-use crate::container::{self, Launch, StartError};
+use crate::container::{self, Launch, StartError, StartReason};
 use crate::context::{Context, PodEntry};
 use crate::logs::Log;
 use crate::pod::{backoff, ephemeral};
 use crate::probe;
+use crate::restart::RestartPolicy;
 use crate::sandbox::Sandbox;
 use crate::state::{Ended, Phase};
 use crate::tail::read_tail;
@@ -37,7 +38,7 @@ enum Outcome {
 pub(super) async fn containers(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>) {
     let pod = entry.pod();
     let spec = pod.spec.clone().unwrap_or_default();
-    let policy = spec.restart_policy.clone().unwrap_or_else(|| "Always".to_owned());
+    let policy = RestartPolicy::of_pod(&pod);
     // Companions end with this function.
     let (_here, gone) = watch::channel(());
     for init in spec.init_containers.iter().flatten() {
@@ -46,8 +47,7 @@ pub(super) async fn containers(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbo
             companion(ctx, entry, sandbox, init, gone.clone()).await;
             continue;
         }
-        let again = if policy == "Never" { "Never" } else { "OnFailure" };
-        keep(ctx, entry, sandbox, init, again).await;
+        keep(ctx, entry, sandbox, init, policy.of_init_container()).await;
         if entry.state().init.get(&init.name).is_some_and(|c| !c.succeeded()) {
             return;
         }
@@ -62,7 +62,7 @@ pub(super) async fn containers(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbo
             }
         }
     });
-    let main = spec.containers.iter().map(|c| keep(ctx, entry, sandbox, c, &policy));
+    let main = spec.containers.iter().map(|c| keep(ctx, entry, sandbox, c, policy));
     futures::future::join_all(main).await;
 }
 
@@ -77,7 +77,7 @@ async fn companion(
     let (ctx2, entry2, sandbox, spec2) = (ctx.clone(), entry.clone(), sandbox.clone(), spec.clone());
     ctx.job("companion", async move {
         tokio::select! {
-            () = keep(&ctx2, &entry2, &sandbox, &spec2, "Always") => {}
+            () = keep(&ctx2, &entry2, &sandbox, &spec2, RestartPolicy::Always) => {}
             _ = gone.changed() => {}
         }
         Ok::<(), Infallible>(())
@@ -93,7 +93,7 @@ pub(super) async fn keep(
     entry: &Arc<PodEntry>,
     sandbox: &Arc<Sandbox>,
     spec: &Spec,
-    policy: &str,
+    policy: RestartPolicy,
 ) {
     // It ended for good in an earlier life of the runner.
     if entry.state().container(&spec.name).is_some_and(|c| c.terminated()) {
@@ -110,12 +110,7 @@ pub(super) async fn keep(
                 continue;
             }
         };
-        let again = match policy {
-            "Always" => true,
-            "OnFailure" => !exit.success(),
-            _ => false,
-        };
-        if !again {
+        if !policy.runs_again(exit.success()) {
             return;
         }
         pause = pace.before_restart(pause, begun.elapsed());
@@ -175,8 +170,8 @@ async fn once(ctx: &Arc<Context>, entry: &Arc<PodEntry>, sandbox: &Arc<Sandbox>,
     let started = begin(ctx, entry, sandbox, spec, &image).await;
     let running = match started {
         Ok(running) => running,
-        Err(error) if error.reason == "CreateContainerConfigError" => {
-            waiting(entry, name, error.reason, &error.message);
+        Err(error) if error.reason == StartReason::Config => {
+            waiting(entry, name, error.reason.as_str(), &error.message);
             ctx.events.warning(&pod, Some(name), "Failed", format!("Error: {}", error.message));
             return Outcome::NotStarted { retry: IMAGE_PAUSE };
         }
@@ -239,7 +234,7 @@ async fn begin(
     let restarts = entry.state().container(name).map_or(0, |c| c.restarts);
     let folder = container::log_folder(ctx, entry, name);
     let log = Log::create(&folder.join(format!("{restarts}.log")));
-    let log = log.map_err(|e| StartError { reason: "RunContainerError", message: format!("log: {e}") })?;
+    let log = log.map_err(|e| StartError { reason: StartReason::Run, message: format!("log: {e}") })?;
     // The log of the run before the last one is not asked for any more.
     let _ = std::fs::remove_file(folder.join(format!("{}.log", restarts - 2)));
     let launch = Launch { container: spec, spec: built, log, image: held, target };
@@ -366,8 +361,8 @@ async fn hook(
     handler: &LifecycleHandler,
     kind: &str,
 ) {
-    if let Err(message) = probe::run_hook(entry, sandbox, running, handler).await {
-        ctx.events.warning(&entry.pod(), None, &format!("Failed{kind}"), message);
+    if let Err(error) = probe::run_hook(entry, sandbox, running, handler).await {
+        ctx.events.warning(&entry.pod(), None, &format!("Failed{kind}"), error.to_string());
     }
 }
 

@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::error::ProbeError;
+
 /// Whoever answers is taken.
 #[derive(Debug)]
 struct Anybody(WebPkiSupportedAlgorithms);
@@ -52,15 +54,14 @@ impl ServerCertVerifier for Anybody {
 }
 
 /// A handshake over a connected stream.
-pub(super) async fn connect(stream: TcpStream, peer: IpAddr) -> Result<TlsStream<TcpStream>, String> {
+pub(super) async fn connect(stream: TcpStream, peer: IpAddr) -> Result<TlsStream<TcpStream>, ProbeError> {
     let provider: CryptoProvider = aws_lc_rs::default_provider();
     let verifier = Arc::new(Anybody(provider.signature_verification_algorithms));
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
+        .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     let name = ServerName::IpAddress(peer.into());
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| format!("TLS: {e}"))
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(ProbeError::Tls)
 }

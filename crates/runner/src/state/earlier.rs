@@ -6,42 +6,32 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, ContainerStatus, Pod};
 
 use super::{Container, Ended, Phase, State};
+use crate::restart::RestartPolicy;
 
 /// Exit code of what was killed, and of what nobody saw end.
 const KILLED: i32 = 137;
 const UNKNOWN: &str = "ContainerStatusUnknown";
 
-/// After which end a container runs again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
-    Always,
-    OnFailure,
-    Never,
-}
-
-impl Again {
-    /// Of a container of a Pod that starts anew, with a sandbox of its own. Init containers have to prepare it again.
-    pub(super) fn of(pod: &Pod, init: bool) -> Self {
-        match pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) {
-            Some("Never") => Self::Never,
-            Some("OnFailure") if !init => Self::OnFailure,
-            _ => Self::Always,
-        }
+/// The policy of a container of a Pod that starts anew, with a sandbox of its own. Init containers have to prepare it again.
+pub(super) fn policy_after_restart(pod: &Pod, init: bool) -> RestartPolicy {
+    match RestartPolicy::of_pod(pod) {
+        RestartPolicy::OnFailure if init => RestartPolicy::Always,
+        policy => policy,
     }
 }
 
 /// A container as it is taken over: it waits for its start, or it has ended for good.
 pub(super) fn take_over(
     before: Option<&ContainerStatus>,
-    again: Again,
+    policy: RestartPolicy,
     reason: &str,
     now: Timestamp,
 ) -> Container {
     let begun = |c: &&ContainerStatus| c.container_id.as_deref().is_some_and(|id| !id.is_empty());
     let Some(before) = before.filter(begun) else { return Container::waiting(reason, 0, None) };
-    match (again, end_of(before, now)) {
-        (Again::Never, Some(ended)) => over(before, ended),
-        (Again::OnFailure, Some(ended)) if ended.code == 0 => over(before, ended),
+    match (policy, end_of(before, now)) {
+        (RestartPolicy::Never, Some(ended)) => over(before, ended),
+        (RestartPolicy::OnFailure, Some(ended)) if ended.code == 0 => over(before, ended),
         (_, ended) => Container::waiting(reason, before.restart_count + 1, ended),
     }
 }
@@ -58,7 +48,7 @@ fn over(before: &ContainerStatus, ended: Ended) -> Container {
 
 /// Of a Pod that runs once: when one of its containers had begun, those that had not will not.
 pub(super) fn end_what_runs_once(state: &mut State, pod: &Pod, now: Timestamp) {
-    let runs_once = Again::of(pod, true) == Again::Never;
+    let runs_once = RestartPolicy::of_pod(pod) == RestartPolicy::Never;
     if !runs_once || !state.init.values().chain(state.main.values()).any(Container::terminated) {
         return;
     }
@@ -158,7 +148,7 @@ mod tests {
                 other => format!("{other:?}"),
             });
             assert_eq!(became, expected, "{policy} {states:?}");
-            assert_eq!(state.phase(policy), phase, "{policy} {states:?}");
+            assert_eq!(state.phase(RestartPolicy::read(Some(policy))), phase, "{policy} {states:?}");
         }
     }
 
@@ -186,7 +176,11 @@ mod tests {
             });
             let pod: Pod = serde_json::from_value(pod).unwrap();
             let state = State::of(&pod, "172.30.0.11".parse().unwrap(), Timestamp::from_second(9).unwrap());
-            assert_eq!(state.phase(policy), expected, "{policy} {init} {companion} {main}");
+            assert_eq!(
+                state.phase(RestartPolicy::read(Some(policy))),
+                expected,
+                "{policy} {init} {companion} {main}"
+            );
             let waits = |name: &str| matches!(state.init[name].phase, Phase::Waiting { .. });
             assert_eq!(waits("i"), expected == "Pending", "{policy} {init} {companion} {main}");
         }
