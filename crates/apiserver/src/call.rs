@@ -9,7 +9,7 @@ use crate::api::Api;
 use crate::auth::{self, Attributes, ResourceTarget, User};
 use crate::document::Duplicate;
 use crate::options::Options;
-use crate::path::Target;
+use crate::path::{Target, Verb};
 use crate::registry::ResourceInfo;
 use crate::status::Refusal;
 use crate::store::StoreError;
@@ -67,11 +67,11 @@ impl Call {
     }
 
     /// What is authorized: exactly what the handlers go on to serve, whatever the path looked like.
-    pub fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
-        let selected = || self.options.fields.name().filter(|_| matches!(verb, "list" | "watch"));
+    pub fn attributes(&self, verb: Verb) -> Attributes<'_> {
+        let selected = || self.options.fields.name().filter(|_| matches!(verb, Verb::List | Verb::Watch));
         let is_namespace = self.info.group.is_empty() && self.info.kind == "Namespace";
         Attributes {
-            verb,
+            verb: verb.as_str(),
             target: auth::Target::Resource(ResourceTarget {
                 group: &self.info.group,
                 resource: &self.info.plural,
@@ -128,7 +128,7 @@ impl Call {
 }
 
 /// A path that no resource serves, for authorization: whether it exists is for those to know who may ask.
-pub fn unserved<'a>(target: &'a Target, verb: &'a str) -> Attributes<'a> {
+pub fn unserved(target: &Target, verb: Verb) -> Attributes<'_> {
     let target = ResourceTarget {
         group: &target.group,
         resource: &target.resource,
@@ -137,5 +137,5 @@ pub fn unserved<'a>(target: &'a Target, verb: &'a str) -> Attributes<'a> {
         name: target.name.as_deref().unwrap_or_default(),
         field_selector: "",
     };
-    Attributes { verb, target: auth::Target::Resource(target) }
+    Attributes { verb: verb.as_str(), target: auth::Target::Resource(target) }
 }

@@ -73,23 +73,60 @@ pub fn target(path: &str) -> Option<Target> {
     target.filter(|target| !is_watch || target.subresource.is_none())
 }
 
+/// A verb of requests for resources. RBAC knows others beside these (`bind`, `impersonate`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Reads an object.
+    Get,
+    /// Reads objects.
+    List,
+    /// Follows changes.
+    Watch,
+    /// Creates an object.
+    Create,
+    /// Replaces an object.
+    Update,
+    /// Changes an object.
+    Patch,
+    /// Deletes an object.
+    Delete,
+    /// Deletes objects.
+    DeleteCollection,
+}
+
+impl Verb {
+    /// Its name in RBAC.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Watch => "watch",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::DeleteCollection => "deletecollection",
+        }
+    }
+}
+
 /// The verb that RBAC judges.
 ///
 /// # Errors
 /// 405 for a method that no resource has.
-pub fn verb(method: &Method, target: &Target, watch: bool) -> Result<&'static str, Refusal> {
+pub fn verb(method: &Method, target: &Target, watch: bool) -> Result<Verb, Refusal> {
     let named = target.name.is_some();
     match *method {
-        Method::GET | Method::HEAD if target.is_watch => Ok("watch"),
+        Method::GET | Method::HEAD if target.is_watch => Ok(Verb::Watch),
         _ if target.is_watch => Err(Refusal::method_not_allowed()),
-        Method::GET | Method::HEAD if named => Ok("get"),
-        Method::GET | Method::HEAD if watch => Ok("watch"),
-        Method::GET | Method::HEAD => Ok("list"),
-        Method::POST => Ok("create"),
-        Method::PUT => Ok("update"),
-        Method::PATCH => Ok("patch"),
-        Method::DELETE if named => Ok("delete"),
-        Method::DELETE => Ok("deletecollection"),
+        Method::GET | Method::HEAD if named => Ok(Verb::Get),
+        Method::GET | Method::HEAD if watch => Ok(Verb::Watch),
+        Method::GET | Method::HEAD => Ok(Verb::List),
+        Method::POST => Ok(Verb::Create),
+        Method::PUT => Ok(Verb::Update),
+        Method::PATCH => Ok(Verb::Patch),
+        Method::DELETE if named => Ok(Verb::Delete),
+        Method::DELETE => Ok(Verb::DeleteCollection),
         _ => Err(Refusal::method_not_allowed()),
     }
 }

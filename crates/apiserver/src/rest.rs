@@ -25,6 +25,7 @@ use crate::auth::{self, Attributes, User};
 use crate::call::{Call, unserved};
 use crate::metrics::Counted;
 use crate::options::Options;
+use crate::path::Verb;
 use crate::registry::Subresource;
 use crate::status::Refusal;
 use crate::warnings::Warnings;
@@ -87,7 +88,7 @@ async fn answer(
     // Held from here on, so that what is refused counts as well.
     let slot = call.api.in_flight.take(&call.user, kind_of(request.method(), &call.target, &call.options))?;
     call.api.auth.authorize(&call.user, &call.attributes(verb))?;
-    if matches!(verb, "list" | "watch" | "deletecollection") {
+    if matches!(verb, Verb::List | Verb::Watch | Verb::DeleteCollection) {
         call.options.fields = std::mem::take(&mut call.options.fields).for_resource(&call.info)?;
     }
     let (warnings, tasks) = (call.warnings.clone(), call.api.tasks.clone());
@@ -110,55 +111,50 @@ fn kind_of(method: &Method, target: &path::Target, options: &Options) -> limits:
     }
 }
 
-async fn dispatch(
-    mut call: Call,
-    verb: &'static str,
-    request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+async fn dispatch(mut call: Call, verb: Verb, request: Request<Body>) -> Result<Response<Body>, Refusal> {
     if !call.subresource().is_empty() {
         let sub = call.info.subresource(call.subresource()).ok_or_else(Refusal::no_such_path)?;
-        if !sub.verbs().contains(&verb) {
+        if !sub.verbs().contains(&verb.as_str()) {
             return Err(Refusal::method_not_allowed());
         }
         // These are the object itself, of which a write changes one part.
         if !matches!(sub, Subresource::Status | Subresource::EphemeralContainers) {
             return sub::dispatch(call, sub, verb, request).await;
         }
-    } else if !call.info.verbs().contains(&verb) {
+    } else if !call.info.verbs().contains(&verb.as_str()) {
         return Err(Refusal::method_not_allowed());
     }
     if call.info.virtual_only {
         return review(&call, request).await;
     }
     match verb {
-        "get" => read::get(&call),
-        "list" => collection::list(&call),
-        "watch" => watch::watch(call),
-        "create" => {
+        Verb::Get => read::get(&call),
+        Verb::List => collection::list(&call),
+        Verb::Watch => watch::watch(call),
+        Verb::Create => {
             let body = body::read_document(request).await?;
             call.duplicates = body.duplicates;
             write::create(&call, body.value).await
         }
-        "update" => {
+        Verb::Update => {
             let body = body::read_document(request).await?;
             call.duplicates = body.duplicates;
             write::update(&call, body.value).await
         }
-        "patch" => {
+        Verb::Patch => {
             let (kind, patch) = body::patch(request).await?;
             call.duplicates = patch.duplicates;
             write::patch(&call, kind, patch.value).await
         }
-        "delete" | "deletecollection" => {
+        Verb::Delete | Verb::DeleteCollection => {
             let body = body::read_optional(request).await?;
             let options = delete::DeleteOptions::new(&call.options, body)?;
-            if verb == "delete" {
+            if verb == Verb::Delete {
                 delete::delete(&call, &options).await
             } else {
                 delete::collection(&call, &options).await
             }
         }
-        _ => Err(Refusal::method_not_allowed()),
     }
 }
 

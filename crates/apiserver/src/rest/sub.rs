@@ -14,6 +14,7 @@ use super::{body, write};
 use crate::admission::{self, Operation};
 use crate::answer::json_response;
 use crate::call::Call;
+use crate::path::Verb;
 use crate::registry::Subresource;
 use crate::schema;
 use crate::status::{Cause, Refusal};
@@ -22,7 +23,7 @@ use crate::streaming::PodStream;
 pub(super) async fn dispatch(
     call: Call,
     sub: Subresource,
-    verb: &'static str,
+    verb: Verb,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     match sub {
@@ -75,7 +76,7 @@ fn live(call: &Call) -> Result<crate::store::Stored, Refusal> {
 async fn create_token(call: &Call, body: Value) -> Result<Response<Body>, Refusal> {
     let body = schema::strict_body(body, &[("authentication.k8s.io", "v1", "TokenRequest")])?;
     check_names(call, &body)?;
-    call.api.auth.admit_node(&call.user, &call.attributes("create"), &body, None)?;
+    call.api.auth.admit_node(&call.user, &call.attributes(Verb::Create), &body, None)?;
     admission::validate(call, Operation::Create, Some(&body), None).await?;
     let mut token = call.api.auth.create_token(&call.user, call.namespace(), call.name(), &body)?;
     if call.options.dry_run {
@@ -106,12 +107,12 @@ async fn finalize(mut call: Call, body: Value) -> Result<Response<Body>, Refusal
 async fn stream(
     call: &Call,
     sub: Subresource,
-    verb: &str,
+    verb: Verb,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let stream = PodStream::of(sub.name()).ok_or_else(Refusal::no_such_path)?;
-    if sub.acts_in_a_pod() && verb != "create" {
-        call.api.auth.authorize(&call.user, &call.attributes("create"))?;
+    if sub.acts_in_a_pod() && verb != Verb::Create {
+        call.api.auth.authorize(&call.user, &call.attributes(Verb::Create))?;
     }
     if sub.acts_in_a_pod() && call.options.dry_run {
         let cause = Cause {

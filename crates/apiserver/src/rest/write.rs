@@ -20,6 +20,7 @@ use crate::bounds::Extent;
 use crate::call::Call;
 use crate::options::FieldValidation;
 use crate::patch::{self, PatchKind};
+use crate::path::Verb;
 use crate::schema::Typed;
 use crate::status::{Cause, Refusal};
 use crate::store::{Store, StoreError, Stored};
@@ -55,9 +56,9 @@ async fn create_object(call: &Call, mut object: Value, applied: Option<()>) -> R
     if applied.is_none() {
         note(call, None, &mut object, "")?;
     }
-    call.api.auth.admit_node(&call.user, &call.attributes("create"), &object, None)?;
+    call.api.auth.admit_node(&call.user, &call.attributes(Verb::Create), &object, None)?;
     admit_rbac(call, &object, None)?;
-    drop_if_unneeded(&call.info.kind, allocation, async {
+    with_allocation_lock(&call.info.kind, allocation, async {
         admission::validate(call, Operation::Create, Some(&object), None).await?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if call.options.dry_run {
@@ -85,8 +86,9 @@ fn warn_of_inert(call: &Call) {
     }
 }
 
-/// Holds the allocation lock over `work` for Services only; everybody else need not wait for a webhook of theirs.
-async fn drop_if_unneeded<T>(
+/// Keeps the allocation lock while a Service is admitted. For other kinds releases it first, so that a slow webhook does not
+/// block them.
+async fn with_allocation_lock<T>(
     kind: &str,
     lock: tokio::sync::MutexGuard<'_, ()>,
     work: impl Future<Output = Result<T, Refusal>>,
@@ -163,7 +165,7 @@ async fn apply_patch(call: &Call, config: Value) -> Result<Response<Body>, Refus
     let exists = call.api.store.get(&call.info.key, call.namespace(), call.name()).is_some();
     if !exists && call.subresource().is_empty() {
         // The request was authorized as a patch; what it is about to do is to create.
-        call.api.auth.authorize(&call.user, &call.attributes("create"))?;
+        call.api.auth.authorize(&call.user, &call.attributes(Verb::Create))?;
         let object = apply::apply(None, &config, Typed::of(&call.info), &manager, true)?;
         let value = create_object(call, object, Some(())).await?;
         return Ok(respond(call, StatusCode::CREATED, &value));
@@ -257,7 +259,7 @@ async fn prepare(call: &Call, live: &Stored, object: &mut Value, operation: &str
     if operation == "Update" {
         note(call, Some(&live.value), object, call.subresource())?;
     }
-    call.api.auth.admit_node(&call.user, &call.attributes("update"), object, Some(&live.value))?;
+    call.api.auth.admit_node(&call.user, &call.attributes(Verb::Update), object, Some(&live.value))?;
     admit_rbac(call, object, Some(&live.value))
 }
 

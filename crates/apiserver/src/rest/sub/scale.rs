@@ -10,6 +10,7 @@ use crate::admission::{self, Operation};
 use crate::answer::json_response;
 use crate::call::Call;
 use crate::patch::{self, PatchKind};
+use crate::path::Verb;
 use crate::registry::Scale;
 use crate::rest::{body, write};
 use crate::schema;
@@ -17,15 +18,15 @@ use crate::status::{Cause, Refusal};
 
 pub(super) async fn serve(
     call: &Call,
-    verb: &str,
+    verb: Verb,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let paths = call.info.scale.as_ref().ok_or_else(Refusal::no_such_path)?;
     let live = live(call)?.value;
     let current = scale_of(paths, &live);
     let wanted = match verb {
-        "get" => return Ok(json_response(StatusCode::OK, &current)),
-        "patch" => {
+        Verb::Get => return Ok(json_response(StatusCode::OK, &current)),
+        Verb::Patch => {
             let (kind, patch) = body::patch(request).await?;
             patched(call, current.clone(), kind, patch.strict()?)?
         }
@@ -40,7 +41,7 @@ pub(super) async fn serve(
     main.target.subresource = None;
     // A patch was made of the present object: only an update names a revision of its own.
     let expected =
-        wanted["metadata"]["resourceVersion"].as_str().filter(|v| verb == "update" && !v.is_empty());
+        wanted["metadata"]["resourceVersion"].as_str().filter(|v| verb == Verb::Update && !v.is_empty());
     let value =
         write::change(&main, expected, "Update", |live| with_replicas(call, paths, live, replicas)).await?;
     Ok(json_response(StatusCode::OK, &scale_of(paths, &value)))
