@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why the control plane does not run.
+//! Errors that stop the control plane.
 
 /// An error that ends the control plane.
 #[derive(Debug, thiserror::Error)]

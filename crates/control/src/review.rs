@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the policies probably do not mean, for their status: asked of a reviewer after they have changed.
+//! Policy lints for the `meltemi.dev/Suspicious` condition, computed in the background after a change.
 //!
 //! The reviewer is handed in by the binary, for what policies mean over all requests is not for a control plane to know.
 //! It works on a thread of its own, never in the way of a change, and rests longer than it works.

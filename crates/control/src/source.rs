@@ -116,6 +116,15 @@ pub enum Event {
     Synced(Kind),
 }
 
+/// What is wrong with an object of the API.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Object(#[from] serde_json::Error),
+    #[error("spec.parentRefs: {0}")]
+    ParentRefs(serde_json::Error),
+}
+
 /// Starts the watchers.
 #[derive(Clone)]
 pub struct Source {
@@ -192,12 +201,12 @@ impl Source {
         &self,
         kind: Kind,
         resource: &ApiResource,
-        read: fn(&DynamicObject) -> Result<Object, String>,
+        read: fn(&DynamicObject) -> Result<Object, ReadError>,
     ) {
         self.watch(kind, Api::<DynamicObject>::all_with(self.client.clone(), resource), read);
     }
 
-    fn watch<K>(&self, kind: Kind, api: Api<K>, read: fn(&K) -> Result<Object, String>)
+    fn watch<K>(&self, kind: Kind, api: Api<K>, read: fn(&K) -> Result<Object, ReadError>)
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
@@ -209,7 +218,7 @@ impl Source {
         kind: Kind,
         api: Api<K>,
         config: watcher::Config,
-        read: fn(&K) -> Result<Object, String>,
+        read: fn(&K) -> Result<Object, ReadError>,
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
@@ -251,7 +260,7 @@ impl Watched {
     async fn take<K: Resource + Sync>(
         &mut self,
         event: watcher::Event<K>,
-        read: fn(&K) -> Result<Object, String>,
+        read: fn(&K) -> Result<Object, ReadError>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         match event {
             watcher::Event::Init => self.listed = Some(HashSet::new()),
@@ -280,7 +289,7 @@ impl Watched {
         &mut self,
         name: NamespacedName,
         object: &K,
-        read: fn(&K) -> Result<Object, String>,
+        read: fn(&K) -> Result<Object, ReadError>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         match read(object) {
             Ok(object) => {
@@ -301,17 +310,16 @@ impl Watched {
 }
 
 /// What is looked at of a GRPCRoute: its parents, which are written as those of an HTTPRoute.
-fn parents_of(object: &DynamicObject) -> Result<HttpRoute, String> {
+fn parents_of(object: &DynamicObject) -> Result<HttpRoute, ReadError> {
     let parents = object.data.pointer("/spec/parentRefs").cloned().unwrap_or_default();
-    let parent_refs = serde_json::from_value(parents).map_err(|e| format!("spec.parentRefs: {e}"))?;
+    let parent_refs = serde_json::from_value(parents).map_err(ReadError::ParentRefs)?;
     let spec = HttpRouteSpec { parent_refs, ..HttpRouteSpec::default() };
     Ok(HttpRoute { metadata: object.metadata.clone(), spec, status: None })
 }
 
 /// Reads a custom object as its type.
-fn parse<T: DeserializeOwned>(object: &DynamicObject) -> Result<Arc<T>, String> {
-    let value = serde_json::to_value(object).map_err(|e| e.to_string())?;
-    serde_json::from_value(value).map(Arc::new).map_err(|e| e.to_string())
+fn parse<T: DeserializeOwned>(object: &DynamicObject) -> Result<Arc<T>, serde_json::Error> {
+    serde_json::from_value(serde_json::to_value(object)?).map(Arc::new)
 }
 
 #[cfg(test)]
@@ -329,7 +337,7 @@ mod tests {
     async fn what_a_new_list_lacks_is_gone() {
         let (tx, mut rx) = mpsc::channel(16);
         let mut watched = Watched { kind: Kind::Pod, known: HashSet::new(), listed: None, events: tx };
-        let read: fn(&Pod) -> Result<Object, String> = |p| Ok(Object::Pod(Box::new(PodFacts::read(p))));
+        let read: fn(&Pod) -> Result<Object, ReadError> = |p| Ok(Object::Pod(Box::new(PodFacts::read(p))));
         for event in [
             watcher::Event::Init,
             watcher::Event::InitApply(pod("a")),

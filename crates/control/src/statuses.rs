@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the engine's findings look like in the status of objects.
+//! Builds the status of Services (`WaypointBound`) and of routes (`parents`).
 
 use meltemi_model::NamespacedName;
 use meltemi_translate::condition::Condition;

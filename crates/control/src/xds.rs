@@ -30,8 +30,8 @@ use crate::publish::audience;
 
 /// Largest message that a client may send: the versions of 100,000 workloads that it holds have room in it.
 const LARGEST_REQUEST: usize = 64 << 20;
-/// How often it is looked whether who has a stream may still have it.
-const LOOK: Duration = Duration::from_secs(10);
+/// Interval at which open streams are authorized again.
+const REAUTHORIZE_INTERVAL: Duration = Duration::from_secs(10);
 /// What a proxy says of itself, as far as it is shown, in bytes each.
 const SAID: [&str; 6] = ["NAME", "NAMESPACE", "INSTANCE_IPS", "NODE_NAME", "CLUSTER_ID", "VERSION"];
 const MAX_SAID: usize = 256;
@@ -315,7 +315,7 @@ impl AggregatedDiscoveryService for Endpoint {
 /// Resolves when a caller that was let in may no longer have what it was let in for: its Pod, or the Gateway that the Pod
 /// serves, is gone. Looked at twice, since what is seen of the API may lag.
 async fn no_longer(access: &Access, caller: &Caller, scope: &Scope) {
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = tokio::time::interval(REAUTHORIZE_INTERVAL);
     look.tick().await;
     let mut before = true;
     loop {

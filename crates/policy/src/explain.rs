@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why: the same engine off the hot path, bounded; for an ALLOW that did not match, the closest rule and the first of its
-//! clauses that failed.
+//! Explains decisions, off the hot path and with bounded work: names the deciding rule or, when no ALLOW rule matches, the
+//! closest one and its first clause that failed.
 
 use meltemi_model::NamespacedName;
 use meltemi_model::authz::{Action, Clause, ClauseOrigin, Predicate, ValueMatch};

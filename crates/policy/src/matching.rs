@@ -74,7 +74,7 @@ fn predicate_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> 
 fn http_matches(predicate: &Predicate, facts: &Facts<'_>, sense: Sense) -> bool {
     // A layer 7 field without a request to look at: an ALLOW does not match, a DENY does.
     let Some(http) = &facts.http else { return sense == Sense::Deny };
-    // The elements of a claim are one value: one that matches is enough, and one that is excluded too.
+    // A list claim matches if any element matches, and is excluded if any element is excluded.
     let claims = |path: &[std::sync::Arc<str>]| {
         let reads = |wanted: &ValueMatch| {
             let mut any = false;

@@ -169,7 +169,7 @@ fn on_node(owned: &[Arc<Pod>], node: &str, hash: &str, delete: &mut Vec<Arc<Pod>
         }
     }
     for list in [&mut on.fresh, &mut on.stale] {
-        // The one that is furthest stays.
+        // Keep the Pod that is closest to ready, delete the others.
         list.sort_by_key(|p| std::cmp::Reverse(pods::deletion_rank(p)));
         delete.extend(list.drain(1.min(list.len())..));
     }

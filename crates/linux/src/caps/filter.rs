@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A seccomp filter: refused with EPERM is what a sandboxed program has no business with.
+//! A seccomp filter: makes system calls that a sandboxed program must not use fail with EPERM.
 
 use std::io;
 
