@@ -37,7 +37,7 @@ impl Counted {
             .filter(|_| resource.is_some())
             .map(|target| path::verb(request.method(), &target, is_watch));
         let verb = match (verb, request.method()) {
-            (Some(Ok(verb)), _) => verb,
+            (Some(Ok(verb)), _) => verb.as_str(),
             (None, &Method::GET | &Method::HEAD) => "get",
             _ => "other",
         };

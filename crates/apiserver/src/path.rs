@@ -183,7 +183,7 @@ mod tests {
         ] {
             let (legacy, plain) = (target(path).unwrap(), target(same).unwrap());
             assert_eq!(legacy, Target { is_watch: true, ..plain }, "{path}");
-            assert_eq!(verb(&Method::GET, &legacy, false).unwrap(), "watch");
+            assert_eq!(verb(&Method::GET, &legacy, false).unwrap(), Verb::Watch);
             for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
                 assert_eq!(verb(&method, &legacy, true).unwrap_err().code, 405, "{method} {path}");
             }

@@ -401,13 +401,13 @@ mod tests {
         let (endpoint, _kept) = endpoint(access.clone());
         let (proxies, stream) =
             (endpoint.proxies.clone(), open(endpoint, message(LARGEST_REQUEST, b"")).await);
-        tokio::time::sleep(LOOK * 10).await;
+        tokio::time::sleep(REAUTHORIZE_INTERVAL * 10).await;
         assert_eq!(proxies.all().len(), 1, "it goes on as long as they are there");
         access.gateways.set(&NamespacedName::new("default", "waypoint"), None);
         let gone = tokio::time::Instant::now();
         let mut frames = stream.into_data_stream();
         while let Some(Ok(_)) = frames.next().await {}
-        assert!(gone.elapsed() <= LOOK * 2, "{:?}", gone.elapsed());
+        assert!(gone.elapsed() <= REAUTHORIZE_INTERVAL * 2, "{:?}", gone.elapsed());
         assert!(proxies.all().is_empty());
     }
 

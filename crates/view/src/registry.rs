@@ -341,7 +341,7 @@ mod tests {
         let open = || registry.open("x".into(), || Arc::new(true), judge);
         let mut held: Vec<_> = (0..100).map(|_| open().unwrap()).collect();
         for _ in 0..3 {
-            assert_eq!(open().unwrap_err().text, "100 connections are open");
+            assert_eq!(open().unwrap_err().to_string(), "100 connections are open");
         }
         assert_eq!(registry.len(), 100);
         drop(held.pop());
