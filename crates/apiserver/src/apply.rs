@@ -54,11 +54,16 @@ pub fn apply(
     let mut others = Owners::of(&managers);
     // What was applied before and is not any more goes, unless somebody else owns it too.
     held.fields.visit(&mut |path| {
-        if !mine.has(path, &mut work)?
-            && !others.have(path, &mut work)?
-            && fields::value(&object, path, &mut work)?.is_some()
-        {
-            fields::remove(&mut object, path);
+        // An element of a list that nobody names goes as a whole, with what defaults have added to it.
+        let elements =
+            (1..path.len()).filter(|end| !matches!(path[end - 1], Step::Field(_))).map(|end| &path[..end]);
+        for gone in elements.chain([path]) {
+            if !mine.has(gone, &mut work)? && !others.have(gone, &mut work)? {
+                if fields::value(&object, gone, &mut work)?.is_some() {
+                    fields::remove(&mut object, gone);
+                }
+                break;
+            }
         }
         Ok(())
     })?;
@@ -317,6 +322,28 @@ mod tests {
         let shared = apply(Some(&one), &config(json!({"a": "1"})), typed(), &manager("y"), false).unwrap();
         let kept = apply(Some(&shared), &config(json!({})), typed(), &manager("x"), false).unwrap();
         assert_eq!(kept["data"]["a"], "1");
+    }
+
+    #[test]
+    fn an_element_goes_with_what_defaults_have_added_to_it_unless_somebody_owns_a_part() {
+        let of = |list: Value| json!({"kind": "Gateway", "metadata": {"name": "g"}, "status": {"conditions": list}});
+        let both = of(json!([{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]));
+        let mut one = apply(None, &both, typed(), &manager("x"), false).unwrap();
+        for element in one["status"]["conditions"].as_array_mut().unwrap() {
+            element["defaulted"] = "yes".into();
+        }
+        let only_a = of(json!([{"type": "A", "status": "True"}]));
+        let two = apply(Some(&one), &only_a, typed(), &manager("x"), false).unwrap();
+        let left = json!([{"type": "A", "status": "True", "defaulted": "yes"}]);
+        assert_eq!(two["status"]["conditions"], left);
+        let theirs = of(json!([{"type": "B", "note": "mine"}]));
+        let shared = apply(Some(&one), &theirs, typed(), &manager("y"), false).unwrap();
+        let kept = apply(Some(&shared), &only_a, typed(), &manager("x"), false).unwrap();
+        let elements = kept["status"]["conditions"].as_array().unwrap();
+        assert!(
+            elements.iter().any(|e| e["type"] == "B" && e["note"] == "mine" && e["status"].is_null()),
+            "{kept}"
+        );
     }
 
     #[test]
