@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TOOLS := target/tools
 
-.PHONY: demo test test-kubernetes check bench fuzz-smoke build
+.PHONY: demo test test-kubernetes check bench fuzz-smoke build conformance
 
 # The walkthrough on a mesh of this machine; KEEP=1 leaves it running.
 demo:
@@ -68,6 +68,13 @@ $(TOOLS)/bin/oha:
 	@scripts/setup.sh build
 	cargo install --quiet --locked oha --version 1.16.0 --no-default-features --root $(TOOLS) --target-dir target/tools-build
 	rm -rf target/tools-build
+
+# The conformance suite of the Gateway API against a mesh of this machine: as root, with Go. ARGS go to the suite, e.g.
+# ARGS="-run-test HTTPRouteCORS"; the report is target/conformance.yaml.
+conformance:
+	@scripts/setup.sh build
+	cargo build --package meltemi
+	scripts/conformance.sh target/debug/meltemi $(ARGS)
 
 # Every fuzz target for FUZZ_SECONDS seconds (10), then the property tests that feed parsers and a waypoint with noise.
 fuzz-smoke:
