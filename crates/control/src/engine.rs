@@ -5,16 +5,18 @@
 //! Nothing is published before every kind has been listed once: half a mesh would take policies and workloads
 //! away from proxies that have held on to them since before a restart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway_api::gateways::Gateway;
 use meltemi_kubeclient::Watches;
 use meltemi_model::NamespacedName;
 use meltemi_runtime::Tasks;
-use meltemi_translate::gateways::deployment;
+use meltemi_translate::gateways::{classes, deployment};
 use meltemi_translate::labels;
-use meltemi_translate::routes::Table;
+use meltemi_translate::routes::{RouteKind, RouteName, Table};
 use meltemi_translate::waypoints::WaypointFacts;
 use meltemi_translate::{Change, Index, MeshConfig};
 use meltemi_wire::xds::server::Publisher;
@@ -69,6 +71,10 @@ pub struct Engine {
     index: Index,
     table: Table,
     security: Security,
+    /// Gateways as they are written.
+    written: BTreeMap<NamespacedName, Arc<Gateway>>,
+    /// The controllers of GatewayClasses.
+    classes: BTreeMap<Arc<str>, String>,
     outlets: Outlets,
     /// The settings of the start.
     started: MeshConfig,
@@ -84,6 +90,8 @@ impl Engine {
             started: mesh.clone(),
             index: Index::new(mesh),
             table: Table::default(),
+            written: BTreeMap::new(),
+            classes: BTreeMap::new(),
             outlets,
             unlisted: Kind::ALL.into_iter().collect(),
         }
@@ -187,20 +195,53 @@ impl Engine {
                 self.index.apply(Change::Namespace(name.name, Some(facts)));
             }
             Object::Node(locality) => self.index.apply(Change::Node(name.name, Some(locality))),
-            Object::Gateway(gateway) => {
-                let account = deployment::service_account(&gateway);
-                self.outlets.accounts.set(&name, account.as_deref());
-                let waypoint = WaypointFacts::read(&gateway, self.index.mesh());
-                self.index.apply(Change::Waypoint(name.clone(), waypoint));
-                self.security.set_gateway(&name, Some(&gateway));
-                self.table.set_gateway(&name, Some(gateway.clone()));
-                self.outlets.gateways.set(&name, gateway);
+            Object::GatewayClass(controller, generation) => {
+                if let Some(class) = classes::by_controller(&controller) {
+                    statuses::class(&self.outlets.status, &name, class, generation);
+                }
+                self.set_class(name.name, Some(controller));
             }
-            Object::HttpRoute(route) => self.table.set_route(&name, Some(route)),
-            Object::GrpcRoute(route) => self.table.set_unserved(&name, Some(route)),
+            Object::Secret(certificate) => self.table.set_certificate(&name, Some(certificate)),
+            Object::Gateway(gateway) => self.take_gateway(name, gateway),
+            Object::Route(kind, route) => self.table.set_route(&RouteName { name, kind }, Some(route)),
             Object::ReferenceGrant(grant) => self.table.set_grant(&name, Some(grant)),
             Object::Security(object) => self.security.set(kind, &name, Some(&object)),
             Object::MeshConfig(text) => self.configure(&text),
+        }
+    }
+
+    /// Takes a Gateway. One of a class that somebody has made for a controller of ours is one of the controller's own class.
+    fn take_gateway(&mut self, name: NamespacedName, mut gateway: Arc<Gateway>) {
+        self.written.insert(name.clone(), gateway.clone());
+        let class = &gateway.spec.gateway_class_name;
+        let made = self.classes.get(&**class).and_then(|controller| classes::by_controller(controller));
+        if classes::of(class).is_none()
+            && let Some(class) = made
+        {
+            Arc::make_mut(&mut gateway).spec.gateway_class_name = class.name().to_owned();
+        }
+        let account = deployment::service_account(&gateway);
+        self.outlets.accounts.set(&name, account.as_deref());
+        let waypoint = WaypointFacts::read(&gateway, self.index.mesh());
+        self.index.apply(Change::Waypoint(name.clone(), waypoint));
+        self.security.set_gateway(&name, Some(&gateway));
+        self.table.set_gateway(&name, Some(gateway.clone()));
+        self.outlets.gateways.set(&name, gateway);
+    }
+
+    /// A GatewayClass is for another controller now, or gone: so are its Gateways.
+    fn set_class(&mut self, class: Arc<str>, controller: Option<String>) {
+        let before = match &controller {
+            Some(controller) => self.classes.insert(class.clone(), controller.clone()),
+            None => self.classes.remove(&class),
+        };
+        if before == controller {
+            return;
+        }
+        let of_class = self.written.iter().filter(|(_, gateway)| gateway.spec.gateway_class_name == *class);
+        let of_class: Vec<_> = of_class.map(|(name, gateway)| (name.clone(), gateway.clone())).collect();
+        for (name, gateway) in of_class {
+            self.take_gateway(name, gateway);
         }
     }
 
@@ -223,15 +264,18 @@ impl Engine {
                 self.index.apply(Change::Namespace(name.name, None));
             }
             Kind::Node => self.index.apply(Change::Node(name.name, None)),
+            Kind::GatewayClass => self.set_class(name.name, None),
+            Kind::Secret => self.table.set_certificate(&name, None),
             Kind::Gateway => {
+                self.written.remove(&name);
                 self.outlets.accounts.set(&name, None);
                 self.index.apply(Change::Waypoint(name.clone(), None));
                 self.security.set_gateway(&name, None);
                 self.table.set_gateway(&name, None);
                 self.outlets.gateways.remove(&name);
             }
-            Kind::HttpRoute => self.table.set_route(&name, None),
-            Kind::GrpcRoute => self.table.set_unserved(&name, None),
+            Kind::HttpRoute => self.table.set_route(&RouteName { name, kind: RouteKind::Http }, None),
+            Kind::GrpcRoute => self.table.set_route(&RouteName { name, kind: RouteKind::Grpc }, None),
             Kind::ReferenceGrant => self.table.set_grant(&name, None),
             Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 self.security.set(kind, &name, None);
@@ -298,20 +342,10 @@ impl Engine {
             );
         }
         for (route, generation, attached) in &step.routed.statuses {
-            statuses::route(
-                &self.outlets.status,
-                ("HTTPRoute", "httproutes"),
-                (route, *generation),
-                attached,
-            );
+            statuses::route(&self.outlets.status, route, *generation, attached);
         }
-        for (route, generation, attached) in &step.routed.unserved {
-            statuses::route(
-                &self.outlets.status,
-                ("GRPCRoute", "grpcroutes"),
-                (route, *generation),
-                attached,
-            );
+        for (gateway, unresolved) in step.routed.unresolved {
+            self.outlets.gateways.set_unresolved(&gateway, unresolved);
         }
         for (gateway, counts) in step.routed.attached {
             self.outlets.gateways.set_attached(&gateway, counts);

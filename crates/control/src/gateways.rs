@@ -23,6 +23,7 @@ use meltemi_translate::gateways::classes::Class;
 use meltemi_translate::gateways::deployment::{self, FIELD_MANAGER, ProxyTemplate};
 use meltemi_translate::gateways::status::{self, Observed};
 use meltemi_translate::labels;
+use meltemi_translate::routes::table::Unresolved;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -46,6 +47,8 @@ struct State {
     gateways: HashMap<NamespacedName, Arc<Gateway>>,
     /// Routes by Gateway and listener.
     attached: HashMap<NamespacedName, BTreeMap<String, u32>>,
+    /// References of listeners that lead nowhere, by Gateway and listener.
+    unresolved: HashMap<NamespacedName, Unresolved>,
     /// What is deployed, by Gateway.
     observed: HashMap<NamespacedName, Observed>,
     due: BTreeSet<NamespacedName>,
@@ -66,6 +69,7 @@ impl Gateways {
         self.update(name, |state| {
             state.gateways.remove(name);
             state.attached.remove(name);
+            state.unresolved.remove(name);
             state.observed.remove(name);
         });
     }
@@ -74,6 +78,13 @@ impl Gateways {
     pub fn set_attached(&self, name: &NamespacedName, routes: BTreeMap<String, u32>) {
         self.update(name, |state| {
             state.attached.insert(name.clone(), routes);
+        });
+    }
+
+    /// References of each listener of a Gateway that lead nowhere.
+    pub fn set_unresolved(&self, name: &NamespacedName, unresolved: Unresolved) {
+        self.update(name, |state| {
+            state.unresolved.insert(name.clone(), unresolved);
         });
     }
 
@@ -108,18 +119,28 @@ impl Gateways {
         std::mem::take(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner).due)
     }
 
-    fn read(&self, name: &NamespacedName) -> Option<(Arc<Gateway>, Observed, BTreeMap<String, u32>)> {
+    fn read(&self, name: &NamespacedName) -> Option<Known> {
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let gateway = state.gateways.get(name)?.clone();
-        let observed = state.observed.get(name).cloned().unwrap_or_default();
-        let attached = state.attached.get(name).cloned().unwrap_or_default();
-        Some((gateway, observed, attached))
+        Some(Known {
+            gateway: state.gateways.get(name)?.clone(),
+            observed: state.observed.get(name).cloned().unwrap_or_default(),
+            attached: state.attached.get(name).cloned().unwrap_or_default(),
+            unresolved: state.unresolved.get(name).cloned().unwrap_or_default(),
+        })
     }
 
     fn again(&self, name: NamespacedName) {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).due.insert(name);
         self.0.more.notify_one();
     }
+}
+
+/// What is known of one Gateway.
+struct Known {
+    gateway: Arc<Gateway>,
+    observed: Observed,
+    attached: BTreeMap<String, u32>,
+    unresolved: Unresolved,
 }
 
 /// What the controller works with.
@@ -188,7 +209,7 @@ impl Controller {
         }
     }
 
-    /// Creates the GatewayClasses that are not there, and accepts them.
+    /// Creates the GatewayClasses that are not there.
     async fn classes(&self) -> Result<(), kube::Error> {
         let resource = resource("gateway.networking.k8s.io", "v1", "GatewayClass", "gatewayclasses");
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
@@ -199,27 +220,15 @@ impl Controller {
                     .await?;
             } else if existing.is_some_and(|e| e.data["spec"]["controllerName"] != class.controller()) {
                 tracing::warn!(class = class.name(), "this GatewayClass belongs to another controller");
-                continue;
             }
-            let key = Key {
-                api_version: "gateway.networking.k8s.io/v1",
-                kind: "GatewayClass",
-                plural: "gatewayclasses",
-                name: NamespacedName::new("", class.name()),
-                manager: FIELD_MANAGER,
-            };
-            let accepted = meltemi_translate::condition::Condition::yes(
-                "Accepted",
-                "Accepted",
-                "Handled by the mesh's control plane",
-            );
-            self.status.set(key, Wish::Conditions { generation: Some(1), conditions: vec![accepted] });
         }
         Ok(())
     }
 
     async fn reconcile(&self, name: &NamespacedName) -> Result<(), kube::Error> {
-        let Some((gateway, mut observed, attached)) = self.gateways.read(name) else { return Ok(()) };
+        let Some(Known { gateway, mut observed, attached, unresolved }) = self.gateways.read(name) else {
+            return Ok(());
+        };
         match deployment::render(&gateway, &self.template, &self.mesh) {
             Ok(managed) => {
                 for object in &managed.objects {
@@ -231,7 +240,7 @@ impl Controller {
         }
         let addresses = gateway.status.as_ref().and_then(|s| s.addresses.as_ref());
         observed.had_addresses = addresses.is_some_and(|a| !a.is_empty());
-        if let Some(report) = status::report(&gateway, &observed, &attached, &BTreeMap::new(), &self.mesh) {
+        if let Some(report) = status::report(&gateway, &observed, &attached, &unresolved, &self.mesh) {
             let key = Key {
                 api_version: "gateway.networking.k8s.io/v1",
                 kind: "Gateway",

@@ -55,11 +55,14 @@ pub fn publish(publisher: &Publisher, step: &Step) -> u64 {
         let aliases = service.addresses.iter().map(ToString::to_string).collect();
         changes.push(address(Address::Service((**service).clone()), aliases));
     }
-    for route in &routed.routes {
-        changes.extend(document(types::ROUTE, route.what.name.to_string(), route));
+    for (name, route) in &routed.routes {
+        changes.extend(document(types::ROUTE, name.to_string(), route));
     }
     for (name, listener) in &routed.listeners {
         changes.extend(document(types::LISTENER, name.clone(), listener));
+    }
+    for (name, certificate) in &routed.certificates {
+        changes.extend(document(types::TLS_SECRET, name.to_string(), certificate));
     }
     for policy in http_policies {
         changes.extend(document(types::HTTP_POLICY, policy.what.policy.name.to_string(), policy));
@@ -75,6 +78,7 @@ pub fn publish(publisher: &Publisher, step: &Step) -> u64 {
     gone(types::ADDRESS, texts(&delta.removed_services));
     gone(types::ROUTE, texts(&routed.removed_routes));
     gone(types::LISTENER, routed.removed_listeners.clone());
+    gone(types::TLS_SECRET, texts(&routed.removed_certificates));
     gone(types::HTTP_POLICY, texts(removed_http_policies));
     gone(types::JWT, texts(removed_tokens));
     publisher.publish(changes)
@@ -164,7 +168,7 @@ mod tests {
             port: 80,
             protocol: l7::Protocol::Http,
             hostname: None,
-            secret: None,
+            secrets: Vec::new(),
         };
         let of = |gateways: &[NamespacedName]| For {
             what: listener.clone(),

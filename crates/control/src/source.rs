@@ -10,21 +10,27 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::grpcroutes::GrpcRoute;
-use gateway_api::httproutes::{HttpRoute, HttpRouteSpec};
 use gateway_api::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use meltemi_identity::tls;
 use meltemi_kubeclient::Watches;
 use meltemi_model::NamespacedName;
+use meltemi_model::l7::TlsSecret;
 use meltemi_model::workload::Locality;
 use meltemi_runtime::Tasks;
 use meltemi_translate::facts::{NamespaceFacts, PodFacts, ServiceFacts, SliceFacts, name_of, node_locality};
+use meltemi_translate::gateways::certificates::Certificate;
 use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP};
+use meltemi_translate::routes::RouteKind;
+use meltemi_translate::routes::grpc::{self, InvalidGrpcRoute};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
@@ -41,8 +47,12 @@ pub enum Kind {
     Namespace,
     /// Nodes.
     Node,
+    /// GatewayClasses.
+    GatewayClass,
     /// Gateways.
     Gateway,
+    /// Secrets of type `kubernetes.io/tls`.
+    Secret,
     /// HTTPRoutes.
     HttpRoute,
     /// GRPCRoutes.
@@ -61,13 +71,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Pod,
         Self::Service,
         Self::Slice,
         Self::Namespace,
         Self::Node,
+        Self::GatewayClass,
         Self::Gateway,
+        Self::Secret,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
@@ -91,12 +103,14 @@ pub enum Object {
     Namespace(NamespaceFacts),
     /// Where a Node is.
     Node(Locality),
+    /// A GatewayClass: its controller and generation.
+    GatewayClass(String, Option<i64>),
     /// A Gateway.
     Gateway(Arc<Gateway>),
-    /// An HTTPRoute.
-    HttpRoute(Arc<HttpRoute>),
-    /// A GRPCRoute, as far as its parents.
-    GrpcRoute(Arc<HttpRoute>),
+    /// A Secret with a certificate.
+    Secret(Arc<Certificate>),
+    /// A route of a kind, as the HTTPRoute that does what it says.
+    Route(RouteKind, Arc<HttpRoute>),
     /// A ReferenceGrant.
     ReferenceGrant(Arc<ReferenceGrant>),
     /// An object of `security.istio.io`, as it was received.
@@ -121,8 +135,8 @@ pub enum Event {
 enum ReadError {
     #[error(transparent)]
     Object(#[from] serde_json::Error),
-    #[error("spec.parentRefs: {0}")]
-    ParentRefs(serde_json::Error),
+    #[error(transparent)]
+    GrpcRoute(#[from] InvalidGrpcRoute),
 }
 
 /// Starts the watchers.
@@ -168,14 +182,22 @@ impl Source {
             Ok(Object::Namespace(NamespaceFacts::read(o)))
         });
         self.watch(Kind::Node, Api::<Node>::all(client()), |o| Ok(Object::Node(node_locality(o))));
+        self.watch_custom(Kind::GatewayClass, &ApiResource::erase::<GatewayClass>(&()), |o| {
+            let controller = o.data["spec"]["controllerName"].as_str().unwrap_or_default().to_owned();
+            Ok(Object::GatewayClass(controller, o.metadata.generation))
+        });
+        let only = watcher::Config::default().fields("type=kubernetes.io/tls");
+        self.watch_only(Kind::Secret, Api::<Secret>::all(client()), only, |o| {
+            Ok(Object::Secret(Arc::new(certificate(o))))
+        });
         self.watch_custom(Kind::Gateway, &ApiResource::erase::<Gateway>(&()), |o| {
             Ok(Object::Gateway(parse(o)?))
         });
         self.watch_custom(Kind::HttpRoute, &ApiResource::erase::<HttpRoute>(&()), |o| {
-            Ok(Object::HttpRoute(parse(o)?))
+            Ok(Object::Route(RouteKind::Http, parse(o)?))
         });
         self.watch_custom(Kind::GrpcRoute, &ApiResource::erase::<GrpcRoute>(&()), |o| {
-            Ok(Object::GrpcRoute(Arc::new(parents_of(o)?)))
+            Ok(Object::Route(RouteKind::Grpc, Arc::new(grpc::as_http(&o.metadata, &o.data["spec"])?)))
         });
         self.watch_custom(Kind::ReferenceGrant, &ApiResource::erase::<ReferenceGrant>(&()), |o| {
             Ok(Object::ReferenceGrant(parse(o)?))
@@ -309,12 +331,19 @@ impl Watched {
     }
 }
 
-/// What is looked at of a GRPCRoute: its parents, which are written as those of an HTTPRoute.
-fn parents_of(object: &DynamicObject) -> Result<HttpRoute, ReadError> {
-    let parents = object.data.pointer("/spec/parentRefs").cloned().unwrap_or_default();
-    let parent_refs = serde_json::from_value(parents).map_err(ReadError::ParentRefs)?;
-    let spec = HttpRouteSpec { parent_refs, ..HttpRouteSpec::default() };
-    Ok(HttpRoute { metadata: object.metadata.clone(), spec, status: None })
+/// Reads a certificate with its key, and whether they can be used together.
+fn certificate(secret: &Secret) -> Certificate {
+    let text = |field: &str| {
+        let bytes =
+            secret.data.as_ref().and_then(|data| data.get(field)).ok_or_else(|| format!("no {field}"))?;
+        String::from_utf8(bytes.0.clone()).map_err(|_| format!("{field} is no PEM"))
+    };
+    let read = || {
+        let (certificate, key) = (text("tls.crt")?, text("tls.key")?);
+        tls::certified_key(&certificate, &key).map_err(|e| e.to_string())?;
+        Ok(TlsSecret { name: name_of(&secret.metadata), certificate, key })
+    };
+    read().map_or_else(|why: String| Certificate::Unusable(why), Certificate::Usable)
 }
 
 /// Reads a custom object as its type.

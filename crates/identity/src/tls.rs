@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use meltemi_model::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier};
+use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::server::{ParsedCertificate, ResolvesServerCert, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
@@ -55,6 +55,40 @@ pub fn roots(pem: &str) -> Result<RootCertStore, TlsError> {
         return Err(TlsError("no root certificate".into()));
     }
     Ok(store)
+}
+
+/// Certificate and key of a server outside of the mesh's trust, as a Secret of type `kubernetes.io/tls` has them.
+///
+/// # Errors
+/// What of the two cannot be read, or that the key is another certificate's.
+pub fn certified_key(chain: &str, key: &str) -> Result<CertifiedKey, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|e| TlsError(format!("certificate: {e}")))?;
+    if chain.is_empty() {
+        return Err(TlsError("certificate: there is none".into()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| TlsError(format!("key: {e}")))?;
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(wrong)
+}
+
+/// Whether the first certificate of a chain is for a host name (RFC 6125).
+pub fn is_certificate_for(certified: &CertifiedKey, host: &str) -> bool {
+    let Some(Ok(certificate)) = certified.cert.first().map(ParsedCertificate::try_from) else { return false };
+    ServerName::try_from(host).is_ok_and(|name| verify_server_name(&certificate, &name).is_ok())
+}
+
+/// The TLS of a gateway's clients, which are of no mesh: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+///
+/// # Errors
+/// The library has none of these versions.
+pub fn edge_server(certificates: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(wrong)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// A resolver that always presents one certificate.

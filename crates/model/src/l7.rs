@@ -4,6 +4,7 @@
 //! The serde form is the wire form (`meltemi.v1`): an unknown field is refused, so that a newer control plane is never
 //! half understood.
 
+mod cors;
 mod filter;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::authz::Policy;
 use crate::names::{NamespacedHostname, NamespacedName};
 use crate::pattern::Pattern;
 
+pub use self::cors::{Cors, InvalidCors};
 pub use self::filter::{Filter, HeaderChanges, InvalidFilter, PathChange};
 
 /// What a policy or a route is attached to.
@@ -120,6 +122,23 @@ pub struct Backend {
     pub port: u16,
     /// Share, relative to the others; 0 gets nothing.
     pub weight: u32,
+    /// What is done to the requests of this share, after what the rule does to all.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
+}
+
+/// When a request is sent again (HTTPRoute `rules[].retry`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// How often at most, after the first time.
+    pub attempts: u32,
+    /// Status codes of an answer after which it is; what failed without an answer is sent again as well.
+    #[serde(default)]
+    pub codes: Vec<u16>,
+    /// Shortest pause before it, in milliseconds; a short one of the proxy's own when none.
+    #[serde(default)]
+    pub backoff_ms: Option<u64>,
 }
 
 /// A rule of a route.
@@ -137,6 +156,12 @@ pub struct RouteRule {
     /// Longest time for the whole request, in milliseconds; none for no bound of its own.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+    /// Longest time for each attempt, to the end of its answer, in milliseconds; none for no bound of its own.
+    #[serde(default)]
+    pub backend_timeout_ms: Option<u64>,
+    /// When requests are sent again; only those that no application has got when none.
+    #[serde(default)]
+    pub retry: Option<Retry>,
 }
 
 /// Where a route is attached.
@@ -195,9 +220,9 @@ pub struct Listener {
     /// Host name that it is for; any when none.
     #[serde(default)]
     pub hostname: Option<String>,
-    /// Certificate, for HTTPS.
+    /// Certificates, for HTTPS: the first one that is for the host that a client names, else the first.
     #[serde(default)]
-    pub secret: Option<NamespacedName>,
+    pub secrets: Vec<NamespacedName>,
 }
 
 /// A certificate with its key, for the Gateway that names it only.

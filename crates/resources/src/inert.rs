@@ -47,7 +47,6 @@ use Place::{Mesh, OneMachine};
 const ROUTE: &str = "an HTTPRoute is served";
 const GATEWAY: &str = "a Gateway of gateway.networking.k8s.io is served";
 const POLICY: &str = "an AuthorizationPolicy is enforced";
-const GRPC: &str = "an HTTPRoute that matches the path is served";
 const DEPLOYMENT: &str = "a Deployment is run";
 const VOLUME: &str = "a PersistentVolumeClaim gets a folder of its own";
 
@@ -72,7 +71,6 @@ pub const KINDS: &[Inert] = &[
         "no proxy here runs WebAssembly",
     ),
     inert(Mesh, "extensions.istio.io", "v1alpha1", "TrafficExtension", "trafficextensions", ""),
-    inert(Mesh, "gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes", GRPC),
     inert(Mesh, "gateway.networking.k8s.io", "v1", "ListenerSet", "listenersets", ""),
     inert(Mesh, "gateway.networking.x-k8s.io", "v1alpha1", "XListenerSet", "xlistenersets", ""),
     inert(
@@ -134,13 +132,13 @@ mod tests {
             let found = find_in_mesh(one.group, one.kind);
             assert_eq!(found, (one.place == Place::Mesh).then_some(one));
         }
-        // Of the definitions that a mesh brings with it, one is here so that its objects can be applied and are named.
+        // What a mesh brings a definition of, it acts on.
         let of_ours = |kind: &&Inert| {
             let mut definitions = crate::crds::all().into_iter();
             definitions
                 .any(|d| (d.spec.group.as_str(), d.spec.names.kind.as_str()) == (kind.group, kind.kind))
         };
         let ours: Vec<&str> = KINDS.iter().filter(of_ours).map(|inert| inert.kind).collect();
-        assert_eq!(ours, ["GRPCRoute"]);
+        assert_eq!(ours, [""; 0]);
     }
 }

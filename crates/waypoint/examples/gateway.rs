@@ -49,12 +49,12 @@ fn mesh(gateway: &NamespacedName, port: u16, backend: SocketAddr) -> Mesh {
         port,
         protocol: Protocol::Http,
         hostname: None,
-        secret: None,
+        secrets: Vec::new(),
     };
     mesh.listeners.insert("http".into(), Arc::new(listener));
     let rule = RouteRule {
         matches: vec![RouteMatch::default()],
-        backends: vec![Backend { service: Some(key), port: 80, weight: 1 }],
+        backends: vec![Backend { service: Some(key), port: 80, weight: 1, filters: Vec::new() }],
         ..RouteRule::default()
     };
     let route = Route {

@@ -155,7 +155,7 @@ async fn connect(context: Arc<Context>, connect: Connect, peer: Peer) {
         BackendRef::Service(service, _) => (Some(service), None),
         BackendRef::Workload(uid, _) => (None, Some(uid)),
     };
-    let served = Served { service, workload, to, listener: None, peer, place: None };
+    let served = Served { service, workload, to, listener: None, peer, place: None, secured: None };
     connection::serve(context, io, begun, served).await;
 }
 

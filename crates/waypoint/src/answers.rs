@@ -2,7 +2,7 @@
 //! Local replies: denials, redirects and errors that the proxy generates itself.
 
 use http::header::{CONTENT_TYPE, LOCATION};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::body::{Body, full};
 
@@ -13,6 +13,8 @@ const DENIED: &str = "RBAC: access denied";
 pub(crate) enum Instead {
     Status(StatusCode, &'static str),
     Redirect(StatusCode, HeaderValue),
+    /// The answer to a preflight request of CORS.
+    Preflight(HeaderMap),
 }
 
 impl Instead {
@@ -22,6 +24,11 @@ impl Instead {
             Self::Redirect(status, location) => {
                 let mut response = plain(status, "");
                 response.headers_mut().insert(LOCATION, location);
+                response
+            }
+            Self::Preflight(headers) => {
+                let mut response = plain(StatusCode::NO_CONTENT, "");
+                *response.headers_mut() = headers;
                 response
             }
         }

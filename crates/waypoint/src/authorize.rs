@@ -47,6 +47,11 @@ impl Subject {
         Arc::new(Self { facts, forwarded: Mutex::default() })
     }
 
+    /// The same request once more, for a copy that is forwarded to another endpoint.
+    pub(crate) fn same(&self) -> Arc<Self> {
+        Self::new(self.facts.clone())
+    }
+
     /// Why this proxy may not carry what is addressed to the Service; `None` when it may.
     pub(crate) fn unserved(&self, mesh: &Mesh) -> Option<Denial> {
         match (&self.facts.target, &self.facts.workload) {

@@ -33,6 +33,14 @@ pub(crate) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// Another frame with the same content.
+pub(crate) fn copy_frame(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match (frame.data_ref(), frame.trailers_ref()) {
+        (Some(data), _) => Frame::data(data.clone()),
+        (None, trailers) => Frame::trailers(trailers.cloned().unwrap_or_default()),
+    }
+}
+
 const FINE: u8 = 0;
 const BROKEN: u8 = 1;
 const SLOW: u8 = 2;

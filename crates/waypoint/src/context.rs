@@ -20,6 +20,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::balance::Outliers;
+use crate::certificates::Certificates;
+use crate::config::{Config, Parts};
 use crate::limits::{DRAIN_QUIET, Limits, MAX_HANDSHAKES};
 use crate::log::time_text;
 use crate::metrics::HttpMetrics;
@@ -27,7 +29,6 @@ use crate::moves::Moves;
 use crate::pool::Upstreams;
 use crate::retry::Budgets;
 use crate::served::Served;
-use crate::{Config, Parts};
 
 /// How long a request waits for the proxy's own certificate.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,8 +58,12 @@ pub(crate) struct Context {
     pub(crate) places: PerSource,
     /// Handshakes of tunnels that are under way.
     pub(crate) handshakes: PerSource,
+    /// Certificates of listeners.
+    pub(crate) certificates: Arc<Certificates>,
     /// KiB for the heads of open requests.
     pub(crate) heads: Arc<Semaphore>,
+    /// Places for copies of requests.
+    pub(crate) copies: Arc<Semaphore>,
     pub(crate) tasks: Tasks,
     /// Of `tasks`; every request looks at it.
     drain: DrainWatch,
@@ -90,7 +95,9 @@ impl Context {
             limits: parts.limits,
             places: PerSource::new(connections - connections / 4, connections),
             handshakes: PerSource::new(MAX_HANDSHAKES, connections),
+            certificates: Arc::default(),
             heads: Arc::new(Semaphore::new(parts.limits.heads)),
+            copies: Arc::new(Semaphore::new(parts.limits.copies)),
             drain: tasks.drain(),
             begun: Instant::now(),
             arrived: Arc::default(),
@@ -123,7 +130,9 @@ impl Context {
             limits: self.limits,
             places: self.places.clone(),
             handshakes: self.handshakes.clone(),
+            certificates: self.certificates.clone(),
             heads: self.heads.clone(),
+            copies: self.copies.clone(),
             tasks: self.tasks.clone(),
             drain: self.drain.clone(),
             begun: self.begun,

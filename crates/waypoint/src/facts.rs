@@ -19,6 +19,8 @@ pub(crate) struct RequestFacts {
     pub(crate) source: Option<SpiffeId>,
     pub(crate) source_ip: IpAddr,
     pub(crate) to: SocketAddr,
+    /// The host that the client has named in its TLS handshake with this proxy.
+    pub(crate) sni: Option<Arc<str>>,
     /// A request; otherwise a connection that no HTTP is read from, and the fields of HTTP are empty.
     pub(crate) http: bool,
     /// Whether its port declares no protocol, so that the client has chosen by its first bytes what it is judged as.
@@ -106,7 +108,7 @@ impl RequestFacts {
             source_ip: self.source_ip,
             destination_ip: self.to.ip().to_canonical(),
             destination_port: self.to.port(),
-            sni: None,
+            sni: self.sni.as_deref(),
             http: self.http.then_some(http),
         })
     }

@@ -3,11 +3,13 @@
 //! Semantics are those of the Gateway API (HTTPRoute v1).
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use meltemi_model::l7::{Filter, HeaderChanges, InvalidFilter, PathChange, RouteRule};
+use meltemi_model::l7::{Filter, HeaderChanges, PathChange};
 
 /// Where a request was going when it is changed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Going<'a> {
+    /// `http` or `https`.
+    pub(crate) scheme: &'a str,
     /// Host, perhaps with a port.
     pub(crate) host: &'a str,
     /// Port of the listener or Service.
@@ -24,15 +26,7 @@ pub(crate) struct Going<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Impossible(pub(crate) &'static str);
 
-/// Checks that every filter of a rule can be carried out: none is passed over.
-///
-/// # Errors
-/// Names the filter's part that cannot.
-pub(crate) fn check(rule: &RouteRule) -> Result<(), InvalidFilter> {
-    rule.filters.iter().try_for_each(Filter::check)
-}
-
-/// The changes of headers; [`check`] has found that all of them are headers.
+/// The changes of headers; [`Filter::check`] has found that all of them are headers.
 pub(crate) fn apply(headers: &mut HeaderMap, changes: &HeaderChanges) {
     let pair = |(name, value): &(String, String)| {
         Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?))
@@ -48,12 +42,12 @@ pub(crate) fn apply(headers: &mut HeaderMap, changes: &HeaderChanges) {
     }
 }
 
-/// The redirect that a rule answers with, if it does: its status and `Location`.
-pub(crate) fn redirect(
-    rule: &RouteRule,
+/// The redirect that is the answer, if there is one: its status and `Location`.
+pub(crate) fn redirect<'a>(
+    mut filters: impl Iterator<Item = &'a Filter>,
     going: Going<'_>,
 ) -> Option<Result<(StatusCode, HeaderValue), Impossible>> {
-    let found = rule.filters.iter().find_map(|filter| match filter {
+    let found = filters.find_map(|filter| match filter {
         Filter::Redirect { scheme, host, port, path, code } => Some((scheme, host, port, path, code)),
         _ => None,
     });
@@ -64,7 +58,7 @@ pub(crate) fn redirect(
         // A scheme brings its own port; without one the port stays that of the listener.
         let well_known = |scheme: &str| if scheme == "https" { 443 } else { 80 };
         let port = port.unwrap_or_else(|| scheme.as_deref().map_or(going.port, well_known));
-        let scheme = scheme.as_deref().unwrap_or("http");
+        let scheme = scheme.as_deref().unwrap_or(going.scheme);
         let host = host.as_deref().unwrap_or_else(|| without_port(going.host));
         let port = if port == well_known(scheme) { String::new() } else { format!(":{port}") };
         let path = change(path.as_ref(), going)?;
@@ -76,18 +70,30 @@ pub(crate) fn redirect(
     Some(answer())
 }
 
-/// Host and path for the backend, after the rule's rewrite; none where nothing is rewritten.
-pub(crate) fn rewrite(
-    rule: &RouteRule,
+/// Host and path for the backend, after all rewrites; none where nothing is rewritten. Of two rewrites, one of the rule and
+/// one of its backend, the latter says more; each of them is of the path as it came.
+pub(crate) fn rewrite<'a>(
+    filters: impl Iterator<Item = &'a Filter>,
     going: Going<'_>,
-) -> Result<(Option<String>, Option<String>), Impossible> {
-    let found = rule.filters.iter().find_map(|filter| match filter {
-        Filter::Rewrite { host, path } => Some((host, path)),
-        _ => None,
-    });
-    let Some((host, path)) = found else { return Ok((None, None)) };
-    let path = path.as_ref().map(|path| change(Some(path), going)).transpose()?;
-    Ok((host.clone(), path))
+) -> Result<Rewritten, Impossible> {
+    let mut rewritten = Rewritten::default();
+    for filter in filters {
+        let Filter::Rewrite { host, path } = filter else { continue };
+        if let Some(host) = host {
+            rewritten.host = Some(host.clone());
+        }
+        if let Some(path) = path {
+            rewritten.path = Some(change(Some(path), going)?);
+        }
+    }
+    Ok(rewritten)
+}
+
+/// What a backend gets in the place of what the client sent; none where nothing is rewritten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rewritten {
+    pub(crate) host: Option<String>,
+    pub(crate) path: Option<String>,
 }
 
 fn change(to: Option<&PathChange>, going: Going<'_>) -> Result<String, Impossible> {
@@ -118,7 +124,7 @@ mod tests {
     use super::*;
 
     fn going<'a>(host: &'a str, path: &'a str, prefix: Option<&'a str>) -> Going<'a> {
-        Going { host, port: 8080, path, query: Some("q=1"), prefix }
+        Going { scheme: "http", host, port: 8080, path, query: Some("q=1"), prefix }
     }
 
     #[test]
@@ -137,11 +143,8 @@ mod tests {
             ("/foo", "/foo", "/", "/"),
             ("/foo", "/", "/xyz", "/xyz/foo"),
         ] {
-            let rule = RouteRule {
-                filters: vec![Filter::Rewrite { host: None, path: Some(PathChange::Prefix(new.into())) }],
-                ..RouteRule::default()
-            };
-            let seen = rewrite(&rule, going("a", path, Some(prefix))).unwrap().1;
+            let filter = Filter::Rewrite { host: None, path: Some(PathChange::Prefix(new.into())) };
+            let seen = rewrite([&filter].into_iter(), going("a", path, Some(prefix))).unwrap().path;
             assert_eq!(seen.as_deref(), Some(expected), "{path}: {prefix} by {new}");
         }
     }
@@ -156,8 +159,8 @@ mod tests {
                 path,
                 code: 301,
             };
-            let rule = RouteRule { filters: vec![filter], ..RouteRule::default() };
-            let (code, location) = redirect(&rule, going(asked, "/a/b", Some("/a"))).unwrap().unwrap();
+            let going = going(asked, "/a/b", Some("/a"));
+            let (code, location) = redirect([&filter].into_iter(), going).unwrap().unwrap();
             assert_eq!(code, 301);
             location.to_str().unwrap().to_owned()
         };
@@ -176,8 +179,7 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_an_error() {
         let prefix = Filter::Rewrite { host: None, path: Some(PathChange::Prefix("/c".into())) };
-        let rule = |filter| RouteRule { filters: vec![filter], ..RouteRule::default() };
-        assert!(rewrite(&rule(prefix), going("a", "/a", None)).is_err());
+        assert!(rewrite([&prefix].into_iter(), going("a", "/a", None)).is_err());
         let split = Filter::Redirect {
             scheme: None,
             host: Some("a\r\nset-cookie: b".into()),
@@ -185,6 +187,15 @@ mod tests {
             path: None,
             code: 302,
         };
-        assert!(redirect(&rule(split), going("a", "/a", None)).unwrap().is_err());
+        assert!(redirect([&split].into_iter(), going("a", "/a", None)).unwrap().is_err());
+    }
+
+    #[test]
+    fn what_a_backend_rewrites_says_more_than_its_rule() {
+        let of_rule =
+            Filter::Rewrite { host: Some("rule".into()), path: Some(PathChange::Full("/rule".into())) };
+        let of_backend = Filter::Rewrite { host: None, path: Some(PathChange::Prefix("/backend".into())) };
+        let seen = rewrite([&of_rule, &of_backend].into_iter(), going("a", "/a/b", Some("/a"))).unwrap();
+        assert_eq!(seen, Rewritten { host: Some("rule".into()), path: Some("/backend/b".into()) });
     }
 }

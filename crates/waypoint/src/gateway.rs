@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The listeners of an ingress gateway: opened and closed as the Gateway says.
+//! The listeners of an ingress gateway: opened and closed as the Gateway says. A port is opened as soon as one of its
+//! listeners can be served, and is what all of them are: in the clear or TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use meltemi_model::l7::{Listener, Protocol};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::connection;
 use crate::context::Context;
 use crate::served::{Peer, Served};
+use crate::tls;
 use crate::workers::Workers;
 
 pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::io::Result<()> {
     let mut changes = context.view.changes();
     let (deserted, _serving) = (context.deserted(), context.view.serving());
     tokio::pin!(deserted);
-    let mut open: BTreeMap<u16, tokio_util::sync::CancellationToken> = BTreeMap::new();
+    let mut open: BTreeMap<u16, (Protocol, tokio_util::sync::CancellationToken)> = BTreeMap::new();
     // Listeners that cannot be served, and were said so.
     let mut told = BTreeSet::new();
     loop {
@@ -29,8 +32,9 @@ pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::
             .map(|l| (l.port, l.clone()))
             .collect();
         told.retain(|port| wanted.contains_key(port));
-        open.retain(|port, cancel| {
-            let keep = wanted.contains_key(port);
+        context.certificates.retain(&mesh);
+        open.retain(|port, (protocol, cancel)| {
+            let keep = wanted.get(port).is_some_and(|listener| listener.protocol == *protocol);
             if !keep {
                 cancel.cancel();
             }
@@ -40,21 +44,20 @@ pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::
             if open.contains_key(&port) {
                 continue;
             }
-            if listener.protocol == Protocol::Https {
-                if told.insert(port) {
-                    tracing::error!(listener = %listener.name, port, "HTTPS listeners are not served; nothing is opened on its port");
-                }
-                continue;
-            }
+            let secured = match listener.protocol {
+                Protocol::Https => Some(tls::config(&context, port).map_err(std::io::Error::other)?),
+                Protocol::Http | Protocol::Hbone => None,
+            };
             match TcpListener::bind(("0.0.0.0", port)).await {
                 Ok(socket) => {
                     let workers = workers.clone();
                     let cancel = tokio_util::sync::CancellationToken::new();
-                    open.insert(port, cancel.clone());
+                    open.insert(port, (listener.protocol, cancel.clone()));
                     let of = context.clone();
-                    context.tasks.spawn_job("listener", async move {
-                        accept(of, &workers, socket, port, cancel).await
-                    });
+                    let listening = Listening { socket, port, secured };
+                    context
+                        .tasks
+                        .spawn_job("listener", async move { accept(of, &workers, listening, cancel).await });
                 }
                 Err(error) => {
                     if told.insert(port) {
@@ -66,18 +69,25 @@ pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return Ok(()) },
             () = &mut deserted => {
-                open.values().for_each(tokio_util::sync::CancellationToken::cancel);
+                open.values().for_each(|(_, cancel)| cancel.cancel());
                 return Ok(());
             }
         }
     }
 }
 
+/// An open port.
+struct Listening {
+    socket: TcpListener,
+    port: u16,
+    /// How its connections are secured; in the clear when none.
+    secured: Option<Arc<ServerConfig>>,
+}
+
 async fn accept(
     context: Arc<Context>,
     workers: &Workers,
-    socket: TcpListener,
-    port: u16,
+    Listening { socket, port, secured }: Listening,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     loop {
@@ -91,14 +101,27 @@ async fn accept(
         let to = stream.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], port)));
         let peer = Peer { identity: None, address: from };
         let place = Some(Arc::new(place));
-        let served = Served { service: None, workload: None, to, listener: Some(port), peer, place };
+        let mut served =
+            Served { service: None, workload: None, to, listener: Some(port), peer, place, secured: None };
+        let secured = secured.clone();
         let Ok(stream) = stream.into_std() else { continue };
         let serving = context.view.serving();
         workers.give(&context, move |own| async move {
             let _serving = serving;
             // On the worker's own runtime; it fails where that has no descriptors left.
-            if let Ok(stream) = TcpStream::from_std(stream) {
-                connection::serve(own, stream, Vec::new(), served).await;
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let Some(config) = secured else {
+                return connection::serve(own, stream, Vec::new(), served).await;
+            };
+            // Who has not shaken hands yet takes no more than his part of the places.
+            let Some(handshake) = own.handshakes.take(from.ip()) else { return own.metrics.crowded_out() };
+            match tls::accept(&own, stream, config).await {
+                Ok((stream, client)) => {
+                    drop(handshake);
+                    served.secured = Some(client);
+                    connection::serve(own, stream, Vec::new(), served).await;
+                }
+                Err(error) => tracing::debug!(client = %from, %error, "no TLS"),
             }
         });
     }

@@ -89,9 +89,15 @@ pub(crate) struct Changes {
     pub(crate) added: Vec<HeaderName>,
 }
 
-/// Sanitizes a client's headers before authorization and forwarding. `peer` is the client's address. A gateway (`edge`)
-/// replaces `x-forwarded-*`, since nothing before it is trusted; a waypoint's clients are of the mesh, and it appends.
-pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge: bool) -> Changes {
+/// Sanitizes a client's headers before authorization and forwarding. `peer` is the client's address. A gateway replaces
+/// `x-forwarded-*`, since nothing before it is trusted; a waypoint's clients are of the mesh, and it appends. `edge`: at a
+/// gateway, the scheme that the client speaks.
+pub(crate) fn own(
+    headers: &mut HeaderMap,
+    version: Version,
+    peer: IpAddr,
+    edge: Option<&'static str>,
+) -> Changes {
     let trailers = tokens(headers, TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     let changing = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let protocols: Vec<HeaderValue> = headers.get_all(UPGRADE).iter().filter(|_| changing).cloned().collect();
@@ -108,10 +114,10 @@ pub(crate) fn own(headers: &mut HeaderMap, version: Version, peer: IpAddr, edge:
         to.insert(TE, HeaderValue::from_static("trailers"));
     }
     let of_edge = |name: &str| is_listed(name, &[], &[EDGE]);
-    let forged = take(headers, |name| of_edge(name) && (edge || name.contains('_')));
+    let forged = take(headers, |name| of_edge(name) && (edge.is_some() || name.contains('_')));
     changes.withheld.extend(forged);
-    if edge {
-        changes.put(headers, FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(scheme) = edge {
+        changes.put(headers, FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     let mut path: Vec<u8> = joined(headers, &FORWARDED_FOR, b", ");
     if !path.is_empty() {
@@ -190,10 +196,10 @@ mod tests {
         let peer = IpAddr::from([10, 0, 0, 1]);
         let mut edge = map(&client);
         edge.insert("x-forwarded-host", HeaderValue::from_static("forged"));
-        own(&mut edge, Version::HTTP_11, peer, true);
+        own(&mut edge, Version::HTTP_11, peer, Some("http"));
         assert_eq!(edge, map(&[("x-forwarded-proto", "http"), ("x-forwarded-for", "10.0.0.1")]));
         let mut inside = map(&client);
-        own(&mut inside, Version::HTTP_11, peer, false);
+        own(&mut inside, Version::HTTP_11, peer, None);
         assert_eq!(inside, map(&[("x-forwarded-for", "1.1.1.1, 10.0.0.1"), ("x-forwarded-proto", "https")]));
     }
 
@@ -223,7 +229,7 @@ mod tests {
             ),
         ];
         for (version, edge, withheld, added) in cases {
-            let changes = own(&mut map(&sent), version, peer, edge);
+            let changes = own(&mut map(&sent), version, peer, edge.then_some("http"));
             let pairs = changes.withheld.iter();
             let mut seen: Vec<String> =
                 pairs.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
@@ -232,7 +238,7 @@ mod tests {
             let expected: Vec<String> = withheld.iter().map(ToString::to_string).collect();
             assert_eq!((seen, names), (expected, added.to_vec()));
         }
-        let nothing = own(&mut map(&[]), Version::HTTP_11, peer, false);
+        let nothing = own(&mut map(&[]), Version::HTTP_11, peer, None);
         assert_eq!(nothing.added, ["x-forwarded-for"]);
     }
 
@@ -242,7 +248,7 @@ mod tests {
         for crumb in ["a=1", "b=2"] {
             headers.append(COOKIE, HeaderValue::from_static(crumb));
         }
-        own(&mut headers, Version::HTTP_2, IpAddr::from([10, 0, 0, 1]), false);
+        own(&mut headers, Version::HTTP_2, IpAddr::from([10, 0, 0, 1]), None);
         assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 }

@@ -17,9 +17,12 @@ mod answers;
 mod authorize;
 mod balance;
 mod body;
+mod certificates;
 mod check;
+mod config;
 mod connection;
 mod context;
+mod cors;
 mod detect;
 mod expect;
 mod facts;
@@ -31,9 +34,11 @@ mod headers;
 mod limits;
 mod log;
 mod metrics;
+mod mirror;
 mod moves;
 mod pool;
 mod pulse;
+mod replay;
 mod reports;
 mod request;
 mod retry;
@@ -41,6 +46,7 @@ mod route;
 mod served;
 mod strict;
 mod tcp;
+mod tls;
 mod tokens;
 mod upgrade;
 mod upstream;
@@ -52,12 +58,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meltemi_identity::CertManager;
-use meltemi_identity::channel::ControlPlane;
 use meltemi_identity::manager::CaFetcher;
 use meltemi_model::net::ports;
-use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_runtime::metrics::Metrics;
-use meltemi_runtime::telemetry::Format;
 use meltemi_runtime::{Readiness, Tasks, admin};
 use meltemi_view::access_log::AccessLog;
 use meltemi_view::view::{Config as ViewConfig, View};
@@ -67,49 +70,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use crate::context::Context;
 use crate::workers::Workers;
 
+pub use crate::config::{Config, Parts};
 pub use crate::limits::Limits;
-
-/// What a waypoint or gateway is started with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The Gateway that it serves.
-    pub gateway: NamespacedName,
-    /// Its own Pod.
-    pub pod: NamespacedName,
-    /// Its identity.
-    pub identity: SpiffeId,
-    /// Where the control plane is.
-    pub control: ControlPlane,
-    /// Its cluster.
-    pub cluster_id: String,
-    /// Its address, for the node id.
-    pub instance_ip: String,
-    /// Form of the access log.
-    pub log_format: Format,
-    /// Threads that serve the connections of clients; without any the runtime of the caller does.
-    pub workers: usize,
-    /// Ports of readiness, metrics, admin.
-    pub ready_port: u16,
-    /// Metrics.
-    pub stats_port: u16,
-    /// Admin, loopback only.
-    pub admin_port: u16,
-}
-
-/// What a proxy works with.
-#[derive(Clone, Debug)]
-pub struct Parts {
-    /// What it is told.
-    pub view: View,
-    /// Its certificate.
-    pub certs: CertManager,
-    /// Where its lines go.
-    pub log: AccessLog,
-    /// Where its metrics are registered.
-    pub metrics: Metrics,
-    /// How long clients may take.
-    pub limits: Limits,
-}
 
 /// Why it could not be started.
 #[derive(Debug, thiserror::Error)]

@@ -84,6 +84,10 @@ pub struct Limits {
     pub upstream_waiting: usize,
     /// Longest time that a request waits so; then it is answered in the same way.
     pub upstream_wait: Duration,
+    /// Copies of requests that are under way at once; of further requests none is made.
+    pub copies: usize,
+    /// How long a copy may take, to the end of its answer.
+    pub copy: Duration,
 }
 
 impl Default for Limits {
@@ -100,6 +104,8 @@ impl Default for Limits {
             upstream_requests: 4096,
             upstream_waiting: 1024,
             upstream_wait: Duration::from_secs(10),
+            copies: 1024,
+            copy: Duration::from_secs(30),
         }
     }
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of a request, phase by phase.
 
+mod attempts;
 mod exchange;
+mod mirrors;
 mod target;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use meltemi_model::NamespacedHostname;
@@ -33,7 +35,7 @@ use crate::metrics::{Labels, ResponseFlag};
 use crate::pulse::Pulse;
 use crate::route::Chosen;
 use crate::served::{BackendRef, Served};
-use crate::{tokens, upgrade};
+use crate::{cors, tokens, upgrade};
 use exchange::First;
 
 /// A request under way: where it came in, and what is told of it at its end.
@@ -53,6 +55,8 @@ struct Life<'a> {
     room: Option<Arc<OwnedSemaphorePermit>>,
     /// The service that a route chose.
     service: Option<NamespacedHostname>,
+    /// What a browser is told of other origins, whatever the answer is.
+    cors: Option<HeaderMap>,
     begun: tokio::time::Instant,
 }
 
@@ -80,9 +84,13 @@ pub(crate) async fn handle(
         last: false,
         room: None,
         service: None,
+        cors: None,
         begun: tokio::time::Instant::now(),
     };
     let mut response = life.phases(request).await;
+    if let Some(said) = life.cors.take() {
+        cors::apply(response.headers_mut(), said);
+    }
     let refused = life.client.take();
     // What follows a request that was not understood, that wanted to be something else, or that is of a time before
     // persistent connections, might not be what it looks like. A proxy that ends says so before it closes anything.
@@ -139,7 +147,7 @@ impl Life<'_> {
         };
         self.websocket = checked.websocket;
         // From here on: what is judged is what was sent and what is forwarded.
-        let edge = self.served.listener.is_some();
+        let edge = self.served.listener.map(|_| self.served.scheme());
         let version = request.version();
         let changes = headers::own(request.headers_mut(), version, self.served.peer.address.ip(), edge);
         let mut facts = self.facts(&request, &checked, changes);
@@ -194,7 +202,8 @@ impl Life<'_> {
         if let BackendRef::Service(service, _) = backend {
             self.service = Some(service.clone());
         }
-        let version = backend_version(self.context, backend, request.version(), self.websocket);
+        let version =
+            backend_version(self.context, backend, self.preferred(request.version()), self.websocket);
         let route = match choose_endpoint(self.context, backend, Some(version), &[]) {
             Ok(route) => route,
             Err(unreached) => return self.unreached(unreached, &Upload::default()),
@@ -204,6 +213,12 @@ impl Life<'_> {
         }
         let first = First { backend, route, version, subject };
         self.exchange(request, chosen, first, permitted).await
+    }
+
+    /// The version for a backend whose port declares none. A client of the mesh has chosen it for the application that it
+    /// knows; one of a gateway has chosen it for the gateway, and most applications speak HTTP/1.1. gRPC is HTTP/2.
+    fn preferred(&self, client: Version) -> Version {
+        if self.served.listener.is_some() && !self.grpc { Version::HTTP_11 } else { client }
     }
 
     /// Judges the request as it is forwarded by the policies of the closed Services that the chosen Pod belongs to.
@@ -246,6 +261,7 @@ impl Life<'_> {
             source: self.served.peer.identity.clone(),
             source_ip: self.served.peer.address.ip().to_canonical(),
             to: self.served.to,
+            sni: self.served.secured.as_ref().and_then(|secured| secured.sni.clone()),
             http: true,
             detected: false,
             query: request.uri().query().unwrap_or_default().to_owned(),

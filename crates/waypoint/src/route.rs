@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{Backend, Listener, Parent, PathMatch, Route, RouteMatch, RouteRule, Target};
+use meltemi_model::l7::{Backend, Filter, Listener, Parent, PathMatch, Route, RouteMatch, RouteRule, Target};
 use meltemi_policy::http::host_forms;
 use meltemi_view::Mesh;
 
+use crate::certificates::Secured;
 use crate::context::Context;
 use crate::served::BackendRef;
 
@@ -22,12 +23,21 @@ pub(crate) struct Chosen {
     pub(crate) prefix: Option<String>,
     /// The rule, for what it does to the request.
     pub(crate) rule: Option<ChosenRule>,
+    /// Which of the rule's backends was drawn.
+    share: Option<usize>,
 }
 
 impl Chosen {
     /// Where a request goes that no route is for.
     pub(crate) fn without_rule(backend: BackendRef) -> Self {
-        Self { backend: Some(backend), prefix: None, rule: None }
+        Self { backend: Some(backend), prefix: None, rule: None, share: None }
+    }
+
+    /// What is done to the request and its answer: by the rule, then by the chosen backend.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &Filter> {
+        let rule = self.rule.as_deref();
+        let backend = rule.zip(self.share).and_then(|(rule, share)| rule.backends.get(share));
+        rule.into_iter().flat_map(|rule| &rule.filters).chain(backend.into_iter().flat_map(|b| &b.filters))
     }
 }
 
@@ -47,9 +57,15 @@ impl Deref for ChosenRule {
     }
 }
 
-/// No rule matches: 404.
+/// Why a request has no rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NoRoute;
+pub(crate) enum NoRoute {
+    /// None matches: 404.
+    NoMatch,
+    /// Its host is another listener's than the one whose certificate the client was shown: 421 (RFC 9110 §15.5.20). The
+    /// client takes another connection for it; this one may be of other terms.
+    OtherListener,
+}
 
 /// What is looked at.
 pub(crate) struct Asked<'a> {
@@ -62,12 +78,21 @@ pub(crate) struct Asked<'a> {
     pub(crate) service: Option<(&'a NamespacedHostname, u16)>,
     /// The listener's port, at a gateway.
     pub(crate) listener: Option<u16>,
+    /// What the client has said in its TLS handshake.
+    pub(crate) secured: Option<&'a Secured>,
 }
 
 pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Result<Chosen, NoRoute> {
     // The most specific one: what is attached to another is not reached here.
     let find = |port| mesh.listeners.find(&context.config.gateway, port, asked.host);
-    let listener = asked.listener.map(|port| find(port).ok_or(NoRoute)).transpose()?;
+    let listener = asked.listener.map(|port| find(port).ok_or(NoRoute::NoMatch)).transpose()?;
+    if let (Some(secured), Some(listener)) = (asked.secured, listener) {
+        let host = secured.sni.as_deref().unwrap_or_default();
+        let shown = mesh.listeners.find(&context.config.gateway, listener.port, host);
+        if shown.is_none_or(|shown| shown.name != listener.name) {
+            return Err(NoRoute::OtherListener);
+        }
+    }
     let mut best: Option<(Rank, &Arc<Route>, usize, &RouteMatch)> = None;
     let (mut attached, everything) = (false, [RouteMatch::default()]);
     let target = match (asked.service, listener) {
@@ -95,7 +120,8 @@ pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Resul
     match (best, asked.service) {
         (Some((_, route, index, one)), _) => {
             let rule = ChosenRule { route: route.clone(), index };
-            let backend = pick(&rule.backends, |n| rand::random::<u32>() % n);
+            let share = pick(&rule.backends, |n| rand::random::<u32>() % n);
+            let backend = share.map(|share| &rule.backends[share]);
             let backend = backend.and_then(|b| Some(BackendRef::Service(b.service.clone()?, b.port)));
             let prefix = match &one.path {
                 Some(PathMatch::Prefix(prefix)) => Some(prefix.clone()),
@@ -103,12 +129,12 @@ pub(crate) fn choose(context: &Context, mesh: &Mesh, asked: &Asked<'_>) -> Resul
                 None => Some("/".to_owned()),
                 Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => None,
             };
-            Ok(Chosen { backend, prefix, rule: Some(rule) })
+            Ok(Chosen { backend, prefix, rule: Some(rule), share })
         }
         (None, Some((service, port))) if !attached => {
             Ok(Chosen::without_rule(BackendRef::Service(service.clone(), port)))
         }
-        (None, _) => Err(NoRoute),
+        (None, _) => Err(NoRoute::NoMatch),
     }
 }
 
@@ -195,13 +221,13 @@ fn prefix_matches(prefix: &str, path: &str) -> bool {
 }
 
 /// By weight.
-fn pick(backends: &[Backend], random: impl FnOnce(u32) -> u32) -> Option<&Backend> {
+fn pick(backends: &[Backend], random: impl FnOnce(u32) -> u32) -> Option<usize> {
     let total: u32 = backends.iter().map(|b| b.weight).fold(0, u32::saturating_add);
     if total == 0 {
         return None;
     }
     let mut at = random(total);
-    backends.iter().find(|b| {
+    backends.iter().position(|b| {
         let here = at < b.weight;
         at = at.saturating_sub(b.weight);
         here
@@ -227,9 +253,9 @@ mod tests {
 
     #[test]
     fn weights_are_shares_and_zero_gets_nothing() {
-        let backend = |port, weight| Backend { service: None, port, weight };
+        let backend = |port, weight| Backend { service: None, port, weight, filters: Vec::new() };
         let all = [backend(1, 1), backend(2, 0), backend(3, 3)];
-        let seen: Vec<u16> = (0..4).map(|n| pick(&all, |_| n).unwrap().port).collect();
+        let seen: Vec<u16> = (0..4).map(|n| all[pick(&all, |_| n).unwrap()].port).collect();
         assert_eq!(seen, [1, 3, 3, 3]);
         assert!(pick(&all[1..2], |_| 0).is_none());
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use meltemi_model::{NamespacedHostname, SpiffeId, WorkloadUid};
 use meltemi_runtime::places::Place;
 
+use crate::certificates::Secured;
+
 /// Who is on the other side.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -47,4 +49,13 @@ pub(crate) struct Served {
     pub(crate) peer: Peer,
     /// Its place among the connections; a WebSocket keeps it when HTTP has ended. Of a tunnel's stream the tunnel has it.
     pub(crate) place: Option<Arc<Place>>,
+    /// What the client has said in its TLS handshake, at a gateway; none in the clear, and in tunnels.
+    pub(crate) secured: Option<Secured>,
+}
+
+impl Served {
+    /// The scheme that the client speaks.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.secured.is_some() { "https" } else { "http" }
+    }
 }

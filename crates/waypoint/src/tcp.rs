@@ -108,6 +108,7 @@ pub(crate) async fn serve(
         source: peer.identity.clone(),
         source_ip: peer.address.ip().to_canonical(),
         to,
+        sni: None,
         http: false,
         detected: client.detected().is_some(),
         query: String::new(),

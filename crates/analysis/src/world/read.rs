@@ -13,6 +13,7 @@ use meltemi_translate::MeshConfig;
 use meltemi_translate::facts::{Labels, app_protocol};
 use meltemi_translate::gateways::facts::GatewayFacts;
 use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP, unread_keys};
+use meltemi_translate::routes::RouteKind;
 use meltemi_translate::security::peer::Peer;
 use meltemi_translate::security::{authorization, request, stand_in};
 use serde_json::{Value, json};
@@ -73,8 +74,8 @@ impl World {
             "Gateway" => self.gateway(name, object),
             "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => {
                 let mut spec = routes::in_order(without_defaults(&object["spec"], "spec"));
-                if kind == "HTTPRoute"
-                    && let Some(rules) = routes::rules(&name.namespace, object, &self.mesh)
+                if let Some(kind) = [RouteKind::Http, RouteKind::Grpc].into_iter().find(|k| k.name() == kind)
+                    && let Some(rules) = routes::rules(kind, &name.namespace, object, &self.mesh)
                 {
                     spec["rules"] = rules;
                 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use meltemi_model::{NamespacedName, l7};
 use meltemi_translate::MeshConfig;
-use meltemi_translate::routes::offline;
+use meltemi_translate::routes::{RouteKind, offline};
 use serde_json::{Value, json};
 
 use super::World;
@@ -34,10 +34,10 @@ pub(super) fn in_order(mut spec: Value) -> Value {
     without_nulls(spec)
 }
 
-/// The rules of an HTTPRoute as proxies are told them, without what no access depends on: how long requests may take, what
+/// The rules of a route as proxies are told them, without what no access depends on: how long requests may take, what
 /// is done to answers, and the shares of backends that have one. `None` when it cannot be read.
-pub(super) fn rules(namespace: &str, object: &Value, mesh: &MeshConfig) -> Option<Value> {
-    let told = offline::rules(namespace, object, mesh)?;
+pub(super) fn rules(kind: RouteKind, namespace: &str, object: &Value, mesh: &MeshConfig) -> Option<Value> {
+    let told = offline::rules(kind, namespace, object, mesh)?;
     let mut rules: Vec<Value> = told.iter().map(rule).collect();
     if object["spec"]["rules"].as_array().is_some_and(|written| are_apart(written)) {
         rules.sort_by_cached_key(|rule| rule["matches"].to_string());
@@ -61,11 +61,17 @@ fn rule(told: &l7::RouteRule) -> Value {
     if matches.is_empty() {
         matches.insert(json!(l7::RouteMatch::default()).to_string());
     }
-    let filters = told.filters.iter().filter(|f| !matches!(f, l7::Filter::ResponseHeaders { .. }));
+    let filters = told.filters.iter().filter(|f| is_request_change(f));
     let shares = told.backends.iter().filter(|backend| backend.weight > 0);
     let mut backends: BTreeSet<String> = shares
         .map(|backend| match &backend.service {
-            Some(service) => format!("Service {service} port {}", backend.port),
+            Some(service) => {
+                let changed: Vec<&l7::Filter> =
+                    backend.filters.iter().filter(|f| is_request_change(f)).collect();
+                let changed =
+                    if changed.is_empty() { String::new() } else { format!(" by {}", json!(changed)) };
+                format!("Service {service} port {}{changed}", backend.port)
+            }
             None => NOWHERE.to_owned(),
         })
         .collect();
@@ -73,6 +79,11 @@ fn rule(told: &l7::RouteRule) -> Value {
         backends.insert(NOWHERE.to_owned());
     }
     json!({ "matches": matches, "filters": filters.collect::<Vec<_>>(), "backends": backends })
+}
+
+/// Whether a filter decides what reaches which backend; others are about answers only.
+fn is_request_change(filter: &l7::Filter) -> bool {
+    !matches!(filter, l7::Filter::ResponseHeaders { .. } | l7::Filter::Cors { .. })
 }
 
 /// What two forms of an HTTPRoute with the same rules, beside what they do, differ in; `None` when they lead requests to
@@ -112,13 +123,12 @@ pub(crate) fn difference(was: &Value, is: &Value) -> Option<String> {
 }
 
 impl World {
-    /// Whether an HTTPRoute of its namespace is for a port of a Service, or for any of it: a waypoint takes requests there
+    /// Whether a route of its namespace is for a port of a Service, or for any of it: a waypoint takes requests there
     /// only.
     pub(crate) fn is_routed(&self, service: &NamespacedName, port: Option<u16>) -> bool {
-        let near = self
-            .unmodelled
-            .iter()
-            .filter(|((kind, name), _)| kind == "HTTPRoute" && name.namespace == service.namespace);
+        let near = self.unmodelled.iter().filter(|((kind, name), _)| {
+            matches!(kind.as_str(), "HTTPRoute" | "GRPCRoute") && name.namespace == service.namespace
+        });
         let mut parents = near.flat_map(|(_, spec)| spec["parentRefs"].as_array().into_iter().flatten());
         parents.any(|parent| {
             parent["kind"] == "Service"

@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Cors, InvalidCors};
+use crate::names::NamespacedHostname;
+
 /// Headers that frame a message, name its host or belong to one connection (RFC 9110 §7.6.1, RFC 9112 §6): the proxy
 /// writes them itself, so a route that changed them would contradict what is forwarded.
 const OF_CONNECTION: [&str; 12] = [
@@ -89,6 +92,22 @@ pub enum Filter {
         /// Status code, 3xx.
         code: u16,
     },
+    /// A copy of some requests for another service; nobody waits for its answer.
+    Mirror {
+        /// The service.
+        service: NamespacedHostname,
+        /// Its port.
+        port: u16,
+        /// Of so many requests...
+        denominator: u32,
+        /// ...so many are copied.
+        numerator: u32,
+    },
+    /// Which other origins a browser may let read the answers; preflight requests are answered by the proxy.
+    Cors {
+        /// The rules.
+        cors: Cors,
+    },
 }
 
 /// A filter that cannot be carried out as it is written.
@@ -121,6 +140,17 @@ pub enum InvalidFilter {
     /// The host name that requests are sent to.
     #[error("hostname {0:?} is no host name")]
     Host(String),
+    /// The requests that are copied.
+    #[error("{numerator} of {denominator} requests is no share")]
+    Share {
+        /// So many...
+        numerator: u32,
+        /// ...of so many.
+        denominator: u32,
+    },
+    /// The rules of CORS.
+    #[error(transparent)]
+    Cors(#[from] InvalidCors),
     /// The path that requests are sent to.
     #[error("path {path:?}: {reason}")]
     Path {
@@ -155,6 +185,11 @@ impl Filter {
                 }
                 check_target(host.as_deref(), path.as_ref())
             }
+            Self::Mirror { numerator, denominator, .. } => match numerator <= denominator {
+                true if *denominator > 0 => Ok(()),
+                _ => Err(InvalidFilter::Share { numerator: *numerator, denominator: *denominator }),
+            },
+            Self::Cors { cors } => Ok(cors.check()?),
         }
     }
 }
@@ -184,7 +219,7 @@ impl HeaderChanges {
 }
 
 /// A token (RFC 9110 §5.6.2).
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let special = b"!#$%&'*+-.^_`|~";
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || special.contains(&b))
 }
@@ -226,7 +261,8 @@ fn check_target(host: Option<&str>, path: Option<&PathChange>) -> Result<(), Inv
     check_path(path).map_err(|reason| InvalidFilter::Path { path: path.clone(), reason })
 }
 
-fn is_host(host: &str) -> bool {
+/// A host name of letters, digits and hyphens (RFC 1123 §2.1).
+pub(super) fn is_host(host: &str) -> bool {
     let is_label = |label: &str| {
         let fits = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         fits && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')

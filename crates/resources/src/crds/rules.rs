@@ -23,6 +23,17 @@ pub fn apply(schema: &mut Value, rules: Vec<Rule>) {
     }
 }
 
+/// As [`apply`], for rules whose paths begin at `path`.
+///
+/// # Panics
+/// As [`apply`].
+pub fn apply_at(schema: &mut Value, path: &str, rules: Vec<Rule>) {
+    match locate(schema, path) {
+        Some(place) => apply(place, rules),
+        None => panic!("schema rules at {path:?}: no such field"),
+    }
+}
+
 fn locate<'a>(schema: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     if path.is_empty() {
         return Some(schema);

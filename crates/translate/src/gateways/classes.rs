@@ -53,6 +53,51 @@ impl Class {
         }
     }
 
+    /// Features of the Gateway API that Gateways of the class have, by the names of its conformance suite, in order.
+    pub fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Ingress => &[
+                "GRPCRoute",
+                "GRPCRouteNamedRouteRule",
+                "Gateway",
+                "GatewayAddressEmpty",
+                "GatewayHTTPListenerIsolation",
+                "GatewayHTTPSListenerDetectMisdirectedRequests",
+                "GatewayInfrastructurePropagation",
+                "GatewayPort8080",
+                "HTTPRoute",
+                "HTTPRoute303RedirectStatusCode",
+                "HTTPRoute307RedirectStatusCode",
+                "HTTPRoute308RedirectStatusCode",
+                "HTTPRouteBackendProtocolH2C",
+                "HTTPRouteBackendProtocolWebSocket",
+                "HTTPRouteBackendRequestHeaderModification",
+                "HTTPRouteBackendTimeout",
+                "HTTPRouteCORS",
+                "HTTPRouteDestinationPortMatching",
+                "HTTPRouteHostRewrite",
+                "HTTPRouteMethodMatching",
+                "HTTPRouteNamedRouteRule",
+                "HTTPRouteParentRefPort",
+                "HTTPRoutePathRedirect",
+                "HTTPRoutePathRewrite",
+                "HTTPRoutePortRedirect",
+                "HTTPRouteQueryParamMatching",
+                "HTTPRouteRequestMirror",
+                "HTTPRouteRequestMultipleMirrors",
+                "HTTPRouteRequestPercentageMirror",
+                "HTTPRouteRequestTimeout",
+                "HTTPRouteResponseHeaderModification",
+                "HTTPRouteRetry",
+                "HTTPRouteRetryBackendTimeout",
+                "HTTPRouteRetryConnectionError",
+                "HTTPRouteSchemeRedirect",
+                "ReferenceGrant",
+            ],
+            Self::Waypoint | Self::Remote => &[],
+        }
+    }
+
     /// The GatewayClass object.
     pub fn object(self) -> Value {
         json!({
@@ -62,6 +107,11 @@ impl Class {
             "spec": { "controllerName": self.controller(), "description": self.description() },
         })
     }
+}
+
+/// The class of a controller; none when it is none of ours.
+pub fn by_controller(controller: &str) -> Option<Class> {
+    Class::ALL.into_iter().find(|class| class.controller() == controller)
 }
 
 /// The class of that name; none when another controller's.

@@ -81,7 +81,7 @@ pub fn listener_error(
             _ if OWN_PORTS.iter().any(|port| i32::from(*port) == listener.port) => {
                 Some(("PortUnavailable", format!("port {} is the proxy's own", listener.port)))
             }
-            "HTTP" => conflict(listener, all),
+            "HTTP" | "HTTPS" => conflict(listener, all),
             other => Some(("UnsupportedProtocol", format!("protocol \"{other}\" is not supported"))),
         },
     }
@@ -120,7 +120,14 @@ pub fn report(
             listener_report(class, listener, error.as_ref(), unresolved.get(&listener.name), attached)
         })
         .collect();
-    let accepted = if errors.iter().all(Option::is_some) {
+    let parameters = gateway.spec.infrastructure.as_ref().and_then(|i| i.parameters_ref.as_ref());
+    let accepted = if let Some(parameters) = parameters {
+        let message = format!(
+            "infrastructure.parametersRef: {} {:?} is not supported",
+            parameters.kind, parameters.name
+        );
+        Condition::no("Accepted", "InvalidParameters", message)
+    } else if errors.iter().all(Option::is_some) {
         Condition::no("Accepted", "ListenersNotValid", "No listener is valid")
     } else if errors.iter().any(Option::is_some) {
         Condition::yes("Accepted", "ListenersNotValid", "Some listeners are not valid")
@@ -170,7 +177,7 @@ fn listener_report(
 /// Kinds of routes that a listener takes, and those that it names and cannot take.
 fn kinds(class: Class, listener: &GatewayListeners) -> (Vec<&'static str>, Vec<String>) {
     let served = match (class, listener.protocol.as_str()) {
-        (Class::Waypoint, _) | (Class::Ingress, "HTTP") => vec!["HTTPRoute"],
+        (Class::Waypoint, _) | (Class::Ingress, "HTTP" | "HTTPS") => vec!["HTTPRoute", "GRPCRoute"],
         _ => Vec::new(),
     };
     let named = listener.allowed_routes.as_ref().and_then(|a| a.kinds.as_ref()).filter(|k| !k.is_empty());
@@ -197,7 +204,7 @@ fn programmed(
     let Some(name) = managed_name(gateway) else { return (Vec::new(), not_assigned("nothing is deployed")) };
     let host = mesh.hostname(&name.namespace, &name.name);
     if !accepted {
-        return (Vec::new(), Condition::no("Programmed", "Invalid", "No listener is valid"));
+        return (Vec::new(), Condition::no("Programmed", "Invalid", "The Gateway is not accepted"));
     }
     if observed.cluster_ips.is_empty() {
         return (Vec::new(), not_usable(&format!("hostname \"{host}\" not found")));
@@ -350,7 +357,7 @@ spec:
         for (kinds, supported, resolved) in [
             ("[{kind: HTTPRoute}]", vec!["HTTPRoute"], true),
             ("[{kind: TCPRoute}]", vec![], false),
-            ("[{kind: GRPCRoute}]", vec![], false),
+            ("[{kind: GRPCRoute}]", vec!["GRPCRoute"], true),
             ("[{kind: HTTPRoute, group: other.example}]", vec![], false),
             ("[{kind: HTTPRoute}, {kind: TCPRoute}]", vec!["HTTPRoute"], false),
         ] {

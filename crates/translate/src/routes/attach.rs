@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which listeners and Services a route attaches to.
 
+use gateway_api::experimental::httproutes::{HttpRoute, HttpRouteParentRefs};
 use gateway_api::gateways::{Gateway, GatewayListeners};
-use gateway_api::httproutes::{HttpRoute, HttpRouteParentRefs};
 use meltemi_model::NamespacedName;
 
+use super::kind::RouteKind;
 use super::world::World;
 use crate::condition::Condition;
 use crate::facts::{Labels, name_of};
@@ -52,15 +53,15 @@ pub struct Attached {
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// Attaches a route to each of its parents that is ours; others are left to their controllers.
-pub fn attach(route: &HttpRoute, world: &dyn World) -> Vec<Attached> {
+pub fn attach(route: &HttpRoute, kind: RouteKind, world: &dyn World) -> Vec<Attached> {
     let name = name_of(&route.metadata);
-    let resolved = super::backends::resolved(route, world);
+    let resolved = super::backends::resolved(route, kind, world);
     let references = route.spec.parent_refs.iter().flatten();
-    references.filter_map(|reference| one(route, &name, reference, &resolved, world)).collect()
+    references.filter_map(|reference| one((route, kind), &name, reference, &resolved, world)).collect()
 }
 
 fn one(
-    route: &HttpRoute,
+    route: (&HttpRoute, RouteKind),
     name: &NamespacedName,
     reference: &HttpRouteParentRefs,
     resolved: &Condition,
@@ -136,7 +137,7 @@ fn to_service(
 }
 
 fn to_gateway(
-    route: &HttpRoute,
+    (route, kind): (&HttpRoute, RouteKind),
     name: &NamespacedName,
     reference: &HttpRouteParentRefs,
     (gateway_name, gateway): (&NamespacedName, Option<&Gateway>),
@@ -160,7 +161,7 @@ fn to_gateway(
         .into_iter()
         .filter(|l| {
             listener_error(class, l, &gateway.spec.listeners).is_none()
-                && admits(l, gateway_name, name, &labels)
+                && admits(l, kind, gateway_name, name, &labels)
         })
         .collect();
     if admitted.is_empty() {
@@ -186,6 +187,7 @@ fn to_gateway(
 
 fn admits(
     listener: &GatewayListeners,
+    kind: RouteKind,
     gateway: &NamespacedName,
     route: &NamespacedName,
     labels: &Labels,
@@ -193,7 +195,7 @@ fn admits(
     let allowed = listener.allowed_routes.as_ref();
     let kinds = allowed.and_then(|a| a.kinds.as_ref()).filter(|k| !k.is_empty());
     let kind_admitted = kinds.is_none_or(|kinds| {
-        kinds.iter().any(|k| k.kind == "HTTPRoute" && k.group.as_deref().is_none_or(|g| g == GATEWAY_GROUP))
+        kinds.iter().any(|k| k.kind == kind.name() && k.group.as_deref().is_none_or(|g| g == GATEWAY_GROUP))
     });
     let namespaces = allowed.and_then(|a| a.namespaces.as_ref());
     let rule = AllowedNamespaces::read(

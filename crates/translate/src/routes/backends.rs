@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the backend references of a route mean.
 
-use gateway_api::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
+use gateway_api::experimental::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
 use meltemi_model::NamespacedName;
 
+use super::filters;
+use super::kind::{Referrer, RouteKind};
 use super::world::World;
 use crate::condition::Condition;
 use crate::facts::name_of;
@@ -22,7 +24,7 @@ pub struct Unresolved {
 /// # Errors
 /// [`Unresolved`].
 pub fn resolve(
-    namespace: &str,
+    from: Referrer<'_>,
     group: Option<&str>,
     kind: Option<&str>,
     (name, of_namespace, port): (&str, Option<&str>, Option<i32>),
@@ -33,10 +35,11 @@ pub fn resolve(
     if !matches!((group, kind), ("" | "core", "Service")) {
         return fail("InvalidKind", format!("backend kind {group}/{kind} is not supported"));
     }
-    let target = NamespacedName::new(of_namespace.unwrap_or(namespace), name);
-    if *target.namespace != *namespace && !world.granted(namespace, &target) {
+    let target = NamespacedName::new(of_namespace.unwrap_or(from.namespace), name);
+    if *target.namespace != *from.namespace && !world.granted(from, &target) {
         let message = format!(
-            "backendRef {target} not accessible to a route in namespace {namespace:?} (missing a ReferenceGrant?)"
+            "backendRef {target} not accessible to a route in namespace {:?} (missing a ReferenceGrant?)",
+            from.namespace
         );
         return fail("RefNotPermitted", message);
     }
@@ -55,20 +58,36 @@ pub fn resolve(
 /// # Errors
 /// [`Unresolved`].
 pub fn of_rule(
-    namespace: &str,
+    from: Referrer<'_>,
     backend: &HttpRouteRulesBackendRefs,
     world: &dyn World,
 ) -> Result<(NamespacedName, u16), Unresolved> {
     let target = (backend.name.as_str(), backend.namespace.as_deref(), backend.port);
-    resolve(namespace, backend.group.as_deref(), backend.kind.as_deref(), target, world)
+    resolve(from, backend.group.as_deref(), backend.kind.as_deref(), target, world)
+}
+
+/// Resolves the service that a filter sends copies to.
+///
+/// # Errors
+/// [`Unresolved`].
+pub(super) fn of_mirror(
+    from: Referrer<'_>,
+    reference: filters::Reference<'_>,
+    world: &dyn World,
+) -> Result<(NamespacedName, u16), Unresolved> {
+    let target = (reference.name.as_str(), reference.namespace.as_deref(), reference.port);
+    resolve(from, reference.group.as_deref(), reference.kind.as_deref(), target, world)
 }
 
 /// The ResolvedRefs condition of a route: the first reference that leads nowhere.
-pub(super) fn resolved(route: &HttpRoute, world: &dyn World) -> Condition {
+pub(super) fn resolved(route: &HttpRoute, kind: RouteKind, world: &dyn World) -> Condition {
     let namespace = name_of(&route.metadata).namespace;
-    let backends = route.spec.rules.iter().flatten().flat_map(|r| r.backend_refs.iter().flatten());
-    for backend in backends {
-        if let Err(unresolved) = of_rule(&namespace, backend, world) {
+    let from = Referrer { kind, namespace: &namespace };
+    for rule in route.spec.rules.iter().flatten() {
+        let backends = rule.backend_refs.iter().flatten().map(|backend| of_rule(from, backend, world));
+        let mirrors = filters::mirrors(rule);
+        let mirrors = mirrors.iter().map(|reference| of_mirror(from, reference, world));
+        if let Some(unresolved) = backends.chain(mirrors).find_map(Result::err) {
             return Condition::no("ResolvedRefs", unresolved.reason, unresolved.message);
         }
     }

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From an HTTPRoute to what a layer 7 proxy is told.
+//! From a route to what a layer 7 proxy is told.
 //!
 //! A rule that no proxy of ours can follow makes the route unacceptable, by name. The requests that it is for are
 //! answered with 500: without the rule they would go where its author did not want them, or without a header that a
 //! backend relies on.
 
-use gateway_api::httproutes::{
-    HttpRoute, HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
+use gateway_api::experimental::httproutes::{
+    HttpRoute, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesMatches,
     HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+    HttpRouteRulesRetry,
 };
 use meltemi_model::pattern::InvalidPattern;
 use meltemi_model::{Pattern, l7};
-use serde_json::Value;
 
 use super::attach::{Attached, Parent};
 use super::backends;
+use super::filters::{self, MAX_RETRIES, RuleError, is_prefix_change, word};
+use super::kind::{Referrer, RouteKind};
 use super::world::World;
 use crate::facts::name_of;
 use crate::mesh::MeshConfig;
@@ -33,13 +35,15 @@ pub struct Unsupported {
 /// backend, which proxies answer with 500, for the same requests; for all requests when they cannot be told either.
 pub fn rules(
     route: &HttpRoute,
+    kind: RouteKind,
     world: &dyn World,
     mesh: &MeshConfig,
 ) -> (Vec<l7::RouteRule>, Vec<Unsupported>) {
     let namespace = name_of(&route.metadata).namespace;
+    let from = Referrer { kind, namespace: &namespace };
     let (mut rules, mut unsupported) = (Vec::new(), Vec::new());
     for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
-        match one(index, rule, &namespace, world, mesh) {
+        match one(index, rule, from, world, mesh) {
             Ok(rule) => rules.push(rule),
             Err(why) => {
                 let matches = conditions(rule).unwrap_or_default();
@@ -90,51 +94,84 @@ fn parent(parent: &Parent, mesh: &MeshConfig) -> l7::Parent {
 fn one(
     index: usize,
     rule: &HttpRouteRules,
-    namespace: &str,
+    from: Referrer<'_>,
     world: &dyn World,
     mesh: &MeshConfig,
 ) -> Result<l7::RouteRule, Unsupported> {
     let unsupported = |reason: String| Unsupported { rule: index, reason };
-    let matches = conditions(rule).map_err(unsupported)?;
-    let filters = rule
-        .filters
-        .iter()
-        .flatten()
-        .map(|f| checked_filter(f).map_err(unsupported))
-        .collect::<Result<Vec<_>, _>>()?;
-    if filters.iter().any(changes_prefix) && !matches.iter().all(has_prefix) {
-        return Err(unsupported("replacePrefixMatch needs matches of type PathPrefix".to_owned()));
+    let refused = |error: RuleError| unsupported(error.to_string());
+    if rule.session_persistence.is_some() {
+        return Err(refused(RuleError::SessionPersistence));
     }
+    let matches = conditions(rule).map_err(unsupported)?;
+    let resolve = |reference: filters::Reference<'_>| {
+        let (name, port) = backends::of_mirror(from, reference, world).ok()?;
+        Some((mesh.service_key(&name.namespace, &name.name), port))
+    };
+    let filters = filters::of_rule(rule, &resolve).map_err(refused)?;
     let mut targets = Vec::new();
     for backend in rule.backend_refs.iter().flatten() {
-        if backend.filters.as_ref().is_some_and(|f| !f.is_empty()) {
-            return Err(unsupported("a filter of a single backend is not supported".to_owned()));
-        }
-        let weight = u32::try_from(backend.weight.unwrap_or(1)).unwrap_or(0);
-        let resolved = backends::of_rule(namespace, backend, world).ok();
-        targets.push(l7::Backend {
-            port: resolved.as_ref().map_or(0, |(_, port)| *port),
-            service: resolved.map(|(name, _)| mesh.service_key(&name.namespace, &name.name)),
-            weight,
-        });
+        let filters = filters::of_backend(backend, &resolve).map_err(refused)?;
+        targets.push(target(backend, filters, from, world, mesh));
+    }
+    let of_backends = targets.iter().flat_map(|target| &target.filters);
+    if filters.iter().chain(of_backends).any(is_prefix_change) && !matches.iter().all(has_prefix) {
+        return Err(refused(RuleError::NoPrefix));
     }
     let timeouts = rule.timeouts.as_ref();
     let longest = |text: Option<&String>| -> Result<Option<u64>, Unsupported> {
-        match text {
-            None => Ok(None),
-            Some(text) => {
-                let millis =
-                    millis(text).ok_or_else(|| unsupported(format!("timeout {text:?} is not supported")))?;
-                // Zero means no bound.
-                Ok((millis != 0).then_some(millis))
-            }
-        }
+        // Zero means no bound.
+        Ok(text.map(|text| duration(text, "timeout")).transpose().map_err(refused)?.filter(|ms| *ms != 0))
     };
-    let whole = longest(timeouts.and_then(|t| t.request.as_ref()))?;
-    let backend = longest(timeouts.and_then(|t| t.backend_request.as_ref()))?;
-    // Without retries a request to the backend is the request.
-    let timeout_ms = [whole, backend].into_iter().flatten().min();
-    Ok(l7::RouteRule { matches, filters, backends: targets, timeout_ms })
+    Ok(l7::RouteRule {
+        matches,
+        filters,
+        backends: targets,
+        timeout_ms: longest(timeouts.and_then(|t| t.request.as_ref()))?,
+        backend_timeout_ms: longest(timeouts.and_then(|t| t.backend_request.as_ref()))?,
+        retry: rule.retry.as_ref().map(retry).transpose().map_err(refused)?,
+    })
+}
+
+fn target(
+    backend: &HttpRouteRulesBackendRefs,
+    filters: Vec<l7::Filter>,
+    from: Referrer<'_>,
+    world: &dyn World,
+    mesh: &MeshConfig,
+) -> l7::Backend {
+    let weight = u32::try_from(backend.weight.unwrap_or(1)).unwrap_or(0);
+    let resolved = backends::of_rule(from, backend, world).ok();
+    l7::Backend {
+        port: resolved.as_ref().map_or(0, |(_, port)| *port),
+        service: resolved.map(|(name, _)| mesh.service_key(&name.namespace, &name.name)),
+        weight,
+        filters,
+    }
+}
+
+/// How often a request is sent again when the route does not say it.
+const DEFAULT_RETRIES: u32 = 2;
+fn retry(written: &HttpRouteRulesRetry) -> Result<l7::Retry, RuleError> {
+    let attempts = match written.attempts {
+        None => DEFAULT_RETRIES,
+        Some(attempts) if (0..=MAX_RETRIES).contains(&attempts) => {
+            u32::try_from(attempts).unwrap_or_default()
+        }
+        Some(attempts) => return Err(RuleError::Attempts(attempts)),
+    };
+    let code = |code: &i64| match u16::try_from(*code) {
+        Ok(code @ 400..=599) => Ok(code),
+        _ => Err(RuleError::Code(*code)),
+    };
+    let codes = written.codes.iter().flatten().map(code).collect::<Result<_, _>>()?;
+    let backoff_ms = written.backoff.as_ref().map(|text| duration(text, "retry.backoff")).transpose()?;
+    Ok(l7::Retry { attempts, codes, backoff_ms })
+}
+
+/// A duration in milliseconds.
+fn duration(text: &str, field: &'static str) -> Result<u64, RuleError> {
+    millis(text).ok_or_else(|| RuleError::Duration { field, text: text.to_owned() })
 }
 
 fn condition(condition: &HttpRouteRulesMatches) -> Result<l7::RouteMatch, String> {
@@ -173,93 +210,9 @@ fn pattern(text: &str) -> Result<Pattern, String> {
     text.parse().map_err(|e: InvalidPattern| e.to_string())
 }
 
-fn changes_prefix(filter: &l7::Filter) -> bool {
-    let (l7::Filter::Rewrite { path, .. } | l7::Filter::Redirect { path, .. }) = filter else { return false };
-    matches!(path, Some(l7::PathChange::Prefix(_)))
-}
-
 /// No condition on the path is the prefix `/`.
 fn has_prefix(one: &l7::RouteMatch) -> bool {
     matches!(one.path, None | Some(l7::PathMatch::Prefix(_)))
-}
-
-/// An enum of the API as the word that is written in YAML.
-fn word(value: &impl serde::Serialize) -> Option<String> {
-    match serde_json::to_value(value) {
-        Ok(Value::String(text)) => Some(text),
-        _ => None,
-    }
-}
-
-/// A filter that proxies can carry out.
-fn checked_filter(written: &HttpRouteRulesFilters) -> Result<l7::Filter, String> {
-    let converted = filter(written)?;
-    let kind = || word(&written.r#type).unwrap_or_default();
-    converted.check().map_err(|why| format!("{}: {why}", kind()))?;
-    Ok(converted)
-}
-
-fn filter(filter: &HttpRouteRulesFilters) -> Result<l7::Filter, String> {
-    let missing = |what: &str| format!("a {what} filter without its settings");
-    match filter.r#type {
-        HttpRouteRulesFiltersType::RequestHeaderModifier => {
-            let m = filter.request_header_modifier.as_ref();
-            let m = m.ok_or_else(|| missing("RequestHeaderModifier"))?;
-            let changes = l7::HeaderChanges {
-                set: m.set.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
-                add: m.add.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
-                remove: m.remove.clone().unwrap_or_default(),
-            };
-            Ok(l7::Filter::RequestHeaders { changes })
-        }
-        HttpRouteRulesFiltersType::ResponseHeaderModifier => {
-            let m = filter.response_header_modifier.as_ref();
-            let m = m.ok_or_else(|| missing("ResponseHeaderModifier"))?;
-            let changes = l7::HeaderChanges {
-                set: m.set.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
-                add: m.add.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
-                remove: m.remove.clone().unwrap_or_default(),
-            };
-            Ok(l7::Filter::ResponseHeaders { changes })
-        }
-        HttpRouteRulesFiltersType::RequestRedirect => {
-            redirect(filter).ok_or_else(|| missing("RequestRedirect"))
-        }
-        HttpRouteRulesFiltersType::UrlRewrite => {
-            let m = filter.url_rewrite.as_ref().ok_or_else(|| missing("URLRewrite"))?;
-            let path = m
-                .path
-                .as_ref()
-                .and_then(|p| path_change(p.replace_full_path.as_ref(), p.replace_prefix_match.as_ref()));
-            Ok(l7::Filter::Rewrite { host: m.hostname.clone(), path })
-        }
-        HttpRouteRulesFiltersType::RequestMirror => Err("a RequestMirror filter is not supported".to_owned()),
-        HttpRouteRulesFiltersType::ExtensionRef => Err("an ExtensionRef filter is not supported".to_owned()),
-        HttpRouteRulesFiltersType::Cors => Err("a CORS filter is not supported".to_owned()),
-    }
-}
-
-fn redirect(filter: &HttpRouteRulesFilters) -> Option<l7::Filter> {
-    let m = filter.request_redirect.as_ref()?;
-    let path = m
-        .path
-        .as_ref()
-        .and_then(|p| path_change(p.replace_full_path.as_ref(), p.replace_prefix_match.as_ref()));
-    Some(l7::Filter::Redirect {
-        scheme: m.scheme.as_ref().and_then(word),
-        host: m.hostname.clone(),
-        port: m.port.and_then(|p| u16::try_from(p).ok()),
-        path,
-        code: m.status_code.and_then(|c| u16::try_from(c).ok()).unwrap_or(302),
-    })
-}
-
-fn path_change(full: Option<&String>, prefix: Option<&String>) -> Option<l7::PathChange> {
-    match (full, prefix) {
-        (Some(full), _) => Some(l7::PathChange::Full(full.clone())),
-        (None, Some(prefix)) => Some(l7::PathChange::Prefix(prefix.clone())),
-        (None, None) => None,
-    }
 }
 
 /// A duration of the Gateway API (`1h30m`, `500ms`) in milliseconds.

@@ -1,23 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rules of an HTTPRoute without the mesh that it is for: everything that it names is taken as there and permitted.
+//! The rules of a route without the mesh that it is for: everything that it names is taken as there and permitted.
 
+use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::gateways::Gateway;
-use gateway_api::httproutes::HttpRoute;
 use meltemi_model::{NamespacedName, l7};
 use serde_json::Value;
 
-use super::convert;
+use super::kind::{Referrer, RouteKind};
 use super::world::World;
+use super::{convert, grpc};
 use crate::facts::Labels;
 use crate::mesh::MeshConfig;
 
-/// The rules as a layer 7 proxy is told them, in their order; `None` when the object is no HTTPRoute.
-pub fn rules(namespace: &str, object: &Value, mesh: &MeshConfig) -> Option<Vec<l7::RouteRule>> {
-    let mut route: HttpRoute = serde_json::from_value(object.clone()).ok()?;
+/// The rules as a layer 7 proxy is told them, in their order; `None` when the object is no route of the kind.
+pub fn rules(
+    kind: RouteKind,
+    namespace: &str,
+    object: &Value,
+    mesh: &MeshConfig,
+) -> Option<Vec<l7::RouteRule>> {
+    let mut route: HttpRoute = match kind {
+        RouteKind::Http => serde_json::from_value(object.clone()).ok()?,
+        RouteKind::Grpc => {
+            let metadata = serde_json::from_value(object["metadata"].clone()).unwrap_or_default();
+            grpc::as_http(&metadata, &object["spec"]).ok()?
+        }
+    };
     route.metadata.namespace = Some(namespace.to_owned());
     let backends = route.spec.rules.iter().flatten().flat_map(|rule| rule.backend_refs.iter().flatten());
     let ports = backends.filter_map(|backend| u16::try_from(backend.port?).ok()).collect();
-    Some(convert::rules(&route, &Anything { ports }, mesh).0)
+    Some(convert::rules(&route, kind, &Anything { ports }, mesh).0)
 }
 
 /// A mesh where there is everything, with these ports.
@@ -42,7 +54,7 @@ impl World for Anything {
         Err("nothing is attached")
     }
 
-    fn granted(&self, _: &str, _: &NamespacedName) -> bool {
+    fn granted(&self, _: Referrer<'_>, _: &NamespacedName) -> bool {
         true
     }
 }

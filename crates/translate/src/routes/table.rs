@@ -7,23 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::gateways::Gateway;
-use gateway_api::httproutes::HttpRoute;
 use gateway_api::referencegrants::ReferenceGrant;
 use meltemi_model::{NamespacedName, l7};
 
 use super::attach::{Attached, Parent, attach};
 use super::convert;
+use super::kind::{Referrer, RouteName};
 use super::world::World;
 use crate::condition::Condition;
 use crate::facts::{Labels, name_of};
+use crate::gateways::certificates::{self, Certificate, Certificates, Resolved};
 use crate::gateways::classes;
 use crate::gateways::status::listener_error;
 use crate::index::Index;
-
-/// What the status of a route says whose kind no proxy serves.
-const UNSERVED: &str = "GRPCRoute is not served yet: nothing is routed by it. An HTTPRoute that matches the path \
-                        /<package>.<service>/<method> does the same";
 
 /// A route or listener, and the Gateways that are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,28 +36,35 @@ pub struct For<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Routed {
     /// New or changed routes.
-    pub routes: Vec<For<l7::Route>>,
+    pub routes: Vec<(RouteName, For<l7::Route>)>,
     /// Routes that are gone.
-    pub removed_routes: Vec<NamespacedName>,
+    pub removed_routes: Vec<RouteName>,
     /// New or changed listeners, by `<namespace>/<gateway>/<listener>`.
     pub listeners: Vec<(String, For<l7::Listener>)>,
     /// Listeners that are gone.
     pub removed_listeners: Vec<String>,
     /// Status of routes whose parents changed: the route, its generation, its parents.
-    pub statuses: Vec<(NamespacedName, Option<i64>, Vec<Attached>)>,
-    /// The same of routes that nobody serves.
-    pub unserved: Vec<(NamespacedName, Option<i64>, Vec<Attached>)>,
+    pub statuses: Vec<(RouteName, Option<i64>, Vec<Attached>)>,
+    /// New or changed certificates.
+    pub certificates: Vec<(NamespacedName, For<l7::TlsSecret>)>,
+    /// Certificates that no Gateway uses any more.
+    pub removed_certificates: Vec<NamespacedName>,
+    /// References of listeners that lead nowhere, by listener, where they changed.
+    pub unresolved: Vec<(NamespacedName, Unresolved)>,
     /// Routes attached to the listeners of Gateways, where the number changed.
     pub attached: Vec<(NamespacedName, BTreeMap<String, u32>)>,
 }
 
+/// References of a Gateway's listeners that lead nowhere: reason and sentence, by listener.
+pub type Unresolved = BTreeMap<String, (&'static str, String)>;
+
 /// Routes and Gateways.
 #[derive(Debug, Default)]
 pub struct Table {
+    certificates: HashMap<NamespacedName, Arc<Certificate>>,
     gateways: HashMap<NamespacedName, Arc<Gateway>>,
-    routes: BTreeMap<NamespacedName, Arc<HttpRoute>>,
-    /// GRPCRoutes, as far as their parents: no proxy routes by them.
-    unserved: BTreeMap<NamespacedName, Arc<HttpRoute>>,
+    /// GRPCRoutes as the HTTPRoutes that do the same.
+    routes: BTreeMap<RouteName, Arc<HttpRoute>>,
     grants: HashMap<NamespacedName, Arc<ReferenceGrant>>,
     /// Services and namespaces that some route names.
     services: BTreeSet<NamespacedName>,
@@ -70,12 +75,13 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Outputs {
-    routes: BTreeMap<NamespacedName, For<l7::Route>>,
+    routes: BTreeMap<RouteName, For<l7::Route>>,
     listeners: BTreeMap<String, For<l7::Listener>>,
     /// Conditions as they were reported, by route, with the parents' names.
-    statuses: BTreeMap<NamespacedName, (Option<i64>, Vec<Vec<Condition>>)>,
-    unserved: BTreeMap<NamespacedName, (Option<i64>, Vec<Vec<Condition>>)>,
+    statuses: BTreeMap<RouteName, (Option<i64>, Vec<Vec<Condition>>)>,
     attached: BTreeMap<NamespacedName, BTreeMap<String, u32>>,
+    certificates: BTreeMap<NamespacedName, For<l7::TlsSecret>>,
+    unresolved: BTreeMap<NamespacedName, Unresolved>,
 }
 
 impl Table {
@@ -89,7 +95,7 @@ impl Table {
     }
 
     /// A route is new, changed or gone.
-    pub fn set_route(&mut self, name: &NamespacedName, route: Option<Arc<HttpRoute>>) {
+    pub fn set_route(&mut self, name: &RouteName, route: Option<Arc<HttpRoute>>) {
         let seen = |r: &Arc<HttpRoute>| (r.spec.clone(), r.metadata.generation);
         if self.routes.get(name).map(seen) != route.as_ref().map(seen) {
             self.dirty = true;
@@ -100,19 +106,21 @@ impl Table {
         };
     }
 
-    /// A route of a kind that is not served is new, changed or gone; of it only the parents are looked at.
-    pub fn set_unserved(&mut self, name: &NamespacedName, route: Option<Arc<HttpRoute>>) {
-        self.dirty = true;
-        match route {
-            Some(route) => self.unserved.insert(name.clone(), route),
-            None => self.unserved.remove(name),
-        };
-    }
-
     /// A grant is new, changed or gone.
     pub fn set_grant(&mut self, name: &NamespacedName, grant: Option<Arc<ReferenceGrant>>) {
         self.dirty = true;
         set(&mut self.grants, name, grant);
+    }
+
+    /// A Secret with a certificate is new, changed or gone.
+    pub fn set_certificate(&mut self, name: &NamespacedName, certificate: Option<Arc<Certificate>>) {
+        let named = |gateway: &Arc<Gateway>| {
+            let references =
+                gateway.spec.listeners.iter().filter_map(|l| l.tls.as_ref()?.certificate_refs.as_ref());
+            references.flatten().any(|reference| reference.name == *name.name)
+        };
+        self.dirty |= self.gateways.values().any(named);
+        set(&mut self.certificates, name, certificate);
     }
 
     /// A Service changed, or its waypoint did.
@@ -133,10 +141,10 @@ impl Table {
         }
         let (now, services) = compute(self, index, &mut routed);
         self.services = services;
-        self.namespaces = self.routes.keys().map(|r| r.namespace.clone()).collect();
+        self.namespaces = self.routes.keys().map(|r| r.name.namespace.clone()).collect();
         for (name, route) in &now.routes {
             if self.out.routes.get(name) != Some(route) {
-                routed.routes.push(route.clone());
+                routed.routes.push((name.clone(), route.clone()));
             }
         }
         routed.removed_routes = gone(&self.out.routes, &now.routes);
@@ -147,7 +155,17 @@ impl Table {
         }
         routed.removed_listeners = gone(&self.out.listeners, &now.listeners);
         routed.statuses.retain(|(name, ..)| self.out.statuses.get(name) != now.statuses.get(name));
-        routed.unserved.retain(|(name, ..)| self.out.unserved.get(name) != now.unserved.get(name));
+        for (name, certificate) in &now.certificates {
+            if self.out.certificates.get(name) != Some(certificate) {
+                routed.certificates.push((name.clone(), certificate.clone()));
+            }
+        }
+        routed.removed_certificates = gone(&self.out.certificates, &now.certificates);
+        for (name, unresolved) in &now.unresolved {
+            if self.out.unresolved.get(name) != Some(unresolved) {
+                routed.unresolved.push((name.clone(), unresolved.clone()));
+            }
+        }
         for (name, counts) in &now.attached {
             if self.out.attached.get(name) != Some(counts) {
                 routed.attached.push((name.clone(), counts.clone()));
@@ -176,12 +194,12 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
         if classes::of(&gateway.spec.gateway_class_name).is_some() {
             let counts = gateway.spec.listeners.iter().map(|l| (l.name.clone(), 0)).collect();
             out.attached.insert(name.clone(), counts);
-            listeners(name, gateway, &mut out);
+            listeners(name, gateway, table, &mut out);
         }
     }
     for (name, route) in &table.routes {
-        let mut attached = attach(route, &view);
-        let (rules, unsupported) = convert::rules(route, &view, index.mesh());
+        let mut attached = attach(route, name.kind, &view);
+        let (rules, unsupported) = convert::rules(route, name.kind, &view, index.mesh());
         if let Some(converted) = convert::route(route, rules, &attached, index.mesh()) {
             let gateways: BTreeSet<_> =
                 attached.iter().flat_map(|a| &a.parents).filter_map(gateway_of).collect();
@@ -199,16 +217,6 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
         let conditions = attached.iter().map(|a| a.conditions.clone()).collect();
         out.statuses.insert(name.clone(), (generation, conditions));
         routed.statuses.push((name.clone(), generation, attached));
-    }
-    for (name, route) in &table.unserved {
-        let mut attached = attach(route, &view);
-        for one in &mut attached {
-            one.parents.clear();
-            one.conditions = vec![Condition::no("Accepted", "UnsupportedValue", UNSERVED)];
-        }
-        let conditions = attached.iter().map(|a| a.conditions.clone()).collect();
-        out.unserved.insert(name.clone(), (route.metadata.generation, conditions));
-        routed.unserved.push((name.clone(), route.metadata.generation, attached));
     }
     (out, view.services.into_inner())
 }
@@ -245,14 +253,22 @@ fn count(attached: &[Attached], counts: &mut BTreeMap<NamespacedName, BTreeMap<S
     }
 }
 
-fn listeners(name: &NamespacedName, gateway: &Gateway, out: &mut Outputs) {
+fn listeners(name: &NamespacedName, gateway: &Gateway, table: &Table, out: &mut Outputs) {
     let Some(class) = classes::of(&gateway.spec.gateway_class_name) else { return };
     for listener in &gateway.spec.listeners {
         if listener_error(class, listener, &gateway.spec.listeners).is_some() {
             continue;
         }
+        let Resolved { secrets, unresolved } = certificates::resolve(name, listener, table);
+        let all_unresolved = out.unresolved.entry(name.clone()).or_default();
+        if let Some(unresolved) = unresolved {
+            all_unresolved.insert(listener.name.clone(), unresolved);
+        }
         let protocol = match listener.protocol.as_str() {
             "HTTP" => l7::Protocol::Http,
+            // Without a certificate there is nothing to end TLS with.
+            "HTTPS" if secrets.is_empty() => continue,
+            "HTTPS" => l7::Protocol::Https,
             "HBONE" => l7::Protocol::Hbone,
             _ => continue,
         };
@@ -263,11 +279,49 @@ fn listeners(name: &NamespacedName, gateway: &Gateway, out: &mut Outputs) {
             port,
             protocol,
             hostname: listener.hostname.clone().filter(|h| !h.is_empty()),
-            secret: None,
+            secrets,
         };
+        for secret in &what.secrets {
+            if let Some(Certificate::Usable(certificate)) = table.certificates.get(secret).map(|c| &**c) {
+                let unused = || For { what: certificate.clone(), gateways: BTreeSet::new() };
+                let entry = out.certificates.entry(secret.clone()).or_insert_with(unused);
+                entry.gateways.insert(name.clone());
+            }
+        }
         let key = format!("{name}/{}", listener.name);
         out.listeners.insert(key, For { what, gateways: [name.clone()].into() });
     }
+}
+
+impl Certificates for Table {
+    fn certificate(&self, name: &NamespacedName) -> Option<&Certificate> {
+        self.certificates.get(name).map(|certificate| &**certificate)
+    }
+
+    fn is_granted(&self, gateway_namespace: &str, secret: &NamespacedName) -> bool {
+        is_granted(self.grants.values(), ("Gateway", gateway_namespace), ("Secret", secret))
+    }
+}
+
+/// Whether some ReferenceGrant lets objects of a kind in a namespace name an object of the core group in another one.
+fn is_granted<'a>(
+    mut grants: impl Iterator<Item = &'a Arc<ReferenceGrant>>,
+    (from_kind, from_namespace): (&str, &str),
+    (to_kind, to): (&str, &NamespacedName),
+) -> bool {
+    grants.any(|grant| {
+        name_of(&grant.metadata).namespace == to.namespace
+            && grant.spec.from.iter().any(|from| {
+                from.group == "gateway.networking.k8s.io"
+                    && from.kind == from_kind
+                    && from.namespace == from_namespace
+            })
+            && grant.spec.to.iter().any(|one| {
+                one.group.is_empty()
+                    && one.kind == to_kind
+                    && one.name.as_ref().is_none_or(|name| *name == *to.name)
+            })
+    })
 }
 
 /// The world as attachment sees it; it notes which Services were asked for.
@@ -297,186 +351,10 @@ impl World for View<'_> {
         self.index.waypoint_of(service).cloned().ok_or("MissingUseWaypointLabel")
     }
 
-    fn granted(&self, from: &str, to: &NamespacedName) -> bool {
-        self.table.grants.values().any(|grant| {
-            let of = name_of(&grant.metadata);
-            of.namespace == to.namespace
-                && grant.spec.from.iter().any(|f| {
-                    f.group == "gateway.networking.k8s.io" && f.kind == "HTTPRoute" && f.namespace == from
-                })
-                && grant.spec.to.iter().any(|t| {
-                    t.group.is_empty()
-                        && t.kind == "Service"
-                        && t.name.as_ref().is_none_or(|n| *n == *to.name)
-                })
-        })
+    fn granted(&self, from: Referrer<'_>, to: &NamespacedName) -> bool {
+        is_granted(self.table.grants.values(), (from.kind.name(), from.namespace), ("Service", to))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::Service as KubeService;
-
-    use super::*;
-    use crate::facts::ServiceFacts;
-    use crate::{Change, MeshConfig};
-
-    fn parse<T: serde::de::DeserializeOwned>(yaml: &str) -> T {
-        serde_yaml_ng::from_str(yaml).unwrap()
-    }
-
-    fn bookinfo() -> (Table, Index) {
-        let mut index = Index::new(MeshConfig::default());
-        let service: KubeService = parse(
-            "
-metadata: {name: productpage, namespace: default}
-spec: {clusterIP: 10.96.0.9, ports: [{port: 9080}]}
-",
-        );
-        index
-            .apply(Change::Service(name_of(&service.metadata), Some(Box::new(ServiceFacts::read(&service)))));
-        index.flush();
-        let mut table = Table::default();
-        let gateway: Gateway = parse(
-            "
-metadata: {name: bookinfo-gateway, namespace: default}
-spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}
-",
-        );
-        table.set_gateway(&name_of(&gateway.metadata), Some(Arc::new(gateway)));
-        let route: HttpRoute = parse(
-            "
-metadata: {name: bookinfo, namespace: default, generation: 1}
-spec:
-  parentRefs: [{name: bookinfo-gateway}]
-  rules:
-  - matches:
-    - path: {type: Exact, value: /productpage}
-    - path: {type: PathPrefix, value: /static}
-    backendRefs: [{name: productpage, port: 9080}]
-",
-        );
-        table.set_route(&name_of(&route.metadata), Some(Arc::new(route)));
-        (table, index)
-    }
-
-    #[test]
-    fn bookinfo_is_routed_through_its_gateway() {
-        let (mut table, index) = bookinfo();
-        let routed = table.flush(&index);
-        let [route] = routed.routes.as_slice() else { panic!("{routed:?}") };
-        let gateway = NamespacedName::new("default", "bookinfo-gateway");
-        assert_eq!(route.gateways, [gateway.clone()].into());
-        assert_eq!(route.what.parents[0].target, l7::Target::Gateway(gateway.clone()));
-        let rule = &route.what.rules[0];
-        assert_eq!(rule.matches[0].path, Some(l7::PathMatch::Exact("/productpage".into())));
-        assert_eq!(
-            rule.backends[0].service,
-            Some(MeshConfig::default().service_key("default", "productpage"))
-        );
-        assert_eq!(routed.listeners[0].0, "default/bookinfo-gateway/http");
-        assert_eq!(routed.attached, [(gateway, BTreeMap::from([("http".to_owned(), 1)]))]);
-        assert!(routed.statuses[0].2[0].conditions.iter().all(|c| c.status));
-        let again = table.flush(&index);
-        assert!(again.routes.is_empty() && again.statuses.is_empty());
-    }
-
-    #[test]
-    fn a_service_that_goes_takes_its_share_to_nowhere() {
-        let (mut table, mut index) = bookinfo();
-        table.flush(&index);
-        let name = NamespacedName::new("default", "productpage");
-        index.apply(Change::Service(name.clone(), None));
-        index.flush();
-        table.see_service(&NamespacedName::new("default", "unrelated"));
-        assert!(table.flush(&index).routes.is_empty());
-        table.see_service(&name);
-        let routed = table.flush(&index);
-        assert_eq!(routed.routes[0].what.rules[0].backends[0].service, None);
-        assert_eq!(routed.statuses[0].2[0].conditions[1].reason, "BackendNotFound");
-    }
-
-    #[test]
-    fn a_rule_that_cannot_be_followed_answers_for_its_requests_only() {
-        let (mut table, index) = bookinfo();
-        let mut route: HttpRoute = parse(
-            "
-metadata: {name: bookinfo, namespace: default, generation: 2}
-spec: {parentRefs: [{name: bookinfo-gateway}]}
-",
-        );
-        let good =
-            "{matches: [{path: {type: Exact, value: /a}}], backendRefs: [{name: productpage, port: 9080}]}";
-        let bad = "{matches: [{path: {type: Exact, value: /b}}], filters: [{type: CORS, cors: {}}]}";
-        let unreadable = "{matches: [{path: {type: RegularExpression, value: '/(a'}}]}";
-        route.spec.rules = Some([good, bad, unreadable].map(parse).into());
-        table.set_route(&name_of(&route.metadata), Some(Arc::new(route)));
-        let routed = table.flush(&index);
-        let rules = &routed.routes[0].what.rules;
-        let seen: Vec<_> = rules.iter().map(|r| (r.matches.len(), r.backends.len())).collect();
-        assert_eq!(seen, [(1, 1), (1, 0), (0, 0)]);
-        assert!(routed.attached.iter().all(|(_, counts)| counts.values().all(|n| *n == 0)), "{routed:?}");
-    }
-
-    #[test]
-    fn a_rule_that_cannot_be_followed_makes_the_route_unacceptable() {
-        for (rule, message) in [
-            (
-                "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: productpage, port: 9080}}}]",
-                "rule 0: a RequestMirror filter is not supported",
-            ),
-            (
-                "matches: [{path: {type: RegularExpression, value: '/(a'}}]",
-                r#"rule 0: regular expression "/(a": unclosed group"#,
-            ),
-            (
-                "matches: [{headers: [{type: RegularExpression, name: x, value: '[z-a]'}]}]",
-                r#"rule 0: regular expression "[z-a]": invalid character class range, the start must be <= the end"#,
-            ),
-            (
-                "matches: [{queryParams: [{type: RegularExpression, name: x, value: '*'}]}]",
-                r#"rule 0: regular expression "*": repetition operator missing expression"#,
-            ),
-            (
-                "{matches: [{path: {type: Exact, value: /a}}], \
-                 filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}",
-                "rule 0: replacePrefixMatch needs matches of type PathPrefix",
-            ),
-            (
-                "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-user, value: \"gate\\nway\"}]}}]",
-                r#"rule 0: RequestHeaderModifier: set "x-user": the value has a line break"#,
-            ),
-            (
-                "filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Content-Length]}}]",
-                r#"rule 0: ResponseHeaderModifier: remove "Content-Length": the proxy writes this header itself; a route cannot change it"#,
-            ),
-            (
-                "filters: [{type: URLRewrite, urlRewrite: {hostname: 'a b'}}]",
-                r#"rule 0: URLRewrite: hostname "a b" is no host name"#,
-            ),
-        ] {
-            let (mut table, index) = bookinfo();
-            let mut route: HttpRoute = parse(
-                "
-metadata: {name: bookinfo, namespace: default, generation: 2}
-spec: {parentRefs: [{name: bookinfo-gateway}]}
-",
-            );
-            route.spec.rules = Some(vec![parse(rule)]);
-            table.flush(&index);
-            table.set_route(&name_of(&route.metadata), Some(Arc::new(route)));
-            let routed = table.flush(&index);
-            // Without a backend: 500.
-            let [sent] = routed.routes.as_slice() else { panic!("{rule}: {routed:?}") };
-            assert_eq!(
-                (sent.what.rules[0].backends.len(), sent.what.rules[0].filters.len()),
-                (0, 0),
-                "{rule}"
-            );
-            let accepted = &routed.statuses[0].2[0].conditions[0];
-            assert_eq!((accepted.status, accepted.reason.as_str()), (false, "UnsupportedValue"), "{rule}");
-            let answered = "; requests that it is for are answered with 500";
-            assert_eq!(accepted.message, format!("{message}{answered}"), "{rule}");
-        }
-    }
-}
+mod tests;

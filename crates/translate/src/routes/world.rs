@@ -4,6 +4,7 @@
 use gateway_api::gateways::Gateway;
 use meltemi_model::NamespacedName;
 
+use super::kind::Referrer;
 use crate::facts::Labels;
 
 /// What attachment looks at; the index answers in the control plane, files answer offline.
@@ -16,6 +17,6 @@ pub trait World {
     fn namespace_labels(&self, name: &str) -> Labels;
     /// The waypoint that a Service is bound to; an error says why there is none.
     fn waypoint_of(&self, service: &NamespacedName) -> Result<NamespacedName, &'static str>;
-    /// Whether a ReferenceGrant lets a route of `from` refer to a Service.
-    fn granted(&self, from: &str, to: &NamespacedName) -> bool;
+    /// Whether a ReferenceGrant lets a route refer to a Service of another namespace.
+    fn granted(&self, from: Referrer<'_>, to: &NamespacedName) -> bool;
 }

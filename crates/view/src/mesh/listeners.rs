@@ -153,7 +153,7 @@ mod tests {
             port: u16::from(port),
             protocol: Protocol::Http,
             hostname: HOSTS[host].map(Into::into),
-            secret: None,
+            secrets: Vec::new(),
         }
     }
 

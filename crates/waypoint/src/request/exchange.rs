@@ -6,31 +6,29 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use meltemi_model::l7::Filter;
+use meltemi_model::l7::{Filter, RouteRule};
 use meltemi_policy::Permit;
 use meltemi_state::Route;
 use meltemi_view::Denial;
 use meltemi_view::registry::Guard;
 
 use super::Life;
+use super::attempts::{Answered, Plan};
 use crate::answers::{denial, plain};
 use crate::authorize::Subject;
-use crate::balance::{choose_endpoint, is_gateway_error};
 use crate::body::{Answer, Body, Bounds, Deadline, Received, Upload};
 use crate::expect::{EndOnDrop, Expectation, Wait, expects_continue};
-use crate::forward::{Exchanged, Unreached, attempt, host, patience};
+use crate::forward::Unreached;
 use crate::log::Line;
 use crate::metrics::ResponseFlag;
 use crate::pool::HttpVersion;
-use crate::retry::{ATTEMPTS, pause};
 use crate::route::Chosen;
 use crate::served::BackendRef;
-use crate::{filters, headers, upgrade};
+use crate::{filters, headers, mirror, upgrade};
 
-/// How long a request may take by its rule, to the end of its answer.
-fn timeout(chosen: &Chosen) -> Option<Duration> {
-    let millis = chosen.rule.as_ref().and_then(|rule| rule.timeout_ms).filter(|millis| *millis > 0);
-    millis.map(Duration::from_millis)
+/// How long something may take by the rule.
+fn timeout(chosen: &Chosen, of: impl FnOnce(&RouteRule) -> Option<u64>) -> Option<Duration> {
+    chosen.rule.as_deref().and_then(of).filter(|millis| *millis > 0).map(Duration::from_millis)
 }
 
 /// Where a request goes at first.
@@ -44,10 +42,12 @@ pub(super) struct First<'a> {
 }
 
 /// Why no endpoint has answered.
-enum Failure {
+pub(super) enum Failure {
     Unreached(Unreached),
     /// A policy denies what another endpoint would get.
     Denied(Denial),
+    /// The last attempt took longer than the rule permits for one.
+    TimedOut,
 }
 
 impl Life<'_> {
@@ -63,14 +63,21 @@ impl Life<'_> {
         let limit = (!self.grpc).then_some(self.context.limits.body);
         let expectation = expects_continue(request.headers()).then(Expectation::default);
         let wait = expectation.clone().filter(|_| request.version() == Version::HTTP_11).map(Wait::new);
-        let mut request = request.map(|body| Received::new(body, upload.clone(), limit, wait).boxed_unsync());
+        let (parts, body) = request.into_parts();
+        let body = Received::new(body, upload.clone(), limit, wait);
+        let copies = self.copy_to_mirrors(chosen, first.subject, &parts, &body);
+        let mut request = Request::from_parts(parts, mirror::feed(body, copies));
         if let Some(expectation) = expectation.clone() {
             hyper::ext::on_informational(&mut request, move |response| expectation.hear(response.status()));
         }
         let expectation = expectation.map(EndOnDrop);
-        let until = timeout(chosen).map(|limit| self.begun + limit);
+        let until = timeout(chosen, |rule| rule.timeout_ms).map(|limit| self.begun + limit);
+        let plan = Plan {
+            retry: chosen.rule.as_deref().and_then(|rule| rule.retry.as_ref()),
+            limit: timeout(chosen, |rule| rule.backend_timeout_ms),
+        };
         let forwarded = async {
-            let forwarded = self.forward(first, request, &upload);
+            let forwarded = self.forward(first, request, &upload, plan);
             match until {
                 Some(until) => tokio::time::timeout_at(until, forwarded).await.ok(),
                 None => Some(forwarded.await),
@@ -84,13 +91,14 @@ impl Life<'_> {
             }
         };
         match outcome {
-            None => {
+            None | Some(Err(Failure::TimedOut)) => {
                 self.line.flags = ResponseFlag::UpstreamTimeout;
                 plain(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
             }
             Some(Err(Failure::Unreached(unreached))) => self.unreached(unreached, &upload),
             Some(Err(Failure::Denied(denied))) => self.refused(&denied),
-            Some(Ok(exchanged)) => {
+            Some(Ok(Answered { exchanged, until: of_attempt })) => {
+                let until = until.into_iter().chain(of_attempt).min();
                 upload.answered();
                 self.line.upstream = exchanged.upstream.to_string();
                 self.line.details = "via_upstream".into();
@@ -101,49 +109,6 @@ impl Life<'_> {
                 let bounds = Bounds { permit, guard, deadline, expectation, connection };
                 self.answer(exchanged.response, chosen, bounds)
             }
-        }
-    }
-
-    /// Sends the request, and again to another endpoint when the first has not got it.
-    async fn forward(
-        &self,
-        first: First<'_>,
-        mut request: Request<Body>,
-        upload: &Upload,
-    ) -> Result<Exchanged, Failure> {
-        let First { backend, mut route, version, subject } = first;
-        let (context, waiting) = (self.context, self.context.budgets.enter(backend));
-        let (mut attempts, mut tried, mut _retry) = (1, Vec::new(), None);
-        loop {
-            let patience = patience(&route, attempts == 1);
-            let failed = match attempt(context, &route, request, version, patience).await {
-                Ok(exchanged) => {
-                    context.report_endpoint(host(&route), !is_gateway_error(exchanged.response.status()));
-                    return Ok(exchanged);
-                }
-                Err(failed) => failed,
-            };
-            // A client that breaks off its body makes no endpoint a bad one, and neither does a crowd.
-            if upload.fault().is_none() && failed.unreached.flag != ResponseFlag::UpstreamOverflow {
-                context.report_endpoint(host(&route), false);
-            }
-            let mut unreached = failed.unreached;
-            let Some(whole) = failed.request.filter(|_| attempts < ATTEMPTS) else {
-                return Err(Failure::Unreached(unreached));
-            };
-            _retry = None;
-            let Some(retry) = waiting.retry() else {
-                unreached.reason += "; not tried again, for too many requests to this service are";
-                return Err(Failure::Unreached(unreached));
-            };
-            (_retry, request) = (Some(retry), whole);
-            context.metrics.retried();
-            tokio::time::sleep(pause(attempts)).await;
-            attempts += 1;
-            tried.push(host(&route));
-            route = choose_endpoint(context, backend, Some(version), &tried)
-                .map_err(|_| Failure::Unreached(unreached))?;
-            self.authorize_forwarded(subject, &route, &mut request).map_err(Failure::Denied)?;
         }
     }
 
@@ -196,7 +161,7 @@ impl Life<'_> {
         headers::strip(response.headers_mut());
         // The version is one of this hop: a backend of HTTP/1.0 does not make the client's connection one.
         *response.version_mut() = Version::HTTP_11;
-        for filter in chosen.rule.iter().flat_map(|r| &r.filters) {
+        for filter in chosen.filters() {
             if let Filter::ResponseHeaders { changes } = filter {
                 filters::apply(response.headers_mut(), changes);
             }

@@ -9,11 +9,11 @@ use meltemi_model::l7::Filter;
 use super::Life;
 use crate::answers::Instead;
 use crate::check::Checked;
-use crate::filters::{self, Going, Impossible};
+use crate::filters::{self, Going, Impossible, Rewritten};
 use crate::metrics::ResponseFlag;
 use crate::route::{Asked, Chosen, NoRoute, choose};
 use crate::served::BackendRef;
-use crate::upgrade;
+use crate::{cors, upgrade};
 
 impl Life<'_> {
     /// Chooses a rule, and answers itself where that is what the rule says.
@@ -31,21 +31,38 @@ impl Life<'_> {
             headers: request.headers(),
             service: self.served.service.as_ref().map(|s| (s, self.served.to.port())),
             listener: self.served.listener,
+            secured: self.served.secured.as_ref(),
         };
         // Routes are for Services and listeners, not for Pods that a client dials.
         if let Some(uid) = &self.served.workload {
             return Ok(Chosen::without_rule(BackendRef::Workload(uid.clone(), self.served.to)));
         }
-        let chosen = choose(self.context, &mesh, &asked).map_err(|NoRoute| {
+        let chosen = choose(self.context, &mesh, &asked).map_err(|none| {
             self.line.flags = ResponseFlag::NoRoute;
-            self.line.details = "route_not_found".into();
-            Instead::Status(StatusCode::NOT_FOUND, "no route")
+            match none {
+                NoRoute::NoMatch => {
+                    self.line.details = "route_not_found".into();
+                    Instead::Status(StatusCode::NOT_FOUND, "no route")
+                }
+                NoRoute::OtherListener => {
+                    self.line.details = "misdirected_request".into();
+                    Instead::Status(StatusCode::MISDIRECTED_REQUEST, "misdirected request")
+                }
+            }
         })?;
-        if let Some(Err(why)) = chosen.rule.as_deref().map(filters::check) {
+        // None is passed over.
+        if let Err(why) = chosen.filters().try_for_each(Filter::check) {
             return Err(self.impossible(why.to_string()));
         }
+        if let Some(cors) = cors::of(chosen.filters()) {
+            if cors::is_preflight(request) {
+                self.line.details = "cors_preflight".into();
+                return Err(Instead::Preflight(cors::preflight(cors, request.headers())));
+            }
+            self.cors = cors::headers(cors, request.headers());
+        }
         let going = self.going(&chosen, checked, request);
-        match chosen.rule.as_ref().and_then(|rule| filters::redirect(rule, going)) {
+        match filters::redirect(chosen.filters(), going) {
             Some(Ok((status, location))) => {
                 self.line.details = "redirect".into();
                 Err(Instead::Redirect(status, location))
@@ -69,6 +86,7 @@ impl Life<'_> {
         request: &'a Request<Incoming>,
     ) -> Going<'a> {
         Going {
+            scheme: self.served.scheme(),
             host: &checked.host,
             port: self.served.listener.unwrap_or(self.served.to.port()),
             path: &checked.paths[0],
@@ -85,14 +103,10 @@ impl Life<'_> {
         checked: &Checked,
         chosen: &Chosen,
     ) -> Result<Request<Incoming>, Instead> {
-        let rewritten = chosen.rule.as_ref().map(|rule| {
-            let going = self.going(chosen, checked, &request);
-            filters::rewrite(rule, going)
-        });
-        let (host, path) = match rewritten {
-            Some(Ok(rewritten)) => rewritten,
-            Some(Err(Impossible(why))) => return Err(self.impossible(why)),
-            None => (None, None),
+        let rewritten = filters::rewrite(chosen.filters(), self.going(chosen, checked, &request));
+        let Rewritten { host, path } = match rewritten {
+            Ok(rewritten) => rewritten,
+            Err(Impossible(why)) => return Err(self.impossible(why)),
         };
         let host = host.unwrap_or_else(|| checked.forwarded_host.clone());
         let path = path.unwrap_or_else(|| checked.paths[0].clone());
@@ -109,7 +123,7 @@ impl Life<'_> {
             Uri::builder().path_and_query(target).build()
         };
         *request.uri_mut() = uri.map_err(malformed)?;
-        for filter in chosen.rule.iter().flat_map(|r| &r.filters) {
+        for filter in chosen.filters() {
             if let Filter::RequestHeaders { changes } = filter {
                 filters::apply(request.headers_mut(), changes);
             }

@@ -88,6 +88,14 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
             "/other" => return echo(stream, &format!("{upgrade}h2c\r\n\r\n"), bytes).await,
             "/endless" => return endless(stream).await,
             "/trickle" => return trickle(stream).await,
+            // Fails so many times for each name.
+            path if path.starts_with("/fails/") && is_early(path, &seen) => {
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno"
+            }
+            path if path.starts_with("/hangs/") && is_early(path, &seen) => {
+                return std::future::pending().await;
+            }
+            path if path.starts_with("/breaks/") && is_early(path, &seen) => return,
             "/old" => "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
             _ => {
                 "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x-hop\r\nx-hop: 1\r\nx-envoy-own: 1\r\n\r\nok"
@@ -99,6 +107,12 @@ async fn http1(stream: &mut TcpStream, seen: Seen) {
         }
         answered_before = true;
     }
+}
+
+/// Whether a path `/<what>/<times>/<name>` was asked for no more often than it says.
+fn is_early(path: &str, seen: &Seen) -> bool {
+    let times: usize = path.split('/').nth(2).and_then(|times| times.parse().ok()).unwrap_or_default();
+    seen.lock().unwrap().iter().filter(|request| request.contains(path)).count() <= times
 }
 
 async fn refuse(stream: &mut TcpStream, seen: &Seen, head: &[u8]) {

@@ -18,7 +18,7 @@ use meltemi_model::authz::{
 };
 use meltemi_model::l7::{
     Backend, Filter, HttpPolicy, Jwt, JwtRule, Listener, Parent, Protocol, Route, RouteMatch, RouteRule,
-    Target,
+    Target, TlsSecret,
 };
 use meltemi_model::service::{AppProtocol, PortMapping};
 use meltemi_model::workload::{GatewayAddress, GatewayDestination, TunnelProtocol};
@@ -172,7 +172,7 @@ impl World {
             port: self.gateway.port(),
             protocol: Protocol::Http,
             hostname: hostname.map(Into::into),
-            secret: None,
+            secrets: Vec::new(),
         };
         for one in [listener("open", None), listener("inside", Some("inside.example"))] {
             self.mesh.listeners.insert(one.name.clone(), Arc::new(one));
@@ -306,12 +306,12 @@ impl World {
     /// A route of a Service to another one.
     pub(crate) fn route_of_service(&mut self, name: &str, from: u8, to: u8, filters: Vec<Filter>) {
         let parent = Parent { target: Target::Service(service(from)), section: None, port: None };
-        let backend = Backend { service: Some(service(to)), port: 80, weight: 1 };
+        let backend = Backend { service: Some(service(to)), port: 80, weight: 1, filters: Vec::new() };
         let rule = RouteRule {
             matches: vec![RouteMatch::default()],
             filters,
             backends: vec![backend],
-            timeout_ms: None,
+            ..RouteRule::default()
         };
         self.add_route(name, parent, rule);
     }
@@ -319,9 +319,50 @@ impl World {
     /// A route of a Service to itself, with a time for the whole request.
     pub(crate) fn limited_route(&mut self, name: &str, number: u8, timeout_ms: u64) {
         let parent = Parent { target: Target::Service(service(number)), section: None, port: None };
-        let backend = Backend { service: Some(service(number)), port: 80, weight: 1 };
+        let backend = Backend { service: Some(service(number)), port: 80, weight: 1, filters: Vec::new() };
         let timeout_ms = Some(timeout_ms);
         let rule = RouteRule { backends: vec![backend], timeout_ms, ..RouteRule::default() };
+        self.add_route(name, parent, rule);
+    }
+
+    /// A route of a Service with one rule; without a backend of its own it leads to the Service.
+    pub(crate) fn rule(&mut self, name: &str, number: u8, mut rule: RouteRule) {
+        let parent = Parent { target: Target::Service(service(number)), section: None, port: None };
+        if rule.backends.is_empty() {
+            rule.backends =
+                vec![Backend { service: Some(service(number)), port: 80, weight: 1, filters: Vec::new() }];
+        }
+        self.add_route(name, parent, rule);
+    }
+
+    /// A listener of the Gateway that ends TLS, on a port of its own.
+    pub(crate) fn secure_listener(
+        &mut self,
+        name: &str,
+        port: u16,
+        hostname: Option<&str>,
+        secrets: &[&str],
+    ) {
+        let listener = Listener {
+            gateway: gateway_name(),
+            name: name.into(),
+            port,
+            protocol: Protocol::Https,
+            hostname: hostname.map(Into::into),
+            secrets: secrets.iter().map(|secret| NamespacedName::new("default", *secret)).collect(),
+        };
+        self.mesh.listeners.insert(name.into(), Arc::new(listener));
+    }
+
+    /// A certificate and its key, PEM.
+    pub(crate) fn secret(&mut self, name: &str, certificate: String, key: String) {
+        let secret = TlsSecret { name: NamespacedName::new("default", name), certificate, key };
+        Arc::make_mut(&mut self.mesh.secrets).insert(secret.name.to_string(), Arc::new(secret));
+    }
+
+    /// A route of every listener of the Gateway.
+    pub(crate) fn route_of_gateway(&mut self, name: &str, rule: RouteRule) {
+        let parent = Parent { target: Target::Gateway(gateway_name()), section: None, port: None };
         self.add_route(name, parent, rule);
     }
 
@@ -354,8 +395,8 @@ impl World {
             section: Some(section.into()),
             port: Some(self.gateway.port()),
         };
-        let backend = Backend { service: Some(service(0)), port: 80, weight: 1 };
-        let rule = RouteRule { matches: vec![one], filters, backends: vec![backend], timeout_ms: None };
+        let backend = Backend { service: Some(service(0)), port: 80, weight: 1, filters: Vec::new() };
+        let rule = RouteRule { matches: vec![one], filters, backends: vec![backend], ..RouteRule::default() };
         self.add_route(name, parent, rule);
     }
 

@@ -47,7 +47,7 @@ mod tests {
             port: 80,
             protocol: Protocol::Http,
             hostname: None,
-            secret: None,
+            secrets: Vec::new(),
         };
         let bytes = encode_l7(&listener).unwrap();
         assert_eq!(decode_l7::<Listener>(&bytes).unwrap(), listener);

@@ -26,7 +26,7 @@ impl World for Files {
     fn waypoint_of(&self, _: &NamespacedName) -> Result<NamespacedName, &'static str> {
         self.waypoint.clone().ok_or("MissingUseWaypointLabel")
     }
-    fn granted(&self, _: &str, _: &NamespacedName) -> bool {
+    fn granted(&self, _: crate::routes::Referrer<'_>, _: &NamespacedName) -> bool {
         self.grants
     }
 }
@@ -93,7 +93,7 @@ fn a_route_attaches_to_the_listeners_that_take_it() {
     ];
     for (listener, parents, hosts, reason, count) in cases {
         let route = route(parents, &format!("{BACKEND}\n  {hosts}"));
-        let attached = attach(&route, &world(listener));
+        let attached = attach(&route, RouteKind::Http, &world(listener));
         assert_eq!(attached[0].conditions[0].reason, reason, "{listener} {parents} {hosts}");
         assert_eq!(attached[0].parents.len(), count);
     }
@@ -103,16 +103,19 @@ fn a_route_attaches_to_the_listeners_that_take_it() {
 fn a_route_of_another_namespace_needs_the_listeners_leave() {
     let mut route = route("{name: bookinfo-gateway, namespace: default}", "");
     route.metadata.namespace = Some("other".into());
-    assert_eq!(attach(&route, &world(HTTP))[0].conditions[0].reason, "NotAllowedByListeners");
+    assert_eq!(
+        attach(&route, RouteKind::Http, &world(HTTP))[0].conditions[0].reason,
+        "NotAllowedByListeners"
+    );
     let open = "{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}";
-    assert_eq!(attach(&route, &world(open))[0].conditions[0].reason, "Accepted");
+    assert_eq!(attach(&route, RouteKind::Http, &world(open))[0].conditions[0].reason, "Accepted");
 }
 
 #[test]
 fn another_controllers_gateway_is_left_to_it() {
     let mut world = world(HTTP);
     world.gateways.values_mut().for_each(|g| g.spec.gateway_class_name = "nginx".into());
-    assert!(attach(&route("{name: bookinfo-gateway}", BACKEND), &world).is_empty());
+    assert!(attach(&route("{name: bookinfo-gateway}", BACKEND), RouteKind::Http, &world).is_empty());
 }
 
 #[test]
@@ -126,7 +129,7 @@ fn a_backend_that_leads_nowhere_is_named() {
     ];
     for (backend, reason) in cases {
         let route = route("{name: bookinfo-gateway}", &format!("rules: [{{backendRefs: [{backend}]}}]"));
-        let attached = attach(&route, &world(HTTP));
+        let attached = attach(&route, RouteKind::Http, &world(HTTP));
         let resolved = attached[0].conditions.iter().find(|c| c.kind == "ResolvedRefs").unwrap();
         assert_eq!(resolved.reason, reason, "{backend}");
     }
@@ -136,10 +139,10 @@ fn a_backend_that_leads_nowhere_is_named() {
 fn a_service_is_a_parent_through_its_waypoint() {
     let reference = "{group: '', kind: Service, name: productpage}";
     let mut world = world(HTTP);
-    let attached = attach(&route(reference, BACKEND), &world);
+    let attached = attach(&route(reference, BACKEND), RouteKind::Http, &world);
     assert_eq!(attached[0].conditions[1].reason, "MissingUseWaypointLabel");
     world.waypoint = Some(NamespacedName::new("default", "waypoint"));
-    let attached = attach(&route(reference, BACKEND), &world);
+    let attached = attach(&route(reference, BACKEND), RouteKind::Http, &world);
     assert_eq!(attached[0].conditions[1].message, "All waypoints resolved");
     assert!(matches!(&attached[0].parents[0], Parent::Service { waypoint: Some(_), port: None, .. }));
 }

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kinds of routes that layer 7 proxies follow.
+
+use std::fmt;
+
+use meltemi_model::NamespacedName;
+
+/// A kind of route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// HTTPRoute.
+    Http,
+    /// GRPCRoute.
+    Grpc,
+}
+
+impl RouteKind {
+    /// The kind's name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+
+    /// The kind's plural in the API.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Http => "httproutes",
+            Self::Grpc => "grpcroutes",
+        }
+    }
+}
+
+/// A route among those of all kinds. Its text is the name under which proxies are told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteName {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Its kind: two routes of one name are two routes.
+    pub kind: RouteKind,
+}
+
+impl fmt::Display for RouteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            RouteKind::Http => self.name.fmt(f),
+            kind @ RouteKind::Grpc => write!(f, "{}/{}", self.name, kind.name()),
+        }
+    }
+}
+
+/// Where a reference is written; a ReferenceGrant names both.
+#[derive(Clone, Copy, Debug)]
+pub struct Referrer<'a> {
+    /// Kind of the route.
+    pub kind: RouteKind,
+    /// Its namespace.
+    pub namespace: &'a str,
+}
