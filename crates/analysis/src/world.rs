@@ -142,6 +142,8 @@ pub struct World {
     pub namespaces: BTreeMap<String, Labels>,
     /// Gateways.
     pub gateways: BTreeMap<NamespacedName, Gateway>,
+    /// GatewayClasses that somebody has made for a controller of the mesh, by name.
+    pub classes: BTreeMap<String, Class>,
     /// ServiceAccounts.
     pub accounts: BTreeSet<NamespacedName>,
     /// What runs.

@@ -402,6 +402,18 @@ fn a_gateway_is_selected_by_every_label_of_its_pods() {
             "{all:#?}"
         );
     }
+    // A class that somebody has made for the same controller, wherever its object stands.
+    let made = |folder: String| {
+        folder.replace("gatewayClassName: istio", "gatewayClassName: edges")
+            + "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: edges}\n\
+               spec: {controllerName: istio.io/gateway-controller}"
+    };
+    let found = diff(&read(&made(folder("role: edge", "/admin"))), &read(&made(folder("role: edge", "/b"))));
+    assert!(
+        lines(&found).iter().any(|line| line.starts_with("+ Gateway shop/edge at gateway shop/edge")),
+        "{:#?}",
+        lines(&found)
+    );
     let other = diff(&read(&folder("role: other", "/admin")), &read(&folder("role: other", "/b")));
     assert!(lines(&other).iter().all(|line| !line.contains("Gateway shop/edge")), "{:#?}", lines(&other));
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Objects, read once.
 
+use std::collections::BTreeMap;
+
 use meltemi_model::NamespacedName;
 use meltemi_model::enrolment::{self, BYPASS_INBOUND, SIDECAR_STATUS};
 use meltemi_model::service::AppProtocol;
@@ -11,6 +13,7 @@ use meltemi_resources::policies::{
 };
 use meltemi_translate::MeshConfig;
 use meltemi_translate::facts::{Labels, app_protocol};
+use meltemi_translate::gateways::classes::{self, Class};
 use meltemi_translate::gateways::facts::GatewayFacts;
 use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP, unread_keys};
 use meltemi_translate::routes::RouteKind;
@@ -26,7 +29,8 @@ const SECURITY_V1: &str = "security.istio.io/v1";
 impl World {
     /// Reads objects; what is invalid is among the faults, kinds that do not matter are passed over.
     pub fn read(objects: &[Value], mesh: MeshConfig) -> Self {
-        let mut world = Self { mesh, ..Self::default() };
+        // Gateways are of a class whose object may come after them.
+        let mut world = Self { mesh, classes: own_classes(objects), ..Self::default() };
         for object in objects {
             world.add(object);
         }
@@ -101,6 +105,11 @@ impl World {
     fn gateway(&mut self, name: NamespacedName, object: &Value) {
         let mut object = object.clone();
         object["metadata"]["namespace"] = name.namespace.as_ref().into();
+        // As the control plane takes it.
+        let own = object["spec"]["gatewayClassName"].as_str().and_then(|class| self.classes.get(class));
+        if let Some(class) = own {
+            object["spec"]["gatewayClassName"] = class.name().into();
+        }
         match GatewayFacts::read(&object, &self.mesh) {
             Ok(GatewayFacts { class, ports, pod_labels, account, waypoint }) => {
                 let pod_labels = pod_labels.into_iter().collect();
@@ -255,6 +264,25 @@ fn without_defaults(value: &Value, field: &str) -> Value {
         }
         other => other.clone(),
     }
+}
+
+/// The GatewayClasses among objects whose controller is one of the mesh's, but for those that the mesh makes itself.
+fn own_classes(objects: &[Value]) -> BTreeMap<String, Class> {
+    let mut classes = BTreeMap::new();
+    for object in objects {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if kind.ends_with("List")
+            && let Some(items) = object["items"].as_array()
+        {
+            classes.extend(own_classes(items));
+        }
+        let name = object["metadata"]["name"].as_str().filter(|name| classes::of(name).is_none());
+        let class = object["spec"]["controllerName"].as_str().and_then(classes::by_controller);
+        if let ("GatewayClass", Some(name), Some(class)) = (kind, name, class) {
+            classes.insert(name.to_owned(), class);
+        }
+    }
+    classes
 }
 
 /// The API group of an object, empty for the core; `None` when it does not say.
