@@ -264,11 +264,12 @@ fn no_connection_is_lost_while_node_proxies_are_replaced() {
         // The old proxies are really gone.
         machine.until("kubectl -n istio-system get pods -l app=ztunnel -o name | wc -l", "2", 0);
     }
+    // How many are asked meanwhile depends on the machine: there are some of before, between and after.
+    load.shows("200 ".repeat(21).as_bytes());
     machine.step("kubectl -n mesh exec a -- touch /tmp/stop", "", 0);
     load.shows(b"finished");
     let output = String::from_utf8(load.output()).unwrap();
-    let served = output.matches("200").count();
-    assert!(served > 20 && !output.contains("lost"), "{served} served: {output}");
+    assert!(!output.contains("lost"), "{output}");
 }
 
 /// `meltemi status` is well only while every part is in step, and names the one that is not.
