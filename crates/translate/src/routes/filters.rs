@@ -23,7 +23,7 @@ const DEFAULT_MAX_AGE: u32 = 5;
 pub(super) enum RuleError {
     #[error("a {0} filter without its settings")]
     Incomplete(&'static str),
-    #[error("a {0} filter is not supported")]
+    #[error("an {0} filter is not supported")]
     Unsupported(&'static str),
     #[error("a CORS filter of a single backend is not supported")]
     CorsOfBackend,
