@@ -571,7 +571,8 @@ async fn an_http2_answer_that_nobody_takes_ends_when_it_is_no_longer_allowed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_http2_answer_that_nobody_takes_is_held_to_a_bound() {
     let world = World::start(Limits::default()).await;
-    let mut io = world.to_gateway().await;
+    // A gateway would ask the backend by HTTP/1.1.
+    let mut io = world.to_service(FREE).await;
     let none = frames::windows(0);
     write(&mut io, &[frames::preface(), none, frames::get("/endless/counted", 1)].concat()).await;
     let sent = || backend::SENT.load(Ordering::SeqCst);
