@@ -327,14 +327,23 @@ mod tests {
     }
 
     async fn start(upstream: Arc<Silent>) -> (SocketAddr, drain::DrainTrigger, Supervisor) {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (udp, tcp) = sockets().await;
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
         let (trigger, watch) = drain::channel();
         let (tasks, supervisor) = Tasks::new("test", watch);
         let serving = serve(udp, tcp, Arc::new(OneName), upstream, tasks.clone());
         tasks.spawn_job("dns", serving);
         (address, trigger, supervisor)
+    }
+
+    /// Both on one port: one that is free for datagrams may be taken for connections.
+    async fn sockets() -> (UdpSocket, TcpListener) {
+        loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+                return (udp, tcp);
+            }
+        }
     }
 
     async fn client(source: &str, server: SocketAddr) -> UdpSocket {
