@@ -16,6 +16,9 @@ use crate::served::{Peer, Served};
 use crate::tls;
 use crate::workers::Workers;
 
+/// Pause before a port that somebody else has is tried again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::io::Result<()> {
     let mut changes = context.view.changes();
     let (deserted, _serving) = (context.deserted(), context.view.serving());
@@ -50,6 +53,7 @@ pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::
             };
             match TcpListener::bind(("0.0.0.0", port)).await {
                 Ok(socket) => {
+                    told.remove(&port);
                     let workers = workers.clone();
                     let cancel = tokio_util::sync::CancellationToken::new();
                     open.insert(port, (listener.protocol, cancel.clone()));
@@ -68,6 +72,8 @@ pub(crate) async fn serve(context: Arc<Context>, workers: Arc<Workers>) -> std::
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return Ok(()) },
+            // Whoever has the port may leave it.
+            () = tokio::time::sleep(AGAIN), if !told.is_empty() => {}
             () = &mut deserted => {
                 open.values().for_each(|(_, cancel)| cancel.cancel());
                 return Ok(());
