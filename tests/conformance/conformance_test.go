@@ -1,3 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package conformance runs the conformance suite of the Gateway API; scripts/conformance.sh says against what.
 package conformance
 
 import (

@@ -63,7 +63,7 @@ impl Class {
                 "GatewayAddressEmpty",
                 "GatewayHTTPListenerIsolation",
                 "GatewayHTTPSListenerDetectMisdirectedRequests",
-                "GatewayInfrastructurePropagation",
+                "GatewayInfrastructure",
                 "GatewayPort8080",
                 "HTTPRoute",
                 "HTTPRoute303RedirectStatusCode",

@@ -152,6 +152,7 @@ fn target(
 
 /// How often a request is sent again when the route does not say it.
 const DEFAULT_RETRIES: u32 = 2;
+
 fn retry(written: &HttpRouteRulesRetry) -> Result<l7::Retry, RuleError> {
     let attempts = match written.attempts {
         None => DEFAULT_RETRIES,
