@@ -106,7 +106,8 @@ impl Life<'_> {
                 Outcome::Unreached(unreached, _) => (upload.fault().is_none()
                     && unreached.flag != ResponseFlag::UpstreamOverflow)
                     .then_some(false),
-                Outcome::TimedOut => Some(false),
+                // A client that sends its body slowly would eject endpoints by it.
+                Outcome::TimedOut => None,
             };
             if let Some(succeeded) = succeeded {
                 context.report_endpoint(host(&route), succeeded);
