@@ -115,8 +115,8 @@ async fn serve_http2(stream: TcpStream, does: Does, got: Arc<AtomicUsize>) {
 }
 
 /// An address where nothing listens.
-async fn closed() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+fn closed() -> SocketAddr {
+    world::reserve_port()
 }
 
 async fn start(endpoints: &[SocketAddr]) -> World {
@@ -153,7 +153,7 @@ fn counter(world: &World, name: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_could_not_be_sent_to_one_endpoint_is_sent_to_another() {
     let good = endpoint(Does::Answers(200)).await;
-    let world = start(&[closed().await, good.address, closed().await]).await;
+    let world = start(&[closed(), good.address, closed()]).await;
     let mut io = to(&world, MANY).await;
     for n in 0..60 {
         let request = [GET, POST, BARE_POST][n % 3];
@@ -169,7 +169,7 @@ async fn what_could_not_be_sent_to_one_endpoint_is_sent_to_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_cannot_be_opened_to_one_endpoint_is_opened_to_another() {
     let good = endpoint(Does::Answers(200)).await;
-    let mut world = start(&[closed().await, good.address]).await;
+    let mut world = start(&[closed(), good.address]).await;
     world.no_policy("no-gate");
     world.publish();
     for n in 0..60 {
@@ -178,7 +178,7 @@ async fn a_connection_that_cannot_be_opened_to_one_endpoint_is_opened_to_another
     let retries = counter(&world, "meltemi_upstream_retries");
     assert_eq!((good.got(), retries), (60, 5), "after five failures the closed one is left out");
     // Where none can be reached, the client learns of it.
-    let mut world = start(&[closed().await, closed().await]).await;
+    let mut world = start(&[closed(), closed()]).await;
     world.no_policy("no-gate");
     world.publish();
     let refused = world.tunnel(&vip(FREE, MANY_TCP).to_string()).await;
@@ -260,7 +260,7 @@ async fn an_endpoint_that_keeps_failing_is_left_out_unless_all_do() {
     }
     assert_eq!(seen.iter().filter(|status| **status == 503).count(), 5, "{seen:?}");
     // Where all fail, all are asked.
-    let world = start(&[bad.address, closed().await]).await;
+    let world = start(&[bad.address, closed()]).await;
     let (before, mut io) = (bad.got(), to(&world, MANY).await);
     for _ in 0..60 {
         assert_eq!(ask(&mut io, GET).await, 503);
@@ -296,7 +296,7 @@ async fn an_endpoint_with_fewer_requests_gets_the_next() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_endpoint_would_get_is_judged_for_it() {
-    let (good, gone) = (endpoint(Does::Answers(200)).await, closed().await);
+    let (good, gone) = (endpoint(Does::Answers(200)).await, closed());
     let mut world = World::start(Limits::default()).await;
     world.no_policy("no-admin");
     world.add_endpoints(MANY, &[gone, good.address], AppProtocol::Http11);

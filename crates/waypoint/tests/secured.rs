@@ -19,7 +19,7 @@ use meltemi_model::l7::{Backend, Filter, PathMatch, RouteMatch, RouteRule};
 use meltemi_waypoint::Limits;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use world::{PATIENCE, World, answer, status, write};
@@ -75,7 +75,7 @@ fn code(answer: &str) -> u16 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_shows_the_certificate_of_the_host_and_takes_its_requests_only() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = world::reserve_port().port();
     let mut world = World::start(Limits::default()).await;
     let (a, b, spare) = (made(&["a.example"]), made(&["b.example"]), made(&["spare.example"]));
     for (name, certificate) in [("a", &a), ("b", &b), ("spare", &spare)] {
@@ -141,7 +141,7 @@ async fn is_closed(stream: &mut TcpStream, limit: Duration) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_shake_hands_takes_his_part_only() {
     const HANDSHAKES: usize = 64;
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = world::reserve_port().port();
     let mut world = World::start(Limits { head: Duration::from_secs(3), ..Limits::default() }).await;
     let a = made(&["a.example"]);
     world.secret("a", a.pem.clone(), a.key.clone());

@@ -111,7 +111,7 @@ impl World {
         let backend = super::backend::start(seen.clone(), opened.clone()).await;
         let hbone = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = hbone.local_addr().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let free = reserve_port();
         let parts = Parts {
             view: View::fixed(Mesh::default()),
             certs: CertManager::start(Ca(ca.clone()), &tasks),
@@ -502,6 +502,17 @@ fn config() -> Config {
 
 pub(crate) fn gateway_name() -> NamespacedName {
     NamespacedName::new("default", "waypoint")
+}
+
+/// A free port of the loopback address, kept from everybody else until the process ends: one that was only looked up is
+/// taken by another test. Who is told of it may listen there; until then connections are refused.
+pub(crate) fn reserve_port() -> SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    Box::leak(Box::new(socket));
+    address
 }
 
 pub(crate) fn service(number: u8) -> NamespacedHostname {
