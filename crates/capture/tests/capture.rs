@@ -97,6 +97,9 @@ fn golden() {
     assert_eq!(listed(), "");
 }
 
+/// How long a new link may take until it passes packets; one second at most where the kernel has time for it.
+const CARRIER: Duration = Duration::from_secs(30);
+
 /// A Pod at 10.244.1.2 beside this namespace, which is the node and holds the probe address.
 fn pod() -> NetNs {
     let pod = NetNs::create().unwrap();
@@ -125,10 +128,17 @@ fn pod() -> NetNs {
     node.set_route(&Route { interface: Some(v0), source, ..Route::to("10.244.1.2/32".parse().unwrap()) })
         .unwrap();
     node.set_neighbour(v0, "10.244.1.2".parse().unwrap(), [2, 0, 0, 0, 0, 2]).unwrap();
+    node.wait_running(v0, CARRIER).unwrap();
+    inside.wait_running(eth0, CARRIER).unwrap();
     pod
 }
 
 fn connect(address: &str) -> std::io::Result<TcpStream> {
+    TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(10))
+}
+
+/// For what may stay without an answer.
+fn connect_briefly(address: &str) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_millis(500))
 }
 
@@ -203,9 +213,9 @@ fn impostor() {
         apply(&pod, &Plan::for_pod(&Options { ipv6: false, ..Options::default() })).unwrap();
         // Port 80 is led to 15006, 15008 is dialled as it is; 15001 takes what the Pod itself dials.
         let dial = || match port {
-            15001 => pod.run(|| connect("172.30.0.11:80")),
-            15006 => connect("10.244.1.2:80"),
-            _ => connect(&format!("10.244.1.2:{port}")),
+            15001 => pod.run(|| connect_briefly("172.30.0.11:80")),
+            15006 => connect_briefly("10.244.1.2:80"),
+            _ => connect_briefly(&format!("10.244.1.2:{port}")),
         };
         for _ in 0..3 {
             let error = dial().expect_err("the application answered on a port of the proxy");

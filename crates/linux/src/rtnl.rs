@@ -6,6 +6,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -21,6 +22,7 @@ const NEWNEIGH: u16 = 28;
 const NEWRULE: u16 = 32;
 const DELRULE: u16 = 33;
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
 const NEXT_HOP_ONLINK: u32 = 4;
 const TABLE_MAIN: u32 = 254;
 
@@ -115,10 +117,37 @@ impl Rtnl {
         b.begin(GETLINK, F_ACK, &ifinfo(0, 0, 0));
         b.text(libc::IFLA_IFNAME, name);
         b.end();
-        let answers = self.0.request(&b)?;
+        self.link_field(&b, 4)
+    }
+
+    /// Waits until an interface passes packets. The kernel notices the carrier of a new veth end in a work item of its own,
+    /// up to a second after both ends were switched on, and until then drops what is sent there without an error: a
+    /// connection's first packet is lost, and sent again only a second later.
+    ///
+    /// # Errors
+    /// No such interface; `TimedOut` when it does not run after `limit`.
+    pub fn wait_running(&mut self, index: u32, limit: Duration) -> io::Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let mut b = Buffer::default();
+            b.begin(GETLINK, F_ACK, &ifinfo(index, 0, 0));
+            b.end();
+            if self.link_field(&b, 8)? & IFF_RUNNING != 0 {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the interface has no carrier"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A number of the answer's `ifinfomsg`, by its offset (rtnetlink(7)).
+    fn link_field(&mut self, request: &Buffer, offset: usize) -> io::Result<u32> {
+        let answers = self.0.request(request)?;
         let body = answers.iter().find(|a| a.kind == NEWLINK).map(|a| a.body.as_slice());
-        let index = body.and_then(|b| b.get(4..8)).and_then(|b| <[u8; 4]>::try_from(b).ok());
-        index.map(u32::from_ne_bytes).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+        let field = body.and_then(|b| b.get(offset..offset + 4)).and_then(|b| <[u8; 4]>::try_from(b).ok());
+        field.map(u32::from_ne_bytes).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
     /// Makes a veth pair: `here` in this namespace, `there` in another.

@@ -233,6 +233,16 @@ fn veth() {
     (default.interface, default.gateway, default.onlink) = (Some(eth0), "169.254.1.1".parse().ok(), true);
     there.set_route(&default).unwrap();
 
+    here.wait_running(v0, Duration::from_secs(30)).unwrap();
+    there.wait_running(eth0, Duration::from_secs(30)).unwrap();
+    // A link whose other end is not switched on never runs.
+    let half = NetNs::create().unwrap();
+    here.add_veth(&end("v1", 3), &end("eth0", 4), &half).unwrap();
+    let v1 = here.link_index("v1").unwrap();
+    here.set_up(v1).unwrap();
+    let error = here.wait_running(v1, Duration::from_millis(5)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+
     let listener = other.listen_tcp("10.244.1.2:80".parse().unwrap(), |_| Ok(())).unwrap();
     listener.set_nonblocking(false).unwrap();
     let mut client =

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use meltemi_linux::netns::NetNs;
@@ -15,6 +16,8 @@ use meltemi_linux::rtnl::{self, Route, RouteKind, Rtnl, VethEnd, write_sysctl};
 
 /// The gateway of every Pod; no interface has it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// How long a new link may take until it passes packets; the kernel needs a second at most where it is not busy.
+const CARRIER: Duration = Duration::from_secs(10);
 const NODE_SIDE_MAC: [u8; 6] = [0x02, 0x4d, 0xa9, 0xfe, 0x01, 0x01];
 
 /// A Pod's end of the network, as the node keeps it.
@@ -178,7 +181,9 @@ fn wire_pod(pod: &NetNs, address: Ipv4Addr, node_address: Ipv4Addr) -> io::Resul
     node.set_up(veth)?;
     node.set_neighbour(veth, address.into(), pod_mac)?;
     let source = Some(IpAddr::V4(node_address));
-    node.set_route(&Route { interface: Some(veth), source, ..Route::to(host(address)) })
+    node.set_route(&Route { interface: Some(veth), source, ..Route::to(host(address)) })?;
+    node.wait_running(veth, CARRIER)?;
+    inside.wait_running(eth0, CARRIER)
 }
 
 /// Lets processes of these groups (first and last, as the caller counts them) send ICMP echo requests.

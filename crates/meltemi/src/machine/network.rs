@@ -9,6 +9,8 @@ use ipnet::{IpNet, Ipv4Net};
 use meltemi_linux::netns::NetNs;
 use meltemi_linux::rtnl::{self, Route, Rtnl, VethEnd};
 
+/// How long a new link may take until it passes packets; the kernel needs a second at most where it is not busy.
+const CARRIER: Duration = Duration::from_secs(10);
 /// Address of the hub on the nodes' side.
 const HUB: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 /// Address of the API inside the mesh: the Service `kubernetes`.
@@ -118,6 +120,8 @@ fn connect(hub: &mut Rtnl, node: &Node, index: u16) -> io::Result<()> {
     let gateway = Some(IpAddr::V4(HUB));
     let everything = IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).map_err(io::Error::other)?);
     inner.set_route(&Route { interface: Some(eth0), gateway, onlink: true, ..Route::to(everything) })?;
+    hub.wait_running(outer, CARRIER)?;
+    inner.wait_running(eth0, CARRIER)?;
     node.netns.run(enable_forwarding)
 }
 

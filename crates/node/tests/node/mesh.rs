@@ -229,6 +229,8 @@ fn pod(link: &str, ip: &str, mac: u8) -> NetNs {
     let to = format!("{ip}/32").parse().unwrap();
     node.set_route(&Route { interface: Some(index), source, ..Route::to(to) }).unwrap();
     node.set_neighbour(index, ip.parse().unwrap(), [2, 0, 0, 0, 0, mac + 1]).unwrap();
+    node.wait_running(index, Duration::from_secs(30)).unwrap();
+    inside.wait_running(eth0, Duration::from_secs(30)).unwrap();
     pod
 }
 
