@@ -16,7 +16,7 @@ use crate::names::{NamespacedHostname, NamespacedName};
 use crate::pattern::Pattern;
 
 pub use self::cors::{Cors, InvalidCors};
-pub use self::filter::{Filter, HeaderChanges, InvalidFilter, PathChange};
+pub use self::filter::{Filter, HeaderChanges, InvalidFilter, PathChange, check_name as check_header_name};
 
 /// What a policy or a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -266,8 +266,7 @@ pub struct Settings {
     pub path_normalization: PathNormalization,
 }
 
-/// A RequestAuthentication's rules at its targets. A proxy that cannot verify tokens refuses every request that they
-/// apply to.
+/// A RequestAuthentication's rules at its targets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
@@ -287,9 +286,9 @@ pub struct JwtRule {
     pub issuer: Option<Arc<str>>,
     /// `aud`: one of these; any when empty.
     pub audiences: Vec<Arc<str>>,
-    /// Keys (a JWK set as JSON); none when they could not be had: every token of this issuer fails.
+    /// Keys (a JWK set as JSON); `None` when they could not be fetched: every token of this issuer is refused.
     pub jwks: Option<Arc<str>>,
-    /// Where the keys were to be had, when the policy does not hold them itself.
+    /// Where the keys are published, when the policy does not hold them itself: the control plane fetches them.
     pub jwks_uri: Option<Arc<str>>,
     /// Longest time for fetching them, in milliseconds.
     pub timeout_ms: Option<u64>,

@@ -35,11 +35,13 @@ pub enum Denial {
         /// What is wrong with it.
         reason: String,
     },
-    /// The request carries a token, and this proxy verifies none.
-    #[error("RequestAuthentication {authentication} applies, and this proxy verifies no tokens")]
-    TokenNotVerified {
-        /// The RequestAuthentication that wants it verified.
+    /// The request carries a token that is not taken.
+    #[error("RequestAuthentication {authentication}: {reason}")]
+    InvalidToken {
+        /// The first RequestAuthentication that looks at the place where it was.
         authentication: NamespacedName,
+        /// What is wrong with it.
+        reason: meltemi_tokens::Invalid,
     },
     /// The connection is not HTTP by its first bytes alone, so that nobody can tell whether it carries a token.
     #[error("RequestAuthentication {authentication} looks for tokens in HTTP")]
@@ -109,7 +111,7 @@ impl Denial {
             Self::Policy(why) => why.policy.clone(),
             Self::PolicyRejected { policy, .. } => Some(policy.clone()),
             Self::ResourceRejected { resource, .. } => resource.parse().ok(),
-            Self::TokenNotVerified { authentication } | Self::TokenNotReadable { authentication } => {
+            Self::InvalidToken { authentication, .. } | Self::TokenNotReadable { authentication } => {
                 Some(authentication.clone())
             }
             _ => None,

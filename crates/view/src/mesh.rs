@@ -3,6 +3,7 @@
 
 mod http_policy;
 mod http_sets;
+mod jwt;
 mod listeners;
 pub(crate) mod targeted;
 
@@ -10,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{Jwt, PathNormalization, Route, Settings, Target, TlsSecret};
+use meltemi_model::l7::{PathNormalization, Route, Settings, Target, TlsSecret};
 use meltemi_state::Snapshot;
 
 use crate::denial::Denial;
 
 pub use self::http_policy::ValidHttpPolicy;
 pub use self::http_sets::HttpSets;
+pub use self::jwt::ValidJwt;
 pub use self::listeners::Listeners;
 pub use self::targeted::{Attached, Targeted};
 
@@ -34,7 +36,7 @@ pub struct Mesh {
     /// Listeners.
     pub listeners: Listeners,
     /// Token rules.
-    pub jwts: Targeted<Jwt>,
+    pub jwts: Targeted<ValidJwt>,
     /// Certificates.
     pub secrets: Arc<BTreeMap<String, Arc<TlsSecret>>>,
     /// What is the same for the whole mesh.

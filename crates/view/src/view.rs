@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::mesh::targeted::Documents;
-use crate::mesh::{Mesh, ValidHttpPolicy};
+use crate::mesh::{Mesh, ValidHttpPolicy, ValidJwt};
 use crate::registry::{Changes, PATIENCE, Registry};
 
 /// Interval between two checks, during a drain, of whether all connections have ended.
@@ -147,6 +147,11 @@ impl View {
         closed
     }
 
+    /// Judges what is open by what is known, since time has passed. Returns how many were closed.
+    pub async fn judge_again(&self) -> usize {
+        self.registry.judge_again_in_parts(&self.mesh(), &Changes::All).await
+    }
+
     /// As [`View::publish`], of a mesh in which only `changes` differ from the one before it.
     async fn publish_changes(&self, mesh: Mesh, changes: &Changes) -> usize {
         self.mesh.store(Arc::new(mesh));
@@ -233,7 +238,7 @@ impl Sink {
                 rejected
             }
             types::JWT => {
-                let rejected = documents::<Jwt, _>(&mut mesh.jwts, updates.clone());
+                let rejected = documents::<Jwt, ValidJwt>(&mut mesh.jwts, updates.clone());
                 guard(&mut mesh.jwts, &mut mesh.refused, "RequestAuthentication ", &updates, &rejected);
                 rejected
             }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Local replies: denials, redirects and errors that the proxy generates itself.
 
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use meltemi_tokens::Invalid;
 
 use crate::body::{Body, full};
 
@@ -41,6 +42,32 @@ pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     *response.status_mut() = status;
     if !text.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
+/// The refusal of a token, with the reason as the body.
+pub(crate) fn invalid_token(reason: Invalid, grpc: bool, challenge: HeaderValue) -> Response<Body> {
+    let text = reason.to_string();
+    if grpc {
+        // 16 is UNAUTHENTICATED.
+        let code = if reason.status() == 403 { "7" } else { "16" };
+        let mut response = plain(StatusCode::OK, "");
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(code));
+        if let Ok(message) = HeaderValue::from_str(&text) {
+            headers.insert("grpc-message", message);
+        }
+        return response;
+    }
+    let mut response = Response::new(full(text));
+    *response.status_mut() = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::UNAUTHORIZED);
+    let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if is_unauthorized {
+        headers.insert(WWW_AUTHENTICATE, challenge);
     }
     response
 }

@@ -17,7 +17,7 @@ use meltemi_view::{Denial, Mesh};
 use crate::context::{Context, serves, serves_workload};
 use crate::facts::RequestFacts;
 use crate::reports;
-use crate::tokens::unverified;
+use crate::tokens;
 
 /// An open request or connection, as it is judged again with every change.
 #[derive(Debug)]
@@ -95,7 +95,8 @@ impl Subject {
         if set.reports_nothing() {
             return None;
         }
-        facts.with(|facts| reports::text(&set, facts))
+        let token = tokens::judge(mesh, facts).ok().flatten();
+        facts.with(token.as_ref(), |facts| reports::text(&set, facts))
     }
 }
 
@@ -104,11 +105,9 @@ impl RequestFacts {
         if let Some((name, reason)) = mesh.refused.iter().next() {
             return Err(Denial::ResourceRejected { resource: name.clone(), reason: reason.clone() });
         }
-        if let Some(denied) = unverified(mesh, self) {
-            return Err(denied);
-        }
+        let token = tokens::judge(mesh, self)?;
         let set = mesh.http_sets.of(&mesh.http_policies, self.target.as_ref(), &self.gateway);
-        self.with(|facts| judge(&set, facts, mesh.snapshot.generation()))
+        self.with(token.as_ref(), |facts| judge(&set, facts, mesh.snapshot.generation()))
     }
 }
 

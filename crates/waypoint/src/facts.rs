@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedName, SpiffeId, WorkloadUid};
 use meltemi_policy::http::is_of_framing;
-use meltemi_policy::{Facts, Headers, HttpFacts};
+use meltemi_policy::{Claims, Facts, Headers, HttpFacts};
+use meltemi_tokens::Accepted;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::headers::{Changes, is_same, size};
@@ -25,7 +26,7 @@ pub(crate) struct RequestFacts {
     pub(crate) http: bool,
     /// Whether its port declares no protocol, so that the client has chosen by its first bytes what it is judged as.
     pub(crate) detected: bool,
-    /// The query, without `?`.
+    /// The query as it was sent, without `?`.
     pub(crate) query: String,
     pub(crate) method: String,
     pub(crate) host: String,
@@ -92,8 +93,8 @@ impl RequestFacts {
         size(&self.headers) + size(&self.changes.withheld) + target
     }
 
-    /// Lends the facts as the engine takes them.
-    pub(crate) fn with<T>(&self, look: impl FnOnce(&Facts<'_>) -> T) -> T {
+    /// Lends the facts as the engine takes them, with the claims of a token that was verified.
+    pub(crate) fn with<T>(&self, token: Option<&Accepted>, look: impl FnOnce(&Facts<'_>) -> T) -> T {
         let headers = Fields(self);
         let http = HttpFacts {
             method: &self.method,
@@ -101,7 +102,7 @@ impl RequestFacts {
             paths: &self.paths,
             headers: &headers,
             remote_ip: Some(self.source_ip),
-            claims: None,
+            claims: token.map(|token| token as &dyn Claims),
         };
         look(&Facts {
             source: self.source.as_ref(),

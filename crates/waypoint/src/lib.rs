@@ -161,6 +161,8 @@ fn serving(config: Config, parts: Parts, hbone: TcpListener, tasks: &Tasks) -> R
     let moves = context.moves.clone();
     let gateway = context.config.gateway.clone();
     tasks.spawn("moves", moves.watch(context.view.clone(), gateway, tasks.drain()));
+    let (view, interval) = (context.view.clone(), context.limits.token_check);
+    tasks.spawn("token expiry", tokens::watch_expiry(view, interval, tasks.drain()));
     let workers = Workers::start(context.config.workers, &context, tasks).map_err(Error::Threads)?;
     let workers = Arc::new(workers);
     tasks.spawn("hbone", accept::serve(context.clone(), workers.clone(), hbone));

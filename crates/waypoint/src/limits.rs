@@ -68,6 +68,8 @@ pub struct Limits {
     /// Between two parts of a request's body, until the backend has begun to answer. gRPC has no such limit: its calls
     /// may be silent, and are bounded by the number of streams and connections.
     pub body: Duration,
+    /// How often streams are judged again whose token may have expired.
+    pub token_check: Duration,
     /// An answer of which the client takes nothing.
     pub stall: Duration,
     /// How long a proxy that is told to end keeps connections of HTTP/1.1 that are idle: clients learn of its end with their
@@ -97,6 +99,7 @@ impl Default for Limits {
             idle: Duration::from_secs(300),
             detect: Duration::from_secs(1),
             body: Duration::from_secs(60),
+            token_check: Duration::from_secs(30),
             stall: Duration::from_secs(300),
             drain: Duration::from_secs(20),
             connections: 16_384,

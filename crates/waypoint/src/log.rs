@@ -50,6 +50,9 @@ pub(crate) fn version(version: Version) -> &'static str {
 
 /// `rbac_access_denied_matched_policy[…]`, as tools read it.
 pub(crate) fn denial(denial: &Denial) -> String {
+    if let Denial::InvalidToken { reason, .. } = denial {
+        return format!("jwt_authn_access_denied{{{}}}", reason.to_string().replace(' ', "_"));
+    }
     match denial.denying_rule() {
         Some((policy, rule)) => format!(
             "rbac_access_denied_matched_policy[ns[{}]-policy[{}]-rule[{rule}]]",

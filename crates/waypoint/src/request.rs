@@ -57,6 +57,10 @@ struct Life<'a> {
     service: Option<NamespacedHostname>,
     /// What a browser is told of other origins, whatever the answer is.
     cors: Option<HeaderMap>,
+    /// Headers with tokens that are not forwarded.
+    tokens: HeaderMap,
+    /// The query as it was sent.
+    query: String,
     begun: tokio::time::Instant,
 }
 
@@ -85,6 +89,8 @@ pub(crate) async fn handle(
         room: None,
         service: None,
         cors: None,
+        tokens: HeaderMap::new(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
         begun: tokio::time::Instant::now(),
     };
     let mut response = life.phases(request).await;
@@ -161,11 +167,15 @@ impl Life<'_> {
             }
         }
         let mesh = self.context.view.mesh();
-        tokens::sanitize(&mesh, &mut facts, request.headers_mut());
-        if let Some(denied) = tokens::unverified(&mesh, &facts) {
-            self.denied(&denied);
-            return plain(StatusCode::UNAUTHORIZED, "token verification is not available");
+        if let Some(hidden) = tokens::hide_tokens(&mesh, &facts, &self.line.path) {
+            self.line.path = hidden;
         }
+        let (mut headers, mut target) = (std::mem::take(request.headers_mut()), request.uri().clone());
+        match tokens::admit(&mesh, &mut facts, &mut headers, &mut target) {
+            Ok(withheld) => self.tokens = withheld,
+            Err(denied) => return self.refused(&denied),
+        }
+        (*request.headers_mut(), *request.uri_mut()) = (headers, target);
         let subject = Subject::new(facts);
         let reported = subject.reported(&mesh);
         let (permit, guard) = match authorize(self.context, &subject) {
@@ -230,13 +240,14 @@ impl Life<'_> {
     ) -> Result<(), Denial> {
         let Some((workload, port)) = endpoint(route) else { return Ok(()) };
         let mesh = self.context.view.mesh();
-        let facts = if mesh.has_closed() { Some(self.forwarded_facts(request, &mesh)?) } else { None };
-        if let Some(facts) = &facts {
+        let mut facts = if mesh.has_closed() { Some(self.forwarded_facts(request, &mesh)?) } else { None };
+        if let Some(facts) = &mut facts {
             for key in workload.services.keys().filter(|key| mesh.is_closed(key)) {
                 // Claims of a token that nobody has verified for this Service do not reach its Pods either.
-                let mut facts = facts.clone();
                 facts.target = Some(Target::Backend(key.clone()));
-                tokens::sanitize(&mesh, &mut facts, request.headers_mut());
+                let mut target = request.uri().clone();
+                tokens::admit(&mesh, facts, request.headers_mut(), &mut target)?;
+                *request.uri_mut() = target;
             }
         }
         subject.forward(self.context, Forwarded { workload, port, facts })
@@ -246,7 +257,8 @@ impl Life<'_> {
     fn forwarded_facts<B>(&self, request: &Request<B>, mesh: &Mesh) -> Result<RequestFacts, Denial> {
         let checked = check(request, mesh.path_normalization())
             .map_err(|refused| Denial::Ambiguous { reason: refused.reason })?;
-        Ok(self.facts(request, &checked, Changes::default()))
+        // A token is judged by what was sent, also where the Service that is addressed does not hand it on.
+        Ok(self.facts(request, &checked, Changes { withheld: self.tokens.clone(), added: Vec::new() }))
     }
 
     fn facts<B>(&self, request: &Request<B>, checked: &Checked, changes: Changes) -> RequestFacts {
@@ -264,7 +276,7 @@ impl Life<'_> {
             sni: self.served.secured.as_ref().and_then(|secured| secured.sni.clone()),
             http: true,
             detected: false,
-            query: request.uri().query().unwrap_or_default().to_owned(),
+            query: self.query.clone(),
             method: request.method().to_string(),
             host: checked.host.clone(),
             paths: checked.paths.clone(),
@@ -294,6 +306,11 @@ impl Life<'_> {
 
     fn refused(&mut self, denial: &Denial) -> Response<Body> {
         self.denied(denial);
+        if let Denial::InvalidToken { reason, .. } = denial {
+            let challenge =
+                tokens::bearer_challenge(self.served.scheme(), &self.line.authority, &self.line.path);
+            return answers::invalid_token(*reason, self.grpc, challenge);
+        }
         answers::denial(self.grpc)
     }
 }

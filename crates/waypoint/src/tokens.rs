@@ -1,124 +1,219 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tokens: this proxy verifies none. Where a RequestAuthentication applies, a request with a token is refused, since a
-//! backend would take the token for verified. One without is what it is in Istio: allowed by the RequestAuthentication,
-//! and without claims for the policies that ask for them.
+//! Tokens: where a RequestAuthentication applies, every token that its rules look at has to be one that they take, and there
+//! is one at most. A request without a token is allowed by the RequestAuthentication, and has no claims for policies.
 
-use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use meltemi_model::l7::{Jwt, JwtRule};
-use meltemi_view::{Denial, Mesh};
+mod places;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use meltemi_model::NamespacedName;
+use meltemi_runtime::DrainWatch;
+use meltemi_tokens::{Accepted, Invalid, Rule, accept_token};
+use meltemi_view::mesh::ValidJwt;
+use meltemi_view::{Denial, Mesh, View};
 
 use crate::facts::RequestFacts;
 use crate::headers::is_same;
+use places::Place;
 
-/// Where a token is looked for by default (RFC 6750 §2).
-const SCHEME: &str = "bearer";
-const PARAMETER: &str = "access_token";
-
-fn applying<'a>(mesh: &'a Mesh, facts: &'a RequestFacts) -> impl Iterator<Item = &'a Jwt> {
-    mesh.jwts.applying(facts.target.as_ref(), &facts.gateway).map(|(_, jwt)| &**jwt)
+fn applying<'a>(mesh: &'a Mesh, facts: &RequestFacts) -> Vec<&'a Arc<ValidJwt>> {
+    mesh.jwts.applying(facts.target.as_ref(), &facts.gateway).map(|(_, jwt)| jwt).collect()
 }
 
-/// The refusal of a request that carries a token that had to be verified. A connection that is TCP by its client's first
-/// bytes alone is refused too, since nobody can tell whether it carries one.
-pub(crate) fn unverified(mesh: &Mesh, facts: &RequestFacts) -> Option<Denial> {
-    let unread = !facts.http && facts.detected;
-    let carries =
-        |jwt: &&Jwt| unread || jwt.rules.iter().any(|rule| carries(rule, &facts.headers, &facts.query));
-    let jwt = applying(mesh, facts).find(carries)?;
-    let authentication = jwt.name.clone();
-    Some(if unread {
-        Denial::TokenNotReadable { authentication }
-    } else {
-        Denial::TokenNotVerified { authentication }
-    })
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A token, where it is, and the rules that look there.
+struct Found<'a> {
+    at: Place<'a>,
+    text: String,
+    rules: Vec<&'a Arc<Rule>>,
+    authentication: &'a NamespacedName,
+}
+
+fn find_tokens<'a>(mesh: &'a Mesh, facts: &RequestFacts) -> Vec<Found<'a>> {
+    let mut found: Vec<Found<'a>> = Vec::new();
+    for jwt in applying(mesh, facts) {
+        for rule in &jwt.rules {
+            for at in places::places_of(&rule.document) {
+                for text in at.tokens(facts) {
+                    match found.iter_mut().find(|one| one.at == at && one.text == text) {
+                        Some(known) => known.rules.push(rule),
+                        None => {
+                            found.push(Found { at, text, rules: vec![rule], authentication: &jwt.name });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The tokens of a request, each with its place.
+fn judge_all<'a>(mesh: &'a Mesh, facts: &RequestFacts) -> Result<Vec<(Accepted, Found<'a>)>, Denial> {
+    if mesh.jwts.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A connection that is TCP by its client's first bytes alone may carry a token that nobody can see.
+    if !facts.http {
+        return match applying(mesh, facts).first().filter(|_| facts.detected) {
+            Some(jwt) => Err(Denial::TokenNotReadable { authentication: jwt.name.clone() }),
+            None => Ok(Vec::new()),
+        };
+    }
+    let found = find_tokens(mesh, facts);
+    let denial =
+        |one: &Found<'_>, reason| Denial::InvalidToken { authentication: one.authentication.clone(), reason };
+    // Of two tokens policies would see the one and the application perhaps the other.
+    if let Some(second) = found.iter().find(|one| one.text != found[0].text) {
+        return Err(denial(second, Invalid::Multiple));
+    }
+    let now = now();
+    let accepted =
+        found.into_iter().map(|one| match accept_token(one.rules.iter().copied(), &one.text, now) {
+            Ok(accepted) => Ok((accepted, one)),
+            Err(reason) => Err(denial(&one, reason)),
+        });
+    accepted.collect()
+}
+
+/// The claims of a request's token; `None` when it has no token, or none that anybody looks at.
+///
+/// # Errors
+/// It carries a token that is not taken.
+pub(crate) fn judge(mesh: &Mesh, facts: &RequestFacts) -> Result<Option<Accepted>, Denial> {
+    Ok(judge_all(mesh, facts)?.into_iter().next().map(|(accepted, _)| accepted))
+}
+
+/// Makes of a request what is forwarded: headers that only this proxy may write are removed, tokens too where their rule does
+/// not forward them, and claims are written. Facts see what was sent and what is forwarded. Returns the headers with tokens
+/// that are not forwarded so.
+///
+/// # Errors
+/// It carries a token that is not taken.
+pub(crate) fn admit(
+    mesh: &Mesh,
+    facts: &mut RequestFacts,
+    headers: &mut HeaderMap,
+    target: &mut Uri,
+) -> Result<HeaderMap, Denial> {
+    let mut withheld = HeaderMap::new();
+    if mesh.jwts.is_empty() {
+        return Ok(withheld);
+    }
+    remove_forged(mesh, facts, headers);
+    let mut written: Vec<(HeaderName, HeaderValue)> = Vec::new();
+    for (accepted, found) in judge_all(mesh, facts)? {
+        let authentication = found.authentication;
+        written.extend(
+            written_headers(&accepted)
+                .map_err(|reason| Denial::InvalidToken { authentication: authentication.clone(), reason })?,
+        );
+        if accepted.rule().document.forward {
+            continue;
+        }
+        found.at.withhold(&found.text, headers, target)?;
+        withheld.extend(found.at.withhold_header(&found.text, &mut facts.headers));
+    }
+    for (name, value) in &withheld {
+        facts.changes.withheld.append(name.clone(), value.clone());
+    }
+    for (name, value) in written {
+        facts.headers.insert(name.clone(), value.clone());
+        headers.insert(name, value);
+    }
+    Ok(withheld)
+}
+
+/// What a rule hands on of a token: its payload and claims of it.
+fn written_headers(accepted: &Accepted) -> Result<Vec<(HeaderName, HeaderValue)>, Invalid> {
+    let rule = &accepted.rule().document;
+    let header = |name: &str, value: &[u8]| {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Invalid::ClaimNotHeader)?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| Invalid::ClaimNotHeader)?;
+        Ok((name, value))
+    };
+    let mut out = Vec::new();
+    if let Some(name) = &rule.payload_header {
+        out.push(header(name, accepted.payload().as_bytes())?);
+    }
+    for (name, claim) in &rule.claim_headers {
+        if let Some(value) = accepted.header_text(claim)? {
+            out.push(header(name, &value)?);
+        }
+    }
+    Ok(out)
 }
 
 /// Removes the headers that only a proxy that has verified a token may write, under every name that some server takes for
 /// theirs.
-pub(crate) fn sanitize(mesh: &Mesh, facts: &mut RequestFacts, forwarded: &mut HeaderMap) {
-    let written = |rule: &JwtRule| {
-        let claims = rule.claim_headers.iter().map(|(header, _)| header.to_ascii_lowercase());
-        let payload = rule.payload_header.iter().map(|header| header.to_ascii_lowercase());
-        payload.chain(claims).collect::<Vec<String>>()
-    };
-    let owned: Vec<String> = applying(mesh, facts).flat_map(|jwt| &jwt.rules).flat_map(written).collect();
+fn remove_forged(mesh: &Mesh, facts: &mut RequestFacts, forwarded: &mut HeaderMap) {
+    let applying = applying(mesh, facts);
+    let rules = applying.iter().flat_map(|jwt| &jwt.rules).map(|rule| &rule.document);
+    let owned: Vec<Arc<str>> = rules
+        .flat_map(|rule| {
+            rule.payload_header.iter().chain(rule.claim_headers.iter().map(|(header, _)| header))
+        })
+        .cloned()
+        .collect();
     if owned.is_empty() {
         return;
     }
     for headers in [&mut facts.headers, &mut facts.changes.withheld, forwarded] {
-        let forged = |name: &&HeaderName| owned.iter().any(|owned| is_same(owned, name.as_str()));
+        let forged = |name: &&HeaderName| {
+            owned.iter().any(|owned| is_same(&owned.to_ascii_lowercase(), name.as_str()))
+        };
         let names: Vec<HeaderName> = headers.keys().filter(forged).cloned().collect();
         names.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
 
-/// Whether there is a token where the rule looks for one.
-fn carries(rule: &JwtRule, headers: &HeaderMap, query: &str) -> bool {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let in_header = |name: &str, prefix: &str| {
-        let name = name.to_ascii_lowercase();
-        let same = headers.iter().filter(|(other, _)| is_same(other.as_str(), &name));
-        same.map(|(_, value)| text(value)).any(|value| {
-            let value = value.trim_start();
-            let begins = value.get(..prefix.len()).is_some_and(|b| b.eq_ignore_ascii_case(prefix));
-            begins && !value.is_empty()
-        })
-    };
-    let in_query = |wanted: &str| {
-        query.split(['&', ';']).any(|parameter| {
-            let name = parameter.split('=').next().unwrap_or_default();
-            percent_encoding::percent_decode_str(name).eq(wanted.bytes())
-        })
-    };
-    let in_cookie = |wanted: &str| {
-        let cookies = headers.get_all(COOKIE).iter().map(text);
-        cookies.into_iter().any(|all| all.split(';').any(|one| one.trim().split('=').next() == Some(wanted)))
-    };
-    if rule.from_headers.is_empty() && rule.from_params.is_empty() && rule.from_cookies.is_empty() {
-        return in_header(AUTHORIZATION.as_str(), SCHEME) || in_query(PARAMETER);
-    }
-    rule.from_headers.iter().any(|(name, prefix)| in_header(name, prefix.trim_end()))
-        || rule.from_params.iter().any(|name| in_query(name))
-        || rule.from_cookies.iter().any(|name| in_cookie(name))
+/// The path and query of a request for the log: without tokens.
+pub(crate) fn hide_tokens(mesh: &Mesh, facts: &RequestFacts, target: &str) -> Option<String> {
+    let (path, query) = target.split_once('?').filter(|_| !mesh.jwts.is_empty())?;
+    let names: Vec<&str> = applying(mesh, facts)
+        .into_iter()
+        .flat_map(|jwt| &jwt.rules)
+        .flat_map(|rule| places::places_of(&rule.document))
+        .filter_map(|at| if let Place::Parameter(name) = at { Some(name) } else { None })
+        .collect();
+    let hidden = places::without_parameters(query, |name, _| names.iter().any(|n| places::is_named(name, n)));
+    (hidden != query).then(|| format!("{path}?{hidden}"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// `WWW-Authenticate` of an answer that refuses a token (RFC 6750 §3), as Envoy writes it: the realm is what was asked for.
+pub(crate) fn bearer_challenge(scheme: &str, host: &str, target: &str) -> HeaderValue {
+    const LONGEST: usize = 256;
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let path = path.get(..path.floor_char_boundary(LONGEST)).unwrap_or_default();
+    let realm = format!("{scheme}://{host}{path}").replace('\\', "%5C").replace('"', "%22");
+    HeaderValue::from_str(&format!("Bearer realm=\"{realm}\", error=\"invalid_token\""))
+        .unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\""))
+}
 
-    #[test]
-    fn tokens_are_seen_where_rules_look_for_them() {
-        let default = JwtRule::default();
-        let custom = JwtRule {
-            from_headers: vec![("x-jwt".into(), "".into()), ("x-token".into(), "JWT ".into())],
-            from_params: vec!["t".into()],
-            from_cookies: vec!["session".into()],
-            ..JwtRule::default()
-        };
-        let cases: [(&JwtRule, &str, &str, &str, bool); 18] = [
-            (&default, "x", "y", "", false),
-            (&default, "authorization", "Bearer x", "", true),
-            (&default, "authorization", "bEARER\tx", "", true),
-            (&default, "authorization", "Basic x", "", false),
-            (&default, "x", "y", "a=b&access_token=x", true),
-            (&default, "x", "y", "access%5Ftoken=x", true),
-            (&default, "x", "y", "a=access_token", false),
-            (&default, "x-jwt", "x", "t=x", false),
-            (&custom, "x-jwt", "x", "", true),
-            (&custom, "x-jwt", "", "", false),
-            (&custom, "x_jwt", "x", "", true),
-            (&custom, "x_token", "JWT x", "", true),
-            (&custom, "x-token", "jwt x", "", true),
-            (&custom, "x-token", "x", "", false),
-            (&custom, "cookie", "a=b; session=x", "", true),
-            (&custom, "cookie", "a=session", "", false),
-            (&custom, "x", "y", "t=x", true),
-            (&custom, "authorization", "Bearer x", "access_token=x", false),
-        ];
-        for (rule, name, value, query, expected) in cases {
-            let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
-            assert_eq!(carries(rule, &headers, query), expected, "{name}: {value}; {query}");
+/// Judges what is open again as time goes by: a stream ends when its token has expired.
+pub(crate) async fn watch_expiry(
+    view: View,
+    interval: Duration,
+    drain: DrainWatch,
+) -> Result<(), Infallible> {
+    let last = view.last_served(drain);
+    tokio::pin!(last);
+    loop {
+        tokio::select! {
+            () = &mut last => return Ok(()),
+            () = tokio::time::sleep(interval) => {}
+        }
+        if !view.mesh().jwts.is_empty() {
+            view.judge_again().await;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,14 +47,16 @@ pub(super) fn not_told(request: &Request, to_ip: Option<IpAddr>, port: bool, str
     all.into_iter().filter(|(_, open)| *open).map(|(attribute, _)| attribute).collect()
 }
 
-/// What was told and waypoints of this version do not see: what is assumed, and warnings.
-pub(super) fn unseen(request: &Request) -> (Vec<String>, Vec<String>) {
+/// What was told and the proxy does not see: what is assumed, and warnings. `looks`: whether a RequestAuthentication applies
+/// there.
+pub(super) fn unseen(request: &Request, looks: bool) -> (Vec<String>, Vec<String>) {
     let (mut assumed, mut warnings) = (Vec::new(), Vec::new());
     if request.token.is_some() {
         assumed.push("the token is verified".to_owned());
-        let refused = "where a RequestAuthentication applies, a request with one is refused (401)";
-        let unseen = "elsewhere its claims are not seen";
-        warnings.push(format!("waypoints of this version verify no tokens: {refused}; {unseen}"));
+        if !looks {
+            let text = "no RequestAuthentication applies there: the proxy verifies no token, and its claims are not seen";
+            warnings.push(text.to_owned());
+        }
     }
     if request.sni.is_some() {
         let text = "waypoints of this version read no server name of TLS: a condition on it sees none";

@@ -172,7 +172,7 @@ fn what_is_told_of_a_token_is_said_to_be_assumed() {
     let answer = asked(&objects, request.clone());
     assert_eq!(answer.verdict, Verdict::Allow);
     assert!(answer.assumed.iter().any(|a| a == "the token is verified"), "{answer:?}");
-    assert!(answer.warnings.iter().any(|w| w.contains("verify no tokens")), "{answer:?}");
+    assert!(answer.warnings.iter().any(|w| w.contains("verifies no token")), "{answer:?}");
     request.token = Token::told(Some("i/s"), []).unwrap();
     let answer = asked(&objects, request);
     assert_eq!(answer.verdict, Verdict::Deny);

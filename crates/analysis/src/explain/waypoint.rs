@@ -165,7 +165,8 @@ impl Asked<'_> {
             self.assumed.extend(absent(&answer, &told, request.token.is_some()));
         }
         if !forwarded {
-            self.warn_of_unseen(stream);
+            let looks = !self.world.tokens_at(gateway, *service).is_empty();
+            self.warn_of_unseen(stream, looks);
         }
         self.half(&answer, client, port);
         Ok(answer)
@@ -215,10 +216,10 @@ impl Asked<'_> {
     }
 
     /// What was told and no proxy sees.
-    fn warn_of_unseen(&mut self, stream: bool) {
+    fn warn_of_unseen(&mut self, stream: bool, looks: bool) {
         self.warnings.extend(unforwarded(&self.request.headers));
         if !stream {
-            let (assumed, warnings) = unseen(self.request);
+            let (assumed, warnings) = unseen(self.request, looks);
             self.assumed.extend(assumed);
             self.warnings.extend(warnings);
         }

@@ -224,7 +224,11 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || special.contains(&b))
 }
 
-fn check_name(name: &str) -> Result<(), &'static str> {
+/// Checks the name of a header that configuration may write.
+///
+/// # Errors
+/// It is no name, or of a header that the proxy writes itself.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
     if !is_token(name) || name.len() > MAX_NAME {
         return Err("this is no name of a header");
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
-use meltemi_model::l7::JwtRule;
+use meltemi_model::l7::{JwtRule, check_header_name};
 use meltemi_resources::policies::{self as api, RequestAuthenticationSpec, Values, validate};
 
 use super::authorization::{Reference, reference};
@@ -69,6 +69,10 @@ fn rule(rule: &api::JwtRule) -> Result<JwtRule, String> {
     let texts = |values: &Values| values.iter().flatten().map(|v| Arc::from(v.as_str())).collect();
     let headers = from_headers.iter().flatten();
     let claims = output_claim_to_headers.iter().flatten();
+    let written = output_payload_to_header.iter().filter(|name| !name.is_empty());
+    for name in written.chain(claims.clone().map(|c| &c.header)) {
+        check_header_name(name).map_err(|reason| format!("header name {name}: {reason}"))?;
+    }
     Ok(JwtRule {
         issuer: text(issuer),
         audiences: texts(audiences),
@@ -99,10 +103,10 @@ pub fn at_node_proxies(tokens: &Tokens) -> Option<Condition> {
         .then(|| Condition::no(super::layer4::ZTUNNEL_ACCEPTED, "UnsupportedValue", message))
 }
 
-/// What is done at the gateways that it is attached to.
+/// Where its gateways are stricter than Istio's.
 pub fn differs(tokens: &Tokens) -> Option<Condition> {
-    let message = "Tokens are not verified yet: a request that carries one where its rules look for it is refused (401); one \
-                   without is judged without claims, as in Istio.";
+    let message = "A request with several different tokens where its rules look for one is refused (401): Istio judges it by \
+                   one of them.";
     (!tokens.rules.is_empty()).then(|| Condition::yes(super::notes::DIFFERS, "FailsClosed", message))
 }
 
@@ -144,12 +148,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_verified_is_said() {
+    fn what_is_stricter_is_said_and_what_is_not_valid_is_closed() {
         let selected = read_yaml("{selector: {matchLabels: {a: b}}, jwtRules: [{issuer: i}]}").unwrap();
         assert_eq!(at_node_proxies(&selected).unwrap().reason, "UnsupportedValue");
-        assert!(differs(&selected).unwrap().message.contains("is refused (401)"));
+        assert!(differs(&selected).unwrap().message.contains("several different tokens"));
         assert_eq!(differs(&read_yaml("{}").unwrap()), None);
         assert_eq!(read_yaml("{jwtRules: [{}]}").unwrap_err(), "issuer or jwksUri must be non-empty string");
+        for name in ["host", "Content_Length", "transfer-encoding"] {
+            let rules = [
+                format!("outputPayloadToHeader: {name}"),
+                format!("outputClaimToHeaders: [{{header: {name}, claim: c}}]"),
+            ];
+            for rule in rules {
+                let fault = read_yaml(&format!("{{jwtRules: [{{issuer: i, {rule}}}]}}")).unwrap_err();
+                assert!(fault.contains("the proxy writes this header itself"), "{rule}: {fault}");
+            }
+        }
         let spec = serde_json::json!({"targetRefs": [{"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "g"}],
             "jwtRules": [{}]});
         let instead = stand_in(&NamespacedName::new("default", "jwt"), &spec);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meltemi_model::NamespacedName;
-use meltemi_model::l7::{Jwt, Route, Target};
+use meltemi_model::l7::{Route, Target};
 use meltemi_state::SharedMap;
 use rpds::RedBlackTreeMapSync;
 
@@ -18,12 +18,6 @@ pub trait Attached {
     /// Whether it only reports what it would do.
     fn only_reports(&self) -> bool {
         false
-    }
-}
-
-impl Attached for Jwt {
-    fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.targets.iter()
     }
 }
 
@@ -192,6 +186,18 @@ mod tests {
 
     use super::*;
 
+    #[derive(Debug, PartialEq)]
+    struct Document {
+        name: NamespacedName,
+        targets: Vec<Target>,
+    }
+
+    impl Attached for Document {
+        fn targets(&self) -> impl Iterator<Item = &Target> {
+            self.targets.iter()
+        }
+    }
+
     const NAMES: u8 = 3;
 
     fn gateway(n: u8) -> NamespacedName {
@@ -208,9 +214,9 @@ mod tests {
         }
     }
 
-    fn jwt(name: u8, targets: &[u8]) -> Jwt {
+    fn document(name: u8, targets: &[u8]) -> Document {
         let targets = targets.iter().map(|n| target(*n)).collect();
-        Jwt { name: NamespacedName::new("ns", format!("{name}")), targets, rules: Vec::new() }
+        Document { name: NamespacedName::new("ns", format!("{name}")), targets }
     }
 
     proptest! {
@@ -219,14 +225,14 @@ mod tests {
         fn what_is_found_is_what_applies(
             changes in prop::collection::vec((0..NAMES, prop::option::of(prop::collection::vec(0..6u8, 0..4))), 1..30),
         ) {
-            let mut kept: Targeted<Jwt> = Targeted::default();
-            let mut all: BTreeMap<String, Jwt> = BTreeMap::new();
+            let mut kept: Targeted<Document> = Targeted::default();
+            let mut all: BTreeMap<String, Document> = BTreeMap::new();
             for (name, targets) in changes {
                 let key = format!("ns/{name}");
                 match targets {
                     Some(targets) => {
-                        kept.insert(key.clone(), Arc::new(jwt(name, &targets)));
-                        all.insert(key, jwt(name, &targets));
+                        kept.insert(key.clone(), Arc::new(document(name, &targets)));
+                        all.insert(key, document(name, &targets));
                     }
                     None => {
                         kept.remove(&key);
@@ -241,7 +247,7 @@ mod tests {
                         let mut found: Vec<&String> =
                             kept.applying(to.as_ref(), &gateway).map(|(name, _)| name).collect();
                         found.sort();
-                        let applies = |one: &Jwt| one.targets.iter().any(|t| t.applies(to.as_ref(), &gateway));
+                        let applies = |one: &Document| one.targets.iter().any(|t| t.applies(to.as_ref(), &gateway));
                         let wanted: Vec<&String> =
                             all.iter().filter(|(_, one)| applies(one)).map(|(name, _)| name).collect();
                         prop_assert_eq!(found, wanted, "to {:?} by {}", to, gateway);

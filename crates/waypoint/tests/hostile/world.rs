@@ -384,9 +384,12 @@ impl World {
     pub(crate) fn jwt(&mut self, number: u8) {
         let name = NamespacedName::new("default", format!("jwt-{number}"));
         let rule = JwtRule { payload_header: Some("x-claims".into()), ..JwtRule::default() };
-        let jwt =
-            Jwt { name: name.clone(), targets: vec![Target::Service(service(number))], rules: vec![rule] };
-        self.mesh.jwts.insert(name.to_string(), Arc::new(jwt));
+        self.tokens(Jwt { name, targets: vec![Target::Service(service(number))], rules: vec![rule] });
+    }
+
+    /// A RequestAuthentication, in the place of the one of its name.
+    pub(crate) fn tokens(&mut self, jwt: Jwt) {
+        self.mesh.jwts.insert(jwt.name.to_string(), Arc::new(jwt.try_into().unwrap()));
     }
 
     pub(crate) fn route(&mut self, name: &str, section: &str, one: RouteMatch, filters: Vec<Filter>) {
