@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access::GatewayAccounts;
 use crate::gateways::Gateways;
+use crate::jwks::Keys;
 use crate::metrics::ControlMetrics;
 use crate::namespaces::Namespaces;
 use crate::pods::Directory;
@@ -57,6 +58,8 @@ pub struct Outlets {
     pub publisher: Publisher,
     /// What the proxies say.
     pub proxies: Proxies,
+    /// Keys of issuers.
+    pub keys: Keys,
     /// What is counted.
     pub metrics: ControlMetrics,
     /// How the watches of the API stand.
@@ -86,7 +89,7 @@ impl Engine {
     /// An engine that knows nothing yet.
     pub fn new(mesh: MeshConfig, outlets: Outlets) -> Self {
         Self {
-            security: Security::new(mesh.clone(), outlets.proxies.clone()),
+            security: Security::new(mesh.clone(), outlets.proxies.clone(), outlets.keys.clone()),
             started: mesh.clone(),
             index: Index::new(mesh),
             table: Table::default(),
@@ -102,12 +105,17 @@ impl Engine {
         let mut drain = tasks.drain();
         tasks.spawn("engine", async move {
             let mut said = self.outlets.proxies.follow();
+            let mut keys = self.outlets.keys.follow_changes();
             loop {
                 let first = tokio::select! {
                     () = drain.started() => return Ok::<(), Infallible>(()),
                     event = events.recv() => event,
                     Some(message) = review.messages.recv() => {
                         self.reviewed(message);
+                        continue;
+                    }
+                    _ = keys.changed() => {
+                        self.keys_changed();
                         continue;
                     }
                     _ = said.changed() => {
@@ -134,6 +142,14 @@ impl Engine {
             self.flush();
         }
         self.security.acknowledged(&self.index, &self.outlets.status);
+    }
+
+    /// Keys of an issuer have come, changed or gone.
+    pub fn keys_changed(&mut self) {
+        self.security.see_keys();
+        if self.unlisted.is_empty() {
+            self.flush();
+        }
     }
 
     fn reviewed(&mut self, message: Message) {

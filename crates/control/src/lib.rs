@@ -15,6 +15,7 @@ pub mod ca;
 pub mod engine;
 pub mod error;
 pub mod gateways;
+pub mod jwks;
 pub mod leader;
 pub mod metrics;
 pub mod monitoring;
@@ -67,6 +68,8 @@ pub struct Config {
     pub listen: IpAddr,
     /// Ports; the defaults are Istio's.
     pub ports: Ports,
+    /// Addresses that keys of issuers are fetched from beside the usual ones.
+    pub jwks_allowed: Vec<ipnet::IpNet>,
     /// Says what policies probably do not mean; without one their status leaves it out.
     pub reviewer: Option<review::Reviewer>,
 }
@@ -107,6 +110,7 @@ impl Config {
             proxy_image: proxy_image.into(),
             listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             ports: Ports::default(),
+            jwks_allowed: Vec::new(),
             reviewer: None,
         }
     }
@@ -145,6 +149,7 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         status: status::StatusQueue::default(),
         publisher: Publisher::new(),
         proxies: xds::Proxies::new(counters.clone()),
+        keys: jwks::Keys::default(),
         metrics: counters,
         watches: Watches::default(),
         published,
@@ -159,6 +164,8 @@ pub async fn start(config: Config, tasks: &Tasks) -> Result<(), Error> {
         leader.clone(),
         &readiness,
     );
+    let permitted = jwks::Permitted::beside(config.jwks_allowed.clone());
+    jwks::start(tasks, outlets.keys.clone(), jwks::Fetcher::of_machine(permitted));
     let (events, received) = mpsc::channel(WAITING);
     let review = review::start(tasks, config.reviewer, leader);
     let watches = outlets.watches.clone();

@@ -28,6 +28,7 @@ use meltemi_translate::security::layer4;
 use meltemi_translate::{Change, MeshConfig};
 
 use crate::access::Scope;
+use crate::jwks::Keys;
 use crate::publish::Step;
 use crate::review::Remark;
 use crate::xds::{Proxies, Proxy};
@@ -87,13 +88,13 @@ pub struct Security {
 
 impl Security {
     /// No objects yet.
-    pub fn new(mesh: MeshConfig, proxies: Proxies) -> Self {
+    pub fn new(mesh: MeshConfig, proxies: Proxies, keys: Keys) -> Self {
         let settings = Some(settings(&mesh));
         Self {
             mesh,
             policies: HashMap::new(),
             peers: PeerObjects::default(),
-            tokens: TokenObjects::default(),
+            tokens: TokenObjects::new(keys),
             ingress: Ingress::new(),
             by_service: HashMap::new(),
             changes: Vec::new(),
@@ -107,6 +108,11 @@ impl Security {
             settings,
             proxies,
         }
+    }
+
+    /// Keys of an issuer have come, changed or gone.
+    pub fn see_keys(&mut self) {
+        self.tokens.see_keys();
     }
 
     /// A Service changed, or its waypoint did.

@@ -209,6 +209,7 @@ impl Mesh {
             status: StatusQueue::default(),
             publisher: Publisher::new(),
             proxies,
+            keys: crate::jwks::Keys::default(),
             metrics: ControlMetrics::default(),
             published: watch::channel(false).0,
             watches: Watches::default(),

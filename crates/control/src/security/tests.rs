@@ -87,7 +87,7 @@ impl Mesh {
         proxies.put(proxy("ztunnel", Scope::NodeProxy, Some("node-1")));
         proxies.put(proxy("wp", Scope::Gateway(shop("wp")), None));
         proxies.put(proxy("gw", Scope::Gateway(shop("gw")), None));
-        let mut security = Security::new(config, proxies.clone());
+        let mut security = Security::new(config, proxies.clone(), Keys::default());
         security.set_gateway(&shop("wp"), Some(&gateway("wp", "istio-waypoint")));
         security.set_gateway(&shop("gw"), Some(&gateway("gw", "istio")));
         let (publisher, status) = (Publisher::new(), StatusQueue::default());
@@ -376,12 +376,21 @@ fn the_status_of_a_peer_authentication() {
 #[test]
 fn the_status_of_a_request_authentication() {
     let rules = json!([{"issuer": "i", "jwks": "{\"keys\":[]}"}]);
-    let denied = "meltemi.dev/DiffersFromIstio=True FailsClosed: Tokens are not verified yet: a request that carries one \
-                  where its rules look for it is refused (401); one without is judged without claims, as in Istio.";
+    let denied = "meltemi.dev/DiffersFromIstio=True FailsClosed: A request with several different tokens where its rules look for one is refused (401): Istio judges it by one of them.";
+    let keyless = "meltemi.dev/KeysAvailable=False NoKeys: jwks of i: Jwks doesn't have any valid public key; every token of this \
+                   issuer is refused (401)";
+    let waiting = "meltemi.dev/KeysAvailable=False Pending: https://i/keys; issuer j: not fetched yet; every token of this issuer \
+                   is refused (401)";
+    let nobody = "meltemi.dev/KeysAvailable=False NoKeys: any issuer: no keys are named; every token of this issuer is refused \
+                  (401)";
+    let key = json!({"kty": "oct", "k": "c2VjcmV0"}).to_string();
+    let elsewhere =
+        json!([{"issuer": "i", "jwksUri": "https://i/keys"}, {"issuer": "j"}, {"issuer": "k", "jwks": key}]);
+    let good = "meltemi.dev/KeysAvailable=True Available: proxies have the keys of every issuer";
     let cases = [
         (
             json!({"targetRefs": [{"kind": "Service", "group": "", "name": "web"}], "jwtRules": rules}),
-            vec!["WaypointAccepted=True Accepted: bound to shop/wp", denied, AROUND, ON_NODE],
+            vec!["WaypointAccepted=True Accepted: bound to shop/wp", denied, keyless, AROUND, ON_NODE],
         ),
         (
             json!({"targetRefs": [{"kind": "Service", "group": "", "name": "no"}], "jwtRules": rules}),
@@ -396,7 +405,9 @@ fn the_status_of_a_request_authentication() {
             ],
         ),
         // Without a selector it is the ingress gateway's.
-        (json!({"jwtRules": rules}), vec![denied, ON_NODE]),
+        (json!({"jwtRules": rules}), vec![denied, keyless, ON_NODE]),
+        (json!({"jwtRules": elsewhere}), vec![denied, waiting, ON_NODE]),
+        (json!({"jwtRules": [{"issuer": "k", "jwks": key}]}), vec![denied, good, ON_NODE]),
         (
             json!({"targetRefs": [{"kind": "Service", "group": "", "name": "web"}], "jwtRules": [{}]}),
             vec![
@@ -404,6 +415,7 @@ fn the_status_of_a_request_authentication() {
                  applies",
                 "WaypointAccepted=True Accepted: bound to shop/wp",
                 denied,
+                nobody,
                 AROUND,
                 ON_NODE,
             ],

@@ -2,10 +2,12 @@
 //! RequestAuthentications: as objects, attached to gateways, and what their status says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use kube::api::DynamicObject;
 use meltemi_model::{NamespacedName, l7};
 use meltemi_resources::policies::validate;
+use meltemi_tokens::KeySet;
 use meltemi_translate::condition::Condition;
 use meltemi_translate::routes::table::For;
 use meltemi_translate::security::attachment::{self, Attached};
@@ -19,9 +21,13 @@ use super::read::services;
 use super::report::{acknowledging, is_pending, key};
 use super::sent::{Difference, Sent, has_acknowledged};
 use super::{changed_services, is_connected, service_keys};
+use crate::jwks::{Found, Keys, Source};
 use crate::publish::Step;
 use crate::status::{StatusQueue, Wish};
 use crate::xds::{Proxies, Proxy};
+
+/// Type of the condition that says whether proxies have the keys of issuers.
+const KEYS: &str = "meltemi.dev/KeysAvailable";
 
 /// An object and what became of it.
 #[derive(Debug)]
@@ -34,9 +40,10 @@ struct Entry {
 }
 
 /// The objects.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TokenObjects {
     all: BTreeMap<NamespacedName, Entry>,
+    keys: Keys,
     unattached: BTreeSet<NamespacedName>,
     sent: Sent<l7::Jwt>,
     unreported: BTreeSet<NamespacedName>,
@@ -44,6 +51,39 @@ pub(super) struct TokenObjects {
 }
 
 impl TokenObjects {
+    pub(super) fn new(keys: Keys) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            keys,
+            unattached: BTreeSet::new(),
+            sent: Sent::default(),
+            unreported: BTreeSet::new(),
+            pending: BTreeSet::new(),
+        }
+    }
+
+    /// Keys of an issuer have come, changed or gone.
+    pub(super) fn see_keys(&mut self) {
+        let fetched = |entry: &&Entry| entry.tokens.rules.iter().any(|rule| Source::of(rule).is_some());
+        let touched: Vec<_> =
+            self.all.iter().filter(|(_, e)| fetched(e)).map(|(name, _)| name.clone()).collect();
+        self.unreported.extend(touched.iter().cloned());
+        self.unattached.extend(touched);
+    }
+
+    /// Says whose keys are needed: those of what is enforced somewhere.
+    fn want_keys(&self) {
+        let mut sources: BTreeMap<Source, Option<Duration>> = BTreeMap::new();
+        let enforced = self.all.values().filter(|entry| !entry.attached.gateways.is_empty());
+        for rule in enforced.flat_map(|entry| &entry.tokens.rules) {
+            let Some(source) = Source::of(rule) else { continue };
+            let timeout = rule.timeout_ms.map(Duration::from_millis);
+            let known = sources.entry(source).or_insert(timeout);
+            *known = (*known).max(timeout);
+        }
+        self.keys.want_sets(sources);
+    }
+
     /// An object is new, changed or gone.
     pub(super) fn set(&mut self, name: &NamespacedName, object: Option<&DynamicObject>) {
         self.unattached.insert(name.clone());
@@ -86,7 +126,11 @@ impl TokenObjects {
     pub(super) fn flush(&mut self, world: &World<'_>, ingress: &Ingress, proxies: &Proxies, step: &mut Step) {
         let changed = changed_services(step);
         let proxies = if self.sent.is_leaving() { proxies.all() } else { Vec::new() };
-        for name in std::mem::take(&mut self.unattached) {
+        let unattached = std::mem::take(&mut self.unattached);
+        if unattached.is_empty() {
+            return;
+        }
+        for name in unattached {
             let wanted = self.all.get_mut(&name).and_then(|entry| {
                 let tokens = &entry.tokens;
                 let policy = attachment::Policy {
@@ -101,7 +145,8 @@ impl TokenObjects {
                     entry.attached = attached;
                 }
                 let Attached { gateways, targets, .. } = entry.attached.clone();
-                let what = l7::Jwt { name: name.clone(), targets, rules: tokens.rules.clone() };
+                let rules = tokens.rules.iter().map(|rule| with_keys(rule, &self.keys)).collect();
+                let what = l7::Jwt { name: name.clone(), targets, rules };
                 // One without rules asks for nothing.
                 (!tokens.rules.is_empty()).then_some(For { what, gateways })
             });
@@ -118,6 +163,7 @@ impl TokenObjects {
                 Difference::Removed => step.removed_tokens.push(name),
             }
         }
+        self.want_keys();
     }
 
     /// Whether some Gateway still holds what is no longer for it.
@@ -152,7 +198,7 @@ impl TokenObjects {
     fn write(&mut self, due: BTreeSet<NamespacedName>, proxies: &[Proxy], status: &StatusQueue) {
         for name in due {
             let Some(entry) = self.all.get(&name) else { continue };
-            let conditions = conditions(&name, entry, proxies, &self.sent);
+            let conditions = conditions(&name, entry, proxies, &self.sent, &self.keys);
             match is_pending(&conditions) {
                 true => self.pending.insert(name.clone()),
                 false => self.pending.remove(&name),
@@ -163,11 +209,56 @@ impl TokenObjects {
     }
 }
 
+/// A rule with the keys that were fetched for it.
+fn with_keys(rule: &l7::JwtRule, keys: &Keys) -> l7::JwtRule {
+    match Source::of(rule) {
+        None => rule.clone(),
+        Some(source) => l7::JwtRule { jwks: keys.find_set(&source).keys, ..rule.clone() },
+    }
+}
+
+/// Whether proxies have keys for all rules; `None` when there are no rules.
+fn keys_available(tokens: &Tokens, keys: &Keys) -> Option<Condition> {
+    let (mut invalid, mut waiting, mut stale) = (Vec::new(), Vec::new(), Vec::new());
+    for rule in &tokens.rules {
+        let Some(source) = Source::of(rule) else {
+            let checked = rule.jwks.as_deref().map(KeySet::parse);
+            let issuer = rule.issuer.as_deref().unwrap_or("any issuer");
+            match checked {
+                Some(Err(reason)) => invalid.push(format!("jwks of {issuer}: {reason}")),
+                Some(Ok(_)) => {}
+                None => invalid.push(format!("{issuer}: no keys are named")),
+            }
+            continue;
+        };
+        match keys.find_set(&source) {
+            Found { keys: Some(_), fault: None } => {}
+            Found { keys: Some(_), fault: Some(fault) } => stale.push(format!("{source}: {fault}")),
+            Found { keys: None, fault: Some(fault) } => invalid.push(format!("{source}: {fault}")),
+            Found { keys: None, fault: None } => waiting.push(source.to_string()),
+        }
+    }
+    let refused = "; every token of this issuer is refused (401)";
+    Some(match (tokens.rules.is_empty(), &*invalid, &*waiting, &*stale) {
+        (true, ..) => return None,
+        (_, [_, ..], ..) => Condition::no(KEYS, "NoKeys", format!("{}{refused}", invalid.join("; "))),
+        (_, [], [_, ..], _) => {
+            Condition::no(KEYS, "Pending", format!("{}: not fetched yet{refused}", waiting.join("; ")))
+        }
+        (_, [], [], [_, ..]) => {
+            let used = "; the keys of the last fetch are used for a day";
+            Condition::yes(KEYS, "Stale", format!("{}{used}", stale.join("; ")))
+        }
+        (_, [], [], []) => Condition::yes(KEYS, "Available", "proxies have the keys of every issuer"),
+    })
+}
+
 fn conditions(
     name: &NamespacedName,
     entry: &Entry,
     proxies: &[Proxy],
     sent: &Sent<l7::Jwt>,
+    keys: &Keys,
 ) -> Vec<Condition> {
     let mut out = Vec::new();
     let gateways = &entry.attached.gateways;
@@ -186,6 +277,7 @@ fn conditions(
     out.extend(entry.attached.condition.clone());
     if !gateways.is_empty() {
         out.extend(request::differs(&entry.tokens));
+        out.extend(keys_available(&entry.tokens, keys));
     }
     out.extend(notes::around(&entry.attached.around));
     if !entry.tokens.rules.is_empty() {

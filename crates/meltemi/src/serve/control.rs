@@ -29,6 +29,9 @@ pub struct Args {
     /// Image of the proxies of Gateways
     #[arg(long, env = "PROXY_IMAGE", default_value = "ghcr.io/meltemi/meltemi:0.1.0")]
     proxy_image: String,
+    /// Networks that keys of token issuers may be fetched from although they are loopback, link-local or metadata addresses
+    #[arg(long, env = "JWKS_ALLOWED_CIDRS", value_delimiter = ',', value_name = "CIDR")]
+    jwks_allowed_cidrs: Vec<ipnet::IpNet>,
 }
 
 /// Starts it.
@@ -39,6 +42,7 @@ pub async fn start(args: Args, tasks: Tasks) -> anyhow::Result<()> {
     config.mesh.cluster_domain = args.cluster_domain.into();
     config.mesh.cluster_id = args.cluster_id.into();
     config.mesh.root_namespace = args.pod_namespace.into();
+    config.jwks_allowed = args.jwks_allowed_cidrs;
     config.reviewer = Some(Arc::new(super::review::review));
     meltemi_control::start(config, &tasks).await?;
     Ok(())
