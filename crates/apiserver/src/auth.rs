@@ -202,7 +202,7 @@ impl Auth {
     ) -> Result<(), Refusal> {
         if user.is_in("system:nodes") && !user.is_in("system:masters") {
             node::admit(&*self.objects, user, attributes, object, old)
-                .map_err(|reason| forbidden(user, attributes, &reason))?;
+                .map_err(|denial| forbidden(user, attributes, &denial.to_string()))?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use kube_cel::cel::parser::Parser;
 use kube_cel::cel::{Context, IdedExpr, Value as Cel};
 use serde_json::Value;
 
-use crate::bounds::{MAX_BODY, MAX_ELEMENTS, Work};
+use crate::bounds::{MAX_BODY, MAX_ELEMENTS, OverBound, Work};
 use crate::schema::Size;
 use crate::stack::{MAX_EXPRESSION, MAX_OPERATORS};
 
@@ -28,6 +28,35 @@ const UNKNOWN: [(&str, &str); 2] = [
     ("lists.range", "lists.range is not served here"),
 ];
 
+/// Why an expression cannot be evaluated, or has no value; the texts are for messages of the policy that has it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ExpressionError {
+    #[error("expression is not specified")]
+    Missing,
+    #[error("the expression is longer than {MAX_EXPRESSION} bytes")]
+    TooLong,
+    #[error("the expression has more than {MAX_OPERATORS} operators")]
+    TooManyOperators,
+    #[error("compilation failed: the expression is nested too deeply")]
+    TooDeep,
+    #[error("fields whose names are written with {word} are not served here")]
+    EscapedField { word: &'static str },
+    /// The parser's own words.
+    #[error("compilation failed: {reason}")]
+    Malformed { reason: String },
+    #[error("compilation failed: {what}")]
+    NotServed { what: &'static str },
+    #[error("it may take {0}")]
+    TooMuchWork(OverBound),
+    #[error("its value is too large")]
+    TooLarge,
+    /// The interpreter's own words, shortened.
+    #[error("{reason}")]
+    NoValue { reason: String },
+    #[error("its value is of type {found}, not {wanted}")]
+    WrongType { found: String, wanted: &'static str },
+}
+
 /// An expression that can be evaluated.
 #[derive(Debug)]
 pub(crate) struct Expression {
@@ -40,14 +69,14 @@ impl Expression {
     ///
     /// # Errors
     /// Why it cannot be evaluated here.
-    pub(crate) fn compile(text: &str) -> Result<Self, String> {
+    pub(crate) fn compile(text: &str) -> Result<Self, ExpressionError> {
         if text.trim().is_empty() {
-            return Err("expression is not specified".to_owned());
+            return Err(ExpressionError::Missing);
         }
         within_bounds(text)?;
         for word in ESCAPED {
             if text.contains(word) {
-                return Err(format!("fields whose names are written with {word} are not served here"));
+                return Err(ExpressionError::EscapedField { word });
             }
         }
         // Without optional fields (`a.?b`): the interpreter fails where they are missing.
@@ -55,15 +84,15 @@ impl Expression {
             Parser::default().parse(&text.replace(".__namespace__", ".namespace")).map_err(|error| {
                 // The parser's first line says what and where; the others draw it.
                 let text = error.to_string();
-                format!("compilation failed: {}", text.lines().next().unwrap_or_default())
+                ExpressionError::Malformed { reason: text.lines().next().unwrap_or_default().to_owned() }
             })?;
         let references = parsed.references();
-        for (name, why) in UNKNOWN {
+        for (name, what) in UNKNOWN {
             if references.has_variable(name)
                 || references.has_function(name)
                 || references.has_function("range")
             {
-                return Err(format!("compilation failed: {why}"));
+                return Err(ExpressionError::NotServed { what });
             }
         }
         Ok(Self { text: text.to_owned(), parsed })
@@ -112,10 +141,10 @@ impl Facts {
     }
 
     /// Evaluates a variable of a policy. One that has no value is missing where it is used, and only there.
-    pub(crate) fn define(&mut self, name: &str, expression: &Result<Expression, String>) {
+    pub(crate) fn define(&mut self, name: &str, expression: &Result<Expression, ExpressionError>) {
         let value = match expression {
             Ok(expression) => self.evaluate(expression).and_then(|value| {
-                let size = measure(&value).ok_or("its value is too large")?;
+                let size = measure(&value).ok_or(ExpressionError::TooLarge)?;
                 self.size = self.size.with(size);
                 Ok(value)
             }),
@@ -123,20 +152,21 @@ impl Facts {
         };
         match value {
             Ok(value) => drop(self.variables.insert(Key::String(Arc::new(name.to_owned())), value)),
-            Err(why) => self.failures.push((name.to_owned(), shortened(&why))),
+            Err(why) => self.failures.push((name.to_owned(), shortened(&why.to_string()))),
         }
         self.bind();
     }
 
-    fn evaluate(&mut self, expression: &Expression) -> Result<Cel, String> {
+    fn evaluate(&mut self, expression: &Expression) -> Result<Cel, ExpressionError> {
         let steps = crate::schema::expression_steps(&expression.text, self.size);
-        self.work.spend(steps).map_err(|over| format!("it may take {over}"))?;
+        self.work.spend(steps).map_err(ExpressionError::TooMuchWork)?;
         Cel::resolve(&expression.parsed, &self.context).map_err(|error| {
             let named =
                 |failure: &&(String, String)| expression.text.contains(&format!("variables.{}", failure.0));
             let causes =
                 self.failures.iter().filter(named).map(|(name, why)| format!("; variable '{name}': {why}"));
-            shortened(&error.to_string()) + &causes.take(MAX_CAUSES).collect::<String>()
+            let reason = shortened(&error.to_string()) + &causes.take(MAX_CAUSES).collect::<String>();
+            ExpressionError::NoValue { reason }
         })
     }
 
@@ -144,10 +174,10 @@ impl Facts {
     ///
     /// # Errors
     /// It has no value, or none that is true or false.
-    pub(crate) fn is_true(&mut self, expression: &Expression) -> Result<bool, String> {
+    pub(crate) fn is_true(&mut self, expression: &Expression) -> Result<bool, ExpressionError> {
         match self.evaluate(expression)? {
             Cel::Bool(value) => Ok(value),
-            other => Err(format!("its value is of type {}, not bool", other.type_of())),
+            other => Err(wrong_type(&other, "bool")),
         }
     }
 
@@ -155,27 +185,31 @@ impl Facts {
     ///
     /// # Errors
     /// It has no value, or none that is a text.
-    pub(crate) fn text(&mut self, expression: &Expression) -> Result<String, String> {
+    pub(crate) fn text(&mut self, expression: &Expression) -> Result<String, ExpressionError> {
         match self.evaluate(expression)? {
             Cel::String(text) => Ok(text.to_string()),
-            other => Err(format!("its value is of type {}, not string", other.type_of())),
+            other => Err(wrong_type(&other, "string")),
         }
     }
+}
+
+fn wrong_type(value: &Cel, wanted: &'static str) -> ExpressionError {
+    ExpressionError::WrongType { found: value.type_of().to_string(), wanted }
 }
 
 /// Whether an expression is short and flat enough to be read, [with room](crate::stack).
 ///
 /// # Errors
 /// Which bound it exceeds.
-pub(crate) fn within_bounds(text: &str) -> Result<(), String> {
+pub(crate) fn within_bounds(text: &str) -> Result<(), ExpressionError> {
     if text.len() > MAX_EXPRESSION {
-        return Err(format!("the expression is longer than {MAX_EXPRESSION} bytes"));
+        return Err(ExpressionError::TooLong);
     }
     if text.bytes().filter(|byte| b".!-+*/%&|<>=,".contains(byte)).count() > MAX_OPERATORS {
-        return Err(format!("the expression has more than {MAX_OPERATORS} operators"));
+        return Err(ExpressionError::TooManyOperators);
     }
     if nesting(text) > MAX_NESTING {
-        return Err("compilation failed: the expression is nested too deeply".to_owned());
+        return Err(ExpressionError::TooDeep);
     }
     Ok(())
 }
@@ -249,11 +283,11 @@ mod tests {
 
     use super::*;
 
-    fn judge(expression: &str) -> Result<bool, String> {
+    fn judge(expression: &str) -> Result<bool, ExpressionError> {
         crate::stack::with_room(|| judged(expression)).unwrap()
     }
 
-    fn judged(expression: &str) -> Result<bool, String> {
+    fn judged(expression: &str) -> Result<bool, ExpressionError> {
         let object = json!({"metadata": {"name": "a", "namespace": "n", "annotations": {"x.io/y": "z"}},
             "spec": {"replicas": 3, "list": [{"n": 1}, {"n": 2}], "text": "abc"}});
         let mut facts =
@@ -290,7 +324,7 @@ mod tests {
         ] {
             match (judge(expression), expected) {
                 (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{expression}"),
-                (Err(why), Err(part)) => assert!(why.contains(part), "{expression}: {why}"),
+                (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{expression}: {why}"),
                 (got, _) => panic!("{expression}: {got:?}"),
             }
         }
@@ -335,7 +369,10 @@ mod tests {
                 let text = before.repeat(depth) + middle + &after.repeat(depth);
                 let result = judge(&text);
                 let is_plain = depth <= 10 && matches!(middle, "true" | "1");
-                assert!(!is_plain || !result.is_err_and(|why| why.contains("compilation")), "{text}");
+                assert!(
+                    !is_plain || !result.is_err_and(|why| why.to_string().contains("compilation")),
+                    "{text}"
+                );
             }
         }
     }
@@ -350,7 +387,7 @@ mod tests {
             "object.list.map(x, object.big + x).size() > 0",
         ] {
             let why = facts().is_true(&Expression::compile(expression).unwrap()).unwrap_err();
-            assert!(why.contains("steps of work"), "{expression}: {why}");
+            assert!(matches!(why, ExpressionError::TooMuchWork(_)), "{expression}: {why}");
         }
         let mut facts = facts();
         facts.define("v0", &Expression::compile("object.big + object.big"));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::Api;
 
+use crate::content::ClaimError;
 use crate::context::Context;
 use crate::rights;
 
@@ -17,23 +18,23 @@ use crate::rights;
 ///
 /// # Errors
 /// The claim is not there, is not bound, or is being deleted.
-pub(crate) async fn link(ctx: &Arc<Context>, pod: &Pod, claim: &str, place: &Path) -> Result<(), String> {
+pub(crate) async fn link(ctx: &Arc<Context>, pod: &Pod, claim: &str, place: &Path) -> Result<(), ClaimError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), namespace);
-    let found = api.get_opt(claim).await.map_err(|e| e.to_string())?;
-    let found = found.ok_or_else(|| format!("persistentvolumeclaim {claim:?} not found"))?;
+    let name = || claim.to_owned();
+    let found = api.get_opt(claim).await?.ok_or_else(|| ClaimError::NotFound { name: name() })?;
     let uid = found.metadata.uid.filter(|uid| uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
-    let uid = uid.filter(|uid| !uid.is_empty()).ok_or("the claim has no uid")?;
+    let uid = uid.filter(|uid| !uid.is_empty()).ok_or(ClaimError::NoUid)?;
     let folder = ctx.config.claims_dir.join(uid);
     // What is mounted already goes on to be there for a Pod that began before the deletion.
     if place.symlink_metadata().is_ok() && fs::read_link(place).is_ok_and(|to| to == folder) {
         return Ok(());
     }
     if found.metadata.deletion_timestamp.is_some() {
-        return Err(format!("persistentvolumeclaim {claim:?} is being deleted"));
+        return Err(ClaimError::Deleted { name: name() });
     }
     if found.status.and_then(|status| status.phase).as_deref() != Some("Bound") {
-        return Err(format!("persistentvolumeclaim {claim:?} is not bound"));
+        return Err(ClaimError::NotBound { name: name() });
     }
     let group = rights::fs_group(pod);
     let done = take(&folder, group).and_then(|()| {
@@ -41,7 +42,7 @@ pub(crate) async fn link(ctx: &Arc<Context>, pod: &Pod, claim: &str, place: &Pat
         place.parent().map_or(Ok(()), fs::create_dir_all)?;
         symlink(&folder, place)
     });
-    done.map_err(|e| format!("{}: {e}", folder.display()))
+    done.map_err(|error| ClaimError::Folder { folder: folder.display().to_string(), error })
 }
 
 /// Gives the folder to a Pod's `fsGroup`. The ids on the disk are those inside of Pods: the mount maps them.

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::watched::{Data, Kind};
 use self::watched::{Key, Known, UNUSED};
+use crate::content::ContentError;
 use crate::context::Context;
 use crate::lock::lock;
 
@@ -34,7 +35,7 @@ pub(crate) async fn get(
     kind: Kind,
     ns: &str,
     name: &str,
-) -> Result<Option<Arc<Data>>, String> {
+) -> Result<Option<Arc<Data>>, ContentError> {
     let key = (kind, ns.to_owned(), name.to_owned());
     let mut known = {
         let mut watched = lock(&ctx.configs.watched);
@@ -46,15 +47,7 @@ pub(crate) async fn get(
     let first = known.wait_for(Option::is_some);
     match tokio::time::timeout(FIRST, first).await {
         Ok(Ok(found)) => Ok(found.clone().flatten()),
-        _ => Err(format!("{} {name:?}: the API server does not answer", what(kind))),
-    }
-}
-
-/// The word for a kind in messages.
-pub(crate) fn what(kind: Kind) -> &'static str {
-    match kind {
-        Kind::ConfigMap => "configmap",
-        Kind::Secret => "secret",
+        _ => Err(ContentError::NoAnswer { kind, name: name.to_owned() }),
     }
 }
 
@@ -113,7 +106,7 @@ where
             Some(Ok(Event::InitDone)) => set(listed.take()),
             Some(Ok(Event::Apply(object))) => set(Some(data(object))),
             Some(Ok(Event::Delete(_))) => set(None),
-            Some(Err(error)) => tracing::debug!(%error, name = key.2, "watch of a {}", what(key.0)),
+            Some(Err(error)) => tracing::debug!(%error, name = key.2, "watch of a {}", key.0),
             None => return,
         }
     }

@@ -27,6 +27,7 @@ pub(crate) use self::error::{StartError, StartReason};
 use self::running::{Running, Stdin};
 use crate::accounts::Accounts;
 use crate::cgroups::Limits;
+use crate::content::MountError;
 use crate::context::{Context, PodEntry};
 use crate::expand::expand;
 use crate::image::Image;
@@ -106,7 +107,7 @@ pub(crate) async fn spec(
     let accounts = accounts_of(ctx, image);
     let rights = rights::of(&pod, container, &image_config.user, &accounts).map_err(config_error)?;
     let built = env::build(ctx, &pod, container, &image_config.env, address).await;
-    let mut variables = built.map_err(config_error)?;
+    let mut variables = built.map_err(|e| config_error(e.to_string()))?;
     let has_home = container.env.iter().flatten().any(|variable| variable.name == "HOME")
         || image_config.env.iter().any(|variable| variable.starts_with("HOME="));
     if !has_home {
@@ -129,7 +130,9 @@ pub(crate) async fn spec(
         binds.extend(own_program(&image.entrypoint));
         binds.extend(image.binds());
     }
-    binds.extend(volume_binds(ctx, &pod, container, &dir, &variables).map_err(config_error)?);
+    binds.extend(
+        volume_binds(ctx, &pod, container, &dir, &variables).map_err(|e| config_error(e.to_string()))?,
+    );
     let termination = dir.join("termination").join(&container.name);
     let written = fs::create_dir_all(dir.join("termination")).and_then(|()| fs::write(&termination, ""));
     written.map_err(|e| config_error(e.to_string()))?;
@@ -196,12 +199,12 @@ fn volume_binds(
     container: &Container,
     dir: &Path,
     variables: &BTreeMap<String, String>,
-) -> Result<Vec<Bind>, String> {
+) -> Result<Vec<Bind>, MountError> {
     let spec = pod.spec.clone().unwrap_or_default();
     let mut binds = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
         let volume = spec.volumes.iter().flatten().find(|v| v.name == mount.name);
-        let volume = volume.ok_or_else(|| format!("volume {:?} of a mount does not exist", mount.name))?;
+        let volume = volume.ok_or_else(|| MountError::NoVolume { name: mount.name.clone() })?;
         let folder = match &volume.host_path {
             Some(host) => volumes::host_path(ctx, &host.path)?,
             None => volumes::folder(dir, &mount.name),
@@ -229,9 +232,9 @@ fn volume_binds(
 
 /// A path below a volume. It is opened below the volume when the container starts: only then is it certain that no link
 /// leads out.
-fn sub_path(sub: &str) -> Result<PathBuf, String> {
+fn sub_path(sub: &str) -> Result<PathBuf, MountError> {
     if Path::new(sub).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
-        return Err(format!("subPath {sub:?} must be relative and without .."));
+        return Err(MountError::SubPathLeadsOut { path: sub.to_owned() });
     }
     Ok(sub.into())
 }

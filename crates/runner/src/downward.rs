@@ -6,8 +6,11 @@ use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::content::FieldError;
+
 /// A field by its path.
-pub(crate) fn field(pod: &Pod, path: &str, node: Ipv4Addr) -> Result<String, String> {
+pub(crate) fn field(pod: &Pod, path: &str, node: Ipv4Addr) -> Result<String, FieldError> {
+    let unsupported = || FieldError::UnsupportedField { path: path.to_owned() };
     let meta = &pod.metadata;
     let spec = pod.spec.as_ref();
     let text = |value: Option<&String>| value.cloned().unwrap_or_default();
@@ -15,7 +18,7 @@ pub(crate) fn field(pod: &Pod, path: &str, node: Ipv4Addr) -> Result<String, Str
         let map = match map {
             "metadata.labels" => &meta.labels,
             "metadata.annotations" => &meta.annotations,
-            _ => return Err(format!("fieldPath {path:?} is not supported")),
+            _ => return Err(unsupported()),
         };
         return Ok(text(map.as_ref().and_then(|m| m.get(key))));
     }
@@ -32,7 +35,7 @@ pub(crate) fn field(pod: &Pod, path: &str, node: Ipv4Addr) -> Result<String, Str
         }
         "status.hostIP" | "status.hostIPs" => node.to_string(),
         "status.podIP" | "status.podIPs" => text(status.and_then(|s| s.pod_ip.as_ref())),
-        _ => return Err(format!("fieldPath {path:?} is not supported")),
+        _ => return Err(unsupported()),
     })
 }
 
@@ -46,19 +49,20 @@ pub(crate) fn resource(
     container: &str,
     name: &str,
     divisor: Option<&str>,
-) -> Result<String, String> {
+) -> Result<String, FieldError> {
     let spec = pod.spec.as_ref();
     let found = spec
         .into_iter()
         .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
         .find(|c| c.name == container);
-    let found = found.ok_or_else(|| format!("container {container:?} not found"))?;
+    let found = found.ok_or_else(|| FieldError::NoContainer { name: container.to_owned() })?;
     let resources = found.resources.clone().unwrap_or_default();
-    let (kind, unit) = name.split_once('.').ok_or_else(|| format!("resource {name:?} is not supported"))?;
+    let unsupported = || FieldError::UnsupportedResource { name: name.to_owned() };
+    let (kind, unit) = name.split_once('.').ok_or_else(unsupported)?;
     let map = match kind {
         "limits" => resources.limits.unwrap_or_default(),
         "requests" => resources.requests.unwrap_or_default(),
-        _ => return Err(format!("resource {name:?} is not supported")),
+        _ => return Err(unsupported()),
     };
     let value = match map.get(unit) {
         Some(quantity) => quantity_of(&quantity.0)?,
@@ -88,8 +92,9 @@ pub(crate) fn memory() -> u64 {
 }
 
 /// A quantity such as `100m`, `2`, `64Mi`.
-pub(crate) fn quantity_of(text: &str) -> Result<f64, String> {
-    meltemi_resources::quantity::parse(text).ok_or_else(|| format!("quantity {text:?} is not valid"))
+pub(crate) fn quantity_of(text: &str) -> Result<f64, FieldError> {
+    let malformed = || FieldError::MalformedQuantity { quantity: text.to_owned() };
+    meltemi_resources::quantity::parse(text).ok_or_else(malformed)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
 use crate::configs::{self, Kind};
+use crate::content::ContentError;
 use crate::context::Context;
 use crate::downward;
 use crate::expand::expand;
@@ -24,7 +25,7 @@ pub(crate) async fn build(
     container: &Container,
     image: &[String],
     address: Option<std::net::IpAddr>,
-) -> Result<BTreeMap<String, String>, String> {
+) -> Result<BTreeMap<String, String>, ContentError> {
     let mut all = defaults(ctx, pod, container);
     all.extend(image.iter().filter_map(|v| v.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
     all.extend(links::variables(ctx, pod).await?);
@@ -81,43 +82,37 @@ async fn from(
     container: &Container,
     source: &EnvVarSource,
     address: Option<std::net::IpAddr>,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, ContentError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     if let Some(field) = &source.field_ref {
         // The API may not know the address yet that the Pod has here.
         if field.field_path.starts_with("status.podIP") {
             return Ok(Some(address.map(|ip| ip.to_string()).unwrap_or_default()));
         }
-        return downward::field(pod, &field.field_path, ctx.config.address).map(Some);
+        return Ok(Some(downward::field(pod, &field.field_path, ctx.config.address)?));
     }
     if let Some(r) = &source.resource_field_ref {
         let name = r.container_name.as_deref().unwrap_or(&container.name);
         let divisor = r.divisor.as_ref().map(|d| d.0.as_str());
-        return downward::resource(pod, name, &r.resource, divisor).map(Some);
+        return Ok(Some(downward::resource(pod, name, &r.resource, divisor)?));
     }
-    let (map, key, optional, what) = if let Some(r) = &source.config_map_key_ref {
-        let optional = r.optional == Some(true);
-        (
-            text(ctx, Kind::ConfigMap, namespace, &r.name, optional).await?,
-            &r.key,
-            optional,
-            format!("ConfigMap {namespace}/{}", r.name),
-        )
+    let (kind, name, key, optional) = if let Some(r) = &source.config_map_key_ref {
+        (Kind::ConfigMap, &r.name, &r.key, r.optional)
     } else if let Some(r) = &source.secret_key_ref {
-        let optional = r.optional == Some(true);
-        (
-            text(ctx, Kind::Secret, namespace, &r.name, optional).await?,
-            &r.key,
-            optional,
-            format!("Secret {namespace}/{}", r.name),
-        )
+        (Kind::Secret, &r.name, &r.key, r.optional)
     } else {
         return Ok(Some(String::new()));
     };
-    match map.get(key) {
+    let optional = optional == Some(true);
+    match text(ctx, kind, namespace, name, optional).await?.get(key) {
         Some(value) => Ok(Some(value.clone())),
         None if optional => Ok(None),
-        None => Err(format!("couldn't find key {key} in {what}")),
+        None => Err(ContentError::NoVariable {
+            key: key.clone(),
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.clone(),
+        }),
     }
 }
 
@@ -127,12 +122,12 @@ async fn text(
     ns: &str,
     name: &str,
     optional: bool,
-) -> Result<BTreeMap<String, String>, String> {
+) -> Result<BTreeMap<String, String>, ContentError> {
     match configs::get(ctx, kind, ns, name).await? {
         Some(data) => {
             Ok(data.iter().map(|(k, v)| (k.clone(), String::from_utf8_lossy(v).into_owned())).collect())
         }
         None if optional => Ok(BTreeMap::new()),
-        None => Err(format!("{} {name:?} not found", configs::what(kind))),
+        None => Err(ContentError::NoObject { kind, name: name.to_owned() }),
     }
 }

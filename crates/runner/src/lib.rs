@@ -9,6 +9,7 @@ pub mod cgroups;
 mod claims;
 mod configs;
 mod container;
+mod content;
 mod context;
 mod downward;
 mod enrol;

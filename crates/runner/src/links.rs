@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use meltemi_linux::nft::L4;
 
+use crate::content::ContentError;
 use crate::context::Context;
 use crate::services::{CLUSTER_ADDRESSES, Port, Table};
 
@@ -20,7 +21,7 @@ const PATIENCE: (u32, Duration) = (500, Duration::from_millis(20));
 ///
 /// # Errors
 /// The Services are not known yet; the text is what Kubernetes shows.
-pub(crate) async fn variables(ctx: &Arc<Context>, pod: &Pod) -> Result<Vec<(String, String)>, String> {
+pub(crate) async fn variables(ctx: &Arc<Context>, pod: &Pod) -> Result<Vec<(String, String)>, ContentError> {
     let https = Port { name: "https".to_owned(), number: 443, protocol: L4::Tcp };
     let api = of_service(API, ctx.config.api_address, &[https]);
     if pod.spec.as_ref().and_then(|spec| spec.enable_service_links) == Some(false) {
@@ -35,7 +36,7 @@ pub(crate) async fn variables(ctx: &Arc<Context>, pod: &Pod) -> Result<Vec<(Stri
         }
         tokio::time::sleep(PATIENCE.1).await;
     }
-    Err("services have not yet been read at least once, cannot construct envvars".to_owned())
+    Err(ContentError::NoServices)
 }
 
 /// Those of all Services of a namespace that have an address. A Service of the API's name does not take its place, unlike on

@@ -16,6 +16,7 @@ use kube::api::{Api, PostParams};
 
 use crate::claims;
 use crate::configs::{self, Data, Kind};
+use crate::content::{ContentError, MountError};
 use crate::context::Context;
 use crate::downward;
 use crate::rights;
@@ -25,7 +26,7 @@ use crate::sandbox::Sandbox;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("MountVolume.SetUp failed for volume {name:?} : {reason}")]
-    Setup { name: String, reason: String },
+    Setup { name: String, reason: ContentError },
 }
 
 /// Who a Pod's volumes belong to, as the runner counts ids.
@@ -67,25 +68,25 @@ pub(crate) async fn prepare(
 ) -> Result<(), VolumeError> {
     let spec = pod.spec.clone().unwrap_or_default();
     for volume in spec.volumes.iter().flatten() {
-        let failed = |reason: String| VolumeError::Setup { name: volume.name.clone(), reason };
+        let failed = |reason: ContentError| VolumeError::Setup { name: volume.name.clone(), reason };
         let dir = folder(pod_dir, &volume.name);
         if let Some(claim) = &volume.persistent_volume_claim {
-            claims::link(ctx, pod, &claim.claim_name, &dir).await.map_err(failed)?;
+            claims::link(ctx, pod, &claim.claim_name, &dir).await.map_err(|e| failed(e.into()))?;
             continue;
         }
         match contents(ctx, pod, volume).await.map_err(failed)? {
-            Some(files) => publish(&dir, &files, owner).map_err(|e| failed(e.to_string()))?,
+            Some(files) => publish(&dir, &files, owner).map_err(|e| failed(e.into()))?,
             None => plain(ctx, pod, volume, &dir, owner).map_err(failed)?,
         }
     }
     if automount(pod) {
-        let failed = |reason: String| VolumeError::Setup { name: TOKEN_VOLUME.to_owned(), reason };
+        let failed = |reason: ContentError| VolumeError::Setup { name: TOKEN_VOLUME.to_owned(), reason };
         let mut files = Files::new();
         token(ctx, pod, (None, 3607), ("token", 0o644), &mut files).await.map_err(failed)?;
         files.insert("ca.crt".to_owned(), (ctx.cluster_ca.clone(), 0o644));
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         files.insert("namespace".to_owned(), (namespace.into_bytes(), 0o644));
-        publish(&folder(pod_dir, TOKEN_VOLUME), &files, owner).map_err(|e| failed(e.to_string()))?;
+        publish(&folder(pod_dir, TOKEN_VOLUME), &files, owner).map_err(|e| failed(e.into()))?;
     }
     Ok(())
 }
@@ -115,34 +116,39 @@ pub(crate) fn changes(pod: &Pod) -> bool {
 }
 
 /// Volumes without contents of their own.
-fn plain(ctx: &Arc<Context>, pod: &Pod, volume: &Volume, dir: &Path, owner: Owner) -> Result<(), String> {
+fn plain(
+    ctx: &Arc<Context>,
+    pod: &Pod,
+    volume: &Volume,
+    dir: &Path,
+    owner: Owner,
+) -> Result<(), ContentError> {
     if volume.empty_dir.is_some() {
-        fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+        fs::create_dir_all(dir)?;
         // The mode after the owner: a change of the owner clears bits of it.
-        let made = lchown(dir, Some(owner.uid), Some(owner.gid)).and_then(|()| {
-            let set_group = if owner.is_shared { 0o2000 } else { 0 };
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o777 | set_group))
-        });
-        return made.map_err(|e| e.to_string());
+        lchown(dir, Some(owner.uid), Some(owner.gid))?;
+        let set_group = if owner.is_shared { 0o2000 } else { 0 };
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o777 | set_group))?;
+        return Ok(());
     }
     if let Some(host) = &volume.host_path {
         let system = pod.metadata.namespace.as_deref() == Some("istio-system");
         if !system {
-            return Err(
-                "hostPath volumes are only for Pods of istio-system: a Pod sees nothing of the host".into()
-            );
+            return Err(ContentError::HostPath);
         }
-        return fs::create_dir_all(host_path(ctx, &host.path)?).map_err(|e| e.to_string());
+        fs::create_dir_all(host_path(ctx, &host.path)?)?;
+        return Ok(());
     }
-    Err("this kind of volume is not supported on this machine (emptyDir, persistentVolumeClaim, configMap, secret, projected, downwardAPI are)".into())
+    Err(ContentError::UnsupportedVolume)
 }
 
 /// A hostPath below the node's private root.
-pub(crate) fn host_path(ctx: &Arc<Context>, path: &str) -> Result<PathBuf, String> {
-    let relative =
-        Path::new(path).strip_prefix("/").map_err(|_| format!("hostPath {path:?} is not absolute"))?;
+pub(crate) fn host_path(ctx: &Arc<Context>, path: &str) -> Result<PathBuf, MountError> {
+    let relative = Path::new(path)
+        .strip_prefix("/")
+        .map_err(|_| MountError::RelativeHostPath { path: path.to_owned() })?;
     if relative.components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
-        return Err(format!("hostPath {path:?} must not contain .."));
+        return Err(MountError::HostPathLeadsUp { path: path.to_owned() });
     }
     // /var/run is /run everywhere; here one folder has both names.
     let relative =
@@ -150,7 +156,7 @@ pub(crate) fn host_path(ctx: &Arc<Context>, path: &str) -> Result<PathBuf, Strin
     Ok(ctx.config.host_root.join(relative))
 }
 
-async fn contents(ctx: &Arc<Context>, pod: &Pod, volume: &Volume) -> Result<Option<Files>, String> {
+async fn contents(ctx: &Arc<Context>, pod: &Pod, volume: &Volume) -> Result<Option<Files>, ContentError> {
     let mut files = Files::new();
     if let Some(v) = &volume.config_map {
         let mode = mode_of(v.default_mode);
@@ -181,7 +187,7 @@ async fn projected(
     source: &VolumeProjection,
     mode: u32,
     files: &mut Files,
-) -> Result<(), String> {
+) -> Result<(), ContentError> {
     if let Some(s) = &source.config_map {
         let optional = s.optional == Some(true);
         let data = data(ctx, pod, Kind::ConfigMap, &s.name, optional).await?;
@@ -211,11 +217,17 @@ fn namespace(pod: &Pod) -> &str {
 }
 
 /// The data of an object; empty when it is not there but may be missing.
-async fn data(ctx: &Arc<Context>, pod: &Pod, kind: Kind, name: &str, optional: bool) -> Result<Data, String> {
+async fn data(
+    ctx: &Arc<Context>,
+    pod: &Pod,
+    kind: Kind,
+    name: &str,
+    optional: bool,
+) -> Result<Data, ContentError> {
     match configs::get(ctx, kind, namespace(pod), name).await? {
         Some(data) => Ok((*data).clone()),
         None if optional => Ok(Data::new()),
-        None => Err(format!("{} {name:?} not found", configs::what(kind))),
+        None => Err(ContentError::NoObject { kind, name: name.to_owned() }),
     }
 }
 
@@ -226,7 +238,7 @@ fn choose(
     optional: bool,
     mode: u32,
     files: &mut Files,
-) -> Result<(), String> {
+) -> Result<(), ContentError> {
     let Some(items) = items.filter(|i| !i.is_empty()) else {
         files.extend(all.into_iter().map(|(k, v)| (k, (v, mode))));
         return Ok(());
@@ -237,7 +249,7 @@ fn choose(
                 files.insert(item.path.clone(), (value, item.mode.map_or(mode, |m| mode_of(Some(m)))));
             }
             None if optional => {}
-            None => return Err(format!("references non-existent key: {}", item.key)),
+            None => return Err(ContentError::NoKey { key: item.key.clone() }),
         }
     }
     Ok(())
@@ -249,7 +261,7 @@ fn downward_files(
     items: Option<&[DownwardAPIVolumeFile]>,
     mode: u32,
     files: &mut Files,
-) -> Result<(), String> {
+) -> Result<(), ContentError> {
     for item in items.unwrap_or_default() {
         let value = match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), _) => downward::field(pod, &field.field_path, ctx.config.address)?,
@@ -276,7 +288,7 @@ async fn token(
     (audience, seconds): (Option<String>, i64),
     (path, mode): (&str, u32),
     files: &mut Files,
-) -> Result<(), String> {
+) -> Result<(), ContentError> {
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let account = pod
         .spec
@@ -308,9 +320,9 @@ async fn token(
     let answer = api
         .create_token_request(&account, &PostParams::default(), &request)
         .await
-        .map_err(|e| format!("failed to fetch token: {e}"))?;
-    let status = answer.status.ok_or("failed to fetch token: the API gave none")?;
-    let token = status.token.filter(|t| !t.is_empty()).ok_or("failed to fetch token: the API gave none")?;
+        .map_err(ContentError::Token)?;
+    let status = answer.status.ok_or(ContentError::NoToken)?;
+    let token = status.token.filter(|t| !t.is_empty()).ok_or(ContentError::NoToken)?;
     let expiry = status.expiration_timestamp.map_or(now, |t| t.0);
     ctx.tokens().insert(key, (token.clone().into_bytes(), use_during(now, expiry)));
     files.insert(path.to_owned(), (token.into_bytes(), mode));

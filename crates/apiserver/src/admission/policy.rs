@@ -127,7 +127,7 @@ fn judge(request: &Request<'_>, matched: &ResourceInfo, policy: &Policy, binding
             Ok(true) => {}
             Ok(false) => continue,
             Err(why) => {
-                faults.extend(failed(why));
+                faults.extend(failed(why.to_string()));
                 continue;
             }
         }
@@ -139,7 +139,7 @@ fn judge(request: &Request<'_>, matched: &ResourceInfo, policy: &Policy, binding
                 Ok(expression) => facts
                     .is_true(expression)
                     .map_err(|why| format!("expression '{}' resulted in error: {why}", expression.text())),
-                Err(why) => Err(why.clone()),
+                Err(why) => Err(why.to_string()),
             };
             match holds {
                 Ok(true) => {}

@@ -2,6 +2,7 @@
 //! What a node may do: read what is needed to run the Pods bound to it, write its own Node, Lease and their status.
 
 mod admission;
+mod denial;
 
 use serde_json::Value;
 
@@ -9,6 +10,7 @@ use super::rbac::text;
 use super::{Attributes, Objects, ResourceTarget, Target, User, Verdict};
 
 pub(super) use admission::admit;
+use denial::{NodeDenial, Permission};
 
 /// Namespace of the nodes' leases.
 const LEASES: &str = "kube-node-lease";
@@ -20,72 +22,76 @@ fn node_name(user: &User) -> Option<&str> {
 
 /// Judges a request of a node.
 pub(super) fn judge(objects: &dyn Objects, user: &User, attributes: &Attributes<'_>) -> Verdict {
-    let Some(node) = node_name(user) else {
-        return Verdict::Denied("the user's name does not name a node".into());
+    let judged = match (node_name(user), attributes.target) {
+        (None, _) => Err(NodeDenial::NoNode),
+        (Some(node), Target::Resource(target)) => {
+            judge_resource(objects, node, attributes.verb, &target).map(|()| node)
+        }
+        (Some(_), _) => Err(NodeDenial::NotForNodes),
     };
-    let Target::Resource(target) = attributes.target else { return Verdict::Denied(String::new()) };
-    match judge_resource(objects, node, attributes.verb, &target) {
-        Ok(true) => Verdict::Allowed(format!("node {node:?} may do this for its Pods")),
-        Ok(false) => Verdict::Denied(String::new()),
-        Err(reason) => Verdict::Denied(reason),
+    match judged {
+        Ok(node) => Verdict::Allowed(format!("node {node:?} may do this for its Pods")),
+        Err(denial) => Verdict::Denied(denial.to_string()),
     }
 }
 
-fn judge_resource(
-    objects: &dyn Objects,
-    node: &str,
-    verb: &str,
-    t: &ResourceTarget<'_>,
-) -> Result<bool, String> {
+fn judge_resource(objects: &dyn Objects, node: &str, verb: &str, t: &ResourceTarget<'_>) -> Permission {
+    let allowed = |allowed: bool| if allowed { Ok(()) } else { Err(NodeDenial::NotForNodes) };
     let reading = matches!(verb, "get" | "list" | "watch");
     let writing = matches!(verb, "update" | "patch");
-    Ok(match (t.group, t.resource, t.subresource) {
-        ("", "services" | "namespaces" | "nodes", "") if reading => true,
-        ("discovery.k8s.io", "endpointslices", "") if reading => true,
-        ("", "nodes", "") if verb == "create" => t.name.is_empty() || own(node, t.name)?,
-        ("", "nodes", "") if writing => own(node, t.name)?,
-        ("", "nodes", "status") if reading || writing => own(node, t.name)?,
-        ("", "pods", "") if verb == "get" || verb == "delete" => bound(objects, node, t)?,
-        ("", "pods", "") if reading => selects(t, "spec.nodeName", node)?,
-        ("", "pods", "status") if reading || writing => bound(objects, node, t)?,
-        ("", "secrets" | "configmaps", "") if reading => referenced(objects, node, verb, t)?,
-        ("", "persistentvolumeclaims", "") if verb == "get" => mounts_claim(objects, node, t)?,
-        ("", "serviceaccounts", "") if verb == "get" => uses_account(objects, node, t)?,
-        ("", "serviceaccounts", "token") if verb == "create" => uses_account(objects, node, t)?,
-        ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
-        ("coordination.k8s.io", "leases", "") if t.namespace == LEASES => {
-            verb == "create" || (matches!(verb, "get" | "update" | "patch" | "delete") && own(node, t.name)?)
-        }
+    match (t.group, t.resource, t.subresource) {
+        ("", "services" | "namespaces" | "nodes", "") if reading => Ok(()),
+        ("discovery.k8s.io", "endpointslices", "") if reading => Ok(()),
+        ("", "nodes", "") if verb == "create" && t.name.is_empty() => Ok(()),
+        ("", "nodes", "") if verb == "create" || writing => own(node, t.name),
+        ("", "nodes", "status") if reading || writing => own(node, t.name),
+        ("", "pods", "") if verb == "get" || verb == "delete" => bound(objects, node, t),
+        ("", "pods", "") if reading => selects(t, "spec.nodeName", node),
+        ("", "pods", "status") if reading || writing => bound(objects, node, t),
+        ("", "secrets" | "configmaps", "") if reading => referenced(objects, node, verb, t),
+        ("", "persistentvolumeclaims", "") if verb == "get" => mounts_claim(objects, node, t),
+        ("", "serviceaccounts", "") if verb == "get" => uses_account(objects, node, t),
+        ("", "serviceaccounts", "token") if verb == "create" => uses_account(objects, node, t),
+        ("" | "events.k8s.io", "events", "") => allowed(matches!(verb, "create" | "update" | "patch")),
+        ("coordination.k8s.io", "leases", "") if t.namespace == LEASES => match verb {
+            "create" => Ok(()),
+            "get" | "update" | "patch" | "delete" => own(node, t.name),
+            _ => Err(NodeDenial::NotForNodes),
+        },
         ("authentication.k8s.io", "tokenreviews", "")
-        | ("authorization.k8s.io", "subjectaccessreviews", "") => verb == "create",
-        _ => false,
-    })
+        | ("authorization.k8s.io", "subjectaccessreviews", "") => allowed(verb == "create"),
+        _ => Err(NodeDenial::NotForNodes),
+    }
 }
 
-fn own(node: &str, name: &str) -> Result<bool, String> {
-    if name == node { Ok(true) } else { Err(format!("node {node:?} cannot modify node {name:?}")) }
+fn own(node: &str, name: &str) -> Permission {
+    if name == node {
+        return Ok(());
+    }
+    Err(NodeDenial::OtherNode { node: node.to_owned(), other: name.to_owned() })
+}
+
+/// The relation of the node to the object, or that there is none.
+fn related(is_related: bool, node: &str) -> Permission {
+    if is_related { Ok(()) } else { Err(NodeDenial::no_relationship(node)) }
 }
 
 /// Whether the Pod is bound to the node.
-fn bound(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
-    match objects.get("", "pods", t.namespace, t.name) {
-        Some(pod) if text(&pod, "/spec/nodeName") == node => Ok(true),
-        // A Pod that is gone is no secret: the node shall read 404 and clean up.
-        None => Ok(true),
-        Some(_) => Err(format!("no relationship found between node {node:?} and this object")),
-    }
+fn bound(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Permission {
+    // A Pod that is gone is no secret: the node shall read 404 and clean up.
+    let pod = objects.get("", "pods", t.namespace, t.name);
+    related(pod.is_none_or(|pod| text(&pod, "/spec/nodeName") == node), node)
 }
 
-fn selects(t: &ResourceTarget<'_>, field: &str, value: &str) -> Result<bool, String> {
+fn selects(t: &ResourceTarget<'_>, field: &'static str, value: &str) -> Permission {
     let wanted = |term: &str| {
         let (key, rest) = term.split_once('=')?;
         (key.trim() == field).then(|| rest.trim_start_matches('=').trim() == value)
     };
     if t.field_selector.split(',').filter_map(wanted).any(|equal| equal) {
-        Ok(true)
-    } else {
-        Err(format!("can only list/watch {} with {field}={value} as a field selector", t.resource))
+        return Ok(());
     }
+    Err(NodeDenial::NoSelector { resource: t.resource.to_owned(), field, value: value.to_owned() })
 }
 
 fn pods_of(objects: &dyn Objects, node: &str, namespace: &str) -> Vec<std::sync::Arc<Value>> {
@@ -95,23 +101,17 @@ fn pods_of(objects: &dyn Objects, node: &str, namespace: &str) -> Vec<std::sync:
 }
 
 /// Whether a Pod of the node mounts or reads the Secret or ConfigMap.
-fn referenced(objects: &dyn Objects, node: &str, verb: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
+fn referenced(objects: &dyn Objects, node: &str, verb: &str, t: &ResourceTarget<'_>) -> Permission {
     let named = |term: &'_ str| {
         term.trim().strip_prefix("metadata.name=").map(|n| n.trim_start_matches('=').to_owned())
     };
     let name =
         if t.name.is_empty() { t.field_selector.split(',').find_map(named) } else { Some(t.name.to_owned()) };
     let Some(name) = name else {
-        return Err(format!(
-            "can only {verb} {} one by one or with metadata.name as a field selector",
-            t.resource
-        ));
+        return Err(NodeDenial::NoName { verb: verb.to_owned(), resource: t.resource.to_owned() });
     };
-    if pods_of(objects, node, t.namespace).iter().any(|pod| names_source(pod, t.resource, &name)) {
-        Ok(true)
-    } else {
-        Err(format!("no relationship found between node {node:?} and this object"))
-    }
+    let pods = pods_of(objects, node, t.namespace);
+    related(pods.iter().any(|pod| names_source(pod, t.resource, &name)), node)
 }
 
 fn names_source(pod: &Value, resource: &str, name: &str) -> bool {
@@ -137,23 +137,15 @@ fn names_source(pod: &Value, resource: &str, name: &str) -> bool {
 }
 
 /// Whether a Pod of the node has the claim among its volumes.
-fn mounts_claim(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
+fn mounts_claim(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Permission {
     let mounts = |pod: &Value| {
         let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
         volumes.any(|volume| volume["persistentVolumeClaim"]["claimName"] == t.name)
     };
-    if pods_of(objects, node, t.namespace).iter().any(|pod| mounts(pod)) {
-        Ok(true)
-    } else {
-        Err(format!("no relationship found between node {node:?} and this object"))
-    }
+    related(pods_of(objects, node, t.namespace).iter().any(|pod| mounts(pod)), node)
 }
 
-fn uses_account(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Result<bool, String> {
+fn uses_account(objects: &dyn Objects, node: &str, t: &ResourceTarget<'_>) -> Permission {
     let uses = |pod: &Value| text(pod, "/spec/serviceAccountName") == t.name;
-    if pods_of(objects, node, t.namespace).iter().any(|pod| uses(pod)) {
-        Ok(true)
-    } else {
-        Err(format!("no relationship found between node {node:?} and this object"))
-    }
+    related(pods_of(objects, node, t.namespace).iter().any(|pod| uses(pod)), node)
 }

@@ -163,15 +163,16 @@ fn expression(text: &Value, path: String, has_params: bool, has_variables: bool,
         return faults.push(cause);
     }
     let read = stack::with_room(|| Expression::compile(given));
-    let why = match read.unwrap_or_else(|| Err("it cannot be read now".to_owned())) {
-        Ok(read) if !has_params && read.has_variable("params") => {
+    let why = match read {
+        None => Some("it cannot be read now".to_owned()),
+        Some(Ok(read)) if !has_params && read.has_variable("params") => {
             Some("compilation failed: undeclared reference to 'params'".to_owned())
         }
-        Ok(read) if !has_variables && read.has_variable("variables") => {
+        Some(Ok(read)) if !has_variables && read.has_variable("variables") => {
             Some("compilation failed: undeclared reference to 'variables'".to_owned())
         }
-        Ok(_) => None,
-        Err(why) => Some(why),
+        Some(Ok(_)) => None,
+        Some(Err(why)) => Some(why.to_string()),
     };
     faults.extend(why.map(|why| Cause::invalid(path, text, why)));
 }

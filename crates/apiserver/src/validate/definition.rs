@@ -89,7 +89,11 @@ fn complex_rules(schema: &Value, path: &str, faults: &mut Vec<Cause>) {
     let all = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
     for text in all.flat_map(|rule| [&rule["rule"], &rule["messageExpression"]]).filter_map(Value::as_str) {
         if let Err(why) = within_bounds(text) {
-            faults.push(Cause::invalid(format!("{path}.x-kubernetes-validations"), &"rule".into(), why));
+            faults.push(Cause::invalid(
+                format!("{path}.x-kubernetes-validations"),
+                &"rule".into(),
+                why.to_string(),
+            ));
         }
     }
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {

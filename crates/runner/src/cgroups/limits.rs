@@ -4,6 +4,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::find::{Controller, Version};
+use crate::content::FieldError;
 use crate::downward::quantity_of;
 
 /// Most processes and threads of a Pod. A program that makes more gets EAGAIN; the machine has room for others.
@@ -32,13 +33,13 @@ impl Default for Limits {
 
 impl Limits {
     /// `resources.limits`; a limit of 0 is none, as in Kubernetes.
-    pub(crate) fn of(container: &Container) -> Result<Self, String> {
+    pub(crate) fn of(container: &Container) -> Result<Self, FieldError> {
         let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
         let value = |name: &str, factor: f64| {
             let Some(quantity) = limits.and_then(|limits| limits.get(name)) else { return Ok(None) };
             let value = (quantity_of(&quantity.0)? * factor).ceil();
             if !(0.0..=i64::MAX as f64).contains(&value) {
-                return Err(format!("limit {name} {:?} is out of range", quantity.0));
+                return Err(FieldError::OutOfRange { name: name.to_owned(), quantity: quantity.0.clone() });
             }
             Ok((value > 0.0).then_some(value as u64))
         };

@@ -2,6 +2,7 @@
 //! The watched config maps and secrets, by name, and who has asked for them last.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,16 @@ pub(super) const UNUSED: Duration = Duration::from_secs(300);
 pub(crate) enum Kind {
     ConfigMap,
     Secret,
+}
+
+/// As in messages of Kubernetes.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+        })
+    }
 }
 
 pub(super) type Key = (Kind, String, String);

@@ -6,10 +6,18 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::MAX_MESSAGE;
-use crate::expression::{Expression, Facts};
+use crate::expression::{Expression, ExpressionError, Facts};
 
 /// An expression, or why it cannot be evaluated: what came past the checks of a write still has a say.
-type Read = Result<Expression, String>;
+type Read = Result<Expression, ExpressionError>;
+
+/// A match condition that cannot be evaluated.
+#[derive(Debug, thiserror::Error)]
+#[error("match condition '{name}' resulted in error: {cause}")]
+pub(super) struct ConditionError {
+    name: String,
+    cause: ExpressionError,
+}
 
 /// A policy in force.
 #[derive(Debug)]
@@ -87,7 +95,7 @@ impl Policy {
     ///
     /// # Errors
     /// One cannot be evaluated, and none is false.
-    pub(super) fn applies(&self, facts: &mut Facts) -> Result<bool, String> {
+    pub(super) fn applies(&self, facts: &mut Facts) -> Result<bool, ConditionError> {
         let mut failure = None;
         for (name, condition) in &self.conditions {
             let holds = match condition {
@@ -97,7 +105,7 @@ impl Policy {
             match holds {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
-                Err(why) => failure = Some(format!("match condition '{name}' resulted in error: {why}")),
+                Err(cause) => failure = Some(ConditionError { name: name.clone(), cause }),
             }
         }
         failure.map_or(Ok(true), Err)

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::denial::{NodeDenial, Permission};
 use super::{node_name, own};
 use crate::auth::rbac::text;
 use crate::auth::{Attributes, ISSUER, Objects, Target, User};
@@ -33,15 +34,13 @@ pub(in crate::auth) fn admit(
     attributes: &Attributes<'_>,
     object: &Value,
     old: Option<&Value>,
-) -> Result<(), String> {
+) -> Permission {
     let Some(node) = node_name(user) else { return Ok(()) };
     let Target::Resource(target) = attributes.target else { return Ok(()) };
     let unset = Value::Null;
     let before = old.unwrap_or(&unset);
     match (target.group, target.resource, target.subresource, attributes.verb) {
-        ("coordination.k8s.io", "leases", "", "create") => {
-            own(node, &text(object, "/metadata/name")).map(drop)
-        }
+        ("coordination.k8s.io", "leases", "", "create") => own(node, &text(object, "/metadata/name")),
         ("", "nodes", "", "create") => {
             own(node, &text(object, "/metadata/name"))?;
             node_labels(object, before)
@@ -51,10 +50,10 @@ pub(in crate::auth) fn admit(
             node_spec(object, before)
         }
         ("", "serviceaccounts", "token", "create") => pod_token(objects, node, target.namespace, object),
-        ("", "pods", "", "create") => Err("a node may not create pods".into()),
+        ("", "pods", "", "create") => Err(NodeDenial::CreatesPod),
         ("", "pods", "status", "update") => {
             if object["metadata"]["labels"] != before["metadata"]["labels"] {
-                return Err(format!("node {node:?} cannot update labels through pod status"));
+                return Err(NodeDenial::LabelsByStatus { node: node.to_owned() });
             }
             pod_addresses(objects, node, object, before)
         }
@@ -62,7 +61,7 @@ pub(in crate::auth) fn admit(
     }
 }
 
-fn node_labels(object: &Value, old: &Value) -> Result<(), String> {
+fn node_labels(object: &Value, old: &Value) -> Permission {
     let labels = |value: &Value| value["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     let (new, old) = (labels(object), labels(old));
     let mut changed = new.keys().chain(old.keys()).filter(|key| new.get(*key) != old.get(*key));
@@ -77,38 +76,38 @@ fn node_labels(object: &Value, old: &Value) -> Result<(), String> {
         of_kubernetes && !allowed
     };
     match changed.find(reserved) {
-        Some(key) => Err(format!("is not allowed to modify the label {key:?} of nodes")),
+        Some(key) => Err(NodeDenial::NodeLabel { key: key.clone() }),
         None => Ok(()),
     }
 }
 
-fn node_spec(object: &Value, old: &Value) -> Result<(), String> {
+fn node_spec(object: &Value, old: &Value) -> Permission {
     if object["spec"]["taints"] != old["spec"]["taints"] {
-        return Err("is not allowed to modify taints".into());
+        return Err(NodeDenial::NodeField { field: "taints" });
     }
     if object["metadata"]["ownerReferences"] != old["metadata"]["ownerReferences"] {
-        return Err("is not allowed to modify ownerReferences".into());
+        return Err(NodeDenial::NodeField { field: "ownerReferences" });
     }
     // The addresses that its Pods may claim.
     for field in ["podCIDR", "podCIDRs"] {
         if !old["spec"][field].is_null() && object["spec"][field] != old["spec"][field] {
-            return Err(format!("is not allowed to change spec.{field}"));
+            return Err(NodeDenial::PodRange { field });
         }
     }
     Ok(())
 }
 
 /// A token is asked for a Pod that runs on the node, and for an audience that this Pod asks for.
-fn pod_token(objects: &dyn Objects, node: &str, namespace: &str, request: &Value) -> Result<(), String> {
+fn pod_token(objects: &dyn Objects, node: &str, namespace: &str, request: &Value) -> Permission {
     let reference = &request["spec"]["boundObjectRef"];
     if text(reference, "/kind") != "Pod" || text(reference, "/uid").is_empty() {
-        return Err("node requested token not bound to a pod".into());
+        return Err(NodeDenial::UnboundToken);
     }
     let Some(pod) = objects.get("", "pods", namespace, &text(reference, "/name")) else {
-        return Err("node requested token bound to a pod that does not exist".into());
+        return Err(NodeDenial::TokenOfNoPod);
     };
     if text(&pod, "/spec/nodeName") != node {
-        return Err("node requested token bound to a pod scheduled on a different node".into());
+        return Err(NodeDenial::TokenOfOtherNode);
     }
     let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
     let sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
@@ -122,9 +121,7 @@ fn pod_token(objects: &dyn Objects, node: &str, namespace: &str, request: &Value
         asked.push(audience(""));
     }
     match asked.iter().find(|audience| !mounted.contains(audience)) {
-        Some(other) => {
-            Err(format!("node requested token for the audience {other:?}, which the pod does not mount"))
-        }
+        Some(other) => Err(NodeDenial::Audience { audience: other.clone() }),
         None => Ok(()),
     }
 }
@@ -136,7 +133,7 @@ fn audience(given: &str) -> String {
 
 /// A Pod has addresses of its node's range, or those of the node where it uses the node's network: with any other it
 /// would take the traffic of another Pod's Services.
-fn pod_addresses(objects: &dyn Objects, node: &str, pod: &Value, old: &Value) -> Result<(), String> {
+fn pod_addresses(objects: &dyn Objects, node: &str, pod: &Value, old: &Value) -> Permission {
     let of = |pod: &Value| {
         let list = pod["status"]["podIPs"].as_array().into_iter().flatten().map(|one| text(one, "/ip"));
         let mut all: Vec<String> =
@@ -150,7 +147,8 @@ fn pod_addresses(objects: &dyn Objects, node: &str, pod: &Value, old: &Value) ->
     if changed.is_empty() {
         return Ok(());
     }
-    let object = objects.get("", "nodes", "", node).ok_or_else(|| format!("node {node:?} does not exist"))?;
+    let unknown = || NodeDenial::UnknownNode { node: node.to_owned() };
+    let object = objects.get("", "nodes", "", node).ok_or_else(unknown)?;
     let is_own = |address: &str| {
         let Ok(ip) = address.parse::<IpAddr>() else { return false };
         if pod["spec"]["hostNetwork"] == true {
@@ -161,9 +159,7 @@ fn pod_addresses(objects: &dyn Objects, node: &str, pod: &Value, old: &Value) ->
         range.is_ok_and(|range| range.contains(&ip))
     };
     match changed.into_iter().find(|address| !is_own(address)) {
-        Some(address) => {
-            Err(format!("node {node:?} cannot give a pod the address {address}, which is not of its range"))
-        }
+        Some(address) => Err(NodeDenial::ForeignAddress { node: node.to_owned(), address: address.clone() }),
         None => Ok(()),
     }
 }
