@@ -35,17 +35,24 @@ struct Found<'a> {
     authentication: &'a NamespacedName,
 }
 
-fn find_tokens<'a>(mesh: &'a Mesh, facts: &RequestFacts) -> Vec<Found<'a>> {
+/// Finds every token that a rule looks at; no further ones after a second, for which a request is refused. A token that
+/// stands at one place a thousand times is one, and each rule judges it once.
+fn find_tokens<'a>(applying: &[&'a Arc<ValidJwt>], facts: &RequestFacts) -> Vec<Found<'a>> {
     let mut found: Vec<Found<'a>> = Vec::new();
-    for jwt in applying(mesh, facts) {
+    for jwt in applying {
         for rule in &jwt.rules {
             for at in places::places_of(&rule.document) {
                 for text in at.tokens(facts) {
+                    let is_second = found.first().is_some_and(|first| first.text != text);
                     match found.iter_mut().find(|one| one.at == at && one.text == text) {
+                        Some(known) if known.rules.iter().any(|of| Arc::ptr_eq(of, rule)) => {}
                         Some(known) => known.rules.push(rule),
                         None => {
                             found.push(Found { at, text, rules: vec![rule], authentication: &jwt.name });
                         }
+                    }
+                    if is_second {
+                        return found;
                     }
                 }
             }
@@ -66,7 +73,7 @@ fn judge_all<'a>(mesh: &'a Mesh, facts: &RequestFacts) -> Result<Vec<(Accepted, 
             None => Ok(Vec::new()),
         };
     }
-    let found = find_tokens(mesh, facts);
+    let found = find_tokens(&applying(mesh, facts), facts);
     let denial =
         |one: &Found<'_>, reason| Denial::InvalidToken { authentication: one.authentication.clone(), reason };
     // Of two tokens policies would see the one and the application perhaps the other.

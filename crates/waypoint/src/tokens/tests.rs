@@ -87,6 +87,34 @@ fn tokens_are_seen_where_rules_look_for_them() {
     }
 }
 
+/// A signature takes a thousand times what a byte of a head does: a request has one token judged, once by each rule.
+#[test]
+fn what_a_request_has_judged_does_not_grow_with_its_tokens() {
+    let jwt = meltemi_model::l7::Jwt {
+        name: NamespacedName::new("default", "users"),
+        targets: Vec::new(),
+        rules: vec![custom(), custom()],
+    };
+    let valid = Arc::new(ValidJwt::try_from(jwt).unwrap());
+    let repeated = |text: &dyn Fn(usize) -> String| (0..5_000).map(text).collect::<String>();
+    let same = repeated(&|_| "session=x;".into());
+    let different = repeated(&|n| format!("session={n};"));
+    let (same_query, different_query) = (same.replace("session", "t"), different.replace("session", "t"));
+    for (cookies, query, tokens) in [
+        (&*same, "", 1),
+        ("", &*same_query, 1),
+        (&*same, &*same_query, 2),
+        (&*different, "", 2),
+        ("", &*different_query, 2),
+        (&*different, &*different_query, 2),
+    ] {
+        let facts = facts(query, &[("cookie", cookies)]);
+        let found = find_tokens(&[&valid], &facts);
+        let rules: usize = found.iter().map(|one| one.rules.len()).sum();
+        assert!(found.len() == tokens && rules <= 2 * tokens, "{} tokens, {rules} rules", found.len());
+    }
+}
+
 #[test]
 fn tokens_are_removed_from_where_they_were_and_nothing_else_is() {
     let rule = custom();
