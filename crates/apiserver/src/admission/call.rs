@@ -18,9 +18,47 @@ use serde_json::Value;
 use tokio_rustls::TlsConnector;
 
 use crate::api::Api;
+use crate::document::DocumentError;
 
 /// Largest answer.
 const LIMIT: usize = 3 * 1024 * 1024;
+
+/// Why a webhook gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error("no answer within {seconds} s")]
+    TooSlow { seconds: u64 },
+    #[error("{url}: only https is allowed")]
+    NotHttps { url: String },
+    #[error("service {name:?} not found in namespace {namespace:?}")]
+    NoService { namespace: String, name: String },
+    #[error("service \"{namespace}/{name}\" has no port {port}")]
+    NoPort { namespace: String, name: String, port: u64 },
+    #[error("no endpoints available for service {name:?}")]
+    NoEndpoint { name: String },
+    #[error("caBundle is missing")]
+    NoTrust,
+    #[error("caBundle: {0}")]
+    MalformedTrust(String),
+    #[error("{host}: {error}")]
+    Name { host: String, error: rustls_pki_types::InvalidDnsNameError },
+    /// The connection, or TLS on it.
+    #[error("{to}: {error}")]
+    Connect { to: String, error: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Request(#[from] http::Error),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// More than the largest answer, or one that broke off.
+    #[error("{0}")]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    #[error("status {code}: {body}")]
+    Status { code: http::StatusCode, body: String },
+    #[error("the answer is not readable: {0}")]
+    Malformed(DocumentError),
+}
 
 struct Destination {
     address: String,
@@ -29,36 +67,39 @@ struct Destination {
 }
 
 /// Posts a review and reads the answer.
-pub(super) async fn post(api: &Api, webhook: &Value, review: &Value) -> Result<Value, String> {
+pub(super) async fn post(api: &Api, webhook: &Value, review: &Value) -> Result<Value, CallError> {
     let seconds = webhook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30);
     tokio::time::timeout(Duration::from_secs(seconds), exchange(api, webhook, review))
         .await
-        .map_err(|_| format!("no answer within {seconds} s"))?
+        .map_err(|_| CallError::TooSlow { seconds })?
 }
 
-async fn exchange(api: &Api, webhook: &Value, review: &Value) -> Result<Value, String> {
+async fn exchange(api: &Api, webhook: &Value, review: &Value) -> Result<Value, CallError> {
     let to = destination(api, &webhook["clientConfig"])?;
     let config = trust(&webhook["clientConfig"])?;
-    let name = ServerName::try_from(to.host.clone()).map_err(|e| format!("{}: {e}", to.host))?;
-    let tcp =
-        tokio::net::TcpStream::connect(&to.address).await.map_err(|e| format!("{}: {e}", to.address))?;
-    let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| format!("{}: {e}", to.host))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
+    let host = || to.host.clone();
+    let name = ServerName::try_from(host()).map_err(|error| CallError::Name { host: host(), error })?;
+    let tcp = tokio::net::TcpStream::connect(&to.address)
+        .await
+        .map_err(|error| CallError::Connect { to: to.address.clone(), error })?;
+    let tls = TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(|error| CallError::Connect { to: host(), error })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
     let request = Request::post(&to.path)
         .header(header::HOST, &to.host)
         .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(review.to_string())))
-        .map_err(|e| e.to_string())?;
+        .body(Full::new(Bytes::from(review.to_string())))?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await?;
         let code = response.status();
-        let body =
-            Limited::new(response.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(CallError::Body)?;
+        let body = body.to_bytes();
         if !code.is_success() {
-            return Err(format!("status {code}: {}", String::from_utf8_lossy(&body)));
+            return Err(CallError::Status { code, body: String::from_utf8_lossy(&body).into_owned() });
         }
-        crate::document::json(&body).map_err(|e| format!("the answer is not readable: {e}"))
+        crate::document::json(&body).map_err(CallError::Malformed)
     };
     tokio::pin!(connection, answer);
     tokio::select! {
@@ -69,9 +110,9 @@ async fn exchange(api: &Api, webhook: &Value, review: &Value) -> Result<Value, S
     }
 }
 
-fn destination(api: &Api, config: &Value) -> Result<Destination, String> {
+fn destination(api: &Api, config: &Value) -> Result<Destination, CallError> {
     if let Some(url) = config["url"].as_str() {
-        let rest = url.strip_prefix("https://").ok_or_else(|| format!("{url}: only https is allowed"))?;
+        let rest = url.strip_prefix("https://").ok_or_else(|| CallError::NotHttps { url: url.to_owned() })?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:443") };
@@ -87,15 +128,16 @@ fn destination(api: &Api, config: &Value) -> Result<Destination, String> {
 }
 
 /// A ready endpoint of a Service: this process is not among those whose traffic to Service addresses is translated.
-fn endpoint(api: &Api, namespace: &str, name: &str, port: u64) -> Result<String, String> {
+fn endpoint(api: &Api, namespace: &str, name: &str, port: u64) -> Result<String, CallError> {
     let service = api
         .get("", "services", namespace, name)
-        .ok_or_else(|| format!("service \"{name}\" not found in namespace \"{namespace}\""))?;
+        .ok_or_else(|| CallError::NoService { namespace: namespace.to_owned(), name: name.to_owned() })?;
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    let wanted = ports
-        .iter()
-        .find(|p| p["port"] == port)
-        .ok_or_else(|| format!("service \"{namespace}/{name}\" has no port {port}"))?;
+    let wanted = ports.iter().find(|p| p["port"] == port).ok_or_else(|| CallError::NoPort {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        port,
+    })?;
     let slices = api.store.list("discovery.k8s.io/endpointslices", Some(namespace), None).0;
     for slice in slices.iter().filter(|s| s.value["metadata"]["labels"]["kubernetes.io/service-name"] == name)
     {
@@ -112,21 +154,20 @@ fn endpoint(api: &Api, namespace: &str, name: &str, port: u64) -> Result<String,
             }
         }
     }
-    Err(format!("no endpoints available for service \"{name}\""))
+    Err(CallError::NoEndpoint { name: name.to_owned() })
 }
 
-fn trust(config: &Value) -> Result<Arc<ClientConfig>, String> {
-    let bundle = config["caBundle"].as_str().ok_or("caBundle is missing")?;
-    let pem = STANDARD.decode(bundle).map_err(|e| format!("caBundle: {e}"))?;
+fn trust(config: &Value) -> Result<Arc<ClientConfig>, CallError> {
+    let bundle = config["caBundle"].as_str().ok_or(CallError::NoTrust)?;
+    let pem = STANDARD.decode(bundle).map_err(|e| CallError::MalformedTrust(e.to_string()))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         roots
-            .add(certificate.map_err(|e| format!("caBundle: {e}"))?)
-            .map_err(|e| format!("caBundle: {e}"))?;
+            .add(certificate.map_err(|e| CallError::MalformedTrust(e.to_string()))?)
+            .map_err(|e| CallError::MalformedTrust(e.to_string()))?;
     }
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))

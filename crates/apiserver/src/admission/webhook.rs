@@ -71,7 +71,7 @@ pub(super) async fn ask(
             verdict(name, &answer["response"])
         }
         Ok(_) => failed(webhook, name, "the answer is not to this request"),
-        Err(reason) => failed(webhook, name, &reason),
+        Err(error) => failed(webhook, name, &error.to_string()),
     }
 }
 
