@@ -2,8 +2,8 @@
 //! The one owner of what is known: takes changes from the watchers, computes what depends on them, hands the
 //! differences on.
 //!
-//! Nothing is published before every kind has been listed once: half a mesh would take policies and workloads
-//! away from proxies that have held on to them since before a restart.
+//! Nothing is published before every kind has been listed once, or is known to be missing: half a mesh would take policies
+//! and workloads away from proxies that have held on to them since before a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -179,6 +179,13 @@ impl Engine {
         match event {
             Event::Synced(kind) => {
                 self.unlisted.remove(&kind);
+                self.outlets.metrics.missing(kind, false);
+            }
+            // What was known of the kind before stays in force.
+            Event::Missing(kind, why) => {
+                tracing::warn!(?kind, why, "the mesh does without this kind");
+                self.unlisted.remove(&kind);
+                self.outlets.metrics.missing(kind, true);
             }
             Event::Changed(kind, name, object) => self.changed(kind, name, object),
             Event::Gone(kind, name) => self.gone(kind, name),
@@ -370,5 +377,7 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+mod incomplete;
 #[cfg(test)]
 mod tests;

@@ -184,8 +184,13 @@ impl Controller {
 
     async fn run(mut self) {
         self.leader.acquired().await;
+        let mut said = String::new();
         while let Err(error) = self.classes().await {
-            tracing::warn!(%error, "GatewayClasses not written, trying again");
+            // Where Gateway API is not installed it fails for as long.
+            if said != error.to_string() {
+                said = error.to_string();
+                tracing::warn!(%error, "GatewayClasses not written, trying again");
+            }
             tokio::time::sleep(AGAIN).await;
         }
         loop {

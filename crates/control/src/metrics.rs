@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::access::Scope;
+use crate::source::Kind;
 
 /// Generations whose time of publication is remembered; of an older one that is acknowledged the time is not known.
 const REMEMBERED: usize = 1024;
@@ -30,6 +31,7 @@ pub struct ControlMetrics {
     convergence: Histogram,
     certificates: Family<Outcome, Counter>,
     admissions: Family<Admission, Counter>,
+    missing: Family<MissingKind, Gauge>,
     published: Arc<Mutex<VecDeque<(u64, Instant)>>>,
 }
 
@@ -55,6 +57,11 @@ struct Admission {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MissingKind {
+    kind: String,
+}
+
 impl Default for ControlMetrics {
     fn default() -> Self {
         Self {
@@ -64,6 +71,7 @@ impl Default for ControlMetrics {
             convergence: Histogram::new(SECONDS),
             certificates: Family::default(),
             admissions: Family::default(),
+            missing: Family::default(),
             published: Arc::default(),
         }
     }
@@ -88,6 +96,8 @@ impl ControlMetrics {
                 "Objects judged before they are stored",
                 control.admissions.clone(),
             );
+            let help = "Kinds that the cluster does not serve, or that may not be listed: 1 for each";
+            registry.register("missing_kinds", help, control.missing.clone());
         });
         control
     }
@@ -95,6 +105,16 @@ impl ControlMetrics {
     /// A proxy came (1) or went (-1).
     pub(crate) fn connected(&self, scope: &Scope, change: i64) {
         self.proxies.get_or_create(&Proxy { kind: scope.kind() }).inc_by(change);
+    }
+
+    /// The objects of a kind cannot be had, or can be had again.
+    pub(crate) fn missing(&self, kind: Kind, is_missing: bool) {
+        let label = MissingKind { kind: format!("{kind:?}") };
+        if is_missing {
+            self.missing.get_or_create(&label).set(1);
+        } else {
+            self.missing.remove(&label);
+        }
     }
 
     /// A generation is published.

@@ -3,8 +3,14 @@
 //!
 //! A watcher re-lists after a break; what is no longer there is handed on as gone. An object that cannot be
 //! read is named in the log and changes nothing: what was known of it stays in force.
+//!
+//! A kind that the cluster does not serve has no objects, and the mesh does without it (`definition`). So it does without
+//! the objects of a kind that it may not list, where that takes access away and gives none ([`Kind::is_dispensable`]). Of all
+//! others nothing is known until they have been listed, and nothing is published.
 
-use std::collections::HashSet;
+mod definition;
+mod watched;
+
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -33,6 +39,8 @@ use meltemi_translate::routes::RouteKind;
 use meltemi_translate::routes::grpc::{self, InvalidGrpcRoute};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+
+use self::watched::Watched;
 
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +96,13 @@ impl Kind {
         Self::RequestAuthentication,
         Self::MeshConfig,
     ];
+
+    /// Whether fewer requests pass, and none more, while no object of the kind is known: listeners have no certificates, no
+    /// namespace gives leave to refer to it, no node has a locality. A route that is missing gives access in its place to
+    /// what is behind it; policies and the settings by which they are read must never be missing.
+    pub fn is_dispensable(self) -> bool {
+        matches!(self, Self::Secret | Self::ReferenceGrant | Self::Node)
+    }
 }
 
 /// An object, read as far as the mesh needs it.
@@ -128,6 +143,8 @@ pub enum Event {
     Gone(Kind, NamespacedName),
     /// Every object of the kind has been handed on.
     Synced(Kind),
+    /// There are no objects of the kind to hand on, and why. They are handed on as soon as there are.
+    Missing(Kind, String),
 }
 
 /// What is wrong with an object of the API.
@@ -182,7 +199,7 @@ impl Source {
             Ok(Object::Namespace(NamespaceFacts::read(o)))
         });
         self.watch(Kind::Node, Api::<Node>::all(client()), |o| Ok(Object::Node(node_locality(o))));
-        self.watch_custom(Kind::GatewayClass, &ApiResource::erase::<GatewayClass>(&()), |o| {
+        self.watch_defined(Kind::GatewayClass, ApiResource::erase::<GatewayClass>(&()), |o| {
             let controller = o.data["spec"]["controllerName"].as_str().unwrap_or_default().to_owned();
             Ok(Object::GatewayClass(controller, o.metadata.generation))
         });
@@ -190,16 +207,16 @@ impl Source {
         self.watch_only(Kind::Secret, Api::<Secret>::all(client()), only, |o| {
             Ok(Object::Secret(Arc::new(certificate(o))))
         });
-        self.watch_custom(Kind::Gateway, &ApiResource::erase::<Gateway>(&()), |o| {
+        self.watch_defined(Kind::Gateway, ApiResource::erase::<Gateway>(&()), |o| {
             Ok(Object::Gateway(parse(o)?))
         });
-        self.watch_custom(Kind::HttpRoute, &ApiResource::erase::<HttpRoute>(&()), |o| {
+        self.watch_defined(Kind::HttpRoute, ApiResource::erase::<HttpRoute>(&()), |o| {
             Ok(Object::Route(RouteKind::Http, parse(o)?))
         });
-        self.watch_custom(Kind::GrpcRoute, &ApiResource::erase::<GrpcRoute>(&()), |o| {
+        self.watch_defined(Kind::GrpcRoute, ApiResource::erase::<GrpcRoute>(&()), |o| {
             Ok(Object::Route(RouteKind::Grpc, Arc::new(grpc::as_http(&o.metadata, &o.data["spec"])?)))
         });
-        self.watch_custom(Kind::ReferenceGrant, &ApiResource::erase::<ReferenceGrant>(&()), |o| {
+        self.watch_defined(Kind::ReferenceGrant, ApiResource::erase::<ReferenceGrant>(&()), |o| {
             Ok(Object::ReferenceGrant(parse(o)?))
         });
         let settings = Api::<ConfigMap>::namespaced(client(), &self.namespace);
@@ -215,17 +232,27 @@ impl Source {
         ] {
             let gvk = kube::api::GroupVersionKind::gvk("security.istio.io", "v1", name);
             let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
-            self.watch_custom(kind, &resource, |o| Ok(Object::Security(Arc::new(o.clone()))));
+            let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
+            self.watch(kind, api, |o| Ok(Object::Security(Arc::new(o.clone()))));
         }
     }
 
-    fn watch_custom(
+    /// Watches a kind that the cluster may not serve, or in another version.
+    fn watch_defined(
         &self,
         kind: Kind,
-        resource: &ApiResource,
+        resource: ApiResource,
         read: fn(&DynamicObject) -> Result<Object, ReadError>,
     ) {
-        self.watch(kind, Api::<DynamicObject>::all_with(self.client.clone(), resource), read);
+        let source = self.clone();
+        self.service(kind, async move {
+            let missing = |why| source.events.send(Event::Missing(kind, why));
+            // `None`: the engine is gone, and so is everything.
+            if let Some(served) = definition::served(&source.client, &resource, missing).await {
+                let api = Api::<DynamicObject>::all_with(source.client.clone(), &served);
+                source.follow(kind, api, watcher::Config::default(), read).await;
+            }
+        });
     }
 
     fn watch<K>(&self, kind: Kind, api: Api<K>, read: fn(&K) -> Result<Object, ReadError>)
@@ -244,90 +271,43 @@ impl Source {
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let events = self.events.clone();
+        let source = self.clone();
+        self.service(kind, async move { source.follow(kind, api, config, read).await });
+    }
+
+    /// Spawns the work on a kind, which runs until the drain.
+    fn service(&self, kind: Kind, work: impl Future<Output = ()> + Send + 'static) {
         let mut drain = self.tasks.drain();
-        let followed = self.watches.follow(&format!("{kind:?}"), api, config);
         self.tasks.spawn(&format!("watch {kind:?}"), async move {
-            let mut watched = Watched { kind, known: HashSet::new(), listed: None, events };
-            let mut stream = followed.boxed();
-            loop {
-                let event = tokio::select! {
-                    () = drain.started() => return Ok::<(), Infallible>(()),
-                    event = stream.next() => event,
-                };
-                match event {
-                    Some(Ok(event)) => {
-                        if watched.take(event, read).await.is_err() {
-                            // The engine is gone: so is everything.
-                            return Ok(());
-                        }
-                    }
-                    Some(Err(error)) => tracing::warn!(?kind, %error, "watching failed, trying again"),
-                    None => return Ok(()),
-                }
+            tokio::select! {
+                () = drain.started() => {}
+                () = work => {}
             }
+            Ok::<(), Infallible>(())
         });
     }
-}
 
-/// The memory of one watcher: what it has handed on.
-struct Watched {
-    kind: Kind,
-    known: HashSet<NamespacedName>,
-    listed: Option<HashSet<NamespacedName>>,
-    events: mpsc::Sender<Event>,
-}
-
-impl Watched {
-    async fn take<K: Resource + Sync>(
-        &mut self,
-        event: watcher::Event<K>,
+    /// Hands on what a watch says, for as long as somebody takes it.
+    async fn follow<K>(
+        &self,
+        kind: Kind,
+        api: Api<K>,
+        config: watcher::Config,
         read: fn(&K) -> Result<Object, ReadError>,
-    ) -> Result<(), mpsc::error::SendError<Event>> {
-        match event {
-            watcher::Event::Init => self.listed = Some(HashSet::new()),
-            watcher::Event::InitApply(object) => {
-                let name = name_of(object.meta());
-                if let Some(listed) = &mut self.listed {
-                    listed.insert(name.clone());
-                }
-                self.changed(name, &object, read).await?;
-            }
-            watcher::Event::Apply(object) => self.changed(name_of(object.meta()), &object, read).await?,
-            watcher::Event::Delete(object) => self.gone(name_of(object.meta())).await?,
-            watcher::Event::InitDone => {
-                let listed = self.listed.take().unwrap_or_default();
-                let gone: Vec<_> = self.known.difference(&listed).cloned().collect();
-                for name in gone {
-                    self.gone(name).await?;
-                }
-                self.events.send(Event::Synced(self.kind)).await?;
+    ) where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let mut watched = Watched::new(kind, self.events.clone());
+        let mut stream = self.watches.follow(&format!("{kind:?}"), api, config).boxed();
+        while let Some(event) = stream.next().await {
+            let taken = match event {
+                Ok(event) => watched.take(event, read).await,
+                Err(error) => watched.failed(&error).await,
+            };
+            if taken.is_err() {
+                return;
             }
         }
-        Ok(())
-    }
-
-    async fn changed<K: Resource + Sync>(
-        &mut self,
-        name: NamespacedName,
-        object: &K,
-        read: fn(&K) -> Result<Object, ReadError>,
-    ) -> Result<(), mpsc::error::SendError<Event>> {
-        match read(object) {
-            Ok(object) => {
-                self.known.insert(name.clone());
-                self.events.send(Event::Changed(self.kind, name, object)).await
-            }
-            Err(reason) => {
-                tracing::error!(kind = ?self.kind, %name, %reason, "object cannot be read; what was known of it stays");
-                Ok(())
-            }
-        }
-    }
-
-    async fn gone(&mut self, name: NamespacedName) -> Result<(), mpsc::error::SendError<Event>> {
-        self.known.remove(&name);
-        self.events.send(Event::Gone(self.kind, name)).await
     }
 }
 
@@ -349,44 +329,4 @@ fn certificate(secret: &Secret) -> Certificate {
 /// Reads a custom object as its type.
 fn parse<T: DeserializeOwned>(object: &DynamicObject) -> Result<Arc<T>, serde_json::Error> {
     serde_json::from_value(serde_json::to_value(object)?).map(Arc::new)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(name: &str) -> Pod {
-        let mut pod = Pod::default();
-        pod.metadata.name = Some(name.to_owned());
-        pod.metadata.namespace = Some("default".to_owned());
-        pod
-    }
-
-    #[tokio::test]
-    async fn what_a_new_list_lacks_is_gone() {
-        let (tx, mut rx) = mpsc::channel(16);
-        let mut watched = Watched { kind: Kind::Pod, known: HashSet::new(), listed: None, events: tx };
-        let read: fn(&Pod) -> Result<Object, ReadError> = |p| Ok(Object::Pod(Box::new(PodFacts::read(p))));
-        for event in [
-            watcher::Event::Init,
-            watcher::Event::InitApply(pod("a")),
-            watcher::Event::InitApply(pod("b")),
-            watcher::Event::InitDone,
-            watcher::Event::Init,
-            watcher::Event::InitApply(pod("b")),
-            watcher::Event::InitDone,
-        ] {
-            watched.take(event, read).await.unwrap();
-        }
-        drop(watched);
-        let mut seen = Vec::new();
-        while let Some(event) = rx.recv().await {
-            seen.push(match event {
-                Event::Changed(_, name, _) => format!("+{}", name.name),
-                Event::Gone(_, name) => format!("-{}", name.name),
-                Event::Synced(_) => "synced".to_owned(),
-            });
-        }
-        assert_eq!(seen, ["+a", "+b", "synced", "+b", "-a", "synced"]);
-    }
 }

@@ -198,22 +198,26 @@ struct Mesh {
     labels: [Option<&'static str>; SERVICES.len()],
 }
 
+/// Outlets that lead to nobody.
+pub(super) fn outlets() -> Outlets {
+    Outlets {
+        pods: Directory::default(),
+        accounts: GatewayAccounts::default(),
+        gateways: Gateways::default(),
+        namespaces: Namespaces::default(),
+        status: StatusQueue::default(),
+        publisher: Publisher::new(),
+        proxies: Proxies::default(),
+        keys: crate::jwks::Keys::default(),
+        metrics: ControlMetrics::default(),
+        published: watch::channel(false).0,
+        watches: Watches::default(),
+    }
+}
+
 impl Mesh {
     fn new() -> Self {
-        let proxies = Proxies::default();
-        let outlets = Outlets {
-            pods: Directory::default(),
-            accounts: GatewayAccounts::default(),
-            gateways: Gateways::default(),
-            namespaces: Namespaces::default(),
-            status: StatusQueue::default(),
-            publisher: Publisher::new(),
-            proxies,
-            keys: crate::jwks::Keys::default(),
-            metrics: ControlMetrics::default(),
-            published: watch::channel(false).0,
-            watches: Watches::default(),
-        };
+        let outlets = outlets();
         let engine = Engine::new(MeshConfig::default(), outlets.clone());
         let mut mesh = Self { engine, outlets, labels: [Some("wp0"), Some("wp1")] };
         mesh.namespace(None);
