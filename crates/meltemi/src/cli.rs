@@ -63,6 +63,8 @@ enum Command {
     /// Install the mesh into a Kubernetes, or bring it to this version
     #[command(visible_alias = "upgrade")]
     Install(cmd::install::Args),
+    /// Check whether a Kubernetes can take the mesh (--pre), or how the mesh in it stands; each fault with its remedy
+    Check(cmd::check::Args),
     /// Remove the mesh from a Kubernetes; enrolled Pods speak by themselves again
     Uninstall(cmd::uninstall::Args),
     /// The mesh's own manifests, as `install` applies them
@@ -131,6 +133,7 @@ impl Cli {
             Command::ProxyConfig(args) => block_on(cmd::proxy_config::run(args, &global)),
             Command::ProxyStatus(args) => block_on(cmd::proxy_status::run(args, &global)),
             Command::Install(args) => block_on(cmd::install::run(&args, &global)),
+            Command::Check(args) => block_on(cmd::check::run(&args, &global)),
             Command::Uninstall(args) => block_on(cmd::uninstall::run(&args, &global)),
             Command::Manifest(args) => cmd::manifest::run(&args),
             Command::Version(args) => block_on(cmd::version::run(args, &global)),

@@ -3,6 +3,7 @@
 
 pub mod analyze;
 pub mod authz;
+pub mod check;
 pub mod columns;
 pub mod demo;
 pub mod down;
