@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Global;
 use crate::manifests::apply::{Applier, MANAGER, is_definition, title};
+use crate::manifests::diff::differences;
 use crate::manifests::{self, Engine};
 
 /// Pause between two looks at what is waited for.
@@ -26,12 +27,15 @@ pub type Missing = Option<String>;
 /// Install the mesh into a Kubernetes, or bring it to this version.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example: what would change, then the mesh itself\n  meltemi install --dry-run\n  meltemi install --wait"
+    after_help = "Example: what would change, then the mesh itself\n  meltemi install --diff\n  meltemi install --wait"
 )]
 pub struct Args {
     /// Let the API server judge every object, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Print what would change of each object, as the API server would store it, and change nothing
+    #[arg(long)]
+    diff: bool,
     /// Return only when the control plane and every node are ready
     #[arg(long)]
     wait: bool,
@@ -54,7 +58,7 @@ pub async fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let mut applier = Applier::new(&client).await?;
     let mut progress = Progress { applied: 0, kept: 0 };
     for object in &objects {
-        if manifests::is_of_node(object) && !args.dry_run {
+        if manifests::is_of_node(object) && !args.only_judges() {
             let limit = Duration::from_secs(args.timeout);
             until("the control plane (deploy/istiod)", limit, async || control_plane(&client).await).await?;
             until("the mesh's root certificate", limit, async || root_certificate(&client).await).await?;
@@ -62,7 +66,7 @@ pub async fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         progress.take(&mut applier, object, args).await?;
     }
     let Progress { applied, kept } = progress;
-    if args.dry_run {
+    if args.only_judges() {
         println!(
             "{applied} objects would be applied, {kept} definitions of others stay. Nothing was changed."
         );
@@ -95,17 +99,43 @@ impl Progress {
             return Ok(());
         }
         self.applied += 1;
-        if !args.dry_run {
+        if !args.only_judges() {
             return applier.apply(object).await;
         }
         match applier.try_apply(object, true).await {
-            Ok(()) => println!("{} is accepted", title(object)),
+            Ok(after) if args.diff => show_difference(applier, object, &after).await?,
+            Ok(_) => println!("{} is accepted", title(object)),
             // In a namespace that is not there yet nothing can be judged.
             Err(error) if is_not_found(&error) => println!("{} is new", title(object)),
             Err(error) => return Err(error.context(title(object))),
         }
         Ok(())
     }
+}
+
+impl Args {
+    /// Whether nothing is changed.
+    fn only_judges(&self) -> bool {
+        self.dry_run || self.diff
+    }
+}
+
+/// Prints what of an object would change.
+async fn show_difference(
+    applier: &Applier,
+    object: &DynamicObject,
+    after: &DynamicObject,
+) -> anyhow::Result<()> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let Some(before) = applier.api_of(object)?.get_opt(name).await? else {
+        println!("{} is new", title(object));
+        return Ok(());
+    };
+    let lines = differences(&serde_json::to_value(&before)?, &serde_json::to_value(after)?);
+    if !lines.is_empty() {
+        println!("{}\n  {}", title(object), lines.join("\n  "));
+    }
+    Ok(())
 }
 
 /// The objects, with the image that was asked for.

@@ -51,12 +51,12 @@ impl Applier {
     }
 
     /// One attempt; `dry_run` lets the API server judge the object and changes nothing.
-    pub async fn try_apply(&self, object: &DynamicObject, dry_run: bool) -> anyhow::Result<()> {
+    /// Returns the object as it is then, or would be.
+    pub async fn try_apply(&self, object: &DynamicObject, dry_run: bool) -> anyhow::Result<DynamicObject> {
         let api = self.api_of(object)?;
         let name = object.metadata.name.as_deref().context("a manifest without name")?;
         let params = PatchParams { dry_run, ..PatchParams::apply(MANAGER).force() };
-        api.patch(name, &params, &Patch::Apply(object)).await?;
-        Ok(())
+        Ok(api.patch(name, &params, &Patch::Apply(object)).await?)
     }
 
     /// The interface to objects like this one.
