@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service as KubeService};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meltemi_model::NamespacedName;
@@ -16,6 +15,10 @@ use meltemi_model::service::AppProtocol;
 use meltemi_model::workload::Locality;
 
 use crate::labels;
+
+mod slices;
+
+pub use slices::{NamedEndpoint, SliceFacts};
 
 /// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
@@ -338,48 +341,6 @@ pub fn node_locality(node: &Node) -> Locality {
     Locality { region: label(labels::REGION), zone: label(labels::ZONE), subzone: label(labels::SUBZONE) }
 }
 
-/// An EndpointSlice: only the endpoints that no Pod stands behind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SliceFacts {
-    /// Namespace and name.
-    pub name: NamespacedName,
-    /// Name of its Service.
-    pub service: Arc<str>,
-    /// Addresses, with their readiness. Whoever may write the endpoints of a Service must not lead its waypoint to its own
-    /// loopback: what is nobody else's is left out, as Kubernetes refuses it.
-    pub endpoints: Vec<(IpAddr, bool)>,
-    /// Its ports by the name of the Service's port.
-    pub ports: BTreeMap<String, u16>,
-}
-
-impl SliceFacts {
-    /// Reads an EndpointSlice; none when it belongs to no Service.
-    pub fn read(slice: &EndpointSlice) -> Option<Self> {
-        let service = slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?.as_str().into();
-        let endpoints = slice
-            .endpoints
-            .iter()
-            .flatten()
-            .filter(|e| e.target_ref.as_ref().and_then(|t| t.kind.as_deref()) != Some("Pod"))
-            .flat_map(|e| {
-                let ready = e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-                e.addresses
-                    .iter()
-                    .filter_map(|a| a.parse().ok())
-                    .filter(|ip| is_routable(*ip))
-                    .map(move |ip| (ip, ready))
-            })
-            .collect();
-        let ports = slice
-            .ports
-            .iter()
-            .flatten()
-            .filter_map(|p| Some((p.name.clone().unwrap_or_default(), u16::try_from(p.port?).ok()?)))
-            .collect();
-        Some(Self { name: name_of(&slice.metadata), service, endpoints, ports })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,18 +378,5 @@ mod tests {
         let text = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(text(&facts.addresses), ["10.96.0.7"]);
         assert_eq!(text(&facts.further_addresses), ["172.30.1.1", "172.30.1.9"]);
-    }
-
-    #[test]
-    fn endpoints_lead_no_proxy_to_itself() {
-        let addresses =
-            ["127.0.0.1", "10.0.0.7", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fd00::7", "x"];
-        let slice = serde_json::json!({
-            "metadata": { "name": "a", "namespace": "b", "labels": { "kubernetes.io/service-name": "c" } },
-            "addressType": "IPv4", "endpoints": [{ "addresses": addresses }],
-        });
-        let facts = SliceFacts::read(&serde_json::from_value(slice).unwrap()).unwrap();
-        let read: Vec<_> = facts.endpoints.iter().map(|(ip, _)| ip.to_string()).collect();
-        assert_eq!(read, ["10.0.0.7", "fd00::7"]);
     }
 }

@@ -189,7 +189,7 @@ impl Index {
     /// Waypoints of the Services that a Pod belongs to, and its own: their clients reach it with the waypoint's identity.
     pub fn waypoints_of_pod(&self, pod: &PodFacts) -> BTreeSet<NamespacedName> {
         let scope = self.namespaces.get(&pod.name.namespace);
-        let services = scope.map(|scope| scope.services_selecting(pod)).unwrap_or_default();
+        let services = scope.map(|scope| scope.services_of(pod)).unwrap_or_default();
         let uid = WorkloadUid::pod(&self.mesh.cluster_id, &pod.name.namespace, &pod.name.name);
         let has_own = self.workload(&uid).is_some_and(|workload| workload.waypoint.is_some());
         let own = self.wishes.get(&User::Pod(pod.name.clone())).filter(|_| has_own);

@@ -9,6 +9,7 @@ use crate::condition::Condition;
 use crate::facts::{NamespaceFacts, ServiceFacts, ServicePort, TargetPort};
 use crate::labels;
 use crate::mesh::MeshConfig;
+use crate::security::bypass;
 use crate::waypoints::{Binding, WaypointFacts, bound_condition};
 
 /// A service of the mesh and what its status says.
@@ -16,12 +17,29 @@ use crate::waypoints::{Binding, WaypointFacts, bound_condition};
 pub struct Translated {
     /// The service.
     pub service: Service,
-    /// `istio.io/WaypointBound` when a waypoint was asked for, and [`PORTS_DECLARED`] when a port declares no protocol.
+    /// `istio.io/WaypointBound` when a waypoint was asked for, [`PORTS_DECLARED`] when a port declares no protocol, and
+    /// [`WAYPOINT_ONLY`] when the way around the waypoint cannot be closed.
     pub conditions: Vec<Condition>,
 }
 
 /// Type of the condition that names ports whose protocol a waypoint has to detect.
 pub const PORTS_DECLARED: &str = "meltemi.dev/PortsDeclared";
+
+/// Type of the condition that says that the way around a waypoint is open although the Service asks to close it.
+pub const WAYPOINT_ONLY: &str = "meltemi.dev/WaypointOnly";
+
+/// Node proxies know the Pods that they keep for a waypoint by the Service's selector.
+fn left_open(facts: &ServiceFacts, namespace: &NamespaceFacts) -> Option<Condition> {
+    let asked = facts.selector.is_none() && bypass::is_closed(&facts.labels, &namespace.labels);
+    asked.then(|| {
+        let message = format!(
+            "{}=deny needs a selector: the endpoints of this Service are listed by hand, and node proxies let others than its \
+             waypoint connect to them. Give the Service a selector, or its Pods an ALLOW policy that admits the waypoint only",
+            labels::WAYPOINT_BYPASS
+        );
+        Condition::no(WAYPOINT_ONLY, "NoSelector", message)
+    })
+}
 
 /// Ports of a Service that declare no protocol that is known, as `5432 (postgres)`: a waypoint looks at the first bytes of
 /// their clients.
@@ -89,7 +107,10 @@ pub fn translate(
         Binding::Bound { waypoint, address } => {
             service.waypoint = Some(address.clone());
             let bound = bound_condition(waypoint, service.ingress_use_waypoint);
-            std::iter::once(bound).chain(declared(facts, waypoint)).collect()
+            std::iter::once(bound)
+                .chain(declared(facts, waypoint))
+                .chain(left_open(facts, namespace))
+                .collect()
         }
         Binding::Refused { waypoint, condition, not_ready } => {
             if guarded && *not_ready {
@@ -98,7 +119,7 @@ pub fn translate(
                 // One that is there and was told nothing of the Service's policies would let everything through.
                 service.waypoint = Some(WaypointFacts::nowhere(waypoint));
             }
-            condition.iter().cloned().collect()
+            condition.iter().cloned().chain(left_open(facts, namespace)).collect()
         }
     };
     Some(Translated { service, conditions })
@@ -177,6 +198,35 @@ mod tests {
             declared.message
         );
         assert!(said(&Binding::NotWanted).is_empty(), "without a waypoint nobody has to know");
+    }
+
+    #[test]
+    fn a_closed_service_without_a_selector_says_that_it_is_open() {
+        let mesh = MeshConfig::default();
+        let waypoint = NamespacedName::new("shop", "wp");
+        let address = WaypointFacts::expected_address(&waypoint, &mesh);
+        let bound = Binding::Bound { waypoint, address };
+        let of = |labels: &str| NamespaceFacts {
+            labels: serde_yaml_ng::from_str(labels).unwrap(),
+            ..NamespaceFacts::default()
+        };
+        let deny = "{meltemi.dev/waypoint-bypass: deny}";
+        for (own, namespace, selector, binding, open) in [
+            (deny, "{}", "{}", &bound, true),
+            ("{}", deny, "{}", &bound, true),
+            (deny, "{}", "{app: a}", &bound, false),
+            ("{}", "{}", "{}", &bound, false),
+            ("{meltemi.dev/waypoint-bypass: allow}", deny, "{}", &bound, false),
+            (deny, "{}", "{}", &Binding::NotWanted, false),
+        ] {
+            let yaml = format!(
+                "{{metadata: {{name: web, namespace: shop, labels: {own}}}, spec: {{clusterIP: 10.96.0.9, selector: {selector}}}}}"
+            );
+            let facts = ServiceFacts::read(&serde_yaml_ng::from_str(&yaml).unwrap());
+            let translated = translate(&facts, &[], &of(namespace), binding, false, &mesh).unwrap();
+            let said = translated.conditions.iter().any(|c| c.kind == WAYPOINT_ONLY && !c.status);
+            assert_eq!(said, open, "{own} {namespace} {selector}");
+        }
     }
 
     #[test]

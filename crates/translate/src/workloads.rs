@@ -19,6 +19,8 @@ use crate::mesh::MeshConfig;
 pub struct Surroundings<'a> {
     /// Services of its namespace that select it.
     pub services: Vec<&'a ServiceFacts>,
+    /// Services without a selector that name it, each with the slice in which they do.
+    pub named_by: Vec<(&'a ServiceFacts, &'a SliceFacts)>,
     /// Selector policies that apply to it, in the order in which they are sent.
     pub policies: Vec<NamespacedName>,
     /// Its waypoint for traffic addressed to it.
@@ -75,7 +77,25 @@ pub fn from_pod(pod: &PodFacts, around: Surroundings<'_>, mesh: &MeshConfig) -> 
         .iter()
         .map(|s| (mesh.service_key(&s.name.namespace, &s.name.name), ports_of(s, &pod.named_ports)))
         .collect();
+    for (service, slice) in around.named_by {
+        let ports = out.services.entry(mesh.service_key(&service.name.namespace, &service.name.name));
+        let ports: &mut Vec<PortMapping> = ports.or_default();
+        for port in ports_of_slice(service, slice) {
+            if ports.iter().all(|known| known.service_port != port.service_port) {
+                ports.push(port);
+            }
+        }
+    }
     out
+}
+
+/// The ports of a Service at the endpoints of a slice.
+fn ports_of_slice(service: &ServiceFacts, slice: &SliceFacts) -> Vec<PortMapping> {
+    let map = |p: &crate::facts::ServicePort| {
+        let target_port = *slice.ports.get(p.name.as_deref().unwrap_or_default())?;
+        Some(PortMapping { service_port: p.port, target_port, app_protocol: p.app_protocol })
+    };
+    service.ports.iter().filter_map(map).collect()
 }
 
 /// The ports of a Service at a Pod; one whose name the Pod does not have is left out.
@@ -94,14 +114,7 @@ fn ports_of(service: &ServiceFacts, named: &BTreeMap<String, u16>) -> Vec<PortMa
 /// the clear, without a mesh identity of its own.
 pub fn from_slice(slice: &SliceFacts, service: &ServiceFacts, mesh: &MeshConfig) -> Vec<Workload> {
     let key: NamespacedHostname = mesh.service_key(&service.name.namespace, &service.name.name);
-    let ports: Vec<PortMapping> = service
-        .ports
-        .iter()
-        .filter_map(|p| {
-            let target_port = *slice.ports.get(p.name.as_deref().unwrap_or_default())?;
-            Some(PortMapping { service_port: p.port, target_port, app_protocol: p.app_protocol })
-        })
-        .collect();
+    let ports = ports_of_slice(service, slice);
     slice
         .endpoints
         .iter()

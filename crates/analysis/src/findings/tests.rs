@@ -56,8 +56,15 @@ fn the_trap_of_the_forgotten_waypoint_and_the_way_around_it() {
     let service = json!({"kind": "Service", "metadata": {"name": "web", "namespace": "default", "labels":
         {"istio.io/use-waypoint": "waypoint", "meltemi.dev/waypoint-bypass": "deny"}},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    let mut by_hand = service.clone();
+    by_hand["spec"]["selector"] = json!({});
     let closed = [objects[0].clone(), objects[1].clone(), service];
     assert_eq!(codes(&closed), ["MLT0107 AuthorizationPolicy default/l4"]);
+    // Nothing tells its Pods: the label closes nothing, whether or not a policy targets the Service.
+    for objects in [vec![by_hand.clone()], vec![objects[0].clone(), by_hand]] {
+        assert_eq!(codes(&objects), ["MLT0106 Service default/web"]);
+        assert!(one(&objects, AROUND).message.contains("needs a selector"));
+    }
 }
 
 #[test]

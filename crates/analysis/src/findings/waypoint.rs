@@ -8,6 +8,7 @@ use meltemi_model::{NamespacedName, SpiffeId};
 use meltemi_policy::Facts;
 use meltemi_translate::facts::Labels;
 use meltemi_translate::labels::WAYPOINT_BYPASS;
+use meltemi_translate::security::bypass;
 
 use super::{AROUND, FORGETS, Finding};
 use crate::ask::{Given, Judge, exactly, ports};
@@ -24,6 +25,15 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
         }
         let binding = world.waypoint_of(service);
         let Some(gateway) = binding.gateway() else { continue };
+        if asks_in_vain(world, service) {
+            let message = format!(
+                "the label {WAYPOINT_BYPASS}=deny needs a selector: others than waypoint {gateway} connect to the endpoints of this \
+                 Service, which are listed by hand"
+            );
+            let fix = "a selector, or an ALLOW policy for its Pods that admits the waypoint only".to_owned();
+            out.push(Finding::new(AROUND, "Service", service, message, fix));
+            continue;
+        }
         let mut pods = world.pod_labels(service);
         if pods.is_empty() {
             if world.complete {
@@ -45,6 +55,14 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// Whether a Service asks to be closed and node proxies cannot know its Pods.
+fn asks_in_vain(world: &World, service: &NamespacedName) -> bool {
+    let nothing = Labels::new();
+    let of_namespace = world.namespaces.get(&*service.namespace).unwrap_or(&nothing);
+    let known = world.services.get(service).filter(|known| known.selector.is_empty());
+    known.is_some_and(|known| bypass::is_closed(&known.labels, of_namespace))
 }
 
 fn forgets(

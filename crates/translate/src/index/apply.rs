@@ -46,8 +46,9 @@ impl Index {
         for selector in selectors.iter().flatten() {
             pods.extend(scope.pods_selected(selector));
         }
-        let slices: Vec<_> =
-            scope.slices.values().filter(|s| s.service == name.name).map(|s| s.name.clone()).collect();
+        let of_it = scope.slices.values().filter(|s| s.service == name.name);
+        pods.extend(of_it.clone().flat_map(|s| s.named.iter().map(|endpoint| endpoint.pod.clone())));
+        let slices: Vec<_> = of_it.map(|s| s.name.clone()).collect();
         let namespace = name.namespace.clone();
         self.dirty.pods.extend(pods.into_iter().map(|p| NamespacedName::new(namespace.clone(), p)));
         self.dirty.slices.extend(slices);
@@ -59,10 +60,9 @@ impl Index {
         if scope.slices.get(&name.name) == facts.as_ref() {
             return;
         }
-        match facts {
-            Some(facts) => scope.slices.insert(name.name.clone(), facts),
-            None => scope.slices.remove(&name.name),
-        };
+        let pods = scope.set_slice(&name.name, facts);
+        let namespace = name.namespace.clone();
+        self.dirty.pods.extend(pods.into_iter().map(|p| NamespacedName::new(namespace.clone(), p)));
         self.dirty.slices.insert(name);
     }
 

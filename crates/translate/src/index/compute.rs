@@ -207,6 +207,7 @@ impl Index {
     fn describe(&self, pod: &PodFacts, waypoint: Option<GatewayAddress>) -> Workload {
         let scope = self.namespaces.get(&pod.name.namespace);
         let services = scope.map(|s| s.services_selecting(pod)).unwrap_or_default();
+        let named_by = scope.map(|s| s.services_naming(pod)).unwrap_or_default();
         let mut policies: Vec<NamespacedName> = Vec::new();
         let root = self.mesh.root_namespace.clone();
         let mut add = |namespace: &Arc<str>| {
@@ -226,7 +227,8 @@ impl Index {
             self.waypoints.get(&name)?.inbound_binding
         });
         let locality = self.nodes.get(&pod.node).cloned().unwrap_or_default();
-        let around = workloads::Surroundings { services, policies, waypoint, application_tunnel, locality };
+        let around =
+            workloads::Surroundings { services, named_by, policies, waypoint, application_tunnel, locality };
         workloads::from_pod(pod, around, &self.mesh)
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The objects of one namespace, with their indexes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::labelled::{Labelled, Selectors};
@@ -14,6 +14,8 @@ pub(super) struct Scope {
     pub(super) pods: BTreeMap<Arc<str>, PodFacts>,
     pub(super) services: BTreeMap<Arc<str>, ServiceFacts>,
     pub(super) slices: BTreeMap<Arc<str>, SliceFacts>,
+    /// Slices by the Pods that they name.
+    slices_of_pods: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     selector_policies: BTreeMap<Arc<str>, Labels>,
     pod_labels: Labelled,
     service_selectors: Selectors,
@@ -43,6 +45,28 @@ impl Scope {
         }
     }
 
+    /// Replaces a slice; returns the Pods that the old one or the new one names.
+    pub(super) fn set_slice(&mut self, name: &Arc<str>, slice: Option<SliceFacts>) -> BTreeSet<Arc<str>> {
+        let mut touched = BTreeSet::new();
+        for endpoint in self.slices.remove(name).into_iter().flat_map(|old| old.named) {
+            if let Some(slices) = self.slices_of_pods.get_mut(&endpoint.pod) {
+                slices.remove(name);
+                if slices.is_empty() {
+                    self.slices_of_pods.remove(&endpoint.pod);
+                }
+            }
+            touched.insert(endpoint.pod);
+        }
+        if let Some(slice) = slice {
+            for endpoint in &slice.named {
+                self.slices_of_pods.entry(endpoint.pod.clone()).or_default().insert(name.clone());
+                touched.insert(endpoint.pod.clone());
+            }
+            self.slices.insert(name.clone(), slice);
+        }
+        touched
+    }
+
     pub(super) fn set_selector_policy(&mut self, name: &Arc<str>, selector: Option<Labels>) {
         if let Some(old) = self.selector_policies.remove(name) {
             self.policy_selectors.remove(name, &old);
@@ -66,6 +90,26 @@ impl Scope {
     pub(super) fn services_selecting(&self, pod: &PodFacts) -> Vec<&ServiceFacts> {
         let names = self.service_selectors.candidates(&pod.labels);
         names.iter().filter_map(|n| self.services.get(n)).filter(|s| workloads::selected_by(s, pod)).collect()
+    }
+
+    /// Services without a selector that have a Pod by name, each with the slice that names it. The address must be the
+    /// Pod's: what was written for a Pod that is gone does not lead to the next one of its name.
+    pub(super) fn services_naming(&self, pod: &PodFacts) -> Vec<(&ServiceFacts, &SliceFacts)> {
+        let names = self.slices_of_pods.get(&pod.name.name).into_iter().flatten();
+        let slices = names.filter_map(|name| self.slices.get(name));
+        let is_it = |slice: &&SliceFacts| {
+            slice.named.iter().any(|e| *e.pod == *pod.name.name && pod.ips.contains(&e.ip))
+        };
+        let of_slices =
+            slices.filter(is_it).filter_map(|slice| Some((self.services.get(&slice.service)?, slice)));
+        of_slices.filter(|(service, _)| service.selector.is_none() && !service.external_name).collect()
+    }
+
+    /// Services that have a Pod, by their selector or by its name.
+    pub(super) fn services_of(&self, pod: &PodFacts) -> Vec<&ServiceFacts> {
+        let mut services = self.services_selecting(pod);
+        services.extend(self.services_naming(pod).into_iter().map(|(service, _)| service));
+        services
     }
 
     /// Selector policies that select these labels.

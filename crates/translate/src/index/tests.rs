@@ -9,6 +9,8 @@ use super::*;
 use crate::facts::name_of;
 use crate::waypoints;
 
+mod slices;
+
 fn pod(yaml: &str) -> Change {
     let pod: Pod = serde_yaml_ng::from_str(yaml).unwrap();
     Change::Pod(name_of(&pod.metadata), Some(Box::new(PodFacts::read(&pod))))
@@ -190,28 +192,6 @@ fn a_targeted_service_stays_bound_to_a_waypoint_that_is_gone() {
     assert!(delta.services.is_empty(), "traffic still goes to the waypoint, and is refused: {delta:?}");
     index.apply(Change::Targets(NamespacedName::new("default", "productpage-waypoint"), Vec::new()));
     assert!(index.flush().services[0].waypoint.is_none(), "given back when no policy is left");
-}
-
-#[test]
-fn endpoints_without_a_pod_are_workloads_in_the_clear() {
-    let slice = SliceFacts {
-        name: NamespacedName::new("default", "kubernetes"),
-        service: "kubernetes".into(),
-        endpoints: vec![("172.30.0.1".parse().unwrap(), true)],
-        ports: [("https".to_owned(), 6443)].into(),
-    };
-    let kubernetes = service(
-        "
-metadata: {name: kubernetes, namespace: default}
-spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]}
-",
-    );
-    let (mut index, delta) = index(vec![kubernetes, Change::Slice(slice.name.clone(), Some(slice.clone()))]);
-    let [workload] = delta.workloads.as_slice() else { panic!("{delta:?}") };
-    assert_eq!(workload.tunnel_protocol, TunnelProtocol::None);
-    assert_eq!(workload.services.first_key_value().unwrap().1[0].target_port, 6443);
-    index.apply(Change::Slice(slice.name, None));
-    assert_eq!(index.flush().removed_workloads.len(), 1);
 }
 
 #[test]
