@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod backends;
+mod conflicts;
 pub mod convert;
 mod filters;
 pub mod grpc;

@@ -13,9 +13,9 @@ use gateway_api::referencegrants::ReferenceGrant;
 use meltemi_model::{NamespacedName, l7};
 
 use super::attach::{Attached, Parent, attach};
-use super::convert;
 use super::kind::{Referrer, RouteName};
 use super::world::World;
+use super::{conflicts, convert};
 use crate::condition::Condition;
 use crate::facts::{Labels, name_of};
 use crate::gateways::certificates::{self, Certificate, Certificates, Resolved};
@@ -197,8 +197,10 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
             listeners(name, gateway, table, &mut out);
         }
     }
-    for (name, route) in &table.routes {
-        let mut attached = attach(route, name.kind, &view);
+    let mut routes: Vec<(&RouteName, &HttpRoute, Vec<Attached>)> =
+        table.routes.iter().map(|(name, route)| (name, &**route, attach(route, name.kind, &view))).collect();
+    conflicts::refuse(&mut routes, &view);
+    for (name, route, mut attached) in routes {
         let (rules, unsupported) = convert::rules(route, name.kind, &view, index.mesh());
         if let Some(converted) = convert::route(route, rules, &attached, index.mesh()) {
             let gateways: BTreeSet<_> =
