@@ -70,9 +70,9 @@ $(TOOLS)/bin/oha:
 	rm -rf target/tools-build
 
 # The conformance suite of the Gateway API against a mesh of this machine: as root, with Go. ARGS go to the suite, e.g.
-# ARGS="-run-test HTTPRouteCORS"; the report is target/conformance.yaml.
+# ARGS="-run-test HTTPRouteCORS" with SETS=gateway; the reports are in target/conformance. ONLY=core: what CI runs.
 conformance:
-	@scripts/setup.sh build
+	@scripts/setup.sh conformance
 	cargo build --package meltemi
 	scripts/conformance.sh target/debug/meltemi $(ARGS)
 
