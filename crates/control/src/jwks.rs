@@ -2,7 +2,7 @@
 //! Keys of issuers: fetched by one task, kept, and handed to proxies inside of the rules that need them. Proxies fetch
 //! nothing.
 //!
-//! A set that cannot be fetched again is used for [`KEPT`] after the last time that it could be; then it is gone, and
+//! A set that cannot be fetched again is used for a day (`KEPT`) after the last time that it could be; then it is gone, and
 //! proxies refuse every token of its issuer. There are no other keys to fall back to.
 
 mod address;
