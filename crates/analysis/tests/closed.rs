@@ -96,7 +96,7 @@ fn what_opens_by_the_second_service_is_found() {
     assert!(same.places.iter().any(|p| format!("{} at {}", p.target, p.enforced_at) == SHARED));
     let deny = ", meltemi.dev/waypoint-bypass: deny";
     let web2 = "name: web2, namespace: shop, labels: {istio.io/use-waypoint: wp}";
-    let cases: [(&str, String, Vec<String>); 5] = [
+    let cases = [
         // The node proxies admit the waypoint only, before and after: the way is by the second Service.
         ("no longer closed", changed(deny, ""), vec![format!("+ {SHARED}: {denied}")]),
         (

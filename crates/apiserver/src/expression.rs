@@ -354,7 +354,7 @@ mod tests {
     /// The parser and the interpreter go down into an expression: none may be deeper than their stack.
     #[test]
     fn no_expression_is_too_deep_for_the_stack() {
-        let forms: [(&str, &str, &str); 8] = [
+        let forms = [
             ("(", "true", ")"),
             ("!", "true", ""),
             ("[", "", "]"),

@@ -43,7 +43,7 @@ fn chain(name: &str, base: Option<Base>, rules: Vec<Rule>) -> Chain {
 
 fn every_expression() {
     let mark = |is| Match::Mark { mask: 0xfff, value: 0x539, is };
-    let cases: Vec<(Kind, Hook, Rule, &str)> = vec![
+    let cases = vec![
         (
             Kind::Filter,
             Hook::Input,

@@ -239,7 +239,7 @@ fn what_holds_nothing_is_an_error_and_no_answer() {
     let (empty, policy, table) = (files.path("empty.yaml"), files.path("p.yaml"), files.path("t.yaml"));
     let explain = ["authz", "explain", "--from", "default/a", "--to", "web", "-f"];
     let (junk, typo) = (files.path("junk.yaml"), files.path("typo.yaml"));
-    let cases: [(Vec<&str>, i32, &str); 7] = [
+    let cases = [
         ([&explain[..], &[&junk]].concat(), 2, "it has no kind"),
         ([&explain[..], &[&typo]].concat(), 2, "AuthorisationPolicy is no kind of security.istio.io"),
         ([&explain[..], &[&empty]].concat(), 2, "there is no object"),

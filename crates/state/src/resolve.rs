@@ -187,7 +187,7 @@ impl Snapshot {
                 && !w.addresses.is_empty()
                 && w.network == source.network
         };
-        let mut candidates: Vec<(&Arc<Workload>, u16, usize)> = self
+        let mut candidates: Vec<_> = self
             .endpoints(&service.key)
             .filter(usable)
             .filter_map(|w| {

@@ -68,7 +68,7 @@ fn one_change_one_difference() {
     let strict = json!({"mtls": {"mode": "STRICT"}});
     let exempt = json!({"selector": {"matchLabels": {"app": "old"}}, "mtls": {"mode": "PERMISSIVE"}});
     let all = "workloads of namespace default";
-    let cases: Vec<(Vec<Value>, Vec<Value>, Vec<String>)> = vec![
+    let cases = vec![
         (
             vec![web(from(&["a"]))],
             vec![web(from(&["a", "b"]))],

@@ -138,7 +138,7 @@ fn place(
 ) {
     let mut builder = Builder::default();
     let drafts = draft(&mut builder, attached, layer);
-    let escapes: Vec<(usize, usize, _)> = deny_by_identity(attached, layer)
+    let escapes: Vec<_> = deny_by_identity(attached, layer)
         .filter_map(|(policy, index, rest)| {
             let raw = rule(&mut builder, &attached[policy].guard, &rest, true, layer)?;
             Some((policy, index, raw))

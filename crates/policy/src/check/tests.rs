@@ -42,7 +42,7 @@ fn a_policy_that_is_not_valid_is_refused_by_name_rule_clause_and_field() {
     let path = |t: &str| (Attribute::Path, template(t), "paths");
     let long = "a".repeat(MAX_TEXT + 1);
     let deep = format!("/{{*}}{}", "/a".repeat(MAX_SEGMENTS));
-    let cases: Vec<(Attribute, ValueMatch, &str)> = vec![
+    let cases = vec![
         (Attribute::SourcePrincipal, text(StringMatch::Prefix, ""), "principals"),
         (Attribute::SourcePrincipal, StringMatch::parse("**").into_value(), "principals"),
         (Attribute::SourcePrincipal, StringMatch::parse("***").into_value(), "principals"),

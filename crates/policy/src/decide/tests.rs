@@ -45,7 +45,7 @@ fn the_order_of_actions_and_the_meaning_of_nothing() {
     let allow = |rules| policy("allow", Action::Allow, rules);
     let deny = |rules| policy("deny", Action::Deny, rules);
     let mine = "cluster.local/ns/foo/sa/a";
-    let cases: Vec<(&str, Vec<Arc<Policy>>, bool, bool)> = vec![
+    let cases = vec![
         // what, policies, allowed with identity, allowed in plaintext
         ("nothing", vec![], true, true),
         ("allow nothing", vec![allow(vec![])], false, false),

@@ -82,7 +82,7 @@ fn the_order_of_lookups() {
     });
     let not_in_mesh = mesh(|_, pod| pod.tunnel_protocol = TunnelProtocol::None);
     let unhealthy = mesh(|_, pod| pod.health = Health::Unhealthy);
-    let cases: [(&str, &Snapshot, &str, Result<&str, &str>); 9] = [
+    let cases = [
         ("service", &plain, "10.96.0.20:80", Ok("hbone 10.244.1.2:15008 for 10.244.1.2:8080 as web")),
         ("workload", &plain, "10.244.1.2:9999", Ok("hbone 10.244.1.2:15008 for 10.244.1.2:9999 as web")),
         ("stranger", &plain, "192.0.2.1:80", Ok("plain 192.0.2.1:80")),
@@ -134,7 +134,7 @@ fn an_alternative_is_another_endpoint_that_can_take_the_connection() {
         snapshot.apply([Delta::Workload(Box::new(second))]);
         snapshot
     };
-    let cases: [(&str, Snapshot, &str, bool); 6] = [
+    let cases = [
         ("one endpoint", mesh(|_, _| {}), "10.96.0.20:80", false),
         ("two endpoints", with(|_| {}), "10.96.0.20:80", true),
         ("the address of one of them", with(|_| {}), "10.244.1.2:8080", false),

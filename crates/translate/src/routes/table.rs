@@ -197,7 +197,7 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
             listeners(name, gateway, table, &mut out);
         }
     }
-    let mut routes: Vec<(&RouteName, &HttpRoute, Vec<Attached>)> =
+    let mut routes: Vec<_> =
         table.routes.iter().map(|(name, route)| (name, &**route, attach(route, name.kind, &view))).collect();
     conflicts::refuse(&mut routes, &view);
     for (name, route, mut attached) in routes {
