@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The front door. Every target does its own set-up, asks nothing and can be repeated.
 SHELL := /bin/bash
-export PATH := $(PATH):$(HOME)/.cargo/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 TOOLS := target/tools
 
 .PHONY: demo test test-kubernetes check bench fuzz-smoke build conformance
@@ -24,12 +24,13 @@ test:
 	@scripts/envoy.sh
 	PROPTEST_RNG_SEED=1 KUBECTL=$(CURDIR)/$(TOOLS)/kubectl-1.35 cargo test --workspace
 
-# Install, policies, faults and removal on a real Kubernetes of two nodes, made on this machine. Needs root.
+# Install, policies, faults and removal on a real Kubernetes of two nodes, made on this machine. Needs root and Go.
+# MELTEMI: a binary that is there already, such as the one that `make test` has made.
 test-kubernetes:
 	@scripts/setup.sh kubernetes
 	tests/kubernetes/build.sh $(TOOLS)/kubernetes
-	cargo build --package meltemi
-	tests/kubernetes/run target/debug/meltemi
+	$(if $(MELTEMI),,cargo build --package meltemi)
+	tests/kubernetes/run $(or $(MELTEMI),target/debug/meltemi)
 
 # Format, lints, links of the code's documentation, dependency table, reference pages, tests of bounds, figures of the
 # sources, licences.

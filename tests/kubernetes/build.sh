@@ -6,7 +6,7 @@ set -euo pipefail
 OUT=$(realpath -m "$1"); mkdir -p "$OUT"
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export CGO_ENABLED=0 GOFLAGS=-buildvcs=false
-stamp=$(cat go.mod go.sum dns/go.mod dns/go.sum build.sh | sha256sum | cut -d' ' -f1)
+stamp=$(cat go.mod go.sum dns/go.mod dns/go.sum build.sh pause.c | sha256sum | cut -d' ' -f1)
 [ "$(cat "$OUT/stamp" 2>/dev/null)" != "$stamp" ] || exit 0
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 minor=${version#v1.}; minor=${minor%%.*}
