@@ -63,7 +63,7 @@ run() {
   local set=$1 list flags=()
   shift
   case $set in
-    gateway) flags=(-conformance-profiles GATEWAY-HTTP,GATEWAY-GRPC -gateway-class istio) ;;
+    gateway) flags=(-conformance-profiles GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS -gateway-class istio) ;;
     mesh)
       export WAYPOINT=namespace
       flags=(-conformance-profiles MESH-HTTP,MESH-GRPC -gateway-class= -supported-features "$mesh_features"

@@ -299,6 +299,7 @@ impl Engine {
             }
             Kind::HttpRoute => self.table.set_route(&RouteName { name, kind: RouteKind::Http }, None),
             Kind::GrpcRoute => self.table.set_route(&RouteName { name, kind: RouteKind::Grpc }, None),
+            Kind::TlsRoute => self.table.set_route(&RouteName { name, kind: RouteKind::Tls }, None),
             Kind::ReferenceGrant => self.table.set_grant(&name, None),
             Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 self.security.set(kind, &name, None);

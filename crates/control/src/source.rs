@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::experimental::tlsroutes::TlsRoute;
 use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::grpcroutes::GrpcRoute;
@@ -37,6 +38,7 @@ use meltemi_translate::gateways::certificates::Certificate;
 use meltemi_translate::mesh::{CONFIG_KEY, CONFIG_MAP};
 use meltemi_translate::routes::RouteKind;
 use meltemi_translate::routes::grpc::{self, InvalidGrpcRoute};
+use meltemi_translate::routes::tls as tls_route;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
@@ -65,6 +67,8 @@ pub enum Kind {
     HttpRoute,
     /// GRPCRoutes.
     GrpcRoute,
+    /// TLSRoutes.
+    TlsRoute,
     /// ReferenceGrants.
     ReferenceGrant,
     /// AuthorizationPolicies.
@@ -79,7 +83,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Pod,
         Self::Service,
         Self::Slice,
@@ -90,6 +94,7 @@ impl Kind {
         Self::Secret,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TlsRoute,
         Self::ReferenceGrant,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
@@ -215,6 +220,9 @@ impl Source {
         });
         self.watch_defined(Kind::GrpcRoute, ApiResource::erase::<GrpcRoute>(&()), |o| {
             Ok(Object::Route(RouteKind::Grpc, Arc::new(grpc::as_http(&o.metadata, &o.data["spec"])?)))
+        });
+        self.watch_defined(Kind::TlsRoute, ApiResource::erase::<TlsRoute>(&()), |o| {
+            Ok(Object::Route(RouteKind::Tls, Arc::new(tls_route::as_http(&o.metadata, &o.data["spec"])?)))
         });
         self.watch_defined(Kind::ReferenceGrant, ApiResource::erase::<ReferenceGrant>(&()), |o| {
             Ok(Object::ReferenceGrant(parse(o)?))

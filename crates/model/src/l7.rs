@@ -178,7 +178,8 @@ pub struct Parent {
     pub port: Option<u16>,
 }
 
-/// An HTTPRoute or GRPCRoute, resolved.
+/// An HTTPRoute or GRPCRoute, resolved; or a TLSRoute, at listeners of [`Protocol::Tls`] and [`Protocol::TlsPassthrough`] only,
+/// with one rule that has nothing but backends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -201,6 +202,10 @@ pub enum Protocol {
     Http,
     /// HTTP in TLS, terminated here.
     Https,
+    /// Any protocol in TLS, terminated here; a route is chosen by the host that the client names.
+    Tls,
+    /// TLS that a backend terminates; a route is chosen by the host that the client names.
+    TlsPassthrough,
     /// HBONE: a waypoint's listener.
     Hbone,
 }
@@ -220,7 +225,7 @@ pub struct Listener {
     /// Host name that it is for; any when none.
     #[serde(default)]
     pub hostname: Option<String>,
-    /// Certificates, for HTTPS: the first one that is for the host that a client names, else the first.
+    /// Certificates, where TLS ends here: the first one that is for the host that a client names, else the first.
     #[serde(default)]
     pub secrets: Vec<NamespacedName>,
 }

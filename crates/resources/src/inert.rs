@@ -83,7 +83,6 @@ pub const KINDS: &[Inert] = &[
     ),
     inert(Mesh, "gateway.networking.x-k8s.io", "v1alpha1", "XMesh", "xmeshes", ""),
     inert(Mesh, "gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies", ""),
-    inert(Mesh, "gateway.networking.k8s.io", "v1", "TLSRoute", "tlsroutes", ""),
     inert(Mesh, "gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes", ""),
     inert(Mesh, "gateway.networking.k8s.io", "v1alpha2", "UDPRoute", "udproutes", ""),
     inert(Mesh, "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", POLICY),

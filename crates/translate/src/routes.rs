@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! HTTPRoutes and GRPCRoutes: where they attach, what their references mean, what is sent of them, and what their status says.
+//! HTTPRoutes, GRPCRoutes and TLSRoutes: where they attach, what their references mean, what is sent of them, and what their status says.
 
 pub mod attach;
 pub mod backends;
@@ -10,6 +10,7 @@ pub mod grpc;
 mod kind;
 pub mod offline;
 pub mod table;
+pub mod tls;
 pub mod world;
 
 pub use attach::{Attached, Parent, attach};

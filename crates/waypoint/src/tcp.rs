@@ -105,23 +105,10 @@ pub(crate) async fn serve(
         error: None,
     };
     let facts = RequestFacts {
-        source: peer.identity.clone(),
-        source_ip: peer.address.ip().to_canonical(),
-        to,
-        sni: None,
-        http: false,
         detected: client.detected().is_some(),
-        query: String::new(),
-        method: String::new(),
-        host: String::new(),
-        paths: Vec::new(),
-        headers: HeaderMap::new(),
-        changes: Changes::default(),
-        aliases: Vec::new(),
         target: service.map(Target::Service),
         workload,
-        gateway: context.config.gateway.clone(),
-        room: None,
+        ..facts(context, peer, to, None)
     };
     let detected = client.detected();
     let ended = carry(context, client, backend, facts, &mut record).await;
@@ -136,6 +123,29 @@ pub(crate) async fn serve(
     record.duration = begun.elapsed();
     context.log.line(record.line(&crate::log::now(), context.log.format()));
     Ended::Served
+}
+
+/// What is known of a connection at a listener, of which no HTTP is read; `sni` is the host that the client has named.
+pub(crate) fn facts(context: &Context, peer: &Peer, to: SocketAddr, sni: Option<Arc<str>>) -> RequestFacts {
+    RequestFacts {
+        source: peer.identity.clone(),
+        source_ip: peer.address.ip().to_canonical(),
+        to,
+        sni,
+        http: false,
+        detected: false,
+        query: String::new(),
+        method: String::new(),
+        host: String::new(),
+        paths: Vec::new(),
+        headers: HeaderMap::new(),
+        changes: Changes::default(),
+        aliases: Vec::new(),
+        target: None,
+        workload: None,
+        gateway: context.config.gateway.clone(),
+        room: None,
+    }
 }
 
 /// A client that may not be carried as TCP and has said nothing: it may still speak HTTP, for as long as a client of HTTP
@@ -217,7 +227,7 @@ async fn carry(
 }
 
 /// Opens a connection to an endpoint, and where that fails to another one: nothing was sent yet.
-async fn open(
+pub(crate) async fn open(
     context: &Context,
     subject: &Subject,
     backend: &BackendRef,

@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::certificates::Secured;
 use crate::context::Context;
+use crate::hello;
 
 /// Chooses by the listener, then by the host.
 struct ByHost {
@@ -39,9 +40,17 @@ impl ResolvesServerCert for ByHost {
     }
 }
 
-/// The TLS configuration of a port.
-pub(crate) fn config(context: &Arc<Context>, port: u16) -> Result<Arc<ServerConfig>, tls::TlsError> {
-    tls::edge_server(Arc::new(ByHost { context: context.clone(), port })).map(Arc::new)
+/// The TLS configuration of a port. One that is not `for_http` takes whatever protocol a client has in TLS (ALPN).
+pub(crate) fn config(
+    context: &Arc<Context>,
+    port: u16,
+    for_http: bool,
+) -> Result<Arc<ServerConfig>, tls::TlsError> {
+    let mut config = tls::edge_server(Arc::new(ByHost { context: context.clone(), port }))?;
+    if !for_http {
+        config.alpn_protocols.clear();
+    }
+    Ok(Arc::new(config))
 }
 
 /// Why a client's connection is not secured.
@@ -64,6 +73,6 @@ where
 {
     let accepted = tokio::time::timeout(context.limits.head, TlsAcceptor::from(config).accept(io)).await;
     let stream = accepted.map_err(|_| NotSecured::TooLong)??;
-    let sni = stream.get_ref().1.server_name().map(Into::into);
+    let sni = stream.get_ref().1.server_name().map(hello::normal);
     Ok((stream, Secured { sni }))
 }

@@ -7,50 +7,21 @@
 
 #[path = "hostile/backend.rs"]
 mod backend;
+#[path = "hostile/certified.rs"]
+mod certified;
 #[path = "hostile/fixtures.rs"]
 mod fixtures;
 #[path = "hostile/world.rs"]
 mod world;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use certified::{Made, connect, made};
 use meltemi_model::l7::{Backend, Filter, PathMatch, RouteMatch, RouteRule};
 use meltemi_waypoint::Limits;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use world::{PATIENCE, World, answer, status, write};
-
-/// A certificate that signs itself, for these hosts.
-struct Made {
-    pem: String,
-    key: String,
-    der: CertificateDer<'static>,
-}
-
-fn made(hosts: &[&str]) -> Made {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let certificate = rcgen::CertificateParams::new(hosts).unwrap().self_signed(&key).unwrap();
-    Made { pem: certificate.pem(), key: key.serialize_pem(), der: certificate.der().clone() }
-}
-
-async fn connect(port: u16, host: &str, trusted: &Made) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.der.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let name = ServerName::try_from(host.to_owned()).unwrap();
-    tokio::time::timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
-}
 
 /// Waits until a handshake that trusts this certificate succeeds.
 async fn until_shown(port: u16, host: &str, trusted: &Made) -> TlsStream<TcpStream> {

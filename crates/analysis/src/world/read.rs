@@ -76,9 +76,9 @@ impl World {
                 self.namespaces.insert(name.name.to_string(), labels);
             }
             "Gateway" => self.gateway(name, object),
-            "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => {
+            "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "ReferenceGrant" => {
                 let mut spec = routes::in_order(without_defaults(&object["spec"], "spec"));
-                if let Some(kind) = [RouteKind::Http, RouteKind::Grpc].into_iter().find(|k| k.name() == kind)
+                if let Some(kind) = RouteKind::named(kind)
                     && let Some(rules) = routes::rules(kind, &name.namespace, object, &self.mesh)
                 {
                     spec["rules"] = rules;
@@ -296,7 +296,7 @@ fn expected_group(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => "security.istio.io",
         "Service" | "Namespace" | "ServiceAccount" | "ConfigMap" | "Pod" => "",
-        "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" => {
+        "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "ReferenceGrant" => {
             "gateway.networking.k8s.io"
         }
         "Deployment" | "DaemonSet" | "StatefulSet" | "ReplicaSet" => "apps",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Definitions of `gateway.networking.k8s.io`: GatewayClass, Gateway, HTTPRoute, GRPCRoute, ReferenceGrant.
+//! Definitions of `gateway.networking.k8s.io`: GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, ReferenceGrant.
 //!
 //! The types are those of the `gateway-api` crate; of HTTPRoutes those of the experimental channel, which have `retry`. What
 //! no proxy of the mesh does is taken out of the schema, so that the API refuses it by name, or named by a condition.
@@ -14,6 +14,7 @@ use super::rules::{self, Rule, apply, cels, default, list, list_map, name, port}
 use super::{Kind, Version, column, definition, structural};
 
 mod routes;
+mod streams;
 
 /// The group.
 pub const GROUP: &str = "gateway.networking.k8s.io";
@@ -26,7 +27,14 @@ const CHANNEL: &[(&str, &str)] = &[
 
 /// All definitions of the group.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![gateway_class(), gateway(), routes::http_route(), routes::grpc_route(), reference_grant()]
+    vec![
+        gateway_class(),
+        gateway(),
+        routes::http_route(),
+        routes::grpc_route(),
+        streams::tls_route(),
+        reference_grant(),
+    ]
 }
 
 fn kind(

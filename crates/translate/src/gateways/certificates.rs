@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The certificates that listeners name (Gateway API `listeners[].tls.certificateRefs`).
 
-use gateway_api::gateways::GatewayListeners;
+use gateway_api::gateways::{GatewayListeners, GatewayListenersTlsMode};
 use meltemi_model::NamespacedName;
 use meltemi_model::l7::TlsSecret;
 
@@ -31,6 +31,21 @@ pub struct Resolved {
     pub unresolved: Option<(&'static str, String)>,
 }
 
+/// Whether TLS ends at a listener.
+pub fn ends_tls(listener: &GatewayListeners) -> bool {
+    match listener.protocol.as_str() {
+        "HTTPS" => true,
+        "TLS" => !is_passthrough(listener),
+        _ => false,
+    }
+}
+
+/// Whether TLS ends at the backends of a listener.
+pub fn is_passthrough(listener: &GatewayListeners) -> bool {
+    let mode = listener.tls.as_ref().and_then(|tls| tls.mode.as_ref());
+    listener.protocol == "TLS" && mode == Some(&GatewayListenersTlsMode::Passthrough)
+}
+
 /// Finds the certificates of a listener that ends TLS; the others have none.
 pub fn resolve(
     gateway: &NamespacedName,
@@ -38,7 +53,7 @@ pub fn resolve(
     certificates: &dyn Certificates,
 ) -> Resolved {
     let mut resolved = Resolved::default();
-    if listener.protocol != "HTTPS" {
+    if !ends_tls(listener) {
         return resolved;
     }
     let references =

@@ -93,6 +93,8 @@ impl Class {
                 "HTTPRouteRetryConnectionError",
                 "HTTPRouteSchemeRedirect",
                 "ReferenceGrant",
+                "TLSRoute",
+                "TLSRouteModeTerminate",
             ],
             Self::Waypoint | Self::Remote => &[],
         }

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesKinds};
 use meltemi_model::net::ports;
 
+use super::certificates::is_passthrough;
 use super::classes::{self, Class};
 use super::deployment::managed_name;
 use crate::condition::Condition;
 use crate::mesh::MeshConfig;
+use crate::routes::RouteKind;
 
 /// Reasons of `Conflicted`.
 const HOSTNAME_CONFLICT: &str = "HostnameConflict";
@@ -81,7 +83,7 @@ pub fn listener_error(
             _ if OWN_PORTS.iter().any(|port| i32::from(*port) == listener.port) => {
                 Some(("PortUnavailable", format!("port {} is the proxy's own", listener.port)))
             }
-            "HTTP" | "HTTPS" => conflict(listener, all),
+            "HTTP" | "HTTPS" | "TLS" => conflict(listener, all),
             other => Some(("UnsupportedProtocol", format!("protocol \"{other}\" is not supported"))),
         },
     }
@@ -91,8 +93,12 @@ pub fn listener_error(
 fn conflict(listener: &GatewayListeners, all: &[GatewayListeners]) -> Option<ListenerError> {
     let host = |l: &GatewayListeners| l.hostname.as_deref().unwrap_or_default().to_ascii_lowercase();
     let mut others = all.iter().filter(|l| l.port == listener.port && l.name != listener.name);
-    if let Some(other) = others.clone().find(|l| l.protocol != listener.protocol) {
-        let message = format!("listener {:?} has protocol {} on the same port", other.name, other.protocol);
+    // What a port speaks is known before a client has named a host.
+    let speaks = |l: &GatewayListeners| (l.protocol.clone(), is_passthrough(l));
+    if let Some(other) = others.clone().find(|l| speaks(l) != speaks(listener)) {
+        let mode = if is_passthrough(other) { " of mode Passthrough" } else { "" };
+        let message =
+            format!("listener {:?} has protocol {}{mode} on the same port", other.name, other.protocol);
         return Some((PROTOCOL_CONFLICT, message));
     }
     let other = others.find(|l| host(l) == host(listener))?;
@@ -149,7 +155,11 @@ fn listener_report(
         None => Condition::yes("Accepted", "Accepted", "No errors found"),
         Some((reason, message)) => Condition::no("Accepted", reason, message.clone()),
     };
-    let (supported, unsupported) = kinds(class, listener);
+    let (mut supported, unsupported) = kinds(class, listener);
+    if matches!(error, Some((PROTOCOL_CONFLICT, _))) {
+        // Whose port it is cannot be said, so it takes no route.
+        supported.clear();
+    }
     let invalid = (!unsupported.is_empty()).then(|| {
         let message = format!("routes of kind {} are not supported by this listener", unsupported.join(", "));
         ("InvalidRouteKinds", message)
@@ -174,12 +184,18 @@ fn listener_report(
     ListenerReport { name: listener.name.clone(), supported, attached, conditions }
 }
 
+/// Kinds of routes that a listener can take.
+pub fn served_kinds(class: Class, listener: &GatewayListeners) -> &'static [RouteKind] {
+    match (class, listener.protocol.as_str()) {
+        (Class::Waypoint, _) | (Class::Ingress, "HTTP" | "HTTPS") => &[RouteKind::Http, RouteKind::Grpc],
+        (Class::Ingress, "TLS") => &[RouteKind::Tls],
+        _ => &[],
+    }
+}
+
 /// Kinds of routes that a listener takes, and those that it names and cannot take.
 fn kinds(class: Class, listener: &GatewayListeners) -> (Vec<&'static str>, Vec<String>) {
-    let served = match (class, listener.protocol.as_str()) {
-        (Class::Waypoint, _) | (Class::Ingress, "HTTP" | "HTTPS") => vec!["HTTPRoute", "GRPCRoute"],
-        _ => Vec::new(),
-    };
+    let served: Vec<&'static str> = served_kinds(class, listener).iter().map(|kind| kind.name()).collect();
     let named = listener.allowed_routes.as_ref().and_then(|a| a.kinds.as_ref()).filter(|k| !k.is_empty());
     let Some(named) = named else { return (served, Vec::new()) };
     let ours = |kind: &GatewayListenersAllowedRoutesKinds| {
@@ -270,130 +286,4 @@ fn not_assigned(why: &str) -> Condition {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gateway(class: &str, protocol: &str, port: u16) -> Gateway {
-        let yaml = format!(
-            "
-metadata: {{name: waypoint, namespace: default}}
-spec:
-  gatewayClassName: {class}
-  listeners: [{{name: mesh, port: {port}, protocol: {protocol}}}]
-"
-        );
-        serde_yaml_ng::from_str(&yaml).unwrap()
-    }
-
-    fn status(gateway: &Gateway, observed: &Observed) -> Report {
-        report(gateway, observed, &BTreeMap::new(), &BTreeMap::new(), &MeshConfig::default()).unwrap()
-    }
-
-    fn find<'a>(report: &'a Report, kind: &str) -> &'a Condition {
-        report.conditions.iter().find(|c| c.kind == kind).unwrap()
-    }
-
-    #[test]
-    fn a_ready_waypoint_is_programmed_with_both_addresses() {
-        let observed = Observed { cluster_ips: vec!["10.96.58.95".into()], ready: 1, ..Observed::default() };
-        let report = status(&gateway("istio-waypoint", "HBONE", 15008), &observed);
-        assert_eq!(report.addresses[0], ("IPAddress".into(), "10.96.58.95".into()));
-        assert_eq!(report.addresses[1], ("Hostname".into(), "waypoint.default.svc.cluster.local".into()));
-        let programmed = find(&report, "Programmed");
-        assert!(programmed.status);
-        assert_eq!(
-            programmed.message,
-            "Resource programmed, assigned to service(s) waypoint.default.svc.cluster.local:15008"
-        );
-    }
-
-    #[test]
-    fn addresses_appear_with_the_first_ready_proxy_and_stay() {
-        let gateway = gateway("istio-waypoint", "HBONE", 15008);
-        let mut observed = Observed { cluster_ips: vec!["10.96.58.95".into()], ..Observed::default() };
-        assert!(status(&gateway, &observed).addresses.is_empty());
-        observed.had_addresses = true;
-        let report = status(&gateway, &observed);
-        assert_eq!(report.addresses.len(), 2);
-        assert!(!find(&report, "Programmed").status);
-    }
-
-    #[test]
-    fn no_service_yet() {
-        let report = status(&gateway("istio-waypoint", "HBONE", 15008), &Observed::default());
-        assert_eq!(
-            find(&report, "Programmed").message,
-            "Failed to assign to any requested addresses: hostname \"waypoint.default.svc.cluster.local\" not found"
-        );
-    }
-
-    #[test]
-    fn what_no_request_can_tell_apart_is_a_conflict_and_kinds_are_those_that_are_served() {
-        let of = |listeners: &str| -> Report {
-            let yaml = format!(
-                "metadata: {{name: g, namespace: default}}\nspec: {{gatewayClassName: istio, listeners: {listeners}}}"
-            );
-            status(&serde_yaml_ng::from_str(&yaml).unwrap(), &Observed::default())
-        };
-        let said = |report: &Report, index: usize, kind: &str| {
-            let condition = report.listeners[index].conditions.iter().find(|c| c.kind == kind).unwrap();
-            (condition.status, condition.reason.clone())
-        };
-        let http = |name: &str, rest: &str| format!("{{name: {name}, port: 80, protocol: HTTP{rest}}}");
-        let two = |a: &str, b: &str| format!("[{}, {}]", http("a", a), http("b", b));
-        for (listeners, conflicted, reason) in [
-            (two("", ""), true, "HostnameConflict"),
-            (two(", hostname: a.example", ", hostname: A.example"), true, "HostnameConflict"),
-            (two("", ", hostname: a.example"), false, "NoConflicts"),
-            (format!("[{}, {{name: b, port: 80, protocol: TCP}}]", http("a", "")), true, "ProtocolConflict"),
-            (format!("[{}, {{name: b, port: 81, protocol: HTTP}}]", http("a", "")), false, "NoConflicts"),
-        ] {
-            let report = of(&listeners);
-            assert_eq!(said(&report, 0, "Conflicted"), (conflicted, reason.to_owned()), "{listeners}");
-            assert_eq!(said(&report, 0, "Programmed").0, !conflicted, "{listeners}");
-            let expected = if conflicted { "ListenersNotValid" } else { "Accepted" };
-            assert_eq!(find(&report, "Accepted").reason, expected, "{listeners}");
-        }
-        for (kinds, supported, resolved) in [
-            ("[{kind: HTTPRoute}]", vec!["HTTPRoute"], true),
-            ("[{kind: TCPRoute}]", vec![], false),
-            ("[{kind: GRPCRoute}]", vec!["GRPCRoute"], true),
-            ("[{kind: HTTPRoute, group: other.example}]", vec![], false),
-            ("[{kind: HTTPRoute}, {kind: TCPRoute}]", vec!["HTTPRoute"], false),
-        ] {
-            let report = of(&format!("[{}]", http("a", &format!(", allowedRoutes: {{kinds: {kinds}}}"))));
-            assert_eq!(report.listeners[0].supported, supported, "{kinds}");
-            let reason = if resolved { "ResolvedRefs" } else { "InvalidRouteKinds" };
-            assert_eq!(said(&report, 0, "ResolvedRefs"), (resolved, reason.to_owned()), "{kinds}");
-            assert_eq!(said(&report, 0, "Programmed").0, !supported.is_empty(), "{kinds}");
-        }
-        for port in OWN_PORTS {
-            let report = of(&format!("[{{name: a, port: {port}, protocol: HTTP}}]"));
-            assert_eq!(said(&report, 0, "Accepted"), (false, "PortUnavailable".to_owned()), "{port}");
-        }
-    }
-
-    #[test]
-    fn a_waypoint_needs_its_one_listener() {
-        let report = status(&gateway("istio-waypoint", "HTTP", 80), &Observed::default());
-        assert!(!find(&report, "Accepted").status);
-        let accepted = &report.listeners[0].conditions[0];
-        assert_eq!(accepted.message, "Expected a single listener on port 15008 with protocol \"HBONE\"");
-    }
-
-    #[test]
-    fn an_ingress_gateway_waits_for_its_load_balancer() {
-        let mut observed = Observed {
-            cluster_ips: vec!["10.96.1.1".into()],
-            load_balancer: true,
-            ready: 1,
-            ..Observed::default()
-        };
-        let gateway = gateway("istio", "HTTP", 80);
-        assert_eq!(find(&status(&gateway, &observed), "Programmed").reason, "AddressNotAssigned");
-        observed.external.push(("IPAddress".into(), "172.30.1.1".into()));
-        let report = status(&gateway, &observed);
-        assert!(find(&report, "Programmed").status);
-        assert_eq!(report.addresses, observed.external);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use super::world::World;
 use crate::condition::Condition;
 use crate::facts::{Labels, name_of};
 use crate::gateways::classes;
-use crate::gateways::status::listener_error;
+use crate::gateways::status::{listener_error, served_kinds};
 use crate::waypoints::AllowedNamespaces;
 
 /// What a parent reference resolved to.
@@ -72,6 +72,12 @@ fn one(
     let group = reference.group.as_deref().unwrap_or(GATEWAY_GROUP);
     let kind = reference.kind.as_deref().unwrap_or("Gateway");
     let (parents, mut conditions, controller) = match (group, kind) {
+        ("" | "core", "Service") if route.1 == RouteKind::Tls => {
+            let message =
+                "a TLSRoute of a Service is not supported: waypoints carry TLS by the Service's port";
+            let refused = Condition::no("Accepted", "UnsupportedValue", message);
+            (Vec::new(), vec![refused], classes::Class::Waypoint.controller())
+        }
         (GATEWAY_GROUP, "Gateway") => {
             // A Gateway that does not exist has no class, so nobody else will say that it is missing.
             let gateway = world.gateway(&parent);
@@ -161,6 +167,7 @@ fn to_gateway(
         .into_iter()
         .filter(|l| {
             listener_error(class, l, &gateway.spec.listeners).is_none()
+                && served_kinds(class, l).contains(&kind)
                 && admits(l, kind, gateway_name, name, &labels)
         })
         .collect();

@@ -15,6 +15,17 @@ use crate::condition::Condition;
 /// A listener: its Gateway and its name.
 type Place = (NamespacedName, String);
 
+/// A route, and what its references to parents came to.
+#[derive(Debug)]
+pub(super) struct Placed<'a> {
+    /// Its name.
+    pub(super) name: &'a RouteName,
+    /// The route.
+    pub(super) route: &'a HttpRoute,
+    /// One for each reference that is ours.
+    pub(super) attached: Vec<Attached>,
+}
+
 /// A route that has a listener, with the host names that it has there; `None` is every host.
 #[derive(Debug)]
 struct Holder {
@@ -24,17 +35,17 @@ struct Holder {
 
 /// Refuses each parent of a route at which an older route of the other kind has one of its hostnames. Routes of one age are
 /// in the order of their namespaces and names.
-pub(super) fn refuse(routes: &mut [(&RouteName, &HttpRoute, Vec<Attached>)], world: &dyn World) {
+pub(super) fn refuse(routes: &mut [Placed<'_>], world: &dyn World) {
     let mut order: Vec<usize> = (0..routes.len()).collect();
     order.sort_by_cached_key(|at| {
-        let (name, route, _) = &routes[*at];
+        let Placed { name, route, .. } = &routes[*at];
         let created = route.metadata.creation_timestamp.as_ref().map(|time| time.0);
         // One without a time is about to be made.
         (created.is_none(), created, name.name.to_string(), name.kind)
     });
     let mut taken: HashMap<Place, Vec<Holder>> = HashMap::new();
     for at in order {
-        let (name, route, attached) = &mut routes[at];
+        let Placed { name, route, attached } = &mut routes[at];
         for one in attached {
             let places: Vec<(Place, Option<Vec<String>>)> =
                 one.parents.iter().filter_map(|parent| place(parent, route, world)).collect();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kinds of routes that layer 7 proxies follow.
+//! The kinds of routes that waypoints and gateways follow.
 
 use std::fmt;
 
@@ -12,14 +12,20 @@ pub enum RouteKind {
     Http,
     /// GRPCRoute.
     Grpc,
+    /// TLSRoute.
+    Tls,
 }
 
 impl RouteKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Tls];
+
     /// The kind's name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
         }
     }
 
@@ -28,7 +34,13 @@ impl RouteKind {
         match self {
             Self::Http => "httproutes",
             Self::Grpc => "grpcroutes",
+            Self::Tls => "tlsroutes",
         }
+    }
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -45,7 +57,7 @@ impl fmt::Display for RouteName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             RouteKind::Http => self.name.fmt(f),
-            kind @ RouteKind::Grpc => write!(f, "{}/{}", self.name, kind.name()),
+            kind => write!(f, "{}/{}", self.name, kind.name()),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::kind::{Referrer, RouteKind};
 use super::world::World;
-use super::{convert, grpc};
+use super::{convert, grpc, tls};
 use crate::facts::Labels;
 use crate::mesh::MeshConfig;
 
@@ -24,6 +24,10 @@ pub fn rules(
         RouteKind::Grpc => {
             let metadata = serde_json::from_value(object["metadata"].clone()).unwrap_or_default();
             grpc::as_http(&metadata, &object["spec"]).ok()?
+        }
+        RouteKind::Tls => {
+            let metadata = serde_json::from_value(object["metadata"].clone()).unwrap_or_default();
+            tls::as_http(&metadata, &object["spec"]).ok()?
         }
     };
     route.metadata.namespace = Some(namespace.to_owned());

@@ -13,9 +13,10 @@ use gateway_api::referencegrants::ReferenceGrant;
 use meltemi_model::{NamespacedName, l7};
 
 use super::attach::{Attached, Parent, attach};
+use super::conflicts::{self, Placed};
+use super::convert;
 use super::kind::{Referrer, RouteName};
 use super::world::World;
-use super::{conflicts, convert};
 use crate::condition::Condition;
 use crate::facts::{Labels, name_of};
 use crate::gateways::certificates::{self, Certificate, Certificates, Resolved};
@@ -63,7 +64,7 @@ pub type Unresolved = BTreeMap<String, (&'static str, String)>;
 pub struct Table {
     certificates: HashMap<NamespacedName, Arc<Certificate>>,
     gateways: HashMap<NamespacedName, Arc<Gateway>>,
-    /// GRPCRoutes as the HTTPRoutes that do the same.
+    /// Routes of every kind, as the HTTPRoutes that do the same.
     routes: BTreeMap<RouteName, Arc<HttpRoute>>,
     grants: HashMap<NamespacedName, Arc<ReferenceGrant>>,
     /// Services and namespaces that some route names.
@@ -197,10 +198,13 @@ fn compute(table: &Table, index: &Index, routed: &mut Routed) -> (Outputs, BTree
             listeners(name, gateway, table, &mut out);
         }
     }
-    let mut routes: Vec<_> =
-        table.routes.iter().map(|(name, route)| (name, &**route, attach(route, name.kind, &view))).collect();
+    let mut routes: Vec<Placed<'_>> = table
+        .routes
+        .iter()
+        .map(|(name, route)| Placed { name, route, attached: attach(route, name.kind, &view) })
+        .collect();
     conflicts::refuse(&mut routes, &view);
-    for (name, route, mut attached) in routes {
+    for Placed { name, route, mut attached } in routes {
         let (rules, unsupported) = convert::rules(route, name.kind, &view, index.mesh());
         if let Some(converted) = convert::route(route, rules, &attached, index.mesh()) {
             let gateways: BTreeSet<_> =
@@ -266,11 +270,15 @@ fn listeners(name: &NamespacedName, gateway: &Gateway, table: &Table, out: &mut 
         if let Some(unresolved) = unresolved {
             all_unresolved.insert(listener.name.clone(), unresolved);
         }
+        // Without a certificate there is nothing to end TLS with.
+        if certificates::ends_tls(listener) && secrets.is_empty() {
+            continue;
+        }
         let protocol = match listener.protocol.as_str() {
             "HTTP" => l7::Protocol::Http,
-            // Without a certificate there is nothing to end TLS with.
-            "HTTPS" if secrets.is_empty() => continue,
             "HTTPS" => l7::Protocol::Https,
+            "TLS" if certificates::is_passthrough(listener) => l7::Protocol::TlsPassthrough,
+            "TLS" => l7::Protocol::Tls,
             "HBONE" => l7::Protocol::Hbone,
             _ => continue,
         };

@@ -232,8 +232,13 @@ impl World {
     }
 
     async fn wait_for_gateway(&self) {
+        self.wait_for_port(self.gateway.port()).await;
+    }
+
+    /// Waits until something listens on a port.
+    pub(crate) async fn wait_for_port(&self, port: u16) {
         let opened = async {
-            while TcpStream::connect(self.gateway).await.is_err() {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -343,11 +348,23 @@ impl World {
         hostname: Option<&str>,
         secrets: &[&str],
     ) {
+        self.listener(name, port, Protocol::Https, hostname, secrets);
+    }
+
+    /// A listener of the Gateway, on a port of its own.
+    pub(crate) fn listener(
+        &mut self,
+        name: &str,
+        port: u16,
+        protocol: Protocol,
+        hostname: Option<&str>,
+        secrets: &[&str],
+    ) {
         let listener = Listener {
             gateway: gateway_name(),
             name: name.into(),
             port,
-            protocol: Protocol::Https,
+            protocol,
             hostname: hostname.map(Into::into),
             secrets: secrets.iter().map(|secret| NamespacedName::new("default", *secret)).collect(),
         };
@@ -366,11 +383,26 @@ impl World {
         self.add_route(name, parent, rule);
     }
 
+    /// A TLSRoute of a listener, to a port of the Service without a policy.
+    pub(crate) fn tls_route(&mut self, name: &str, section: &str, hosts: &[&str], service_port: u16) {
+        let section = Some(section.to_owned());
+        let parent = Parent { target: Target::Gateway(gateway_name()), section, port: None };
+        let service = Some(service(super::fixtures::FREE));
+        let backend = Backend { service, port: service_port, weight: 1, filters: Vec::new() };
+        let rule = RouteRule { backends: vec![backend], ..RouteRule::default() };
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        self.add_route_of(name, hosts, parent, rule);
+    }
+
     fn add_route(&mut self, name: &str, parent: Parent, rule: RouteRule) {
+        self.add_route_of(name, Vec::new(), parent, rule);
+    }
+
+    fn add_route_of(&mut self, name: &str, hostnames: Vec<String>, parent: Parent, rule: RouteRule) {
         let route = Route {
             name: NamespacedName::new("default", name),
             created: String::new(),
-            hostnames: Vec::new(),
+            hostnames,
             parents: vec![parent],
             rules: vec![rule],
         };

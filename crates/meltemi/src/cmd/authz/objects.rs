@@ -25,6 +25,7 @@ const KINDS: &[(&str, &str, &str, &str)] = &[
     ("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
     ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
     ("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
+    ("gateway.networking.k8s.io", "v1", "TLSRoute", "tlsroutes"),
     ("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant", "referencegrants"),
     ("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies"),
     ("security.istio.io", "v1", "PeerAuthentication", "peerauthentications"),

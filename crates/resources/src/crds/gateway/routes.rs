@@ -21,6 +21,7 @@ const FILTERS: [&str; 2] = ["rules[].filters", "rules[].backendRefs[].filters"];
 pub(super) fn http_route() -> CustomResourceDefinition {
     let mut spec = structural::of::<HttpRouteSpec>();
     apply(&mut spec, parent_rules());
+    apply(&mut spec, match_rules());
     apply(&mut spec, http_rules());
     for filters in FILTERS {
         apply_at(&mut spec, filters, filters_rules(&HTTP_FILTERS));
@@ -36,6 +37,7 @@ pub(super) fn http_route() -> CustomResourceDefinition {
 pub(super) fn grpc_route() -> CustomResourceDefinition {
     let mut spec = structural::of::<GrpcRouteSpec>();
     apply(&mut spec, parent_rules());
+    apply(&mut spec, match_rules());
     apply(&mut spec, grpc_rules());
     for filters in FILTERS {
         apply_at(&mut spec, filters, filters_rules(&GRPC_FILTERS));
@@ -47,12 +49,13 @@ pub(super) fn grpc_route() -> CustomResourceDefinition {
     definition(&kind("GRPCRoute", "grpcroutes", &[], true), v1(spec, Some(status), columns))
 }
 
-fn route_status(status: &mut Value) {
+pub(super) fn route_status(status: &mut Value) {
     conditions(status, "parents[].conditions");
     apply(status, vec![("parents", json!({ "maxItems": 32, "x-kubernetes-list-type": "atomic" }))]);
 }
 
-fn parent_rules() -> Vec<Rule> {
+/// What routes of every kind have in common.
+pub(super) fn parent_rules() -> Vec<Rule> {
     vec![
         ("parentRefs", list(0, 32)),
         ("parentRefs[].group", default(json!(GROUP))),
@@ -73,7 +76,6 @@ fn parent_rules() -> Vec<Rule> {
             }),
         ),
         ("rules[].name", json!({ "minLength": 1, "maxLength": 253, "pattern": DNS_SUBDOMAIN })),
-        ("rules[].matches", list(0, 64)),
         ("rules[].backendRefs", list(0, 16)),
         ("rules[].backendRefs[].group", default(json!(""))),
         ("rules[].backendRefs[].kind", default(json!("Service"))),
@@ -81,6 +83,12 @@ fn parent_rules() -> Vec<Rule> {
         ("rules[].backendRefs[].port", port()),
         ("rules[].backendRefs[].weight", json!({ "default": 1, "minimum": 0, "maximum": 1_000_000 })),
         ("rules[].backendRefs[]", service_port("self")),
+    ]
+}
+
+fn match_rules() -> Vec<Rule> {
+    vec![
+        ("rules[].matches", list(0, 64)),
         ("rules[].matches[].headers", list_map(&["name"], 0, 16)),
         ("rules[].matches[].headers[].type", default(json!("Exact"))),
         (
