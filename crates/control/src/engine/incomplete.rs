@@ -12,7 +12,17 @@ use serde_json::{Value, json};
 use super::*;
 use crate::source::Source;
 
-const GATEWAY_API: [&str; 5] = ["gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"];
+const GATEWAY_API: [&str; 6] =
+    ["gatewayclasses", "gateways", "httproutes", "grpcroutes", "tlsroutes", "referencegrants"];
+/// The same as kinds.
+const GATEWAY_KINDS: [Kind; 6] = [
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TlsRoute,
+    Kind::ReferenceGrant,
+];
 /// Long enough for a machine under load; what is waited for comes by itself.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -140,18 +150,14 @@ async fn the_mesh_does_without_kinds_that_are_not_there_and_takes_them_when_they
     let grants_of_old = ["referencegrants", "httproutes"].to_vec();
     let cases: [(&str, Cluster, &[Kind]); 5] = [
         ("all is there", whole(), &[]),
+        ("no Gateway API at all", Cluster::default(), &GATEWAY_KINDS),
         (
-            "no Gateway API at all",
-            Cluster::default(),
-            &[Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant],
-        ),
-        (
-            "no GRPCRoute, grants as v1beta1",
+            "no GRPCRoute, no TLSRoute, grants as v1beta1",
             Cluster {
                 served: [("v1", without_grpc), ("v1beta1", grants_of_old)].into(),
                 ..Cluster::default()
             },
-            &[Kind::GrpcRoute],
+            &[Kind::GrpcRoute, Kind::TlsRoute],
         ),
         (
             "no right to Secrets and Nodes",
@@ -187,8 +193,6 @@ async fn the_mesh_does_without_kinds_that_are_not_there_and_takes_them_when_they
 
 #[tokio::test]
 async fn nothing_is_published_without_policies_or_without_knowing() {
-    let of_gateway_api =
-        [Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant];
     let cases: [(&str, Cluster, &[Kind], &str); 6] = [
         (
             "no right to policies",
@@ -220,7 +224,7 @@ async fn nothing_is_published_without_policies_or_without_knowing() {
             &[Kind::HttpRoute],
             "v1/httproutes",
         ),
-        ("discovery fails", Cluster { is_mute: true, ..whole() }, &of_gateway_api, "v1/pods"),
+        ("discovery fails", Cluster { is_mute: true, ..whole() }, &GATEWAY_KINDS, "v1/pods"),
     ];
     for (what, cluster, unlisted, asked) in cases {
         let times = if cluster.is_mute { 1 } else { 3 };

@@ -22,11 +22,12 @@ use crate::manifests::{self, Engine};
 /// Namespace of the mesh.
 pub const SYSTEM: &str = "istio-system";
 /// Definitions that the mesh reads.
-pub const DEFINITIONS: [&str; 8] = [
+pub const DEFINITIONS: [&str; 9] = [
     "gatewayclasses.gateway.networking.k8s.io",
     "gateways.gateway.networking.k8s.io",
     "httproutes.gateway.networking.k8s.io",
     "grpcroutes.gateway.networking.k8s.io",
+    "tlsroutes.gateway.networking.k8s.io",
     "referencegrants.gateway.networking.k8s.io",
     "authorizationpolicies.security.istio.io",
     "peerauthentications.security.istio.io",

@@ -25,7 +25,7 @@ fn definitions_of_policies_must_be_there_and_served() {
     for (count, served, expected) in
         [(3, true, State::Ok), (2, true, State::Failed), (3, false, State::Failed), (0, true, State::Failed)]
     {
-        let definitions = DEFINITIONS[5..].iter().take(count).map(|name| definition(name, served)).collect();
+        let definitions = DEFINITIONS[6..].iter().take(count).map(|name| definition(name, served)).collect();
         let facts = Facts { definitions, ..Facts::default() };
         assert_eq!(state(&policies(&facts)), expected, "{count} {served}");
     }
