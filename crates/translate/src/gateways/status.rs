@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesKinds};
 use meltemi_model::net::ports;
 
-use super::certificates::is_passthrough;
+use super::certificates::{ends_tls, is_passthrough};
 use super::classes::{self, Class};
 use super::deployment::managed_name;
 use crate::condition::Condition;
@@ -63,12 +63,9 @@ pub struct Report {
     pub listeners: Vec<ListenerReport>,
 }
 
-/// What a listener of that class and protocol serves; an error names what it cannot.
-pub fn listener_error(
-    class: Class,
-    listener: &GatewayListeners,
-    all: &[GatewayListeners],
-) -> Option<ListenerError> {
+/// Why a listener of a Gateway of that class is not served.
+pub fn listener_error(class: Class, listener: &GatewayListeners, gateway: &Gateway) -> Option<ListenerError> {
+    let all = &gateway.spec.listeners;
     match class {
         Class::Waypoint => {
             let right =
@@ -83,10 +80,29 @@ pub fn listener_error(
             _ if OWN_PORTS.iter().any(|port| i32::from(*port) == listener.port) => {
                 Some(("PortUnavailable", format!("port {} is the proxy's own", listener.port)))
             }
-            "HTTP" | "HTTPS" | "TLS" => conflict(listener, all),
+            "HTTP" | "HTTPS" | "TLS" => conflict(listener, all).or_else(|| unheeded(listener, gateway)),
             other => Some(("UnsupportedProtocol", format!("protocol \"{other}\" is not supported"))),
         },
     }
+}
+
+/// What a listener's author asks of TLS that no proxy of ours does. It may be what keeps clients out: the listener is not served
+/// without it.
+fn unheeded(listener: &GatewayListeners, gateway: &Gateway) -> Option<ListenerError> {
+    const UNSUPPORTED: &str = "UnsupportedValue";
+    let options = listener.tls.as_ref().and_then(|tls| tls.options.as_ref());
+    if let Some(option) = options.and_then(|options| options.keys().next()) {
+        return Some((UNSUPPORTED, format!("tls.options: {option:?} is not supported")));
+    }
+    let frontend = gateway.spec.tls.as_ref()?.frontend.as_ref()?;
+    let of_port = frontend.per_port.iter().flatten().find(|one| one.port == listener.port);
+    let is_asked = match of_port {
+        Some(one) => one.tls.validation.is_some(),
+        None => frontend.default.validation.is_some(),
+    };
+    let message =
+        "spec.tls.frontend: client certificates are not supported, so no client could be told from another";
+    (is_asked && ends_tls(listener)).then(|| (UNSUPPORTED, message.to_owned()))
 }
 
 /// Why no request could tell a listener from another one of its Gateway.
@@ -115,7 +131,7 @@ pub fn report(
 ) -> Option<Report> {
     let class = classes::of(&gateway.spec.gateway_class_name)?;
     let all = &gateway.spec.listeners;
-    let errors: Vec<_> = all.iter().map(|l| listener_error(class, l, all)).collect();
+    let errors: Vec<_> = all.iter().map(|l| listener_error(class, l, gateway)).collect();
     let listeners: Vec<ListenerReport> = gateway
         .spec
         .listeners

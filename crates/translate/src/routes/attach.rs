@@ -166,7 +166,7 @@ fn to_gateway(
     let admitted: Vec<&GatewayListeners> = candidates
         .into_iter()
         .filter(|l| {
-            listener_error(class, l, &gateway.spec.listeners).is_none()
+            listener_error(class, l, gateway).is_none()
                 && served_kinds(class, l).contains(&kind)
                 && admits(l, kind, gateway_name, name, &labels)
         })

@@ -262,7 +262,7 @@ fn count(attached: &[Attached], counts: &mut BTreeMap<NamespacedName, BTreeMap<S
 fn listeners(name: &NamespacedName, gateway: &Gateway, table: &Table, out: &mut Outputs) {
     let Some(class) = classes::of(&gateway.spec.gateway_class_name) else { return };
     for listener in &gateway.spec.listeners {
-        if listener_error(class, listener, &gateway.spec.listeners).is_some() {
+        if listener_error(class, listener, gateway).is_some() {
             continue;
         }
         let Resolved { secrets, unresolved } = certificates::resolve(name, listener, table);

@@ -144,3 +144,41 @@ fn an_ingress_gateway_waits_for_its_load_balancer() {
     assert!(find(&report, "Programmed").status);
     assert_eq!(report.addresses, observed.external);
 }
+
+#[test]
+fn a_listener_that_asks_more_of_tls_than_is_done_is_not_served() {
+    let validation = "{validation: {caCertificateRefs: [{name: ca, kind: ConfigMap, group: ''}]}}";
+    let ends = "{mode: Terminate, certificateRefs: [{name: c}]}";
+    let mutual = "{mode: Terminate, certificateRefs: [{name: c}], options: {gateway.istio.io/tls-terminate-mode: MUTUAL}}";
+    let all = format!("{{frontend: {{default: {validation}}}}}");
+    let of_port = |port: u16, tls: &str| {
+        format!("{{frontend: {{default: {{}}, perPort: [{{port: {port}, tls: {tls}}}]}}}}")
+    };
+    let but_443 = format!("{{frontend: {{default: {validation}, perPort: [{{port: 443, tls: {{}}}}]}}}}");
+    for (protocol, of_listener, of_gateway, is_served) in [
+        ("HTTPS", ends, "{}", true),
+        ("HTTPS", mutual, "{}", false),
+        ("TLS", mutual, "{}", false),
+        ("HTTPS", ends, &*all, false),
+        ("TLS", ends, &*all, false),
+        // It ends elsewhere, where clients can be asked for a certificate.
+        ("TLS", "{mode: Passthrough}", &*all, true),
+        ("HTTPS", ends, &*of_port(443, validation), false),
+        ("HTTPS", ends, &*of_port(8443, validation), true),
+        ("HTTPS", ends, &*but_443, true),
+    ] {
+        let yaml = format!(
+            "
+metadata: {{name: g, namespace: default}}
+spec:
+  gatewayClassName: istio
+  tls: {of_gateway}
+  listeners: [{{name: a, port: 443, protocol: {protocol}, tls: {of_listener}}}]
+"
+        );
+        let report = status(&serde_yaml_ng::from_str(&yaml).unwrap(), &Observed::default());
+        let accepted = report.listeners[0].conditions.iter().find(|c| c.kind == "Accepted").unwrap();
+        assert_eq!(accepted.status, is_served, "{protocol} {of_listener} {of_gateway}");
+        assert!(is_served || accepted.reason == "UnsupportedValue", "{accepted:?}");
+    }
+}
