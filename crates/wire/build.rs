@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "istio/workload.proto",
         "istio/authorization.proto",
         "istio/ca.proto",
+        "envoy/auth.proto",
         "envoy/discovery.proto",
         "zds/zds.proto",
         "meltemi/l7.proto",

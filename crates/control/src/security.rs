@@ -277,7 +277,8 @@ fn is_connected(gateway: &NamespacedName, proxies: &[Proxy]) -> bool {
 }
 
 fn settings(mesh: &MeshConfig) -> l7::Settings {
-    l7::Settings { path_normalization: mesh.path_normalization }
+    let usable = mesh.extension_providers.values().filter_map(|provider| provider.as_ref().ok());
+    l7::Settings { path_normalization: mesh.path_normalization, providers: usable.cloned().collect() }
 }
 
 #[cfg(test)]

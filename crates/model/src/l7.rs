@@ -6,6 +6,7 @@
 
 mod cors;
 mod filter;
+mod provider;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::pattern::Pattern;
 
 pub use self::cors::{Cors, InvalidCors};
 pub use self::filter::{Filter, HeaderChanges, InvalidFilter, PathChange, check_name as check_header_name};
+pub use self::provider::{CheckedBody, HeaderMatch, HttpAuthorizer, Provider, ProviderProtocol};
 
 /// What a policy or a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -264,11 +266,13 @@ pub enum PathNormalization {
 }
 
 /// What is the same for every layer 7 proxy of the mesh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// How paths are normalised.
     pub path_normalization: PathNormalization,
+    /// External authorizers. A policy that names another one denies what it matches.
+    pub providers: Vec<Provider>,
 }
 
 /// A RequestAuthentication's rules at its targets.

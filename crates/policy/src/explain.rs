@@ -64,7 +64,7 @@ pub fn explain_decision(set: &PolicySet, facts: &Facts<'_>, decision: Decision) 
                 _ => "",
             };
             let text = name.as_ref().map_or_else(String::new, |p| {
-                format!("{p} rule[{}] asks provider {provider:?}, which is not configured", by.rule)
+                format!("{p} rule[{}] asks provider {provider:?}, which has not allowed it", by.rule)
             });
             Explanation { rule: Some(by.rule), clause: matched(set, by), ..of(name, text) }
         }

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is the same for the whole mesh.
 
-use std::collections::BTreeSet;
+mod providers;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meltemi_model::l7::PathNormalization;
 use meltemi_model::{NamespacedHostname, TrustDomain};
 use serde::Deserialize;
+
+pub use self::providers::{InvalidProvider, Usable};
 
 /// Name and key of the ConfigMap that configures the mesh, in its root namespace.
 pub const CONFIG_MAP: &str = "istio";
@@ -30,8 +34,8 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<Arc<str>>,
     /// How layer 7 proxies normalise paths.
     pub path_normalization: PathNormalization,
-    /// Names of the extension providers, as CUSTOM policies may name them.
-    pub extension_providers: BTreeSet<Arc<str>>,
+    /// Extension providers by name, as CUSTOM policies may name them; those that no policy can use, with the reason.
+    pub extension_providers: BTreeMap<Arc<str>, Usable>,
 }
 
 impl Default for MeshConfig {
@@ -44,7 +48,7 @@ impl Default for MeshConfig {
             network: "".into(),
             trust_domain_aliases: Vec::new(),
             path_normalization: PathNormalization::default(),
-            extension_providers: BTreeSet::new(),
+            extension_providers: BTreeMap::new(),
         }
     }
 }
@@ -57,7 +61,7 @@ struct Document {
     trust_domain_aliases: Vec<String>,
     root_namespace: Option<String>,
     path_normalization: Option<Normalization>,
-    extension_providers: Vec<Provider>,
+    extension_providers: Vec<serde_yaml_ng::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,12 +80,18 @@ enum Mode {
     DecodeAndMergeSlashes,
 }
 
-#[derive(Debug, Deserialize)]
-struct Provider {
-    name: String,
-}
-
 impl MeshConfig {
+    /// Why no request can be asked about at this provider; `None` when it can.
+    pub fn unusable_provider(&self, name: &str) -> Option<String> {
+        match self.extension_providers.get(name) {
+            Some(Ok(_)) => None,
+            Some(Err(reason)) => {
+                Some(format!("extensionProviders of the mesh's configuration: {name}: {reason}"))
+            }
+            None => Some(format!("extensionProviders of the mesh's configuration have no {name}")),
+        }
+    }
+
     /// These settings with what the key `mesh` of the ConfigMap `istio` says.
     ///
     /// # Errors
@@ -119,7 +129,8 @@ impl MeshConfig {
                 .filter(|n| !n.is_empty())
                 .map_or_else(|| self.root_namespace.clone(), Into::into),
             path_normalization: mode,
-            extension_providers: extension_providers.into_iter().map(|p| p.name.into()).collect(),
+            extension_providers: providers::read_providers(&extension_providers, &self.cluster_domain)
+                .map_err(|e| format!("extensionProviders: {e}"))?,
             ..self.clone()
         })
     }
@@ -212,7 +223,7 @@ trustDomain: td
 accessLogFile: /dev/stdout
 defaultConfig: {discoveryAddress: 'istiod.istio-system.svc:15012'}
 enablePrometheusMerge: true
-extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: a, port: 9191}}]
+extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: a.b.svc, port: 9191}}]
 pathNormalization: {normalization: MERGE_SLASHES}
 rootNamespace: istio-system
 trustDomain: td2
@@ -221,7 +232,7 @@ trustDomainAliases: [td1, td2, td1]
         let read = plain.configured(istio).unwrap();
         assert_eq!(read.trust_domains().collect::<Vec<_>>(), ["td2", "td1"]);
         assert_eq!(read.path_normalization, PathNormalization::MergeSlashes);
-        assert!(read.extension_providers.contains("opa"));
+        assert!(read.extension_providers["opa"].is_ok());
         for yaml in ["", "{}", "pathNormalization: {normalization: DEFAULT}", "pathNormalization: {}"] {
             assert_eq!(plain.configured(yaml), Ok(plain.clone()), "{yaml}");
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The reasons for which a proxy denies a connection or a request.
 
+use std::sync::Arc;
+
 use meltemi_model::{NamespacedHostname, NamespacedName, WorkloadUid};
 use meltemi_policy::{Decision, Explanation};
 
@@ -10,6 +12,14 @@ pub enum Denial {
     /// The policies in force deny it, or one that applies is not known yet.
     #[error("{}", .0.text)]
     Policy(Box<Explanation>),
+    /// A policy asks an external authorizer, which has not allowed it.
+    #[error("{}", .why.text)]
+    NotAllowed {
+        /// The authorizer.
+        provider: Arc<str>,
+        /// The policy and its rule.
+        why: Box<Explanation>,
+    },
     /// Not every type of resource has been received since the start.
     #[error("the control plane has not said everything yet: {waiting_for} is missing")]
     NotSynced {
@@ -108,7 +118,7 @@ impl Denial {
     /// The policy that decided or came closest, or the RequestAuthentication.
     pub fn policy(&self) -> Option<NamespacedName> {
         match self {
-            Self::Policy(why) => why.policy.clone(),
+            Self::Policy(why) | Self::NotAllowed { why, .. } => why.policy.clone(),
             Self::PolicyRejected { policy, .. } => Some(policy.clone()),
             Self::ResourceRejected { resource, .. } => resource.parse().ok(),
             Self::InvalidToken { authentication, .. } | Self::TokenNotReadable { authentication } => {
@@ -120,12 +130,12 @@ impl Denial {
 
     /// Index of the rule that decided or came closest.
     pub fn rule(&self) -> Option<u32> {
-        if let Self::Policy(why) = self { why.rule } else { None }
+        if let Self::Policy(why) | Self::NotAllowed { why, .. } = self { why.rule } else { None }
     }
 
     /// The clauses that matched, or the one that failed.
     pub fn clause(&self) -> Option<&str> {
-        if let Self::Policy(why) = self { why.clause.as_deref() } else { None }
+        if let Self::Policy(why) | Self::NotAllowed { why, .. } = self { why.clause.as_deref() } else { None }
     }
 
     /// The rule of a DENY policy that matched; `None` for any other reason.

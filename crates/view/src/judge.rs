@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A layer 4 request with its facts, owned, so that it can be judged again when something changes.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use meltemi_model::authz::Action;
 use meltemi_model::{SpiffeId, WorkloadUid};
-use meltemi_policy::{Facts, Permit, PolicySet, Revoker, admit, explain};
+use meltemi_policy::{
+    Decision, Facts, Permit, PolicySet, Revoker, admit, admit_after, explain, explain_decision,
+};
 use meltemi_state::Snapshot;
 
 use crate::denial::Denial;
@@ -16,6 +21,30 @@ use crate::mesh::Mesh;
 /// The denial.
 pub fn judge(set: &PolicySet, facts: &Facts<'_>, generation: u64) -> Result<(Permit, Revoker), Denial> {
     admit(set, facts, generation).map_err(|_| Denial::from(explain(set, facts)))
+}
+
+/// Judges facts by a set, after some external authorizers have allowed them.
+///
+/// # Errors
+/// The denial; [`Denial::NotAllowed`] names the next authorizer that is to be asked.
+pub fn judge_after(
+    set: &PolicySet,
+    facts: &Facts<'_>,
+    allowed: &BTreeSet<Arc<str>>,
+    generation: u64,
+) -> Result<(Permit, Revoker), Denial> {
+    let mut outcome = admit(set, facts, generation);
+    // Every provider is asked once, so this ends.
+    while let Err(decision @ Decision::Ask { by }) = outcome {
+        let action = set.policy(by.policy).map(|policy| &policy.action);
+        let Some(Action::Custom { provider }) = action else { break };
+        if !allowed.contains(provider) {
+            let why = Box::new(explain_decision(set, facts, decision));
+            return Err(Denial::NotAllowed { provider: provider.clone(), why });
+        }
+        outcome = admit_after(set, facts, by, generation);
+    }
+    outcome.map_err(|decision| Denial::from(explain_decision(set, facts, decision)))
 }
 
 /// A connection to a workload.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meltemi_model::NamespacedHostname;
-use meltemi_model::l7::{PathNormalization, Route, Settings, Target, TlsSecret};
+use meltemi_model::l7::{PathNormalization, Provider, Route, Settings, Target, TlsSecret};
 use meltemi_state::Snapshot;
 
 use crate::denial::Denial;
@@ -74,6 +74,19 @@ impl Mesh {
     pub fn is_closed(&self, service: &NamespacedHostname) -> bool {
         let target = Target::Backend(service.clone());
         self.http_policies.is_attached_to(&target) || self.jwts.is_attached_to(&target)
+    }
+
+    /// Whether a layer 7 policy asks an external authorizer; without one no request has to ask.
+    pub fn has_providers(&self) -> bool {
+        self.http_policies.has_asking()
+    }
+
+    /// The external authorizer of a name.
+    pub fn provider(&self, name: &str) -> Option<&Provider> {
+        self.settings
+            .values()
+            .flat_map(|settings| &settings.providers)
+            .find(|provider| &*provider.name == name)
     }
 
     /// How paths are normalised; as Istio does by default until the control plane has said it.

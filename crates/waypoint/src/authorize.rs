@@ -5,12 +5,13 @@
 //! A proxy that does not serve a Service holds none of its policies, so it lets nothing through to it: a connection that
 //! was opened before the Service moved to another waypoint is not a way around.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meltemi_model::l7::Target;
 use meltemi_model::{NamespacedHostname, NamespacedName, Service, Workload, WorkloadUid};
 use meltemi_policy::{Permit, Revoker};
-use meltemi_view::judge::judge;
+use meltemi_view::judge::judge_after;
 use meltemi_view::registry::Guard;
 use meltemi_view::{Denial, Mesh};
 
@@ -24,6 +25,8 @@ use crate::tokens;
 pub(crate) struct Subject {
     /// As it is addressed.
     facts: RequestFacts,
+    /// External authorizers that have allowed it.
+    allowed: BTreeSet<Arc<str>>,
     /// As it is forwarded, once an endpoint was chosen; another one when nothing was sent to the first.
     forwarded: Mutex<Option<Arc<Forwarded>>>,
 }
@@ -43,13 +46,19 @@ pub(crate) struct Forwarded {
 pub(crate) type Verdict = Result<(Permit, Revoker), Denial>;
 
 impl Subject {
+    /// One that no external authorizer has been asked about.
     pub(crate) fn new(facts: RequestFacts) -> Arc<Self> {
-        Arc::new(Self { facts, forwarded: Mutex::default() })
+        Self::allowed_by(facts, BTreeSet::new())
+    }
+
+    /// One that these external authorizers have allowed.
+    pub(crate) fn allowed_by(facts: RequestFacts, allowed: BTreeSet<Arc<str>>) -> Arc<Self> {
+        Arc::new(Self { facts, allowed, forwarded: Mutex::default() })
     }
 
     /// The same request once more, for a copy that is forwarded to another endpoint.
     pub(crate) fn same(&self) -> Arc<Self> {
-        Self::new(self.facts.clone())
+        Self::allowed_by(self.facts.clone(), self.allowed.clone())
     }
 
     /// Why this proxy may not carry what is addressed to the Service; `None` when it may.
@@ -66,7 +75,7 @@ impl Subject {
         if let Some(denied) = self.unserved(mesh) {
             return Err(denied);
         }
-        let permitted = self.facts.judge(mesh)?;
+        let permitted = self.facts.judge(mesh, &self.allowed)?;
         let forwarded = self.forwarded.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(forwarded) = forwarded {
             forwarded.judge(mesh, self.facts.target.as_ref())?;
@@ -101,13 +110,13 @@ impl Subject {
 }
 
 impl RequestFacts {
-    fn judge(&self, mesh: &Mesh) -> Verdict {
+    fn judge(&self, mesh: &Mesh, allowed: &BTreeSet<Arc<str>>) -> Verdict {
         if let Some((name, reason)) = mesh.refused.iter().next() {
             return Err(Denial::ResourceRejected { resource: name.clone(), reason: reason.clone() });
         }
         let token = tokens::judge(mesh, self)?;
         let set = mesh.http_sets.of(&mesh.http_policies, self.target.as_ref(), &self.gateway);
-        self.with(token.as_ref(), |facts| judge(&set, facts, mesh.snapshot.generation()))
+        self.with(token.as_ref(), |facts| judge_after(&set, facts, allowed, mesh.snapshot.generation()))
     }
 }
 
@@ -135,7 +144,8 @@ impl Forwarded {
                 let mut facts = facts.clone();
                 facts.to = (ip, port.service_port).into();
                 facts.target = Some(Target::Backend(key.clone()));
-                let (_permit, _) = facts.judge(mesh)?;
+                // An authorizer was asked about what is addressed, which is another request than this one.
+                let (_permit, _) = facts.judge(mesh, &BTreeSet::new())?;
             }
         }
         Ok(())

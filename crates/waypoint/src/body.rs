@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Body: what a client sends, as long as it keeps sending; what a backend answers, as long as it is permitted.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use meltemi_policy::Permit;
 use meltemi_view::registry::Guard;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use crate::expect::{EndOnDrop, Wait};
@@ -74,8 +76,27 @@ impl Upload {
     }
 }
 
+/// The beginning of a body that was read before the rest is forwarded.
+#[derive(Default)]
+pub(crate) struct Prefix {
+    pub(crate) frames: VecDeque<Frame<Bytes>>,
+    /// It is all of the body.
+    pub(crate) ended: bool,
+    /// Its part of the memory for open requests.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
+}
+
+impl Prefix {
+    /// Bytes that are there.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.iter().filter_map(Frame::data_ref).map(Bytes::len).sum()
+    }
+}
+
 /// The client's body.
 pub(crate) struct Received {
+    /// What was read of it before.
+    prefix: Prefix,
     inner: Incoming,
     upload: Upload,
     limit: Option<Duration>,
@@ -89,7 +110,14 @@ impl Received {
     /// `limit`: longest time between two parts; `None` disables the check. `wait`: until then nothing is read.
     pub(crate) fn new(inner: Incoming, upload: Upload, limit: Option<Duration>, wait: Option<Wait>) -> Self {
         upload.ended.store(inner.is_end_stream(), Ordering::Relaxed);
-        Self { inner, upload, limit, sleep: None, armed: false, wait }
+        Self { prefix: Prefix::default(), inner, upload, limit, sleep: None, armed: false, wait }
+    }
+
+    /// The same body after what was read of it before.
+    pub(crate) fn after(mut self, prefix: Prefix) -> Self {
+        self.prefix = prefix;
+        self.upload.ended.store(self.is_end_stream(), Ordering::Relaxed);
+        self
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
@@ -117,6 +145,11 @@ impl HttpBody for Received {
             }
             this.wait = None;
         }
+        if let Some(frame) = this.prefix.frames.pop_front() {
+            this.upload.ended.store(this.is_end_stream(), Ordering::Relaxed);
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        this.prefix.room = None;
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
             if this.is_late(cx) {
                 this.upload.state.store(SLOW, Ordering::Relaxed);
@@ -146,11 +179,17 @@ impl HttpBody for Received {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.prefix.frames.is_empty() && (self.prefix.ended || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let (rest, read) = (self.inner.size_hint(), self.prefix.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + read);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + read);
+        }
+        hint
     }
 }
 

@@ -38,6 +38,7 @@ mod metrics;
 mod mirror;
 mod moves;
 mod pool;
+mod providers;
 mod pulse;
 mod replay;
 mod reports;

@@ -31,6 +31,8 @@ pub(crate) enum ResponseFlag {
     NoRoute,
     /// The client broke the rules of HTTP.
     DownstreamProtocolError,
+    /// An external authorizer denies the request, or cannot be asked.
+    Unauthorized,
 }
 
 impl ResponseFlag {
@@ -44,6 +46,7 @@ impl ResponseFlag {
             Self::UpstreamTimeout => "UT",
             Self::NoRoute => "NR",
             Self::DownstreamProtocolError => "DPE",
+            Self::Unauthorized => "UAEX",
         }
     }
 }

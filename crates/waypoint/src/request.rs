@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of a request, phase by phase.
 
+mod ask;
 mod attempts;
 mod exchange;
 mod mirrors;
@@ -22,9 +23,9 @@ use meltemi_view::{Denial, Mesh};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answers::{self, plain};
-use crate::authorize::{Forwarded, Subject, authorize};
+use crate::authorize::{Forwarded, Subject};
 use crate::balance::choose_endpoint;
-use crate::body::{Body, Upload};
+use crate::body::{Body, Prefix, Upload};
 use crate::check::{Checked, check};
 use crate::context::Context;
 use crate::facts::{RequestFacts, aliases};
@@ -36,6 +37,7 @@ use crate::pulse::Pulse;
 use crate::route::Chosen;
 use crate::served::{BackendRef, Served};
 use crate::{cors, tokens, upgrade};
+use ask::Permitted;
 use exchange::First;
 
 /// A request under way: where it came in, and what is told of it at its end.
@@ -57,6 +59,10 @@ struct Life<'a> {
     service: Option<NamespacedHostname>,
     /// What a browser is told of other origins, whatever the answer is.
     cors: Option<HeaderMap>,
+    /// Headers that external authorizers have for the client.
+    for_client: HeaderMap,
+    /// What an external authorizer has got of the body.
+    begun_body: Option<Prefix>,
     /// Headers with tokens that are not forwarded.
     tokens: HeaderMap,
     /// The query as it was sent.
@@ -89,6 +95,8 @@ pub(crate) async fn handle(
         room: None,
         service: None,
         cors: None,
+        for_client: HeaderMap::new(),
+        begun_body: None,
         tokens: HeaderMap::new(),
         query: request.uri().query().unwrap_or_default().to_owned(),
         begun: tokio::time::Instant::now(),
@@ -96,6 +104,9 @@ pub(crate) async fn handle(
     let mut response = life.phases(request).await;
     if let Some(said) = life.cors.take() {
         cors::apply(response.headers_mut(), said);
+    }
+    for (name, value) in &life.for_client {
+        response.headers_mut().append(name.clone(), value.clone());
     }
     let refused = life.client.take();
     // What follows a request that was not understood, that wanted to be something else, or that is of a time before
@@ -156,7 +167,7 @@ impl Life<'_> {
         let edge = self.served.listener.map(|_| self.served.scheme());
         let version = request.version();
         let changes = headers::own(request.headers_mut(), version, self.served.peer.address.ip(), edge);
-        let mut facts = self.facts(&request, &checked, changes);
+        let facts = self.facts(&request, &checked, changes);
         let kib = facts.size(request.uri()) / 1024 + 1;
         match self.context.heads.clone().try_acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX)) {
             Ok(room) => self.room = Some(Arc::new(room)),
@@ -166,28 +177,10 @@ impl Life<'_> {
                 return plain(StatusCode::SERVICE_UNAVAILABLE, "too many open requests");
             }
         }
-        let mesh = self.context.view.mesh();
-        if let Some(hidden) = tokens::hide_tokens(&mesh, &facts, &self.line.path) {
-            self.line.path = hidden;
-        }
-        let (mut headers, mut target) = (std::mem::take(request.headers_mut()), request.uri().clone());
-        match tokens::admit(&mesh, &mut facts, &mut headers, &mut target) {
-            Ok(withheld) => self.tokens = withheld,
-            Err(denied) => return self.refused(&denied),
-        }
-        (*request.headers_mut(), *request.uri_mut()) = (headers, target);
-        let subject = Subject::new(facts);
-        let reported = subject.reported(&mesh);
-        let (permit, guard) = match authorize(self.context, &subject) {
+        let Permitted { subject, permit, guard } = match self.judge(&mut request, &checked, facts).await {
             Ok(permitted) => permitted,
-            Err(denied) => {
-                return match subject.unserved(&self.context.view.mesh()) {
-                    Some(moved) => self.moved(&moved),
-                    None => self.refused(&denied),
-                };
-            }
+            Err(answer) => return answer,
         };
-        self.line.failure = reported.unwrap_or_default();
         let chosen = match self.route(&request, &checked) {
             Ok(chosen) => chosen,
             Err(instead) => return instead.answer(),

@@ -190,7 +190,8 @@ pub(crate) fn hide_tokens(mesh: &Mesh, facts: &RequestFacts, target: &str) -> Op
         .filter_map(|at| if let Place::Parameter(name) = at { Some(name) } else { None })
         .collect();
     let hidden = places::without_parameters(query, |name, _| names.iter().any(|n| places::is_named(name, n)));
-    (hidden != query).then(|| format!("{path}?{hidden}"))
+    let mark = if hidden.is_empty() { "" } else { "?" };
+    (hidden != query).then(|| format!("{path}{mark}{hidden}"))
 }
 
 /// `WWW-Authenticate` of an answer that refuses a token (RFC 6750 §3), as Envoy writes it: the realm is what was asked for.

@@ -24,6 +24,9 @@ pub mod proto {
     pub mod auth {
         tonic::include_proto!("istio.v1.auth");
     }
+    pub mod ext_authz {
+        tonic::include_proto!("envoy.service.auth.v3");
+    }
     pub mod discovery {
         tonic::include_proto!("envoy.service.discovery.v3");
     }

@@ -31,14 +31,14 @@ pub(super) fn find(world: &World, out: &mut Vec<Finding>) {
         } else {
             targets(world, policy, out);
         }
-        if let Action::Custom { provider } = &policy.policy.action {
+        if let Action::Custom { provider } = &policy.policy.action
+            && let Some(reason) = world.mesh.unusable_provider(provider)
+        {
             out.push(Finding::policy(
                 CUSTOM,
                 &policy.policy.name,
-                format!(
-                    "provider {provider} is not asked by any proxy here: what the policy matches is denied"
-                ),
-                "decide by ALLOW and DENY policies",
+                format!("{reason}: what the policy matches is denied"),
+                "name the provider in the ConfigMap istio of the root namespace",
             ));
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meltemi_model::NamespacedName;
+use meltemi_model::authz::Action;
 use meltemi_model::l7::HttpPolicy;
 use meltemi_translate::Index;
 use meltemi_translate::condition::Condition;
@@ -20,6 +21,8 @@ use crate::review;
 use crate::status::{Key, StatusQueue, Wish};
 use crate::xds::Proxy;
 
+/// Type of the condition that says that no request can be asked about at a policy's provider.
+const PROVIDER: &str = "meltemi.dev/ProviderUsable";
 /// Field manager of every condition on a policy.
 const MANAGER: &str = "istio-ambient-policy";
 
@@ -116,6 +119,13 @@ fn conditions(
     }
     out.extend(entry.attached.condition.clone());
     out.extend(notes::differs(authorization, at_node, !at.gateways.is_empty()));
+    if let Action::Custom { provider } = &authorization.policy.action
+        && !at.gateways.is_empty()
+        && let Some(reason) = mesh.unusable_provider(provider)
+    {
+        let message = format!("{reason}; what the policy matches is denied");
+        out.push(Condition::no(PROVIDER, "NotConfigured", message));
+    }
     out.extend(notes::escapes(
         authorization,
         Passages { plaintext, through: &through, around: &entry.attached.around },

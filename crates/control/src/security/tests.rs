@@ -335,7 +335,11 @@ fn the_status_of_a_policy_with_targets() {
     let got = status_of("AuthorizationPolicy", "shop", json!({"spec": custom}));
     assert_eq!(
         got[1],
-        "meltemi.dev/DiffersFromIstio=True FailsClosed: Provider opa cannot be asked yet: what the policy matches is denied."
+        "meltemi.dev/DiffersFromIstio=True FailsClosed: Where the policy judges a connection without a request, provider opa is not asked: what it matches is denied."
+    );
+    assert_eq!(
+        got[2],
+        "meltemi.dev/ProviderUsable=False NotConfigured: extensionProviders of the mesh's configuration have no opa; what the policy matches is denied"
     );
 }
 

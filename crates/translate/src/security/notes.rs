@@ -153,7 +153,7 @@ fn gateway(policy: &Policy, out: &mut Vec<String>) {
         out.push(format!("{key} cannot be evaluated: an ALLOW never matches by it, a DENY always does"));
     }
     if let Action::Custom { provider } = &policy.action {
-        out.push(format!("Provider {provider} cannot be asked yet: what the policy matches is denied"));
+        out.push(format!("Where the policy judges a connection without a request, provider {provider} is not asked: what it matches is denied"));
     }
 }
 
@@ -309,7 +309,10 @@ mod tests {
                 "rules: [{when: [{key: 'experimental.envoy.filters.a[b]', values: [c]}]}]",
                 "experimental.envoy.filters.a[b] cannot be evaluated",
             ),
-            ("action: CUSTOM, provider: {name: opa}, rules: [{}]", "Provider opa cannot be asked yet"),
+            (
+                "action: CUSTOM, provider: {name: opa}, rules: [{}]",
+                "Where the policy judges a connection without a request, provider opa is not asked",
+            ),
             ("rules: [{to: [{operation: {hosts: [a]}}]}]", "A host is compared as it was sent"),
             (
                 "rules: [{when: [{key: 'request.headers[Host]', values: [a]}]}]",

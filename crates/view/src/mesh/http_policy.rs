@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A layer 7 policy after its check: what a proxy keeps and enforces.
 
+use meltemi_model::authz::Action;
 use meltemi_model::l7::{HttpPolicy, Target};
 use meltemi_policy::{InvalidPolicy, ValidPolicy};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
@@ -41,5 +42,9 @@ impl Attached for ValidHttpPolicy {
 
     fn only_reports(&self) -> bool {
         self.policy.only_reports()
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self.policy.action, Action::Custom { .. })
     }
 }

@@ -19,6 +19,11 @@ pub trait Attached {
     fn only_reports(&self) -> bool {
         false
     }
+
+    /// Whether it asks an external authorizer.
+    fn asks(&self) -> bool {
+        false
+    }
 }
 
 impl Attached for Route {
@@ -38,6 +43,8 @@ pub struct Targeted<T> {
     backends: usize,
     /// Documents that only report.
     reports: usize,
+    /// Documents that ask an external authorizer.
+    asking: usize,
 }
 
 impl<T> Default for Targeted<T> {
@@ -47,6 +54,7 @@ impl<T> Default for Targeted<T> {
             by_target: SharedMap::default(),
             backends: 0,
             reports: 0,
+            asking: 0,
         }
     }
 }
@@ -97,6 +105,11 @@ impl<T> Targeted<T> {
         self.reports > 0
     }
 
+    /// Whether a document asks an external authorizer.
+    pub fn has_asking(&self) -> bool {
+        self.asking > 0
+    }
+
     /// What is attached to a target, by name.
     pub fn attached_to(&self, target: &Target) -> impl Iterator<Item = (&String, &Arc<T>)> {
         self.by_target.get(target).into_iter().flat_map(RedBlackTreeMapSync::iter)
@@ -117,6 +130,7 @@ impl<T: Attached> Targeted<T> {
             }
         }
         self.reports += usize::from(document.only_reports());
+        self.asking += usize::from(document.asks());
         self.by_name.insert_mut(name, document);
     }
 
@@ -132,6 +146,7 @@ impl<T: Attached> Targeted<T> {
             }
         }
         self.reports -= usize::from(old.only_reports());
+        self.asking -= usize::from(old.asks());
         self.by_name.remove_mut(name);
     }
 

@@ -64,7 +64,7 @@ fn a_field_that_is_not_known_is_refused_by_name() {
     assert!(sink.mesh.has_reports());
     sink.apply(types::HTTP_POLICY, vec![good("trial")]);
     assert!(!sink.mesh.has_reports());
-    let settings = Settings { path_normalization: PathNormalization::None };
+    let settings = Settings { path_normalization: PathNormalization::None, providers: Vec::new() };
     assert_eq!(sink.apply(types::SETTINGS, vec![update("mesh", with_field(&settings))])[0].name, "mesh");
     assert_eq!(sink.mesh.path_normalization(), PathNormalization::Base);
     sink.apply(types::SETTINGS, vec![update("mesh", convert::encode_l7(&settings).unwrap())]);

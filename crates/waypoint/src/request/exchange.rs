@@ -64,7 +64,10 @@ impl Life<'_> {
         let expectation = expects_continue(request.headers()).then(Expectation::default);
         let wait = expectation.clone().filter(|_| request.version() == Version::HTTP_11).map(Wait::new);
         let (parts, body) = request.into_parts();
-        let body = Received::new(body, upload.clone(), limit, wait);
+        let mut body = Received::new(body, upload.clone(), limit, wait);
+        if let Some(prefix) = self.begun_body.take() {
+            body = body.after(prefix);
+        }
         let copies = self.copy_to_mirrors(chosen, first.subject, &parts, &body);
         let mut request = Request::from_parts(parts, mirror::feed(body, copies));
         if let Some(expectation) = expectation.clone() {

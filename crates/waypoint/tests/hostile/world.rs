@@ -17,8 +17,8 @@ use meltemi_model::authz::{
     Action, Attribute, Clause, ClauseOrigin, Match, Policy, Predicate, Rule, Scope, StringMatch, ValueMatch,
 };
 use meltemi_model::l7::{
-    Backend, Filter, HttpPolicy, Jwt, JwtRule, Listener, Parent, Protocol, Route, RouteMatch, RouteRule,
-    Target, TlsSecret,
+    Backend, Filter, HttpPolicy, Jwt, JwtRule, Listener, Parent, Protocol, Provider, Route, RouteMatch,
+    RouteRule, Target, TlsSecret,
 };
 use meltemi_model::service::{AppProtocol, PortMapping};
 use meltemi_model::workload::{GatewayAddress, GatewayDestination, TunnelProtocol};
@@ -417,6 +417,14 @@ impl World {
         let name = NamespacedName::new("default", format!("jwt-{number}"));
         let rule = JwtRule { payload_header: Some("x-claims".into()), ..JwtRule::default() };
         self.tokens(Jwt { name, targets: vec![Target::Service(service(number))], rules: vec![rule] });
+    }
+
+    /// An external authorizer, in the place of the one of its name.
+    pub(crate) fn provider(&mut self, provider: Provider) {
+        let settings = Arc::make_mut(&mut self.mesh.settings).entry("mesh".to_owned()).or_default();
+        let settings = Arc::make_mut(settings);
+        settings.providers.retain(|other| other.name != provider.name);
+        settings.providers.push(provider);
     }
 
     /// A RequestAuthentication, in the place of the one of its name.

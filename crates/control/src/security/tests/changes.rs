@@ -87,7 +87,7 @@ fn another_configuration_of_the_mesh_reads_policies_again() {
     let sent = serde_json::to_string(&step.delta.policies).unwrap();
     assert!(sent.contains("cluster.local/ns/a/sa/b") && sent.contains("old/ns/a/sa/b"), "{sent}");
     let merge = l7::PathNormalization::MergeSlashes;
-    assert_eq!(step.settings, Some(l7::Settings { path_normalization: merge }));
+    assert_eq!(step.settings, Some(l7::Settings { path_normalization: merge, providers: Vec::new() }));
     assert!(mesh.publisher.get(types::SETTINGS, "mesh").is_some());
 }
 
