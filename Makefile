@@ -74,8 +74,8 @@ $(TOOLS)/bin/oha:
 # ARGS="-run-test HTTPRouteCORS" with SETS=gateway; the reports are in target/conformance. ONLY=core: what CI runs.
 conformance:
 	@scripts/setup.sh conformance
-	cargo build --package meltemi
-	scripts/conformance.sh target/debug/meltemi $(ARGS)
+	$(if $(MELTEMI),,cargo build --package meltemi)
+	ONLY=$(ONLY) SETS="$(SETS)" scripts/conformance.sh $(or $(MELTEMI),target/debug/meltemi) $(ARGS)
 
 # Every fuzz target for FUZZ_SECONDS seconds (10), then the property tests that feed parsers and a waypoint with noise.
 fuzz-smoke:

@@ -25,8 +25,10 @@ export CGO_ENABLED=0
 
 name=conformance-$$
 work=$(mktemp -d)
+suite=
 down() {
   trap '' INT TERM HUP
+  [ -z "$suite" ] || kill "$suite" 2>/dev/null || true
   "$meltemi" down --name "$name" --data-dir "$work/data" --purge >/dev/null 2>&1 || true
   rm -rf "$work"
 }
@@ -80,8 +82,12 @@ run() {
       -contact https://meltemi.dev/community -version "$("$meltemi" --version | cut -d' ' -f2)")
   fi
   local failed=0
+  # Not in the foreground: a signal must not wait for its end.
   KUBECONFIG=$work/kubeconfig nsenter --target "$node" --net "$bin/suite" -test.v -test.timeout 60m "${flags[@]}" \
-    -allow-crds-mismatch "$@" >"$reports/$set.log" 2>&1 || failed=$?
+    -allow-crds-mismatch "$@" >"$reports/$set.log" 2>&1 &
+  suite=$!
+  wait "$suite" || failed=$?
+  suite=
   grep -E '^ *--- (PASS|FAIL)' "$reports/$set.log" || true
   [ "$failed" = 0 ] || echo "conformance: $set failed; the suite's words are in $reports/$set.log" >&2
   # With arguments of somebody's own it is another selection.
