@@ -16,10 +16,6 @@ const WORDS: &[(&str, &str)] = &[
     ("admin", "ask the control plane: kubectl logs -n istio-system deploy/istiod"),
     ("bootstrap", DUMP),
     ("bug-report", "`meltemi status` and `meltemi doctor` say what runs and what is in the way"),
-    (
-        "check",
-        "`meltemi proxy-config policy POD` lists what a proxy enforces, `meltemi authz explain` what it says",
-    ),
     ("check-inject", SIDECARS),
     ("cluster", DUMP),
     ("clusters", DUMP),
@@ -33,7 +29,7 @@ const WORDS: &[(&str, &str)] = &[
     ("kube-inject", SIDECARS),
     ("listener", DUMP),
     ("listeners", DUMP),
-    ("precheck", "`meltemi doctor` says what is in the way of a mesh on this machine"),
+    ("precheck", "`meltemi check --pre` asks a cluster, `meltemi doctor` this machine"),
     ("remote-clusters", ONE_CLUSTER),
     ("revision", "there is one revision"),
     ("tag", "there is one revision"),
@@ -41,7 +37,7 @@ const WORDS: &[(&str, &str)] = &[
         "validate",
         "`kubectl apply --dry-run=server -f FILE` says what admission says, `meltemi analyze FILE` without a cluster",
     ),
-    ("verify-install", "`meltemi status` says what runs"),
+    ("verify-install", "`meltemi check` says what an installation lacks"),
     ("wait", "`kubectl wait --for=condition=meltemi.dev/Enforced authorizationpolicy/NAME`"),
     ("x", "words that exist are found with and without it"),
 ];
