@@ -218,11 +218,11 @@ impl Engine {
                 self.index.apply(Change::Namespace(name.name, Some(facts)));
             }
             Object::Node(locality) => self.index.apply(Change::Node(name.name, Some(locality))),
-            Object::GatewayClass(controller, generation) => {
-                if let Some(class) = classes::by_controller(&controller) {
-                    statuses::class(&self.outlets.status, &name, class, generation);
+            Object::GatewayClass(facts) => {
+                if let Some(class) = classes::by_controller(&facts.controller) {
+                    statuses::class(&self.outlets.status, &name, class, &facts);
                 }
-                self.set_class(name.name, Some(controller));
+                self.set_class(name.name, Some(facts.controller));
             }
             Object::Secret(certificate) => self.table.set_certificate(&name, Some(certificate)),
             Object::Gateway(gateway) => self.take_gateway(name, gateway),

@@ -110,6 +110,17 @@ impl Kind {
     }
 }
 
+/// What is known of a GatewayClass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassFacts {
+    /// `spec.controllerName`.
+    pub controller: String,
+    /// Whether it has a `spec.parametersRef`, which nothing acts on.
+    pub has_parameters: bool,
+    /// Its generation.
+    pub generation: Option<i64>,
+}
+
 /// An object, read as far as the mesh needs it.
 #[derive(Clone, Debug)]
 pub enum Object {
@@ -123,8 +134,8 @@ pub enum Object {
     Namespace(NamespaceFacts),
     /// Where a Node is.
     Node(Locality),
-    /// A GatewayClass: its controller and generation.
-    GatewayClass(String, Option<i64>),
+    /// A GatewayClass.
+    GatewayClass(ClassFacts),
     /// A Gateway.
     Gateway(Arc<Gateway>),
     /// A Secret with a certificate.
@@ -205,8 +216,11 @@ impl Source {
         });
         self.watch(Kind::Node, Api::<Node>::all(client()), |o| Ok(Object::Node(node_locality(o))));
         self.watch_defined(Kind::GatewayClass, ApiResource::erase::<GatewayClass>(&()), |o| {
-            let controller = o.data["spec"]["controllerName"].as_str().unwrap_or_default().to_owned();
-            Ok(Object::GatewayClass(controller, o.metadata.generation))
+            let spec = &o.data["spec"];
+            let controller = spec["controllerName"].as_str().unwrap_or_default().to_owned();
+            let has_parameters = !spec["parametersRef"].is_null();
+            let generation = o.metadata.generation;
+            Ok(Object::GatewayClass(ClassFacts { controller, has_parameters, generation }))
         });
         let only = watcher::Config::default().fields("type=kubernetes.io/tls");
         self.watch_only(Kind::Secret, Api::<Secret>::all(client()), only, |o| {
