@@ -103,6 +103,7 @@ struct Mesh {
     engine: Engine,
     events: mpsc::Receiver<Event>,
     missing: BTreeSet<Kind>,
+    was_missing: BTreeSet<Kind>,
     _tasks: Tasks,
     _trigger: drain::DrainTrigger,
 }
@@ -116,7 +117,8 @@ impl Mesh {
         Source::new(client(&cluster), "istio-system".into(), tasks.clone(), sender, Watches::default())
             .start();
         let engine = Engine::new(MeshConfig::default(), super::tests::outlets());
-        Self { cluster, engine, events, missing: BTreeSet::new(), _tasks: tasks, _trigger: trigger }
+        let (missing, was_missing) = Default::default();
+        Self { cluster, engine, events, missing, was_missing, _tasks: tasks, _trigger: trigger }
     }
 
     /// Takes events until something holds.
@@ -127,8 +129,13 @@ impl Mesh {
             let next = tokio::time::timeout(Duration::from_millis(50), self.events.recv()).await;
             let Ok(Some(event)) = next else { continue };
             match &event {
-                Event::Missing(kind, _) => drop(self.missing.insert(*kind)),
-                Event::Synced(kind) => drop(self.missing.remove(kind)),
+                Event::Missing(kind, _) => {
+                    self.missing.insert(*kind);
+                    self.was_missing.insert(*kind);
+                }
+                Event::Synced(kind) => {
+                    self.missing.remove(kind);
+                }
                 Event::Changed(..) | Event::Gone(..) => {}
             }
             self.engine.take(event);
@@ -144,7 +151,7 @@ fn whole() -> Cluster {
     Cluster { served: [("v1", GATEWAY_API.to_vec())].into(), ..Cluster::default() }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_mesh_does_without_kinds_that_are_not_there_and_takes_them_when_they_come() {
     let without_grpc = ["gatewayclasses", "gateways", "httproutes"].to_vec();
     let grants_of_old = ["referencegrants", "httproutes"].to_vec();
@@ -191,7 +198,7 @@ async fn the_mesh_does_without_kinds_that_are_not_there_and_takes_them_when_they
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_published_without_policies_or_without_knowing() {
     let cases: [(&str, Cluster, &[Kind], &str); 6] = [
         (
@@ -240,4 +247,15 @@ async fn nothing_is_published_without_policies_or_without_knowing() {
         *mesh.cluster.lock().unwrap() = whole();
         mesh.until(what, Mesh::is_publishing).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_right_that_is_missing_for_a_moment_takes_nothing_away() {
+    let mut mesh = Mesh::of(Cluster { forbidden: vec!["secrets"], ..whole() });
+    let has_tried =
+        |mesh: &Mesh| mesh.cluster.lock().unwrap().listed.get("v1/secrets").is_some_and(|count| *count >= 5);
+    mesh.until("refused a few times", has_tried).await;
+    mesh.cluster.lock().unwrap().forbidden.clear();
+    mesh.until("all is listed", Mesh::is_publishing).await;
+    assert!(mesh.was_missing.is_empty());
 }

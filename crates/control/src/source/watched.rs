@@ -2,14 +2,20 @@
 //! What one watcher has handed on, and what it hands on next.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use kube::Resource;
 use kube::runtime::watcher;
 use meltemi_model::NamespacedName;
 use meltemi_translate::facts::name_of;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{Event, Kind, Object, ReadError};
+
+/// How long a kind may not be listed until the mesh does without it. An API server that has just started refuses everybody
+/// for a moment, until it has read its own rules.
+const FORBIDDEN: Duration = Duration::from_secs(10);
 
 /// The memory of one watcher: what it has handed on.
 pub(super) struct Watched {
@@ -18,12 +24,24 @@ pub(super) struct Watched {
     listed: Option<HashSet<NamespacedName>>,
     /// The last failure that was told: the same one comes every second.
     failure: String,
+    /// Since when the kind may not be listed.
+    forbidden: Option<Instant>,
+    /// That has been handed on.
+    is_missing: bool,
     events: mpsc::Sender<Event>,
 }
 
 impl Watched {
     pub(super) fn new(kind: Kind, events: mpsc::Sender<Event>) -> Self {
-        Self { kind, known: HashSet::new(), listed: None, failure: String::new(), events }
+        Self {
+            kind,
+            known: HashSet::new(),
+            listed: None,
+            failure: String::new(),
+            forbidden: None,
+            is_missing: false,
+            events,
+        }
     }
 
     /// Takes a failure of the watch, which goes on by itself.
@@ -32,14 +50,16 @@ impl Watched {
         error: &watcher::Error,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         let text = error.to_string();
-        if text == self.failure {
-            return Ok(());
+        if text != self.failure {
+            tracing::warn!(kind = ?self.kind, %error, "watching failed, trying again");
+            self.failure.clone_from(&text);
         }
-        tracing::warn!(kind = ?self.kind, %error, "watching failed, trying again");
-        self.failure = text.clone();
         let is_forbidden =
             matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(s)) if s.code == 403);
-        if is_forbidden && self.kind.is_dispensable() {
+        if !is_forbidden || !self.kind.is_dispensable() {
+            self.forbidden = None;
+        } else if self.forbidden.get_or_insert_with(Instant::now).elapsed() > FORBIDDEN && !self.is_missing {
+            self.is_missing = true;
             self.events.send(Event::Missing(self.kind, text)).await?;
         }
         Ok(())
@@ -68,6 +88,7 @@ impl Watched {
                     self.gone(name).await?;
                 }
                 self.failure.clear();
+                (self.forbidden, self.is_missing) = (None, false);
                 self.events.send(Event::Synced(self.kind)).await?;
             }
         }
