@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Body: what a client sends, as long as it keeps sending; what a backend answers, as long as it is permitted.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,15 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::StatusCode;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use meltemi_policy::Permit;
 use meltemi_view::registry::Guard;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use crate::expect::{EndOnDrop, Wait};
@@ -76,20 +75,56 @@ impl Upload {
     }
 }
 
-/// The beginning of a body that was read before the rest is forwarded.
+/// The beginning of a body that was read before the rest is forwarded. Its parts are joined: each of them would cost more
+/// than the byte that it may hold.
 #[derive(Default)]
 pub(crate) struct Prefix {
-    pub(crate) frames: VecDeque<Frame<Bytes>>,
+    pub(crate) data: BytesMut,
+    pub(crate) trailers: Option<HeaderMap>,
     /// It is all of the body.
     pub(crate) ended: bool,
     /// Its part of the memory for open requests.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Prefix {
-    /// Bytes that are there.
-    pub(crate) fn len(&self) -> usize {
-        self.frames.iter().filter_map(Frame::data_ref).map(Bytes::len).sum()
+    /// Takes a part that was read.
+    pub(crate) fn push(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) => self.data.extend_from_slice(&data),
+            Err(frame) => {
+                self.trailers = frame.into_trailers().ok().map(|mut trailers| {
+                    headers::strip(&mut trailers);
+                    trailers
+                });
+                self.ended = true;
+            }
+        }
+    }
+
+    /// Takes as much of the memory for open requests as has been read. Returns whether there was so much.
+    pub(crate) fn hold_room(&mut self, heads: &Arc<Semaphore>) -> bool {
+        let held = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = (self.data.len() / 1024 + 1).saturating_sub(held);
+        let Ok(missing) = u32::try_from(missing) else { return false };
+        let Ok(more) = heads.clone().try_acquire_many_owned(missing) else { return false };
+        match &mut self.room {
+            Some(room) => room.merge(more),
+            None => self.room = Some(more),
+        }
+        true
+    }
+
+    fn pop(&mut self) -> Option<Frame<Bytes>> {
+        if !self.data.is_empty() {
+            return Some(Frame::data(self.data.split().freeze()));
+        }
+        self.room = None;
+        self.trailers.take().map(Frame::trailers)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -145,11 +180,10 @@ impl HttpBody for Received {
             }
             this.wait = None;
         }
-        if let Some(frame) = this.prefix.frames.pop_front() {
+        if let Some(frame) = this.prefix.pop() {
             this.upload.ended.store(this.is_end_stream(), Ordering::Relaxed);
             return Poll::Ready(Some(Ok(frame)));
         }
-        this.prefix.room = None;
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
             if this.is_late(cx) {
                 this.upload.state.store(SLOW, Ordering::Relaxed);
@@ -179,11 +213,11 @@ impl HttpBody for Received {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.prefix.frames.is_empty() && (self.prefix.ended || self.inner.is_end_stream())
+        self.prefix.is_empty() && (self.prefix.ended || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (rest, read) = (self.inner.size_hint(), self.prefix.len() as u64);
+        let (rest, read) = (self.inner.size_hint(), self.prefix.data.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + read);
         if let Some(upper) = rest.upper() {

@@ -3,13 +3,11 @@
 //! changes is judged again, so that what is judged is what is forwarded.
 
 use std::collections::BTreeSet;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::EXPECT;
 use http::{Request, Response, StatusCode};
-use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use meltemi_model::l7::{CheckedBody, Provider};
@@ -26,7 +24,7 @@ use crate::facts::RequestFacts;
 use crate::log;
 use crate::metrics::ResponseFlag;
 use crate::providers::{Allowed, Check, Verdict, ask_provider};
-use crate::{headers, tokens};
+use crate::tokens;
 
 /// A request that is permitted.
 pub(super) struct Permitted {
@@ -148,25 +146,23 @@ impl Life<'_> {
         wanted: CheckedBody,
     ) -> Result<(Bytes, bool), Response<Body>> {
         if self.begun_body.is_none() {
-            let kib = u32::try_from(wanted.max_bytes / 1024 + 1).unwrap_or(u32::MAX);
-            let Ok(room) = self.context.heads.clone().try_acquire_many_owned(kib) else {
-                self.line.flags = ResponseFlag::UpstreamOverflow;
-                self.line.details = "overload".into();
-                return Err(plain(StatusCode::SERVICE_UNAVAILABLE, "too many open requests"));
-            };
-            self.begun_body = Some(Prefix { frames: VecDeque::new(), ended: false, room: Some(room) });
+            self.begun_body = Some(Prefix::default());
             // The body is here, whoever asks for it now.
             request.headers_mut().remove(EXPECT);
         }
-        let limit = self.context.limits.body;
+        let (limit, heads) = (self.context.limits.body, self.context.heads.clone());
         let Some(prefix) = &mut self.begun_body else { return Ok((Bytes::new(), false)) };
-        while !prefix.ended && prefix.len() <= wanted.max_bytes {
+        while !prefix.ended && prefix.data.len() <= wanted.max_bytes {
             match tokio::time::timeout(limit, request.body_mut().frame()).await {
-                Ok(Some(Ok(mut frame))) => {
-                    if let Some(trailers) = frame.trailers_mut() {
-                        headers::strip(trailers);
+                Ok(Some(Ok(frame))) => {
+                    prefix.push(frame);
+                    // It is paid for as it comes: slow clients hold what they have sent, and not what they might send.
+                    if !prefix.hold_room(&heads) {
+                        self.last = true;
+                        self.line.flags = ResponseFlag::UpstreamOverflow;
+                        self.line.details = "overload".into();
+                        return Err(plain(StatusCode::SERVICE_UNAVAILABLE, "too many open requests"));
                     }
-                    prefix.frames.push_back(frame);
                 }
                 Ok(None) => prefix.ended = true,
                 Ok(Some(Err(_))) | Err(_) => {
@@ -177,17 +173,13 @@ impl Life<'_> {
                 }
             }
         }
-        let is_longer = prefix.len() > wanted.max_bytes;
+        let is_longer = prefix.data.len() > wanted.max_bytes;
         if is_longer && !wanted.allow_partial {
             self.last = true;
             self.line.details = "request_payload_too_large".into();
             return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"));
         }
-        let mut read = BytesMut::new();
-        for data in prefix.frames.iter().filter_map(Frame::data_ref) {
-            let left = wanted.max_bytes.saturating_sub(read.len());
-            read.extend_from_slice(data.get(..data.len().min(left)).unwrap_or_default());
-        }
-        Ok((read.freeze(), is_longer))
+        let shown = prefix.data.get(..prefix.data.len().min(wanted.max_bytes)).unwrap_or_default();
+        Ok((Bytes::copy_from_slice(shown), is_longer))
     }
 }
