@@ -42,6 +42,13 @@ pub(crate) fn copy_frame(frame: &Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
+/// Bytes that a frame takes while it is held: its content and itself. A client may send its body a byte at a time.
+pub(crate) fn held_size(frame: &Frame<Bytes>) -> usize {
+    let trailers = |all: &HeaderMap| all.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let content = frame.data_ref().map_or_else(|| frame.trailers_ref().map_or(0, trailers), Bytes::len);
+    size_of::<Frame<Bytes>>() + content
+}
+
 const FINE: u8 = 0;
 const BROKEN: u8 = 1;
 const SLOW: u8 = 2;

@@ -12,7 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use crate::body::{Body, Broken, Received, copy_frame};
+use crate::body::{Body, Broken, Received, copy_frame, held_size};
 
 /// Bytes that a copy may be behind its original.
 const MAX_BEHIND: usize = 256 * 1024;
@@ -64,7 +64,7 @@ pub(crate) fn feed(inner: Received, feeds: Vec<Feed>) -> Body {
 impl Feed {
     /// Whether the copy still takes what comes.
     fn push(&self, frame: &Frame<Bytes>) -> bool {
-        let length = frame.data_ref().map_or(0, Bytes::len);
+        let length = held_size(frame);
         let behind = self.state.behind.fetch_add(length, Ordering::Relaxed) + length;
         behind <= MAX_BEHIND && self.frames.send(copy_frame(frame)).is_ok()
     }
@@ -110,7 +110,7 @@ impl HttpBody for Copied {
         let this = self.get_mut();
         Poll::Ready(match ready!(this.frames.poll_recv(cx)) {
             Some(frame) => {
-                this.state.behind.fetch_sub(frame.data_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+                this.state.behind.fetch_sub(held_size(&frame), Ordering::Relaxed);
                 Some(Ok(frame))
             }
             None if this.is_empty || this.state.is_whole.load(Ordering::Acquire) => None,
@@ -163,13 +163,18 @@ mod tests {
     #[tokio::test]
     async fn a_copy_that_is_too_far_behind_is_given_up() {
         let (mut copied, feed) = pair();
-        assert!(feed.push(&data(MAX_BEHIND)));
+        let most = MAX_BEHIND - size_of::<Frame<Bytes>>();
+        assert!(feed.push(&data(most)));
         assert!(copied.frame().await.unwrap().is_ok());
-        assert!(feed.push(&data(MAX_BEHIND)), "what was taken does not count");
+        assert!(feed.push(&data(most)), "what was taken does not count");
         assert!(!feed.push(&data(1)));
         drop(copied);
         let (copied, feed) = pair();
         drop(copied);
         assert!(!feed.push(&data(1)), "nobody takes it");
+        // A byte in a frame of its own takes more than a byte.
+        let (_copied, feed) = pair();
+        let held = (0..MAX_BEHIND).take_while(|_| feed.push(&data(1))).count();
+        assert!((1..=MAX_BEHIND / size_of::<Frame<Bytes>>()).contains(&held), "{held}");
     }
 }

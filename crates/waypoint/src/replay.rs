@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-use crate::body::{Body, Broken, copy_frame};
+use crate::body::{Body, Broken, copy_frame, held_size};
 
-/// Bytes of a body that are kept for another attempt; a request with a longer one is not sent again once more than this has
-/// been sent of it.
+/// Bytes that a body may take to be kept for another attempt, each of its frames counted ([`held_size`]); a request with a longer
+/// one is not sent again once more than this has been sent of it.
 pub(crate) const MAX_REPLAY: usize = 64 * 1024;
 
 /// A request, to be sent again.
@@ -127,11 +127,7 @@ impl HttpBody for Played {
 
 impl Tape {
     fn record(&mut self, frame: &Frame<Bytes>) {
-        let length = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => data.len(),
-            (None, trailers) => trailers.map_or(0, trailers_size),
-        };
-        self.size += length;
+        self.size += held_size(frame);
         if self.is_lost || self.size > MAX_REPLAY {
             return self.lose();
         }
@@ -145,16 +141,15 @@ impl Tape {
     }
 }
 
-fn trailers_size(trailers: &HeaderMap) -> usize {
-    trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
 
     use super::*;
     use crate::body::full;
+
+    /// What a frame takes beside its content.
+    const FRAME: usize = size_of::<Frame<Bytes>>();
 
     struct InParts(VecDeque<usize>);
 
@@ -184,9 +179,12 @@ mod tests {
             (vec![], true),
             (vec![5], true),
             (vec![5, 7, 1], true),
-            (vec![MAX_REPLAY], true),
-            (vec![MAX_REPLAY, 1], false),
-            (vec![MAX_REPLAY + 1], false),
+            (vec![MAX_REPLAY - FRAME], true),
+            (vec![MAX_REPLAY - FRAME, 1], false),
+            (vec![MAX_REPLAY - FRAME + 1], false),
+            // A frame takes more than its byte.
+            (vec![1; MAX_REPLAY / (FRAME + 1)], true),
+            (vec![1; MAX_REPLAY / (FRAME + 1) + 1], false),
         ] {
             let size: usize = parts.iter().sum();
             let (request, replay) = Replay::record(Request::put("/").body(body(&parts)).unwrap());
