@@ -547,15 +547,16 @@ pub(crate) fn gateway_name() -> NamespacedName {
     NamespacedName::new("default", "waypoint")
 }
 
-/// A free port of the loopback address, kept from everybody else until the process ends: one that was only looked up is
-/// taken by another test. Who is told of it may listen there; until then connections are refused.
+/// A free port, at the loopback address, kept from everybody else until the process ends: one that was only looked up is
+/// taken by another test. Who is told of it may listen there; until then connections are refused. It is free at every
+/// address of the machine: a gateway listens at all of them, and a connection to somewhere else may have it at one.
 pub(crate) fn reserve_port() -> SocketAddr {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = socket.local_addr().unwrap();
+    socket.bind(([0, 0, 0, 0], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     Box::leak(Box::new(socket));
-    address
+    ([127, 0, 0, 1], port).into()
 }
 
 pub(crate) fn service(number: u8) -> NamespacedHostname {
